@@ -1,0 +1,194 @@
+"""Configs: frozen dataclasses, built from an experiment file's `get_config()`.
+
+Every field's default is the paper's setting. An unknown or ill-typed key is an error
+that lists the valid ones, so a misspelt override never trains the wrong model.
+"""
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+LENGTHS_HELP = "pairs (shortest, longest), both included"
+
+
+@dataclasses.dataclass(frozen=True)
+class PositionConfig:
+    """How attention knows places. The paper: RoPE."""
+
+    scheme: Literal["rope", "relative_bias", "none"] = "rope"
+    rope_base: float = 10_000.0
+    max_distance: int = 4  # relative_bias: distances beyond this share one bias
+    bias_scale: float = 8.0  # relative_bias: its factor, i.e. a larger step for it
+    directional_heads: bool = False  # half the heads see only left, half only right
+    log_length_scaling: bool = False  # attention logits times log(keys seen)
+    reference_length: int = 16  # log_length_scaling: the number of keys with factor 1
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """One Transformer; `kind` says how it is used."""
+
+    kind: Literal["looped", "decoder"] = "looped"
+    num_layers: int = 3
+    dim: int = 256
+    num_heads: int = 4
+    num_kv_heads: int = 0  # 0: as many as num_heads
+    mlp_dim: int = 1024
+    norm: Literal["layer", "rms"] = "layer"
+    norm_epsilon: float = 1e-6
+    activation: Literal["gelu", "swiglu"] = "gelu"
+    dropout: float = 0.1
+    num_numbers: int = 256  # the task vocabulary ends with this many numbers
+    number_code: Literal["token", "digits"] = "token"
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of compute; parameters: float32
+    remat: bool = False  # recompute each loop (or layer) in the backward pass
+    position: PositionConfig = PositionConfig()
+    # What a loop of the looped model sees besides its parameters:
+    #   hidden    the hidden state of the loop before (the paper)
+    #   problem   the same, and the problem's embedding again
+    #   feedback  the round just said, through the task's workspace; no hidden state
+    loop_input: Literal["hidden", "problem", "feedback"] = "hidden"
+    feedback: Literal["discrete", "soft"] = "discrete"
+    differences: bool = False  # feedback: read and say memory numbers as differences
+    max_difference: int = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with a linear schedule (Tables 1 and 2)."""
+
+    learning_rate: float = 5e-4
+    warmup_share: float = 0.01  # of all steps
+    constant_share: float = 0.0  # of all steps, between warm-up and decay
+    weight_decay: float = 0.01
+    b2: float = 0.999
+    clip_norm: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """L = L_ans + lambda L_iter, times the task's weight (Eqs. 6-10)."""
+
+    answer_weight: float = 1.0
+    round_weight: float = 1.0  # lambda; 0 is the vanilla looped model
+    task_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    # Teacher forcing (feedback only) falls linearly between these shares of all steps.
+    forcing_start: float = 1.0
+    forcing_end: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class BucketConfig:
+    """One source of batches: all examples of a batch come from one bucket."""
+
+    task: str
+    lengths: tuple[int, int]  # LENGTHS_HELP
+    weight: float = 1.0  # how often this bucket is drawn
+    kind: Literal["synthetic", "tfds", "chains"] = "synthetic"
+    path: str = ""  # tfds: its data directory; chains: a write_chains run directory
+    num_examples: int = 0  # synthetic: how many distinct ones; 0: never the same again
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the task
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    batch_size: int = 512
+    buckets: Mapping[str, BucketConfig] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """`final` problems a length at the end, `during` a length while training."""
+
+    lengths: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
+    options: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    every_steps: int = 1000
+    during: int = 128
+    final: int = 1024
+    step: int = 1  # every how many lengths
+    batch_size: int = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """All that one run directory is made from."""
+
+    model: ModelConfig = ModelConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    loss: LossConfig = LossConfig()
+    data: DataConfig = DataConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    name: str = "run"  # the model's name in records and figures
+    seed: int = 0
+    num_steps: int = 1000
+    init_from: str = ""  # a run directory whose final parameters are the start
+    log_every_steps: int = 50
+    checkpoint_every_seconds: float = 60.0
+    keep_checkpoints: int = 2
+
+
+def build(cls: type, values: Mapping[str, Any], where: str = "config"):
+    """A frozen dataclass from nested mappings.
+
+    Raises:
+      ValueError: a key that the dataclass does not have, or a value of another type.
+    """
+    hints = typing.get_type_hints(cls)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise ValueError(
+            f"unknown key {where}.{unknown[0]}; valid keys: {', '.join(sorted(hints))}"
+        )
+    built = {
+        key: _convert(hints[key], value, f"{where}.{key}")
+        for key, value in values.items()
+    }
+    try:
+        return cls(**built)
+    except TypeError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def to_dict(config: Any) -> Any:
+    """The plain nested dict that `build` reads back; tuples become lists, as in JSON."""
+    if dataclasses.is_dataclass(config):
+        fields = dataclasses.fields(config)
+        return {field.name: to_dict(getattr(config, field.name)) for field in fields}
+    if isinstance(config, Mapping):
+        return {key: to_dict(value) for key, value in config.items()}
+    if isinstance(config, (tuple, list)):
+        return [to_dict(value) for value in config]
+    return config
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        if isinstance(value, Mapping):
+            return build(typing.cast(type, hint), value, where)
+        _check(isinstance(value, typing.cast(type, hint)), "a mapping", value, where)
+        return value
+    if origin is Literal:
+        expected = f"one of {', '.join(map(repr, arguments))}"
+        _check(value in arguments, expected, value, where)
+        return value
+    if origin is tuple:
+        fits = isinstance(value, (tuple, list)) and len(value) == len(arguments)
+        _check(fits, f"{len(arguments)} values", value, where)
+        pairs = zip(arguments, value)
+        return tuple(_convert(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(pairs))
+    if origin is not None:  # Mapping[str, X]
+        _check(isinstance(value, Mapping), "a mapping", value, where)
+        return {k: _convert(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
+    if hint is Any:
+        return value
+    if hint is float and type(value) is int:
+        return float(value)
+    _check(type(value) is hint, f"a value of type {hint.__name__}", value, where)
+    return value
+
+
+def _check(condition: bool, expected: str, value: Any, where: str) -> None:
+    if not condition:
+        raise ValueError(f"{where} must be {expected}, got {value!r}")

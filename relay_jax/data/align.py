@@ -1,0 +1,134 @@
+"""Rounds -> training batches. The only file that knows how chains are laid out.
+
+A looped batch right-aligns problem and rounds in n columns (RELAY section 3.2). Round t
+is trained where M_t = 1: on its tokens and on the one pad just before them, the
+*boundary pad*, which says where the round begins. Pads further left are not trained.
+
+    problem     [ARI] 3  *  2  +  6  /  3  =
+    round 1       .   .  .  .  6  +  6  /  3  =          M_1   0 0 0 1 1 1 1 1 1 1
+    round 2       .   .  .  .  .  .  6  +  2  =          M_2   0 0 0 0 0 1 1 1 1 1
+    round 3       .   .  .  .  .  .  .  .  .  8          M_3   0 0 0 0 0 0 0 0 1 1
+
+(one more column stands on the left of the problem here.) A decoder batch writes the same
+example from left to right; everything after the problem is trained, to `<eos>`:
+
+    tokens      [ARI] 3*2+6/3=  6+6/3=  6+2=  8  <eos>
+    trained       0   00000000  111111  1111  1    1
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from relay_jax.arrays import Bool, Host, Int, Shaped
+from relay_jax.tasks.task import Examples, Task
+from relay_jax.tokens import EOS, PAD
+
+WIDTH_STEP = 8  # widths are rounded up, so that few shapes need compiling
+
+
+class LoopedBatch(NamedTuple):
+    """What the looped model trains on."""
+
+    problem: Int[Shaped, "b n"]
+    rounds: Int[Shaped, "t b n"]  # z~_t
+    mask: Bool[Shaped, "t b n"]  # M_t; all zero past an example's own T
+    answer: Int[Shaped, " b"]
+    num_rounds: Int[Shaped, " b"]  # T
+
+
+class DecoderBatch(NamedTuple):
+    """What the decoder trains on."""
+
+    tokens: Int[Shaped, "b n"]
+    trained: Bool[Shaped, "b n"]  # tokens that are targets: the chain and the answer
+
+
+def looped_batch(examples: Examples, task: Task, num_loops: int) -> LoopedBatch:
+    """Aligns examples for the looped model.
+
+    Raises:
+      ValueError: a chain has more rounds than there are loops.
+    """
+    most = int(examples.num_rounds.max())
+    if most > num_loops:
+        raise ValueError(
+            f"{task.name}: a chain of {most} rounds does not fit {num_loops} loops"
+        )
+    width = looped_width(examples, task)
+    problem = right_align(examples.problem, width)
+    told = right_align(examples.rounds, width)
+    rounds = np.full((len(problem), num_loops, width), PAD, told.dtype)
+    rounds[:, : told.shape[1]] = told[:, :num_loops]
+    rounds = rounds.transpose(1, 0, 2)
+    return LoopedBatch(
+        problem, rounds, round_mask(rounds), examples.answer, examples.num_rounds
+    )
+
+
+def looped_width(examples: Examples, task: Task) -> int:
+    """n: room for the problem, and for every round with its boundary pad."""
+    longest = int(examples.length.max())
+    bound = max(task.problem_size(longest), task.round_size(longest) + 1)
+    needed = int(max(sizes(examples.problem).max(), sizes(examples.rounds).max() + 1))
+    return min(_round_up(needed), bound)
+
+
+def right_align(tokens: Int[Host, "*b r"], width: int) -> Int[Host, "*b n"]:
+    """Moves each row, padded on its right, to the right end of `width` columns.
+
+    Raises:
+      ValueError: a row has more tokens than there are columns.
+    """
+    size = sizes(tokens)[..., None]
+    if size.size and size.max() > width:
+        raise ValueError(f"a row of {size.max()} tokens does not fit {width} columns")
+    source = np.arange(width) - (width - size)
+    room = max(width - tokens.shape[-1], 0)
+    padded = np.pad(
+        tokens, [(0, 0)] * (tokens.ndim - 1) + [(0, room)], constant_values=PAD
+    )
+    moved = np.take_along_axis(padded, np.maximum(source, 0), axis=-1)
+    return np.where(source >= 0, moved, PAD)
+
+
+def round_mask(rounds: Int[Host, "*b n"]) -> Bool[Host, "*b n"]:
+    """M_t: a right-aligned round's tokens and its boundary pad."""
+    told = rounds != PAD
+    boundary = np.zeros_like(told)
+    boundary[..., :-1] = told[..., 1:]
+    return told | boundary
+
+
+def decoder_batch(examples: Examples, task: Task) -> DecoderBatch:
+    """Writes problem, chain and answer from left to right."""
+    tokens, problem_sizes = flatten(examples, task)
+    width = _round_up(int(sizes(tokens).max()))
+    room = max(width - tokens.shape[1], 0)
+    tokens = np.pad(tokens, ((0, 0), (0, room)), constant_values=PAD)[:, :width]
+    column = np.arange(width)[None]
+    return DecoderBatch(tokens, (column >= problem_sizes[:, None]) & (tokens != PAD))
+
+
+def flatten(examples: Examples, task: Task) -> tuple[Int[Host, "b n"], Int[Host, " b"]]:
+    """The decoder's text of each example, and how many of its tokens are the problem."""
+    num = len(examples.problem)
+    end = np.full((num, 1), EOS, examples.problem.dtype)
+    parts = [examples.problem, examples.rounds.reshape(num, -1)]
+    if not task.answer_in_chain:
+        parts.append(examples.answer[:, None].astype(end.dtype))
+    loose = np.concatenate([*parts, end], axis=1)
+    kept = loose != PAD
+    place = np.cumsum(kept, axis=1) - 1
+    packed = np.full_like(loose, PAD)
+    packed[np.nonzero(kept)[0], place[kept]] = loose[kept]
+    return packed, sizes(examples.problem)
+
+
+def sizes(tokens: Int[Host, "*b r"]) -> Int[Host, "*b"]:
+    """How many tokens stand before the padding."""
+    return np.sum(tokens != PAD, axis=-1)
+
+
+def _round_up(size: int) -> int:
+    return -(-size // WIDTH_STEP) * WIDTH_STEP

@@ -1,0 +1,75 @@
+"""The decoder: everything auto-regressive, from the paper's 3-layer CoT model up.
+
+It is told positions, mask and cache, and returns logits with the new keys and values:
+it knows nothing of generation loops or draft trees. Layers are stacked by `nn.scan`, so
+that compile time does not grow with depth.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from relay_jax.arrays import Array, Bool, Float, Int
+from relay_jax.config import ModelConfig
+from relay_jax.models.cache import Cache
+from relay_jax.models.layers import Codebook, KeyValues, Layer, Memory, make_norm
+from relay_jax.tokens import PAD
+
+
+class Decoder(nn.Module):
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: Int[Array, "b q"],
+        positions: Int[Array, "b q"] | None = None,
+        mask: Bool[Array, "b q q"] | None = None,
+        cache: Cache | None = None,
+        *,
+        train: bool = False,
+    ) -> tuple[Float[Array, "b q v"], KeyValues]:
+        """Next-token logits (float32) and the new tokens' keys and values.
+
+        Args:
+          tokens: token ids.
+          positions: their places in the text; by default they follow the cache.
+          mask: which new tokens see which; by default causal, `<pad>` seen by none.
+          cache: what came before; every new token sees all of it. Not written here.
+          train: whether dropout is on (needs the `dropout` key).
+        """
+        config = self.config
+        batch_size, num = tokens.shape
+        if positions is None:
+            first = cache.length if cache else jnp.zeros(batch_size, jnp.int32)
+            positions = first[:, None] + jnp.arange(num)[None]
+        if mask is None:
+            causal = jnp.tril(jnp.ones((num, num), bool))
+            mask = causal[None] & (tokens != PAD)[:, None]
+        memory = None
+        if cache is not None:
+            slots = cache.key_values.keys.shape[2]
+            places = jnp.broadcast_to(jnp.arange(slots)[None], (batch_size, slots))
+            held = places < cache.length[:, None]
+            held = jnp.broadcast_to(held[:, None], (batch_size, num, slots))
+            memory = (places, held)
+
+        words = Codebook(config, name="words")()
+        x = jnp.take(words, tokens, axis=0).astype(config.dtype)
+
+        def run(layer, x, key_values):
+            past = Memory(key_values, *memory) if memory else None
+            return layer(x, positions, mask, past, train=train)
+
+        if config.remat:
+            run = nn.remat(run, prevent_cse=False)
+        stack = nn.scan(
+            run,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            length=config.num_layers,
+        )
+        held_values = cache.key_values if cache else None
+        x, new = stack(Layer(config, name="layers"), x, held_values)
+        x = make_norm(config, "norm")(x)
+        head = Codebook(config, name="head")()
+        return (x @ head.T.astype(x.dtype)).astype(jnp.float32), new

@@ -1,0 +1,213 @@
+"""The layers that all models share: embedding, attention, Transformer layer.
+
+Attention is given positions, a mask and, in a decoder, a read-only cache. It knows
+nothing of causality, loops or trees: the callers say who sees whom.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from relay_jax.arrays import Array, Bool, Float, Int
+from relay_jax.config import ModelConfig, PositionConfig
+from relay_jax.tokens import FIRST_NUMBER
+
+NEVER = -1e9  # a finite "minus infinity": a row without any key stays finite
+
+
+class KeyValues(NamedTuple):
+    """Keys and values of one layer, after positions have been applied to the keys."""
+
+    keys: Float[Array, "b k g e"]
+    values: Float[Array, "b k g e"]
+
+
+class Memory(NamedTuple):
+    """What was read before: keys and values, where they stand, who may see them."""
+
+    key_values: KeyValues  # [b, m, g, e] each
+    positions: Int[Array, "b m"]
+    mask: Bool[Array, "b q m"]
+
+
+def rotate(
+    x: Float[Array, "b n h e"], positions: Int[Array, "b n"], base: float
+) -> Float[Array, "b n h e"]:
+    """Rotary position embedding (Su et al. 2021): pairs (i, i + e/2) turn together."""
+    half = x.shape[-1] // 2
+    frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angle = positions[..., None, None].astype(jnp.float32) * frequency[None, None, None]
+    sin, cos = jnp.sin(angle), jnp.cos(angle)
+    left, right = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    turned = [left * cos - right * sin, right * cos + left * sin]
+    return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+
+
+class RelativeBias(nn.Module):
+    """A learnt bias for each head and clipped distance; beyond the clip, only the side
+    (left or right) is known, so that no distance is ever new."""
+
+    num_heads: int
+    config: PositionConfig
+
+    @nn.compact
+    def __call__(
+        self, queries: Int[Array, "b q"], keys: Int[Array, "b k"]
+    ) -> Float[Array, "b h q k"]:
+        clip = self.config.max_distance
+        table = self.param(
+            "table", nn.initializers.zeros_init(), (2 * clip + 1, self.num_heads)
+        )
+        distance = keys[:, None, :] - queries[:, :, None]
+        index = jnp.clip(distance, -clip, clip) + clip
+        # A one-hot product: its gradient is a matrix product, not a slow scatter.
+        one_hot = jax.nn.one_hot(index, 2 * clip + 1, dtype=table.dtype)
+        return jnp.einsum("bqkc,ch->bhqk", one_hot, table * self.config.bias_scale)
+
+
+def directions(
+    num_heads: int, queries: Int[Array, "b q"], keys: Int[Array, "b k"]
+) -> Bool[Array, "b h q k"]:
+    """The first half of the heads sees only its own place and left of it, the other
+    half its own place and right of it."""
+    distance = keys[:, None, None, :] - queries[:, None, :, None]
+    looks_left = (jnp.arange(num_heads) < num_heads // 2)[None, :, None, None]
+    return jnp.where(looks_left, distance <= 0, distance >= 0)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention under one softmax over the memory and the new tokens."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b q d"],
+        positions: Int[Array, "b q"],
+        mask: Bool[Array, "b q q"],
+        memory: Memory | None,
+    ) -> tuple[Float[Array, "b q d"], KeyValues]:
+        config, place = self.config, self.config.position
+        groups = config.num_kv_heads or config.num_heads
+        size = config.dim // config.num_heads
+        dtype = jnp.dtype(config.dtype)
+
+        def project(name, heads):
+            return nn.DenseGeneral(
+                (heads, size), use_bias=False, dtype=dtype, name=name
+            )(x)
+
+        query = project("query", config.num_heads)
+        new = KeyValues(project("key", groups), project("value", groups))
+        if place.scheme == "rope":
+            query = rotate(query, positions, place.rope_base)
+            new = new._replace(keys=rotate(new.keys, positions, place.rope_base))
+        parts = [(new, positions, mask)]
+        if memory is not None:  # two products under one softmax: no copy of the cache
+            past = jax.tree.map(lambda part: part.astype(dtype), memory.key_values)
+            parts.insert(0, (past, memory.positions, memory.mask))
+        key_positions = jnp.concatenate([part[1] for part in parts], axis=1)
+        visible = jnp.concatenate([part[2] for part in parts], axis=2)[:, None]
+        if place.directional_heads:
+            visible &= directions(config.num_heads, positions, key_positions)
+
+        query = query.reshape(*query.shape[:2], groups, -1, size)
+        products = [jnp.einsum("bqgie,bkge->bgiqk", query, p[0].keys) for p in parts]
+        scores = jnp.concatenate(products, axis=-1).astype(jnp.float32) * size**-0.5
+        grouped = scores.shape[1:3]
+        scores = scores.reshape(scores.shape[0], -1, *scores.shape[3:])
+        if place.log_length_scaling:
+            seen = jnp.maximum(visible.sum(-1, keepdims=True), 2)
+            scores *= jnp.log(seen) / jnp.log(place.reference_length)
+        if place.scheme == "relative_bias":
+            bias = RelativeBias(config.num_heads, place, name="relative_bias")
+            scores += bias(positions, key_positions)
+        weights = jax.nn.softmax(jnp.where(visible, scores, NEVER)).astype(dtype)
+        weights = weights.reshape(-1, *grouped, *weights.shape[2:])
+
+        mixed, start = jnp.zeros((), dtype), 0
+        for part, places, _ in parts:
+            stop = start + places.shape[1]
+            share = weights[..., start:stop]
+            mixed += jnp.einsum("bgiqk,bkge->bqgie", share, part.values)
+            start = stop
+        mixed = mixed.reshape(*mixed.shape[:2], -1)
+        return nn.Dense(config.dim, use_bias=False, dtype=dtype, name="out")(mixed), new
+
+
+class FeedForward(nn.Module):
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        config, dtype = self.config, jnp.dtype(self.config.dtype)
+
+        def dense(name, size):
+            return nn.Dense(size, use_bias=False, dtype=dtype, name=name)
+
+        up = dense("up", config.mlp_dim)(x)
+        if config.activation == "swiglu":
+            hidden = jax.nn.silu(dense("gate", config.mlp_dim)(x)) * up
+        else:
+            hidden = jax.nn.gelu(up)
+        return dense("down", config.dim)(hidden)
+
+
+def make_norm(config: ModelConfig, name: str) -> nn.Module:
+    """Normalisation in float32 whatever the compute type."""
+    kind = nn.RMSNorm if config.norm == "rms" else nn.LayerNorm
+    return kind(epsilon=config.norm_epsilon, dtype=jnp.float32, name=name)
+
+
+class Layer(nn.Module):
+    """Pre-norm Transformer layer: attention, feed-forward, each added to its input."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b n d"],
+        positions: Int[Array, "b n"],
+        mask: Bool[Array, "b n n"],
+        memory: Memory | None = None,
+        *,
+        train: bool = False,
+    ) -> tuple[Float[Array, "b n d"], KeyValues]:
+        config = self.config
+        drop = nn.Dropout(config.dropout, deterministic=not train)
+        normed = make_norm(config, "attention_norm")(x)
+        mixed, new = Attention(config, name="attention")(
+            normed, positions, mask, memory
+        )
+        x = x + drop(mixed)
+        normed = make_norm(config, "feed_forward_norm")(x)
+        x = x + drop(FeedForward(config, name="feed_forward")(normed))
+        return x, new
+
+
+class Codebook(nn.Module):
+    """One vector a word, as a table that serves for reading and for saying.
+
+    With `number_code="digits"` a number's vector is the sum of the vectors of its units,
+    tens and hundreds, so a number never met in training has a meaning all the same.
+    """
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self) -> Float[Array, "v d"]:
+        config = self.config
+        init = nn.initializers.normal(config.dim**-0.5)
+        if config.number_code == "token":
+            size = FIRST_NUMBER + config.num_numbers
+            return self.param("words", init, (size, config.dim))
+        symbols = self.param("words", init, (FIRST_NUMBER, config.dim))
+        places = len(str(config.num_numbers - 1))
+        digits = self.param("digits", init, (places, 10, config.dim))
+        number = jnp.arange(config.num_numbers)
+        numbers = sum(digits[i, number // 10**i % 10] for i in range(places))
+        return jnp.concatenate([symbols, numbers])

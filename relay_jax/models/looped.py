@@ -1,0 +1,257 @@
+"""The looped Transformer: one block applied T times with shared parameters.
+
+Loop t is trained to say round t of the chain, right-aligned (RELAY section 3). What a
+loop is given is `config.loop_input`:
+
+    hidden     e_t = block(e_{t-1}),  e_0 = embed(problem)              the paper
+    problem    e_t = block(e_{t-1} + embed(problem))
+    feedback   e_t = block(embed(memory_t) [+ embed(problem)] + embed(marks_t)):
+               the round just said goes through the task's `Workspace` into the memory;
+               no hidden state passes from loop to loop
+
+Parameters do not depend on T, and the first T of T' > T loops are the T loops.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from relay_jax.arrays import Array, Bool, Float, Int
+from relay_jax.config import ModelConfig
+from relay_jax.models.layers import NEVER, Codebook, Layer, make_norm
+from relay_jax.tasks.task import Workspace
+from relay_jax.tokens import FIRST_NUMBER, PAD
+
+
+class Teacher(NamedTuple):
+    """The true rounds, and where they replace what the model said in the feedback."""
+
+    rounds: Int[Array, "t b n"]
+    forced: Bool[Array, "t b"]
+
+
+class Spoken(NamedTuple):
+    """What the model says, loop by loop. Loops past an example's own T say nothing."""
+
+    rounds: Int[Array, "t b n"]  # most likely tokens, as they stand in the columns
+    confidence: Float[Array, "t b n"]  # their probabilities
+    round_logits: Float[Array, "t b n v"] | None  # kept in training only
+    answer_logits: Float[Array, "b v"]  # after the example's own last loop
+
+
+class State(NamedTuple):
+    """The carry of the scan over loops; a part that is not in use is empty."""
+
+    hidden: Float[Array, "b n d"] | None  # e_t
+    memory: Int[Array, "b n"] | None  # tokens in the workspace's memory
+    vectors: Float[Array, "b n d"] | None  # soft feedback: the memory, embedded
+
+
+class LoopedModel(nn.Module):
+    """See the file's docstring. `RELAY` and `vanilla looped` differ in their loss only."""
+
+    config: ModelConfig
+
+    def setup(self):
+        config = self.config
+        self.layers = [
+            Layer(config, name=f"layer_{i}") for i in range(config.num_layers)
+        ]
+        self.norm = make_norm(config, "norm")
+        self.problem_words = Codebook(config)
+        self.round_head = Codebook(config)
+        self.answer_head = Codebook(config)
+        if config.loop_input == "feedback":
+            self.memory_words = Codebook(config)
+            self.marks = self.param(
+                "marks", nn.initializers.normal(config.dim**-0.5), (2, 32, config.dim)
+            )
+            if config.differences:
+                size = 2 * config.max_difference + 1
+                self.difference_words = self.param(
+                    "difference_words",
+                    nn.initializers.normal(config.dim**-0.5),
+                    (size, config.dim),
+                )
+                self.difference_head = nn.Dense(size, use_bias=False)
+
+    def __call__(
+        self,
+        problem: Int[Array, "b n"],
+        workspace: Workspace | None,
+        num_rounds: Int[Array, " b"],
+        *,
+        num_loops: int,
+        teacher: Teacher | None = None,
+        train: bool = False,
+        keep_logits: bool = False,
+    ) -> Spoken:
+        """Runs `num_loops` loops; each example's answer is read after its own T.
+
+        Args:
+          problem: right-aligned problem tokens.
+          workspace: the task's memory and pointers; used with `loop_input="feedback"`.
+          num_rounds: T of each example, at most `num_loops`.
+          teacher: true rounds to feed back; without one the model hears itself.
+          train: whether dropout is on (needs the `dropout` key).
+          keep_logits: whether to return `round_logits`.
+        """
+        per_loop = (
+            (workspace.source, workspace.given, workspace.marks) if workspace else None
+        )
+        per_loop = (per_loop, teacher)
+
+        def loop(self, state, inputs):
+            return self._loop(state, problem, workspace, inputs, train, keep_logits)
+
+        if self.config.remat:
+            loop = nn.remat(loop, prevent_cse=False)
+        scan = nn.scan(
+            loop,
+            variable_broadcast="params",
+            split_rngs={"params": False, "dropout": True},
+            length=num_loops,
+        )
+        _, (rounds, confidence, logits, last) = scan(
+            self, self._start(problem, workspace), per_loop
+        )
+        # e_T of each example, at the last position: where every answer stands.
+        own = jax.nn.one_hot(num_rounds - 1, num_loops, axis=0, dtype=last.dtype)
+        answer = jnp.einsum("tb,tbd->bd", own, last) @ self.answer_head().T
+        return Spoken(rounds, confidence, logits, answer)
+
+    def _start(self, problem, workspace) -> State:
+        if self.config.loop_input != "feedback":
+            return State(_embed(problem, self.problem_words()), None, None)
+        memory = workspace.memory
+        soft = self.config.feedback == "soft"
+        vectors = _embed(memory, self.memory_words()) if soft else None
+        return State(None, memory, vectors)
+
+    def _loop(self, state, problem, workspace, inputs, train, keep_logits):
+        """One loop: state -> (next state, what it says)."""
+        config = self.config
+        indices, teacher = inputs
+        seen = problem != PAD
+        reference = None
+        if config.loop_input == "feedback":
+            x, seen, reference = self._read(state, problem, workspace, indices[2])
+        else:
+            x = state.hidden
+            if config.loop_input == "problem":
+                x += _embed(problem, self.problem_words())
+
+        positions = jnp.broadcast_to(jnp.arange(problem.shape[1]), problem.shape)
+        mask = jnp.broadcast_to(seen[:, None], (*problem.shape, problem.shape[1]))
+        for layer in self.layers:
+            x, _ = layer(x, positions, mask, train=train)
+        hidden = self.norm(x)
+        logits = self._say(hidden, reference)
+        said = jnp.argmax(logits, axis=-1)
+        confidence = jnp.exp(jnp.max(jax.nn.log_softmax(logits), axis=-1))
+
+        if config.loop_input == "feedback":
+            state = self._write(state, said, logits, indices[:2], teacher)
+        else:
+            state = State(hidden, None, None)
+        kept = logits if keep_logits else None
+        return state, (said, confidence, kept, hidden[:, -1])
+
+    def _say(self, hidden, reference):
+        """Logits of the round head; numbers relative to `reference` where there is one."""
+        logits = (hidden @ self.round_head().T).astype(jnp.float32)
+        if reference is None:
+            return logits
+        number, known = reference
+        limit = self.config.max_difference
+        steps = self.difference_head(hidden).astype(jnp.float32)
+        offset = jnp.arange(self.config.num_numbers)[None, None] - number[..., None]
+        index = jnp.clip(offset + limit, 0, 2 * limit)
+        relative = jnp.take_along_axis(steps, index, axis=-1)
+        relative = jnp.where(jnp.abs(offset) <= limit, relative, NEVER)
+        words, numbers = jnp.split(logits, [FIRST_NUMBER], axis=-1)
+        numbers = jnp.where(known[..., None], relative, numbers)
+        return jnp.concatenate([words, numbers], axis=-1)
+
+    def _read(self, state, problem, workspace, marks):
+        """The loop's input from the memory, and which of its positions can be seen."""
+        reference = None
+        if state.vectors is not None:
+            x = state.vectors
+        else:
+            x = _embed(state.memory, self.memory_words())
+        if self.config.differences and workspace.has_differences:
+            reference = _reference(state.memory)
+            x = self._embed_differences(x, state.memory, reference)
+        seen = state.memory != PAD
+        x = jnp.where(seen[..., None], x, 0.0)
+        if workspace.reads_problem:
+            x += _embed(problem, self.problem_words())
+            seen |= problem != PAD
+        one_hot = jax.nn.one_hot(marks, self.marks.shape[1])
+        one_hot = jnp.where(marks[..., None] > 0, one_hot, 0.0)
+        return x + jnp.einsum("bnck,ckd->bnd", one_hot, self.marks), seen, reference
+
+    def _embed_differences(self, x, memory, reference):
+        """Replaces a memory number's vector by that of its step from its left."""
+        number, known = reference
+        limit = self.config.max_difference
+        left = jnp.pad(number[:, :-1], ((0, 0), (1, 0)))
+        left_known = jnp.pad(known[:, :-1], ((0, 0), (1, 0)))
+        step = jnp.clip(number - left, -limit, limit) + limit
+        vector = _embed(step, self.difference_words)
+        vector = jnp.where(left_known[..., None], vector, 0.0)
+        return jnp.where((memory >= FIRST_NUMBER)[..., None], vector, x)
+
+    def _write(self, state, said, logits, indices, teacher) -> State:
+        """What was said, or the teacher's round instead, goes into the memory."""
+        source, given = indices
+        read = read_round(said)
+        forced = jnp.zeros(len(said), bool)
+        if teacher is not None:
+            forced = teacher.forced
+            read = jnp.where(forced[:, None], teacher.rounds, read)
+
+        def move(told, kept, written):
+            copied = jnp.take_along_axis(
+                told, _like(jnp.maximum(source, 0), told), axis=1
+            )
+            kept = jnp.where(_like(source >= 0, told), copied, kept)
+            return jnp.where(_like(given >= 0, told), written, kept)
+
+        memory = move(read, state.memory, given)
+        if state.vectors is None:
+            return State(None, memory, None)
+        table = self.memory_words()
+        share = jnp.where(forced[:, None, None], 0.0, jax.nn.softmax(logits))
+        exact = _embed(read, table)
+        vectors = jnp.where(forced[:, None, None], exact, share @ table)
+        written = _embed(jnp.maximum(given, 0), table)
+        return State(None, memory, move(vectors, state.vectors, written))
+
+
+def read_round(said: Int[Array, "b n"]) -> Int[Array, "b n"]:
+    """A right-aligned round ends, on its left, at the boundary pad: whatever stands
+    further left was never trained and becomes `<pad>`."""
+    open_ = jnp.cumprod(said[:, ::-1] != PAD, axis=1)[:, ::-1]
+    return jnp.where(open_ == 1, said, PAD)
+
+
+def _embed(ids, table):
+    """Rows of a table by a one-hot product: its gradient is a matrix product too."""
+    return jax.nn.one_hot(ids, table.shape[0], dtype=table.dtype) @ table
+
+
+def _like(index, target):
+    """Gives `[b, n]` the rank of `target`."""
+    return index if target.ndim == 2 else index[..., None]
+
+
+def _reference(memory):
+    """The number at each place, or else the nearest one on its left; whether any."""
+    place = jnp.where(memory >= FIRST_NUMBER, jnp.arange(memory.shape[1])[None], -1)
+    place = jax.lax.cummax(place, axis=1)
+    number = jnp.take_along_axis(memory, jnp.maximum(place, 0), axis=1)
+    return number - FIRST_NUMBER, place >= 0

@@ -1,0 +1,184 @@
+"""Edit distance by dynamic programming, one row of the matrix a round.
+
+    [ED]ab|acb<sep>   ->   0 2 4 ,   ->   2 3 2 ,        answer 2
+
+Insert and delete cost 2, replace 3. Round t is row t of the matrix without its column 0,
+then `,`; the answer is the last entry of the last row (Feng et al. 2023; RELAY 4.1).
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+
+from relay_jax.arrays import Array, Host, Int
+from relay_jax.tasks.task import Examples, Workspace, check_length, empty_tokens
+from relay_jax.tokens import (
+    BAR,
+    COMMA,
+    ED,
+    FIRST_LETTER,
+    FIRST_NUMBER,
+    NUM_LETTERS,
+    PAD,
+    SEP,
+)
+
+GAP = 2  # the cost of an insertion or a deletion
+REPLACE = 3
+UNRELATED_SHARE = 0.4
+
+
+@dataclasses.dataclass(frozen=True)
+class EditDistance:
+    """Length: letters of the shorter string, s1.
+
+    Each pair uses 3 to `using + 2` distinct letters; s2 is at most `max_extra` letters
+    longer than s1. 40 % of the pairs are unrelated, otherwise s2 is s1 after 1..length
+    random edits.
+    """
+
+    using: int = 8
+    max_extra: int = 2
+
+    name = "edit_distance"
+    token = ED
+    answer_in_chain = False
+
+    def __post_init__(self):
+        if not 1 <= self.using <= NUM_LETTERS - 2:
+            raise ValueError(
+                f"edit_distance: using must be 1..{NUM_LETTERS - 2}, got {self.using}"
+            )
+        if self.max_extra < 0:
+            raise ValueError(
+                f"edit_distance: max_extra must be 0 or more, got {self.max_extra}"
+            )
+
+    def num_rounds(self, length: int) -> int:
+        return length
+
+    def problem_size(self, length: int) -> int:
+        return 2 * length + self.max_extra + 3  # with the task token, `|` and `<sep>`
+
+    def round_size(self, length: int) -> int:
+        return length + self.max_extra + 1
+
+    def max_number(self, length: int) -> int:
+        return REPLACE * length + GAP * self.max_extra
+
+    def sample(self, rng: np.random.Generator, length: Int[Host, " b"]) -> Examples:
+        check_length(self, length)
+        first, second, other_length = self._strings(rng, length)
+        num, longest = first.shape
+        row = np.arange(num)[:, None]
+
+        problem = empty_tokens(num, self.problem_size(longest))
+        problem[:, 0] = ED
+        column = np.arange(longest)[None]
+        problem[row, 1 + column] = np.where(column < length[:, None], first, PAD)
+        column = np.arange(second.shape[1])[None]
+        inside = column < other_length[:, None]
+        place = np.where(inside, length[:, None] + 2 + column, 0)
+        problem[row, place] = np.where(inside, second, ED)
+        problem[row[:, 0], 1 + length] = BAR
+        problem[row[:, 0], 2 + length + other_length] = SEP
+
+        matrix = distance_rows(first, second)
+        numbers = FIRST_NUMBER + matrix[:, 1:, 1:]
+        rounds = empty_tokens(num, longest, self.round_size(longest))
+        rounds[..., :-1] = np.where(inside[:, None], numbers, PAD)
+        rounds[row, np.arange(longest), other_length[:, None]] = COMMA
+        rounds[np.arange(longest)[None] >= length[:, None]] = PAD
+        answer = (FIRST_NUMBER + matrix[row[:, 0], length, other_length]).astype(
+            np.int16
+        )
+        return Examples(problem, rounds, length.copy(), answer, length.copy())
+
+    def _strings(self, rng, length):
+        """s1, s2 as letter ids, and the length of s2. Unused places hold any letter."""
+        num, longest = len(length), int(length.max(initial=1))
+        width = longest + self.max_extra
+        alphabet = rng.permuted(np.tile(np.arange(NUM_LETTERS), (num, 1)), axis=1)
+        letters = rng.integers(3, self.using + 3, size=(num, 1))
+
+        def draw(*shape):
+            place = (rng.random((num, *shape)) * letters).astype(np.int64)
+            return FIRST_LETTER + np.take_along_axis(alphabet, place, axis=1)
+
+        first = draw(longest)
+        second = np.concatenate([first, draw(self.max_extra)], axis=1)
+        other_length = length.copy()
+        edits = rng.integers(1, length + 1)
+        for step in range(longest):
+            active = step < edits
+            second, other_length = self._edit(
+                rng, second, other_length, length, draw(1), active
+            )
+        unrelated = rng.random(num) < UNRELATED_SHARE
+        second = np.where(unrelated[:, None], draw(width), second)
+        free = length + rng.integers(self.max_extra + 1, size=num)
+        return first, second, np.where(unrelated, free, other_length)
+
+    def _edit(self, rng, text, size, shortest, letter, active):
+        """One random edit a row; one that would leave the permitted lengths replaces."""
+        num, width = text.shape
+        kind = rng.integers(3, size=num)  # 0 inserts, 1 deletes, 2 replaces
+        insert = active & (kind == 0) & (size < shortest + self.max_extra)
+        delete = active & (kind == 1) & (size > shortest)
+        place = (rng.random(num) * (size + insert)).astype(np.int64)
+        column = np.arange(width)[None]
+        closes = (column >= place[:, None]) & delete[:, None]
+        opens = (column > place[:, None]) & insert[:, None]
+        shift = closes.astype(np.int64) - opens
+        moved = np.take_along_axis(text, np.minimum(column + shift, width - 1), axis=1)
+        written = active & ~delete
+        moved[written, place[written]] = letter[written, 0]
+        return moved, size + insert - delete
+
+    def workspace(self, problem: Int[Array, "b n"], num_loops: int) -> Workspace:
+        """A right-aligned row and its `,` fall exactly on s2 and `<sep>`.
+
+        problem   [ED] a   b   |   a   c   b  <sep>
+        memory     .   .   .   0   2   4   6   ,       row 0, as given
+        round 1                    0   2   4   ,       said, written in its place
+        memory     .   .   .   2   0   2   4   ,       `|` holds column 0, as given
+        mark           1                               at s1's letter of this loop
+        """
+        num, width = problem.shape
+        column = jnp.arange(width)
+        bar = jnp.argmax(problem == BAR, axis=1)[:, None]
+        start = jnp.argmax(problem == ED, axis=1)[:, None]
+        inside = (column >= bar) & (column < width - 1)
+        memory = jnp.where(inside, FIRST_NUMBER + GAP * (column - bar), PAD)
+        memory = memory.at[:, -1].set(COMMA)
+        loop = jnp.arange(1, num_loops + 1)[:, None, None]
+        source = jnp.where(column > bar, column, -1)
+        reads = ((column == start + loop) & (column < bar)).astype(jnp.int32)
+        return Workspace(
+            memory=memory,
+            source=jnp.broadcast_to(source, (num_loops, num, width)),
+            given=jnp.where(column == bar, FIRST_NUMBER + GAP * loop, -1),
+            marks=jnp.stack([reads, jnp.zeros_like(reads)], axis=-1),
+            reads_problem=True,
+            has_differences=True,
+        )
+
+
+def distance_rows(first, second):
+    """All edit-distance matrices, `[b, len(first) + 1, len(second) + 1]`.
+
+    Within a row, D[j] = min_k<=j (C[k] + GAP (j - k)) where C[k] is the best way to
+    reach column k without a final insertion: a running minimum, so rows are vectorised.
+    """
+    num, height = first.shape
+    slope = GAP * np.arange(second.shape[1] + 1)
+    matrix = np.empty((num, height + 1, second.shape[1] + 1), np.int64)
+    matrix[:, 0] = slope
+    for i in range(height):
+        above = matrix[:, i]
+        reach = above + GAP
+        change = REPLACE * (second != first[:, i : i + 1])
+        reach[:, 1:] = np.minimum(reach[:, 1:], above[:, :-1] + change)
+        matrix[:, i + 1] = np.minimum.accumulate(reach - slope, axis=1) + slope
+    return matrix

@@ -1,0 +1,87 @@
+"""What a task is: it samples problems of a given length and solves them round by round.
+
+A chain is written by solving the problem, so it cannot disagree with its answer. All of
+it is vectorised NumPy, a whole block of examples a call.
+"""
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from relay_jax.arrays import Array, Host, Int
+from relay_jax.tokens import PAD
+
+
+class Examples(NamedTuple):
+    """Solved problems, as tokens, padded on the right with `<pad>`."""
+
+    problem: Int[Host, "b p"]  # the task token, the problem, its end mark
+    rounds: Int[Host, "b t r"]  # round t of the chain; rounds past the last are empty
+    num_rounds: Int[Host, " b"]  # T, the number of rounds of each chain
+    answer: Int[Host, " b"]  # the final answer, one token
+    length: Int[Host, " b"]  # the problem's length, in the task's own unit
+
+
+class Workspace(NamedTuple):
+    """Where a looped model with round feedback reads and writes (not in the paper).
+
+    These index arrays come from code, not from learning. Loop t sees `memory`; what it
+    says, right-aligned as in the paper, is then written into the memory:
+
+        memory[j] <- given[t, j]          where given[t, j] is not -1
+                  <- said[source[t, j]]   where source[t, j] is not -1
+                  <- memory[j]            elsewhere
+    """
+
+    memory: Int[Array, "b n"]  # before the first loop
+    source: Int[Array, "t b n"]  # position in round t to copy from, or -1
+    given: Int[Array, "t b n"]  # a token that is written without being said, or -1
+    marks: Int[Array, "t b n 2"]  # pointers: what to read (0) and where to say it (1)
+    reads_problem: bool  # whether the problem is shown beside the memory
+    has_differences: bool  # whether memory numbers can be read as differences
+
+
+class Task(Protocol):
+    """One reasoning problem family. See `Arithmetic` for the shortest example."""
+
+    name: str
+    token: int  # the task token, first in every problem
+    answer_in_chain: bool  # whether the last round is the answer itself
+
+    def sample(self, rng: np.random.Generator, length: Int[Host, " b"]) -> Examples:
+        """Draws one problem of each length and solves it."""
+        ...
+
+    def num_rounds(self, length: int) -> int:
+        """T: how many rounds a problem of this length has, hence how many loops."""
+        ...
+
+    def problem_size(self, length: int) -> int:
+        """The most tokens that a problem of this length can have."""
+        ...
+
+    def round_size(self, length: int) -> int:
+        """The most tokens that one of its rounds can have."""
+        ...
+
+    def max_number(self, length: int) -> int:
+        """The largest number that its problem or chain can hold."""
+        ...
+
+    def workspace(self, problem: Int[Array, "b n"], num_loops: int) -> Workspace:
+        """Memory and pointers for right-aligned problems."""
+        ...
+
+
+def check_length(task: Task, length: Int[Host, " b"], lowest: int = 1) -> None:
+    """Raises ValueError where a length is below the task's shortest problem."""
+    if length.size and length.min() < lowest:
+        raise ValueError(
+            f"{task.name}: length {length.min()} is out of range; "
+            f"problems have a length of {lowest} or more"
+        )
+
+
+def empty_tokens(*shape: int) -> Host:
+    """A host array of `<pad>`; 16 bits hold every task vocabulary."""
+    return np.full(shape, PAD, np.int16)
