@@ -24,7 +24,7 @@ from relay_jax.arrays import Bool, Host, Int, Shaped
 from relay_jax.tasks.task import Examples, Task
 from relay_jax.tokens import EOS, PAD
 
-WIDTH_STEP = 8  # widths are rounded up, so that few shapes need compiling
+WIDTH_STEP = 16  # widths differ by this much, so that few shapes need compiling
 
 
 class LoopedBatch(NamedTuple):
@@ -61,9 +61,9 @@ def looped_batch(examples: Examples, task: Task, num_loops: int) -> LoopedBatch:
     rounds = np.full((len(problem), num_loops, width), PAD, told.dtype)
     rounds[:, : told.shape[1]] = told[:, :num_loops]
     rounds = rounds.transpose(1, 0, 2)
-    return LoopedBatch(
-        problem, rounds, round_mask(rounds), examples.answer, examples.num_rounds
-    )
+    mask = round_mask(rounds)
+    arrays = problem, rounds, mask, examples.answer, examples.num_rounds
+    return LoopedBatch(*map(_on_device, arrays))
 
 
 def looped_width(examples: Examples, task: Task) -> int:
@@ -71,7 +71,7 @@ def looped_width(examples: Examples, task: Task) -> int:
     longest = int(examples.length.max())
     bound = max(task.problem_size(longest), task.round_size(longest) + 1)
     needed = int(max(sizes(examples.problem).max(), sizes(examples.rounds).max() + 1))
-    return min(_round_up(needed), bound)
+    return bound - (bound - needed) // WIDTH_STEP * WIDTH_STEP
 
 
 def right_align(tokens: Int[Host, "*b r"], width: int) -> Int[Host, "*b n"]:
@@ -103,11 +103,12 @@ def round_mask(rounds: Int[Host, "*b n"]) -> Bool[Host, "*b n"]:
 def decoder_batch(examples: Examples, task: Task) -> DecoderBatch:
     """Writes problem, chain and answer from left to right."""
     tokens, problem_sizes = flatten(examples, task)
-    width = _round_up(int(sizes(tokens).max()))
+    width = -(-int(sizes(tokens).max()) // WIDTH_STEP) * WIDTH_STEP
     room = max(width - tokens.shape[1], 0)
     tokens = np.pad(tokens, ((0, 0), (0, room)), constant_values=PAD)[:, :width]
     column = np.arange(width)[None]
-    return DecoderBatch(tokens, (column >= problem_sizes[:, None]) & (tokens != PAD))
+    trained = (column >= problem_sizes[:, None]) & (tokens != PAD)
+    return DecoderBatch(_on_device(tokens), trained)
 
 
 def flatten(examples: Examples, task: Task) -> tuple[Int[Host, "b n"], Int[Host, " b"]]:
@@ -130,5 +131,6 @@ def sizes(tokens: Int[Host, "*b r"]) -> Int[Host, "*b"]:
     return np.sum(tokens != PAD, axis=-1)
 
 
-def _round_up(size: int) -> int:
-    return -(-size // WIDTH_STEP) * WIDTH_STEP
+def _on_device(array: Host) -> Host:
+    """Devices count in 32 bits; masks stay masks."""
+    return array if array.dtype == bool else array.astype(np.int32)

@@ -40,7 +40,7 @@ class Decoder(nn.Module):
         config = self.config
         batch_size, num = tokens.shape
         if positions is None:
-            first = cache.length if cache else jnp.zeros(batch_size, jnp.int32)
+            first = cache.length if cache else jnp.zeros(1, jnp.int32)
             positions = first[:, None] + jnp.arange(num)[None]
         if mask is None:
             causal = jnp.tril(jnp.ones((num, num), bool))
@@ -48,10 +48,10 @@ class Decoder(nn.Module):
         memory = None
         if cache is not None:
             slots = cache.key_values.keys.shape[2]
-            places = jnp.broadcast_to(jnp.arange(slots)[None], (batch_size, slots))
+            places = jnp.arange(slots)[None]
             held = places < cache.length[:, None]
             held = jnp.broadcast_to(held[:, None], (batch_size, num, slots))
-            memory = (places, held)
+            memory = (jnp.broadcast_to(places, (len(positions), slots)), held)
 
         words = Codebook(config, name="words")()
         x = jnp.take(words, tokens, axis=0).astype(config.dtype)

@@ -28,12 +28,12 @@ class Memory(NamedTuple):
     """What was read before: keys and values, where they stand, who may see them."""
 
     key_values: KeyValues  # [b, m, g, e] each
-    positions: Int[Array, "b m"]
+    positions: Int[Array, "#b m"]
     mask: Bool[Array, "b q m"]
 
 
 def rotate(
-    x: Float[Array, "b n h e"], positions: Int[Array, "b n"], base: float
+    x: Float[Array, "b n h e"], positions: Int[Array, "#b n"], base: float
 ) -> Float[Array, "b n h e"]:
     """Rotary position embedding (Su et al. 2021): pairs (i, i + e/2) turn together."""
     half = x.shape[-1] // 2
@@ -54,8 +54,8 @@ class RelativeBias(nn.Module):
 
     @nn.compact
     def __call__(
-        self, queries: Int[Array, "b q"], keys: Int[Array, "b k"]
-    ) -> Float[Array, "b h q k"]:
+        self, queries: Int[Array, "#b q"], keys: Int[Array, "#b k"]
+    ) -> Float[Array, "#b h q k"]:
         clip = self.config.max_distance
         table = self.param(
             "table", nn.initializers.zeros_init(), (2 * clip + 1, self.num_heads)
@@ -68,8 +68,8 @@ class RelativeBias(nn.Module):
 
 
 def directions(
-    num_heads: int, queries: Int[Array, "b q"], keys: Int[Array, "b k"]
-) -> Bool[Array, "b h q k"]:
+    num_heads: int, queries: Int[Array, "#b q"], keys: Int[Array, "#b k"]
+) -> Bool[Array, "#b h q k"]:
     """The first half of the heads sees only its own place and left of it, the other
     half its own place and right of it."""
     distance = keys[:, None, None, :] - queries[:, None, :, None]
@@ -86,8 +86,8 @@ class Attention(nn.Module):
     def __call__(
         self,
         x: Float[Array, "b q d"],
-        positions: Int[Array, "b q"],
-        mask: Bool[Array, "b q q"],
+        positions: Int[Array, "#b q"],
+        mask: Bool[Array, "#b q q"],
         memory: Memory | None,
     ) -> tuple[Float[Array, "b q d"], KeyValues]:
         config, place = self.config, self.config.position
@@ -171,8 +171,8 @@ class Layer(nn.Module):
     def __call__(
         self,
         x: Float[Array, "b n d"],
-        positions: Int[Array, "b n"],
-        mask: Bool[Array, "b n n"],
+        positions: Int[Array, "#b n"],
+        mask: Bool[Array, "#b n n"],
         memory: Memory | None = None,
         *,
         train: bool = False,

@@ -143,7 +143,7 @@ class LoopedModel(nn.Module):
             if config.loop_input == "problem":
                 x += _embed(problem, self.problem_words())
 
-        positions = jnp.broadcast_to(jnp.arange(problem.shape[1]), problem.shape)
+        positions = jnp.arange(problem.shape[1])[None]
         mask = jnp.broadcast_to(seen[:, None], (*problem.shape, problem.shape[1]))
         for layer in self.layers:
             x, _ = layer(x, positions, mask, train=train)

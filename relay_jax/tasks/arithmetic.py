@@ -60,7 +60,7 @@ class Arithmetic:
     def sample(self, rng: np.random.Generator, length: Int[Host, " b"]) -> Examples:
         check_length(self, length)
         longest = int(length.max(initial=1))
-        states, sizes = self._grow(rng, length, longest)
+        states = self._grow(rng, length, longest)
 
         row = np.arange(len(length))
         problem = empty_tokens(len(length), self.problem_size(longest))

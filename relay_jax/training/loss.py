@@ -1,0 +1,123 @@
+"""The losses of the paper, each a function of a model's output and a batch."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from relay_jax.arrays import Array, Bool, Float, Int, Key, PyTree
+from relay_jax.config import LossConfig, ModelConfig
+from relay_jax.data.align import DecoderBatch, LoopedBatch
+from relay_jax.models import Decoder, LoopedModel
+from relay_jax.models.looped import Spoken, Teacher
+from relay_jax.tasks import Task
+
+
+def iteration_loss(
+    logits: Float[Array, "t b n v"],
+    rounds: Int[Array, "t b n"],
+    mask: Bool[Array, "t b n"],
+    num_rounds: Int[Array, " b"],
+) -> Float[Array, ""]:
+    """L_iter: for each chain, the mean over its T rounds of the mean cross-entropy over
+    the positions with M_t = 1 (Eqs. 6-8). Rounds past T have an empty mask and add 0."""
+    entropy = optax.softmax_cross_entropy_with_integer_labels(logits, rounds)
+    trained = jnp.maximum(mask.sum(axis=-1), 1)
+    per_round = jnp.where(mask, entropy, 0.0).sum(axis=-1) / trained
+    return jnp.mean(per_round.sum(axis=0) / num_rounds)
+
+
+def answer_loss(
+    logits: Float[Array, "b v"], answer: Int[Array, " b"]
+) -> Float[Array, ""]:
+    """L_ans: the cross-entropy of the answer after the last loop (Eq. 9)."""
+    entropy = optax.softmax_cross_entropy_with_integer_labels(logits, answer)
+    return jnp.mean(entropy)
+
+
+def looped_loss(
+    params: PyTree,
+    batch: LoopedBatch,
+    key: Key[Array, ""],
+    forcing: Float[Array, ""],
+    *,
+    task: Task,
+    num_loops: int,
+    model: ModelConfig,
+    loss: LossConfig,
+) -> tuple[Float[Array, ""], dict]:
+    """L = L_ans + lambda L_iter (Eq. 10), times the task's weight."""
+    dropout_key, forcing_key = jax.random.split(key)
+    spoken = run_looped(
+        params,
+        batch.problem,
+        batch.num_rounds,
+        task=task,
+        num_loops=num_loops,
+        model=model,
+        teacher=Teacher(
+            batch.rounds,
+            jax.random.bernoulli(forcing_key, forcing, batch.rounds.shape[:2]),
+        ),
+        key=dropout_key,
+    )
+    answered = answer_loss(spoken.answer_logits, batch.answer)
+    if loss.round_weight:
+        told = iteration_loss(
+            spoken.round_logits, batch.rounds, batch.mask, batch.num_rounds
+        )
+    else:
+        told = jnp.zeros(())
+    total = loss.answer_weight * answered + loss.round_weight * told
+    total *= loss.task_weights.get(task.name, 1.0)
+    return total, {"loss": total, "loss_answer": answered, "loss_rounds": told}
+
+
+def run_looped(
+    params: PyTree,
+    problem: Int[Array, "b n"],
+    num_rounds: Int[Array, " b"],
+    *,
+    task: Task,
+    num_loops: int,
+    model: ModelConfig,
+    teacher: Teacher | None = None,
+    key: Key[Array, ""] | None = None,
+) -> Spoken:
+    """Applies the looped model; with a key it trains (dropout on, logits kept)."""
+    feedback = model.loop_input == "feedback"
+    return LoopedModel(model).apply(  # type: ignore[return-value]
+        {"params": params},
+        problem,
+        task.workspace(problem, num_loops) if feedback else None,
+        num_rounds,
+        num_loops=num_loops,
+        teacher=teacher if feedback else None,
+        train=key is not None,
+        keep_logits=key is not None,
+        rngs=None if key is None else {"dropout": key},
+    )
+
+
+def decoder_loss(
+    params: PyTree,
+    batch: DecoderBatch,
+    key: Key[Array, ""],
+    forcing: Float[Array, ""],
+    *,
+    task: Task,
+    num_loops: int,
+    model: ModelConfig,
+    loss: LossConfig,
+) -> tuple[Float[Array, ""], dict]:
+    """The mean cross-entropy of chain and answer, token by token (section 4.1)."""
+    logits, _ = Decoder(model).apply(
+        {"params": params}, batch.tokens[:, :-1], train=True, rngs={"dropout": key}
+    )
+    target, trained = batch.tokens[:, 1:], batch.trained[:, 1:]
+    entropy = optax.softmax_cross_entropy_with_integer_labels(logits, target)
+    told = jnp.where(trained, entropy, 0.0).sum() / jnp.maximum(trained.sum(), 1)
+    total = told * loss.task_weights.get(task.name, 1.0)
+    return total, {"loss": total}
+
+
+LOSSES = {"looped": looped_loss, "decoder": decoder_loss}
