@@ -9,6 +9,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from etils import epath
+
 LENGTHS_HELP = "pairs (shortest, longest), both included"
 
 
@@ -86,7 +88,7 @@ class BucketConfig:
     lengths: tuple[int, int]  # LENGTHS_HELP
     weight: float = 1.0  # how often this bucket is drawn
     kind: Literal["synthetic", "tfds", "chains"] = "synthetic"
-    path: str = ""  # tfds: its data directory; chains: a write_chains run directory
+    path: str = ""  # tfds: its data directory; chains: a chains directory (`resolve`)
     num_examples: int = 0  # synthetic: how many distinct ones; 0: never the same again
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the task
 
@@ -122,10 +124,43 @@ class TrainConfig:
     name: str = "run"  # the model's name in records and figures
     seed: int = 0
     num_steps: int = 1000
-    init_from: str = ""  # a run directory whose final parameters are the start
+    init_from: str = ""  # a run whose parameters are the start (`resolve`)
     log_every_steps: int = 50
     checkpoint_every_seconds: float = 60.0
     keep_checkpoints: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class ChainsConfig:
+    """Who writes how many chains of which lengths, and which of them are kept."""
+
+    task: str
+    model: str  # the run that writes (`resolve`)
+    counts: Mapping[str, int]  # kept chains for each length
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the task
+    filter: Literal["none", "answer_agrees", "confidence", "oracle"] = "none"
+    judge: str = ""  # answer_agrees: a run whose answer must agree (`resolve`)
+    confidence: float = 0.9
+    name: str = "chains"
+    seed: int = 0
+    batch_size: int = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class RelayConfig:
+    """The whole method: runs and chains by their directories' names.
+
+    They name each other in `init_from`, `model`, `judge` and `path`; that gives the
+    order in which they are made.
+    """
+
+    runs: Mapping[str, TrainConfig]
+    chains: Mapping[str, ChainsConfig]
+
+
+def resolve(name: str, workdir: epath.PathLike) -> epath.Path:
+    """A directory that a config names: as it is if absolute, else beside `workdir`."""
+    return epath.Path(workdir).parent / name  # an absolute name replaces the parent
 
 
 def build(cls: type, values: Mapping[str, Any], where: str = "config"):

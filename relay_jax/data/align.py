@@ -44,8 +44,10 @@ class DecoderBatch(NamedTuple):
     trained: Bool[Shaped, "b n"]  # tokens that are targets: the chain and the answer
 
 
-def looped_batch(examples: Examples, task: Task, num_loops: int) -> LoopedBatch:
-    """Aligns examples for the looped model.
+def looped_batch(
+    examples: Examples, task: Task, num_loops: int, width: int = 0
+) -> LoopedBatch:
+    """Aligns examples for the looped model, by default as narrow as they permit.
 
     Raises:
       ValueError: a chain has more rounds than there are loops.
@@ -55,7 +57,7 @@ def looped_batch(examples: Examples, task: Task, num_loops: int) -> LoopedBatch:
         raise ValueError(
             f"{task.name}: a chain of {most} rounds does not fit {num_loops} loops"
         )
-    width = looped_width(examples, task)
+    width = width or looped_width(examples, task)
     problem = right_align(examples.problem, width)
     told = right_align(examples.rounds, width)
     rounds = np.full((len(problem), num_loops, width), PAD, told.dtype)
@@ -90,6 +92,12 @@ def right_align(tokens: Int[Host, "*b r"], width: int) -> Int[Host, "*b n"]:
     )
     moved = np.take_along_axis(padded, np.maximum(source, 0), axis=-1)
     return np.where(source >= 0, moved, PAD)
+
+
+def left_align(tokens: Int[Host, "*b n"]) -> Int[Host, "*b n"]:
+    """Moves the tokens of each row to its left end, whatever pads stand among them."""
+    order = np.argsort(tokens == PAD, axis=-1, kind="stable")
+    return np.take_along_axis(tokens, order, axis=-1)
 
 
 def round_mask(rounds: Int[Host, "*b n"]) -> Bool[Host, "*b n"]:

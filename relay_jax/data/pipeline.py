@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+from etils import epath
 
-from relay_jax.config import BucketConfig, DataConfig, ModelConfig
+from relay_jax import config as configs
+from relay_jax.config import BucketConfig, ModelConfig, TrainConfig
 from relay_jax.data.align import (
     DecoderBatch,
     LoopedBatch,
@@ -18,6 +20,7 @@ from relay_jax.data.align import (
     looped_batch,
 )
 from relay_jax.data.source import Source, Synthetic
+from relay_jax.data.written import read_chains
 from relay_jax.tasks import TASKS, Task
 
 BUCKET_CHOICE = 3  # a purpose, see `source.PURPOSES`
@@ -68,14 +71,19 @@ def check_lengths(task: Task, lengths: tuple[int, int], model: ModelConfig) -> N
         )
 
 
-def open_buckets(config: DataConfig, model: ModelConfig, seed: int) -> list[Bucket]:
-    """Opens every bucket. Raises ValueError at whatever cannot work, before training."""
-    if not config.buckets:
+def open_buckets(config: TrainConfig, workdir: epath.PathLike = ".") -> list[Bucket]:
+    """Opens every bucket of the run in `workdir`.
+
+    Raises:
+      ValueError: at whatever cannot work, before training.
+    """
+    buckets = config.data.buckets.values()
+    if not buckets:
         raise ValueError("data.buckets is empty; name at least one task to train on")
-    return [_open(bucket, model, seed) for bucket in config.buckets.values()]
+    return [_open(b, config.model, config.seed, workdir) for b in buckets]
 
 
-def _open(bucket: BucketConfig, model: ModelConfig, seed: int) -> Bucket:
+def _open(bucket: BucketConfig, model: ModelConfig, seed: int, workdir) -> Bucket:
     task = make_task(bucket.task, bucket.options)
     check_lengths(task, bucket.lengths, model)
     if bucket.kind == "synthetic":
@@ -84,23 +92,24 @@ def _open(bucket: BucketConfig, model: ModelConfig, seed: int) -> Bucket:
     elif bucket.kind == "tfds":
         from relay_jax.data.builder import open_tfds  # slow to import
 
-        source = open_tfds(task, bucket.lengths, bucket.path, seed)
+        source = open_tfds(
+            task, bucket.lengths, configs.resolve(bucket.path, workdir), seed
+        )
     else:
-        from relay_jax.chains import read_chains
-
-        source = read_chains(bucket.path, task, bucket.lengths, seed)
+        source = read_chains(
+            configs.resolve(bucket.path, workdir), task, bucket.lengths, seed
+        )
     return Bucket(task, source, task.num_rounds(bucket.lengths[1]), bucket.weight)
 
 
-def step_at(
-    step: int, buckets: list[Bucket], batch_size: int, kind: str, seed: int
-) -> Step:
+def step_at(step: int, buckets: list[Bucket], config: TrainConfig) -> Step:
     """The work of one step: a function of (seed, step) and the buckets."""
+    batch_size, seed = config.data.batch_size, config.seed
     weights = np.array([bucket.weight for bucket in buckets])
     rng = np.random.default_rng([seed, BUCKET_CHOICE, step])
     bucket = buckets[rng.choice(len(buckets), p=weights / weights.sum())]
     examples = bucket.source.take(step * batch_size + np.arange(batch_size))
-    if kind == "looped":
+    if config.model.kind == "looped":
         batch = looped_batch(examples, bucket.task, bucket.num_loops)
     else:
         batch = decoder_batch(examples, bucket.task)
@@ -108,15 +117,13 @@ def step_at(
 
 
 def steps(
-    config: DataConfig, model: ModelConfig, seed: int, start: int, stop: int
+    config: TrainConfig, workdir: epath.PathLike, start: int, stop: int
 ) -> Iterator[Step]:
     """Steps `start` to `stop`, made ahead of their use in a thread of grain's."""
     import grain
 
-    buckets = open_buckets(config, model, seed)
+    buckets = open_buckets(config, workdir)
     numbers = grain.MapDataset.range(start, stop)
-    made = numbers.map(
-        lambda step: step_at(int(step), buckets, config.batch_size, model.kind, seed)
-    )
+    made = numbers.map(lambda step: step_at(int(step), buckets, config))
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=PREFETCH)
     return iter(made.to_iter_dataset(read_options=options))

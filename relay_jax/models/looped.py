@@ -18,10 +18,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from relay_jax.arrays import Array, Bool, Float, Int
+from relay_jax.arrays import Array, Bool, Float, Int, Key, PyTree
 from relay_jax.config import ModelConfig
 from relay_jax.models.layers import NEVER, Codebook, Layer, make_norm
-from relay_jax.tasks.task import Workspace
+from relay_jax.tasks.task import Task, Workspace
 from relay_jax.tokens import FIRST_NUMBER, PAD
 
 
@@ -230,6 +230,32 @@ class LoopedModel(nn.Module):
         vectors = jnp.where(forced[:, None, None], exact, share @ table)
         written = _embed(jnp.maximum(given, 0), table)
         return State(None, memory, move(vectors, state.vectors, written))
+
+
+def run_looped(
+    params: PyTree,
+    problem: Int[Array, "b n"],
+    num_rounds: Int[Array, " b"],
+    *,
+    task: Task,
+    num_loops: int,
+    model: ModelConfig,
+    teacher: Teacher | None = None,
+    key: Key[Array, ""] | None = None,
+) -> Spoken:
+    """Applies the looped model; with a key it trains (dropout on, logits kept)."""
+    feedback = model.loop_input == "feedback"
+    return LoopedModel(model).apply(  # type: ignore[return-value]
+        {"params": params},
+        problem,
+        task.workspace(problem, num_loops) if feedback else None,
+        num_rounds,
+        num_loops=num_loops,
+        teacher=teacher if feedback else None,
+        train=key is not None,
+        keep_logits=key is not None,
+        rngs=None if key is None else {"dropout": key},
+    )
 
 
 def read_round(said: Int[Array, "b n"]) -> Int[Array, "b n"]:

@@ -7,8 +7,8 @@ import optax
 from relay_jax.arrays import Array, Bool, Float, Int, Key, PyTree
 from relay_jax.config import LossConfig, ModelConfig
 from relay_jax.data.align import DecoderBatch, LoopedBatch
-from relay_jax.models import Decoder, LoopedModel
-from relay_jax.models.looped import Spoken, Teacher
+from relay_jax.models import Decoder
+from relay_jax.models.looped import Teacher, run_looped
 from relay_jax.tasks import Task
 
 
@@ -70,32 +70,6 @@ def looped_loss(
     total = loss.answer_weight * answered + loss.round_weight * told
     total *= loss.task_weights.get(task.name, 1.0)
     return total, {"loss": total, "loss_answer": answered, "loss_rounds": told}
-
-
-def run_looped(
-    params: PyTree,
-    problem: Int[Array, "b n"],
-    num_rounds: Int[Array, " b"],
-    *,
-    task: Task,
-    num_loops: int,
-    model: ModelConfig,
-    teacher: Teacher | None = None,
-    key: Key[Array, ""] | None = None,
-) -> Spoken:
-    """Applies the looped model; with a key it trains (dropout on, logits kept)."""
-    feedback = model.loop_input == "feedback"
-    return LoopedModel(model).apply(  # type: ignore[return-value]
-        {"params": params},
-        problem,
-        task.workspace(problem, num_loops) if feedback else None,
-        num_rounds,
-        num_loops=num_loops,
-        teacher=teacher if feedback else None,
-        train=key is not None,
-        keep_logits=key is not None,
-        rngs=None if key is None else {"dropout": key},
-    )
 
 
 def decoder_loss(

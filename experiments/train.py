@@ -1,0 +1,38 @@
+"""Trains any model of the project.
+
+    python -m experiments.train --config=experiments/configs/tiny.py --workdir=/tmp/tiny
+
+Any field can be set on the command line (--config.model.num_layers=2). Running the same
+command again goes on where it was interrupted.
+"""
+
+import json
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from relay_jax import config as configs
+from relay_jax.training import loop
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment's file.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run's directory.")
+flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    try:
+        config = configs.build(configs.TrainConfig, _CONFIG.value.to_dict())
+        summary = loop.train(config, _WORKDIR.value)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    except loop.Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(143)
+    print(json.dumps({k: v for k, v in summary.items() if k != "final"}, indent=2))
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,207 @@
+"""Stage II: a trained model writes chains for longer problems; a decoder learns them.
+
+    DIR/config.json                     the ChainsConfig
+    DIR/arithmetic_005.npz              the kept chains of one length (Examples)
+    DIR/records.jsonl                   shares of right chains, before and after filtering
+    DIR/summary.json                    written last
+
+Interrupted, it goes on with the first length that has no file.
+
+Filters decide which chains are kept:
+
+    none            all of them: the default, as in the paper. With an accurate looped
+                    model a filter changes little, and every filter leaves out the harder
+                    problems first, which bends the distribution that is learnt.
+    answer_agrees   the chain's answer is the answer of the judge (another run), or, with
+                    no judge, of the looped model's own answer head
+    confidence      every token had at least this probability
+    oracle          the answer is the true one: not to be had outside an experiment
+"""
+
+import io
+from typing import NamedTuple
+
+import numpy as np
+from etils import epath
+from tqdm import tqdm
+
+from relay_jax import config as configs
+from relay_jax import records
+from relay_jax.arrays import Bool, Float, Host, Int, PyTree
+from relay_jax.config import ChainsConfig, ModelConfig
+from relay_jax.data import pipeline
+from relay_jax.data.align import left_align
+from relay_jax.data.source import Synthetic, concatenate
+from relay_jax.data.written import chain_file, save_chains
+from relay_jax.models.speech import decoder_texts, looped_chains, written_answer
+from relay_jax.tasks import Examples, Task
+from relay_jax.tokens import PAD
+from relay_jax.training import checkpoint
+
+SEED_OFFSET = 1_000_003  # chains are written for other problems than were trained on
+MOST_TRIES = 20  # problems tried for each chain wanted
+
+
+class Written(NamedTuple):
+    """Chains of a model for some problems, and how good they are."""
+
+    examples: Examples  # as the model wrote them, answers included
+    confidence: Float[Host, " b"]
+    own_answer: Int[Host, " b"]  # what its chain ends with
+    is_right: Bool[Host, " b"]  # the whole chain, to the token
+
+
+class Writer(NamedTuple):
+    """A model to write or to judge with."""
+
+    model: ModelConfig
+    params: PyTree
+
+
+def write_chains(config: ChainsConfig, workdir: epath.PathLike) -> dict:
+    """Writes the chains of every length and returns a summary.
+
+    Raises:
+      ValueError: the config, the model's run or the directory cannot work.
+    """
+    task = pipeline.make_task(config.task, config.options)
+    path = checkpoint.open_run(workdir, config)
+    if (path / "summary.json").exists():
+        return records.read_json(path / "summary.json")
+    writer = _open_writer(config.model, path)
+    judge = _open_writer(config.judge, path) if config.judge else None
+    for length in map(int, config.counts):
+        pipeline.check_lengths(task, (length, length), writer.model)
+
+    lines = []
+    with tqdm(total=sum(config.counts.values()), desc="chains", unit="chain") as bar:
+        for length, count in config.counts.items():
+            file = chain_file(path, task, int(length))
+            if not file.exists():
+                _write_length(file, writer, judge, task, int(length), count, config)
+            lines += _read_report(file, task, int(length), path.name, config)
+            bar.update(count)
+    records.write_lines(path / "records.jsonl", lines)
+    share = {
+        metric: {
+            line["length"]: line["value"] for line in lines if line["metric"] == metric
+        }
+        for metric in ("chain_accuracy", "kept_chain_accuracy", "kept_share")
+    }
+    records.write_json(path / "summary.json", share)
+    return share
+
+
+def _open_writer(run: str, path: epath.Path) -> Writer:
+    config, params = checkpoint.load_params(configs.resolve(run, path))
+    return Writer(config.model, params)
+
+
+def _write_length(file, writer, judge, task, length, count, config) -> None:
+    """Writes `count` kept chains of one length, and what is needed to report on them."""
+    seed = config.seed + SEED_OFFSET
+    problems = Synthetic(task, (length, length), seed, "train")
+    kept, found, tried, right, kept_right = [], 0, 0, 0, 0
+    while found < count:
+        wanted = max(min(count - found, 4096), config.batch_size)
+        given = problems.take(tried + np.arange(wanted))
+        written = speak(writer, task, given, config.batch_size)
+        keep = FILTERS[config.filter](written, given, judge, task, config)
+        keep &= np.cumsum(keep) <= count - found
+        kept.append(Examples(*(part[keep] for part in written.examples)))
+        tried += wanted
+        found += int(keep.sum())
+        right += int(written.is_right.sum())
+        kept_right += int((keep & written.is_right).sum())
+        if tried > MOST_TRIES * max(count, config.batch_size):
+            raise ValueError(
+                f"{task.name}, length {length}: the filter {config.filter!r} kept "
+                f"{found} of {tried} chains, {count} are wanted; use another filter, "
+                "shorter problems or a better model"
+            )
+    report = np.array([tried, right, found, kept_right])
+    save_chains(file, concatenate(kept), report)
+
+
+def speak(writer: Writer, task: Task, given: Examples, batch_size: int) -> Written:
+    """Lets a model solve problems; nothing of `given` but the problems is told to it.
+
+    A decoder's chain is kept in one piece (as a single round), which is all that
+    another decoder needs.
+    """
+    if writer.model.kind == "looped":
+        said = looped_chains(writer.params, writer.model, task, given, batch_size)
+        rounds = left_align(said.rounds)
+        examples = given._replace(rounds=rounds, answer=said.answer)
+        last = said.rounds[np.arange(len(rounds)), given.num_rounds - 1, -1]
+        ends = last if task.answer_in_chain else said.answer
+        width = max(rounds.shape[-1], given.rounds.shape[-1])
+        is_right = np.all(_widen(rounds, width) == _widen(given.rounds, width), (1, 2))
+        return Written(examples, said.confidence, ends, is_right)
+    tokens, confidence = decoder_texts(
+        writer.params, writer.model, task, given, batch_size
+    )
+    answer, end = written_answer(tokens)
+    chain_end = end - (0 if task.answer_in_chain else 1)
+    inside = np.arange(tokens.shape[1]) < chain_end[:, None]
+    chain = np.where(inside, tokens, PAD)[:, None].astype(given.rounds.dtype)
+    examples = given._replace(rounds=chain, answer=answer)
+    true = left_align(given.rounds.reshape(len(tokens), 1, -1))
+    width = max(chain.shape[-1], true.shape[-1])
+    is_right = np.all(_widen(chain, width) == _widen(true, width), (1, 2))
+    return Written(examples, confidence, answer, is_right)
+
+
+def _widen(tokens, width):
+    return np.pad(tokens, [(0, 0), (0, 0), (0, width - tokens.shape[-1])])
+
+
+def _keep_all(written, given, judge, task, config):
+    return np.ones(len(written.is_right), bool)
+
+
+def _keep_agreeing(written, given, judge, task, config):
+    if judge is None:
+        return written.own_answer == written.examples.answer
+    other = speak(judge, task, given, config.batch_size)
+    return written.own_answer == other.examples.answer
+
+
+def _keep_confident(written, given, judge, task, config):
+    return written.confidence >= config.confidence
+
+
+def _keep_true(written, given, judge, task, config):
+    return written.own_answer == given.answer
+
+
+FILTERS = {
+    "none": _keep_all,
+    "answer_agrees": _keep_agreeing,
+    "confidence": _keep_confident,
+    "oracle": _keep_true,
+}
+
+
+def _read_report(file, task, length, run, config) -> list[dict]:
+    tried, right, kept, kept_right = np.load(io.BytesIO(file.read_bytes()))[
+        "report"
+    ].tolist()
+    rows = [
+        ("chain_accuracy", right / tried, tried),
+        ("kept_share", kept / tried, tried),
+        ("kept_chain_accuracy", kept_right / kept, kept),
+    ]
+    return [
+        records.make_record(
+            run=run,
+            task=task.name,
+            model=config.name,
+            length=length,
+            seed=config.seed,
+            metric=metric,
+            value=value,
+            count=count,
+        )
+        for metric, value, count in rows
+    ]

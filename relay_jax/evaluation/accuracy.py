@@ -1,0 +1,80 @@
+"""Accuracy by length: of answers, whole chains, tokens, rounds (RELAY section 4)."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from relay_jax.arrays import Bool, Float, Host, Int, PyTree
+from relay_jax.config import ModelConfig
+from relay_jax.data.align import right_align
+from relay_jax.data.source import Synthetic, concatenate
+from relay_jax.models.speech import SPEAKERS
+from relay_jax.tasks import Examples, Task
+from relay_jax.tokens import PAD
+
+FINAL_OFFSET = 2**20  # final problems are not those met while training
+
+
+class Score(NamedTuple):
+    """What was right, example by example."""
+
+    length: Int[Host, " b"]
+    answer: Bool[Host, " b"]  # the final answer
+    chain: Bool[Host, " b"]  # every round, to the token
+    hits: Bool[Host, "b t r"]  # each token of each round, right-aligned
+    told: Bool[Host, "b t r"]  # which of these places hold a token
+
+
+def test_problems(
+    task: Task, lengths: list[int], count: int, seed: int, *, final: bool
+) -> Examples:
+    """`count` test problems of each length."""
+    indices = np.arange(count) + (FINAL_OFFSET if final else 0)
+    parts = [Synthetic(task, (n, n), seed, "test").take(indices) for n in lengths]
+    return concatenate(parts)
+
+
+def score(
+    params: PyTree, model: ModelConfig, task: Task, examples: Examples, batch_size: int
+) -> Score:
+    """Runs a model on problems, freely (no teacher), and compares with the truth."""
+    say = SPEAKERS[model.kind]
+    answer, rounds, _ = say(params, model, task, examples, batch_size)
+    width = rounds.shape[-1]
+    truth = right_align(examples.rounds, width)
+    told = truth != PAD
+    return Score(
+        length=examples.length,
+        answer=answer == examples.answer,
+        chain=np.all(rounds == truth, axis=(1, 2)),
+        hits=(rounds == truth) & told,
+        told=told,
+    )
+
+
+def summarise(score: Score) -> list[tuple[int, str, float, int]]:
+    """(length, metric, value, count) of a score."""
+    rows = []
+    for length in np.unique(score.length):
+        at = score.length == length
+        count = int(at.sum())
+        tokens = score.hits[at].sum() / max(score.told[at].sum(), 1)
+        rows += [
+            (int(length), "answer_accuracy", float(score.answer[at].mean()), count),
+            (int(length), "chain_accuracy", float(score.chain[at].mean()), count),
+            (int(length), "token_accuracy", float(tokens), count),
+        ]
+    return rows
+
+
+def round_accuracy(score: Score) -> Float[Host, " t"]:
+    """The share of examples whose round t is right to the token, of those with one."""
+    has_round = score.told.any(axis=-1)
+    right = np.all(score.hits == score.told, axis=-1) & has_round
+    return right.sum(axis=0) / np.maximum(has_round.sum(axis=0), 1)
+
+
+def hit_matrix(score: Score) -> Float[Host, "t r"]:
+    """Accuracy of each place of each round (Figures 5 and 6); NaN where no token is."""
+    count = score.told.sum(axis=0)
+    return np.where(count > 0, score.hits.sum(axis=0) / np.maximum(count, 1), np.nan)

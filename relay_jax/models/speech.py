@@ -1,0 +1,129 @@
+"""What a model says to a problem when it runs freely: answers and whole chains."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from relay_jax.arrays import Float, Host, Int, PyTree
+from relay_jax.config import ModelConfig
+from relay_jax.data.align import flatten, looped_batch, looped_width, right_align, sizes
+from relay_jax.models.generate import generate
+from relay_jax.models.looped import read_round, run_looped
+from relay_jax.tasks import Examples, Task
+from relay_jax.tokens import EOS, PAD
+
+
+class Speech(NamedTuple):
+    """Chains as a model wrote them."""
+
+    answer: Int[Host, " b"]
+    rounds: Int[Host, "b t n"]  # right-aligned
+    confidence: Float[Host, " b"]  # probability of the least certain token
+
+
+def looped_chains(
+    params: PyTree, model: ModelConfig, task: Task, examples: Examples, batch_size: int
+) -> Speech:
+    """One round per loop; rounds past an example's own T are empty."""
+    num_loops = int(examples.num_rounds.max())
+    width = looped_width(examples, task)
+    run = _looped_runner(model, task, num_loops)
+    parts = []
+    for rows in batches(len(examples.problem), batch_size):
+        part = Examples(*(field[rows] for field in examples))
+        batch = looped_batch(part, task, num_loops, width)
+        parts.append(jax.device_get(run(params, batch.problem, batch.num_rounds)))
+    answer, rounds, confidence = (
+        np.concatenate(field)[: len(examples.problem)] for field in zip(*parts)
+    )
+    return Speech(answer, rounds, confidence)
+
+
+@functools.lru_cache(maxsize=8)
+def _looped_runner(model: ModelConfig, task: Task, num_loops: int):
+    @jax.jit
+    def run(params, problem, num_rounds):
+        spoken = run_looped(
+            params, problem, num_rounds, task=task, num_loops=num_loops, model=model
+        )
+        rounds = jax.vmap(read_round)(spoken.rounds).swapaxes(0, 1)
+        live = np.arange(num_loops)[None] < num_rounds[:, None]
+        rounds = jnp.where(live[..., None], rounds, PAD)
+        certain = jnp.where(rounds != PAD, spoken.confidence.swapaxes(0, 1), 1.0).min(
+            axis=(1, 2)
+        )
+        return jnp.argmax(spoken.answer_logits, axis=-1), rounds, certain
+
+    return run
+
+
+def decoder_chains(
+    params: PyTree, model: ModelConfig, task: Task, examples: Examples, batch_size: int
+) -> Speech:
+    """Greedy text, compared with the true text place by place.
+
+    Its tokens are put where the true chain has its own, so that rounds and places can
+    be counted as for the looped model; a chain of another length is wrong as a whole.
+    """
+    tokens, confidence = decoder_texts(params, model, task, examples, batch_size)
+    return Speech(*_split_text(tokens, examples, task), confidence)
+
+
+def decoder_texts(
+    params: PyTree, model: ModelConfig, task: Task, examples: Examples, batch_size: int
+) -> tuple[Int[Host, "b n"], Float[Host, " b"]]:
+    """What the decoder writes after each problem, and its least certainty."""
+    text, prompt_size = flatten(examples, task)
+    room = int((sizes(text) - prompt_size).max()) + 1
+    width = task.problem_size(int(examples.length.max()))
+    prompts = np.full((len(text), width), PAD, np.int32)
+    prompts[:, : examples.problem.shape[1]] = examples.problem
+    parts = []
+    for rows in batches(len(prompts), batch_size):
+        made = generate(
+            params, prompts[rows], model=model, max_new_tokens=room, eos_id=EOS
+        )
+        parts.append(jax.device_get(made))
+    tokens, confidence = zip(*parts)
+    num = len(prompts)
+    return np.concatenate(tokens)[:num], np.concatenate(confidence)[:num]
+
+
+def written_answer(
+    tokens: Int[Host, "b n"],
+) -> tuple[Int[Host, " b"], Int[Host, " b"]]:
+    """The token before `<eos>` and the place of `<eos>`; `<pad>` and 0 without one."""
+    row = np.arange(len(tokens))
+    ended = np.any(tokens == EOS, axis=1)
+    end = np.where(ended, np.argmax(tokens == EOS, axis=1), 0)
+    return np.where(end > 0, tokens[row, np.maximum(end - 1, 0)], PAD), end
+
+
+def _split_text(tokens, examples, task):
+    """Generated text -> (answer, rounds laid out like the true rounds)."""
+    num = len(tokens)
+    answer, end = written_answer(tokens)
+    width = examples.rounds.shape[-1] + 1
+    truth = right_align(examples.rounds, width)
+    told = (truth != PAD).reshape(num, -1)
+    rounds = np.full(told.shape, PAD, tokens.dtype)
+    place = np.cumsum(told, axis=1) - 1
+    rounds[told] = tokens[np.nonzero(told)[0], place[told]]
+    # Whatever stands after the chain must be the answer and the end, nothing else.
+    chain_end = told.sum(axis=1) + (0 if task.answer_in_chain else 1)
+    rounds = rounds.reshape(truth.shape)
+    rounds[end != chain_end, 0, 0] = EOS  # never a true token of that place
+    return answer, rounds
+
+
+def batches(num: int, batch_size: int):
+    """Row indices, batch by batch; the last batch is filled up with row 0."""
+    for start in range(0, num, batch_size):
+        rows = np.arange(start, start + batch_size)
+        yield np.where(rows < num, rows, 0)
+
+
+SPEAKERS = {"looped": looped_chains, "decoder": decoder_chains}

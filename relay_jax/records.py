@@ -1,0 +1,75 @@
+"""Records: one JSON line a measurement. Figures and tables are made from these alone.
+
+Every file here is written so that it is either the old one or the whole new one.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from etils import epath
+
+FIELDS = ("run", "task", "model", "length", "seed", "metric", "value", "count")
+
+
+def make_record(**values: Any) -> dict[str, Any]:
+    """A record with the standard fields first; further ones may follow."""
+    missing = [field for field in FIELDS if field not in values]
+    if missing:
+        raise ValueError(f"a record needs {', '.join(missing)}")
+    return {field: values.pop(field) for field in FIELDS} | values
+
+
+def append_lines(path: epath.PathLike, lines: Iterable[dict[str, Any]]) -> None:
+    """Appends JSON lines, making the file if there is none."""
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    with epath.Path(path).open("a") as file:
+        file.write(text)
+
+
+def write_lines(path: epath.PathLike, lines: Iterable[dict[str, Any]]) -> None:
+    """Writes JSON lines in place of those that were there."""
+    write_whole(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+
+
+def read_lines(path: epath.PathLike) -> Iterator[dict[str, Any]]:
+    """Reads JSON lines; a last line that was cut off by a crash is left out.
+
+    Raises:
+      ValueError: another line is not JSON.
+    """
+    lines = epath.Path(path).read_text().splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError as error:
+            if number < len(lines):
+                raise ValueError(f"{path}, line {number}: not JSON ({error})") from None
+
+
+def keep_until(path: epath.PathLike, step: int) -> None:
+    """Drops the lines after `step`: a resumed run will write them again."""
+    if epath.Path(path).exists():
+        kept = [line for line in read_lines(path) if line["step"] <= step]
+        write_lines(path, kept)
+
+
+def write_whole(path: epath.PathLike, content: bytes) -> None:
+    """Writes a file that is either whole or not there."""
+    path = epath.Path(path)
+    unfinished = path.parent / f".{path.name}.unfinished"
+    unfinished.write_bytes(content)
+    unfinished.replace(path)
+
+
+def write_json(path: epath.PathLike, value: Any) -> None:
+    """Writes one JSON value."""
+    write_whole(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def read_json(path: epath.PathLike) -> Any:
+    """Reads one JSON value. Raises ValueError where the file is damaged."""
+    try:
+        return json.loads(epath.Path(path).read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
