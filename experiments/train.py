@@ -2,16 +2,17 @@
 
     python -m experiments.train --config=experiments/configs/tiny.py --workdir=/tmp/tiny
 
-Any field can be set on the command line (--config.model.num_layers=2). Running the same
+Any field can be set on the command line (--config.num_steps=100). Running the same
 command again goes on where it was interrupted.
 """
 
 import json
 import sys
 
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
+from experiments import command
 from relay_jax import config as configs
 from relay_jax.training import loop
 
@@ -20,14 +21,10 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "The run's directory.")
 flags.mark_flags_as_required(["config", "workdir"])
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+def main() -> None:
+    config = configs.build(configs.TrainConfig, command.plain(_CONFIG.value))
     try:
-        config = configs.build(configs.TrainConfig, _CONFIG.value.to_dict())
         summary = loop.train(config, _WORKDIR.value)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
     except loop.Stopped as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(143)
@@ -35,4 +32,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main)

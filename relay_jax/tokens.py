@@ -9,7 +9,7 @@ Numbers come last, so a vocabulary with fewer of them is a prefix of a larger on
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 PAD, EOS, ARI, ED, LIS, SEP, BAR, COMMA, EQUALS, OPEN, CLOSE = range(11)
 PLUS, MINUS, TIMES, DIVIDE = range(11, 15)
@@ -25,6 +25,7 @@ _SYMBOLS = (
 _TOKEN = re.compile(r"<[a-z]+>|\[[A-Z]+\]|\d+|\S")
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """What the rest of the project asks of any tokenizer."""
 

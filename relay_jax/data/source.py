@@ -5,7 +5,7 @@ itself, so the two never meet, whatever seed or source they come from.
 """
 
 import functools
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -19,6 +19,7 @@ MOST_DRAWS = 10_000
 PURPOSES = {"train": 1, "test": 2}
 
 
+@runtime_checkable
 class Source(Protocol):
     def __len__(self) -> int: ...
 

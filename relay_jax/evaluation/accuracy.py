@@ -9,6 +9,7 @@ from relay_jax.config import ModelConfig
 from relay_jax.data.align import right_align
 from relay_jax.data.source import Synthetic, concatenate
 from relay_jax.models.speech import SPEAKERS
+from relay_jax.records import make_record
 from relay_jax.tasks import Examples, Task
 from relay_jax.tokens import PAD
 
@@ -52,19 +53,36 @@ def score(
     )
 
 
-def summarise(score: Score) -> list[tuple[int, str, float, int]]:
-    """(length, metric, value, count) of a score."""
-    rows = []
-    for length in np.unique(score.length):
-        at = score.length == length
-        count = int(at.sum())
-        tokens = score.hits[at].sum() / max(score.told[at].sum(), 1)
-        rows += [
-            (int(length), "answer_accuracy", float(score.answer[at].mean()), count),
-            (int(length), "chain_accuracy", float(score.chain[at].mean()), count),
-            (int(length), "token_accuracy", float(tokens), count),
+def make_records(scored: Score, common: dict, *, details: bool = False) -> list[dict]:
+    """Records by length: answers, chains, tokens; with `details` also each round and
+    each place of each round."""
+    lines = []
+    for length in np.unique(scored.length):
+        at = scored.length == length
+        part = Score(*(field[at] for field in scored))
+        share = part.hits.sum() / max(part.told.sum(), 1)
+        rows = [
+            ("answer_accuracy", part.answer.mean(), {}),
+            ("chain_accuracy", part.chain.mean(), {}),
+            ("token_accuracy", share, {}),
         ]
-    return rows
+        if details:
+            rows += [
+                ("round_accuracy", value, {"round": t})
+                for t, value in enumerate(round_accuracy(part))
+                if part.told[:, t].any()
+            ]
+            rows += [
+                ("hit_accuracy", value, {"round": t, "place": place})
+                for (t, place), value in np.ndenumerate(hit_matrix(part))
+                if np.isfinite(value)
+            ]
+        measured = {"length": int(length), "count": int(at.sum())}
+        lines += [
+            make_record(**common, **measured, metric=metric, value=float(value), **rest)
+            for metric, value, rest in rows
+        ]
+    return lines
 
 
 def round_accuracy(score: Score) -> Float[Host, " t"]:

@@ -75,7 +75,8 @@ class LoopedModel(nn.Module):
                     nn.initializers.normal(config.dim**-0.5),
                     (size, config.dim),
                 )
-                self.difference_head = nn.Dense(size, use_bias=False)
+                self.round_difference = nn.Dense(size, use_bias=False)
+                self.answer_difference = nn.Dense(size, use_bias=False)
 
     def __call__(
         self,
@@ -118,8 +119,11 @@ class LoopedModel(nn.Module):
             self, self._start(problem, workspace), per_loop
         )
         # e_T of each example, at the last position: where every answer stands.
-        own = jax.nn.one_hot(num_rounds - 1, num_loops, axis=0, dtype=last.dtype)
-        answer = jnp.einsum("tb,tbd->bd", own, last) @ self.answer_head().T
+        own = jnp.maximum(num_rounds - 1, 0)[None, :]
+        last = jax.tree.map(
+            lambda x: jnp.take_along_axis(x, _like(own, x), axis=0)[0][:, None], last
+        )
+        answer = self._say(*last, answer=True)[:, 0]
         return Spoken(rounds, confidence, logits, answer)
 
     def _start(self, problem, workspace) -> State:
@@ -157,16 +161,19 @@ class LoopedModel(nn.Module):
         else:
             state = State(hidden, None, None)
         kept = logits if keep_logits else None
-        return state, (said, confidence, kept, hidden[:, -1])
+        last = jax.tree.map(lambda x: x[:, -1], (hidden, reference))
+        return state, (said, confidence, kept, last)
 
-    def _say(self, hidden, reference):
-        """Logits of the round head; numbers relative to `reference` where there is one."""
-        logits = (hidden @ self.round_head().T).astype(jnp.float32)
+    def _say(self, hidden, reference, answer=False):
+        """Logits of a head; numbers are relative to `reference` where there is one."""
+        head = self.answer_head if answer else self.round_head
+        logits = (hidden @ head().T).astype(jnp.float32)
         if reference is None:
             return logits
         number, known = reference
         limit = self.config.max_difference
-        steps = self.difference_head(hidden).astype(jnp.float32)
+        differ = self.answer_difference if answer else self.round_difference
+        steps = differ(hidden).astype(jnp.float32)
         offset = jnp.arange(self.config.num_numbers)[None, None] - number[..., None]
         index = jnp.clip(offset + limit, 0, 2 * limit)
         relative = jnp.take_along_axis(steps, index, axis=-1)

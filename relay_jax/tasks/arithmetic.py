@@ -4,8 +4,12 @@
 
 A problem of length T has T operators. It grows from a single number: T times, a random
 number becomes an equal two-operand expression, in brackets only where precedence needs
-them. The chain undoes these steps one at a time, so it has T rounds, and its last round
+them. The chain takes one operation back a round, so it has T rounds, and its last round
 is the answer (Feng et al. 2023; RELAY section 4.1).
+
+Each round reduces the leftmost operation that precedence permits. The order in which
+the expression grew cannot be read off it (`1+2-3` may have grown from either end), so
+only an order of this kind can be learnt.
 """
 
 import dataclasses
@@ -60,30 +64,32 @@ class Arithmetic:
     def sample(self, rng: np.random.Generator, length: Int[Host, " b"]) -> Examples:
         check_length(self, length)
         longest = int(length.max(initial=1))
-        states = self._grow(rng, length, longest)
-
-        row = np.arange(len(length))
+        expression = self._grow(rng, length, longest)
         problem = empty_tokens(len(length), self.problem_size(longest))
         problem[:, 0] = ARI
-        problem[:, 1:] = states[length, row]
+        problem[:, 1:] = expression
+
         rounds = empty_tokens(len(length), longest, self.round_size(longest))
-        for t in range(1, longest + 1):
-            stage = length - t  # round t is the expression with T - t operators
-            told = states[np.maximum(stage, 0), row, : rounds.shape[-1]]
-            rounds[:, t - 1] = np.where((stage >= 0)[:, None], told, PAD)
-        answer = states[0, :, 0]
+        for t in range(longest):
+            expression = self._reduce(expression, t < length)
+            told = np.where((t < length)[:, None], expression, PAD)
+            # After the last operation the number stands alone, without `=`.
+            told[t == length - 1, 1:] = PAD
+            rounds[:, t] = told[:, : rounds.shape[-1]]
+        answer = expression[:, 0]
         return Examples(problem, rounds, length.copy(), answer, length.copy())
 
     def _grow(self, rng, length, longest):
-        """All stages of all expressions: states[k] has k operators (and `=` if k > 0)."""
+        """Expressions of `length` operators, each with its `=`, padded on the right."""
         num, width = len(length), self.problem_size(longest) - 1
-        states = np.full((longest + 1, num, width), PAD, np.int16)
-        states[0, :, 0] = FIRST_NUMBER + rng.integers(self.modulus, size=num)
-        size = np.ones(num, np.int64)  # without `=`
-        row = np.arange(num)
+        tokens = np.full((num, width), PAD, np.int16)
+        tokens[:, 0] = FIRST_NUMBER + rng.integers(self.modulus, size=num)
+        tokens[:, 1] = EQUALS
         for k in range(longest):
             live = min(self.problem_size(k + 1) - 1, width)
-            old = states[k, :, :live]
+            active = k < length
+            old = tokens[:, :live]
+            row = np.arange(num)
             which = rng.integers(k + 1, size=num)
             count = np.cumsum(old >= FIRST_NUMBER, axis=1, dtype=np.int16)
             place = np.argmax(count == which[:, None] + 1, axis=1)
@@ -94,33 +100,67 @@ class Arithmetic:
             operator = rng.integers(PLUS, DIVIDE + 1, size=num)
             x, y = self._operands(rng, value, operator)
             bracket = needs_brackets(before, operator, after)
-            grown = np.where(bracket, 5, 3)  # tokens that replace the one number
-
+            added = np.where(bracket, 4, 2)[:, None]  # tokens besides the one number
             column = np.arange(live)[None]
-            past = column >= (place + grown)[:, None]
-            new = np.take_along_axis(old, column - past * (grown[:, None] - 1), axis=1)
-            first = place + bracket
+            moved = column - added * (column > place[:, None] + added)
+            new = np.take_along_axis(old, moved, axis=1)
             new[row[bracket], place[bracket]] = OPEN
             new[row[bracket], place[bracket] + 4] = CLOSE
+            first = place + bracket
             new[row, first] = FIRST_NUMBER + x
             new[row, first + 1] = operator
             new[row, first + 2] = FIRST_NUMBER + y
-            size += grown - 1
-            if k == 0:
-                new[row, size] = EQUALS
-            states[k + 1, :, :live] = new
-        return states
+            tokens[active, :live] = new[active]
+        return tokens
+
+    def _reduce(self, tokens, active):
+        """Replaces the leftmost operation that can be done by its value; brackets go
+        with their last operation."""
+        row, column = np.arange(len(tokens)), np.arange(tokens.shape[1])[None]
+        around = np.pad(tokens, ((0, 0), (2, 2)))
+        before, x = around[:, :-4], around[:, 1:-3]
+        y, after = around[:, 3:-1], around[:, 4:]
+        is_sum = (tokens == PLUS) | (tokens == MINUS)
+        is_product = (tokens == TIMES) | (tokens == DIVIDE)
+        ready = (x >= FIRST_NUMBER) & (y >= FIRST_NUMBER)
+        ready &= np.where(
+            is_sum,
+            ((before == PAD) | (before == OPEN)) & (after != TIMES) & (after != DIVIDE),
+            is_product & (before != TIMES) & (before != DIVIDE),
+        )
+        place = np.argmax(ready, axis=1)
+        bracket = (before[row, place] == OPEN) & (after[row, place] == CLOSE)
+        # A finished row has no operation: its value is never used.
+        x, y = np.maximum([x[row, place], y[row, place]], FIRST_NUMBER) - FIRST_NUMBER
+        value = self._apply(tokens[row, place], x, y)
+        first = np.maximum(place - 1 - bracket, 0)
+        removed = np.where(bracket, 4, 2)[:, None] * (column > first[:, None])
+        padded = np.pad(tokens, ((0, 0), (0, 4)))
+        reduced = np.take_along_axis(padded, column + removed, axis=1)
+        reduced[row, first] = FIRST_NUMBER + value
+        return np.where(active[:, None], reduced, tokens)
+
+    def _apply(self, operator, x, y):
+        """`x operator y` modulo p."""
+        x, y = x.astype(np.int64), y.astype(np.int64)
+        cases = [operator == PLUS, operator == MINUS, operator == TIMES]
+        quotient = x * self._inverse()[y]
+        return np.select(cases, [x + y, x - y, x * y], quotient) % self.modulus
+
+    def _inverse(self):
+        """1 / y for every y; 0 stands for the inverse of 0, which is never asked for."""
+        p = self.modulus
+        return np.array([0] + [pow(y, -1, p) for y in range(1, p)])
 
     def _operands(self, rng, value, operator):
         """x, y with `x operator y = value`; y is never 0 in a product or a quotient."""
         p = self.modulus
-        inverse = np.array([0] + [pow(i, -1, p) for i in range(1, p)])
         any_y = rng.integers(p, size=len(value))
         unit = rng.integers(1, p, size=len(value))
         y = np.where(operator >= TIMES, unit, any_y)
         x = np.select(
             [operator == PLUS, operator == MINUS, operator == TIMES],
-            [value - y, value + y, value * inverse[y]],
+            [value - y, value + y, value * self._inverse()[y]],
             value * y,
         )
         return x % p, y

@@ -146,11 +146,11 @@ class EditDistance:
         mark           1                               at s1's letter of this loop
         """
         num, width = problem.shape
-        column = jnp.arange(width)
-        bar = jnp.argmax(problem == BAR, axis=1)[:, None]
-        start = jnp.argmax(problem == ED, axis=1)[:, None]
+        column = jnp.arange(width)[None, None]
+        bar = jnp.argmax(problem == BAR, axis=1)[None, :, None]
+        start = jnp.argmax(problem == ED, axis=1)[None, :, None]
         inside = (column >= bar) & (column < width - 1)
-        memory = jnp.where(inside, FIRST_NUMBER + GAP * (column - bar), PAD)
+        memory = jnp.where(inside, FIRST_NUMBER + GAP * (column - bar), PAD)[0]
         memory = memory.at[:, -1].set(COMMA)
         loop = jnp.arange(1, num_loops + 1)[:, None, None]
         source = jnp.where(column > bar, column, -1)

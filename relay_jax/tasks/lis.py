@@ -108,8 +108,8 @@ class LongestIncreasingSubsequence:
         marks 1              1   1   1   1             ... and says its value here
         """
         num, width = problem.shape
-        column = jnp.arange(width)
-        start = jnp.argmax(problem == LIS, axis=1)[:, None]
+        column = jnp.arange(width)[None, None]
+        start = jnp.argmax(problem == LIS, axis=1)[None, :, None]
         index = column - start - 1  # which number stands in this column
         length = width - 2 - start
         is_number = (index >= 0) & (index < length)

@@ -4,7 +4,7 @@ A chain is written by solving the problem, so it cannot disagree with its answer
 it is vectorised NumPy, a whole block of examples a call.
 """
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -41,6 +41,7 @@ class Workspace(NamedTuple):
     has_differences: bool  # whether memory numbers can be read as differences
 
 
+@runtime_checkable
 class Task(Protocol):
     """One reasoning problem family. See `Arithmetic` for the shortest example."""
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from relay_jax import config as configs
 from relay_jax import records
+from relay_jax.arrays import PyTree
 from relay_jax.config import TrainConfig
 from relay_jax.data import pipeline
 from relay_jax.evaluation import accuracy
@@ -54,8 +55,8 @@ def train(config: TrainConfig, workdir: epath.PathLike) -> dict:
         log = _Log(path, config, start, spent)
         with _stop_requested() as asked:
             state = _run(config, state, manager, log, asked)
-        final = evaluate_run(config, state.params, final=True)
-        log.accuracy(config.num_steps, final, name="final")
+        final = evaluate_run(config, state.params, path.name, final=True)
+        log.accuracy(config.num_steps, final)
         summary = log.summary(state, final)
     records.write_json(done, summary)
     log.close()
@@ -111,8 +112,8 @@ def _run(config, state, manager, log, asked) -> TrainState:
                 values = log.metrics(step, jax.device_get(metrics))
                 bar.set_postfix(loss=f"{values['loss']:.4f}")
             if step % config.evaluation.every_steps == 0 and step < stop:
-                rows = evaluate_run(config, state.params, final=False)
-                log.accuracy(step, rows, name="during")
+                lines = evaluate_run(config, state.params, log.path.name, final=False)
+                log.accuracy(step, lines)
             late = time.monotonic() - saved_at > config.checkpoint_every_seconds
             if late or asked() or step == stop:
                 checkpoint.save(manager, state, log.seconds())
@@ -124,21 +125,24 @@ def _run(config, state, manager, log, asked) -> TrainState:
     return state
 
 
-def evaluate_run(config: TrainConfig, params, *, final: bool) -> list[tuple]:
-    """(task, length, metric, value, count) over the config's evaluation lengths."""
-    rows = []
-    for name, (shortest, longest) in config.evaluation.lengths.items():
-        task = pipeline.make_task(name, config.evaluation.options.get(name, {}))
-        lengths = list(range(shortest, longest + 1, config.evaluation.step))
-        count = config.evaluation.final if final else config.evaluation.during
+def evaluate_run(
+    config: TrainConfig, params: PyTree, run: str, *, final: bool
+) -> list[dict]:
+    """Records over the config's evaluation lengths."""
+    settings, lines = config.evaluation, []
+    for name, (shortest, longest) in settings.lengths.items():
+        task = pipeline.make_task(name, settings.options.get(name, {}))
+        lengths = list(range(shortest, longest + 1, settings.step))
+        count = settings.final if final else settings.during
         problems = accuracy.test_problems(
             task, lengths, count, config.seed, final=final
         )
         scored = accuracy.score(
-            params, config.model, task, problems, config.evaluation.batch_size
+            params, config.model, task, problems, settings.batch_size
         )
-        rows += [(name, *row) for row in accuracy.summarise(scored)]
-    return rows
+        common = {"run": run, "task": name, "model": config.name, "seed": config.seed}
+        lines += accuracy.make_records(scored, common)
+    return lines
 
 
 class _Log:
@@ -171,28 +175,14 @@ class _Log:
             self.board.add_scalar(f"train/{name}", value, step)
         return values
 
-    def accuracy(self, step, rows, name) -> None:
-        config = self.config
-        lines = []
-        for task, length, metric, value, count in rows:
-            lines.append(
-                records.make_record(
-                    run=str(self.path.name),
-                    task=task,
-                    model=config.name,
-                    length=length,
-                    seed=config.seed,
-                    metric=metric,
-                    value=value,
-                    count=count,
-                    step=step,
-                    stage=name,
-                )
-            )
-            self.board.add_scalar(f"{name}/{task}/{metric}/{length}", value, step)
+    def accuracy(self, step, lines) -> None:
+        lines = [line | {"step": step} for line in lines]
         records.append_lines(self.path / "records.jsonl", lines)
+        for line in lines:
+            name = f"{line['task']}/{line['metric']}/{line['length']}"
+            self.board.add_scalar(name, line["value"], step)
 
-    def summary(self, state, rows) -> dict:
+    def summary(self, state, lines) -> dict:
         return {
             "name": self.config.name,
             "steps": int(state.step),
@@ -201,10 +191,7 @@ class _Log:
             "params_sha256": checkpoint.hash_params(state.params),
             "device": jax.devices()[0].device_kind,
             "finished": datetime.datetime.now(datetime.UTC).isoformat("T", "seconds"),
-            "final": [
-                dict(zip(("task", "length", "metric", "value", "count"), row))
-                for row in rows
-            ],
+            "final": lines,
         }
 
     def close(self) -> None:

@@ -1,0 +1,38 @@
+"""What every script does around its one library call."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, logging
+from ml_collections import ConfigDict
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a script: a bad input ends in one line on stderr instead of a traceback."""
+
+    def guarded(argv: Sequence[str]) -> None:
+        logging.set_verbosity(logging.WARNING)
+        if len(argv) > 1:
+            sys.exit(f"error: unexpected arguments {' '.join(argv[1:])}")
+        try:
+            main()
+        except (ValueError, FloatingPointError) as error:
+            sys.exit(f"error: {error}")
+
+    app.run(guarded)
+
+
+def plain(config: ConfigDict) -> dict:
+    """The nested dict of a config flag."""
+    return config.to_dict()
+
+
+def whole_numbers(name: str, text: str, count: int = 0) -> tuple[int, ...]:
+    """`"1,8"` -> (1, 8). Raises ValueError where a flag holds something else."""
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts) or (
+        count and len(parts) != count
+    ):
+        wanted = f"{count} whole numbers" if count else "whole numbers"
+        raise ValueError(f"--{name} must be {wanted} with commas, got {text!r}")
+    return tuple(int(part) for part in parts)

@@ -1,0 +1,147 @@
+"""The stages of the RELAY method, as dicts: what the quickstarts and the paper share.
+
+    ar, looped_vanilla, looped_aligned      trained on the original lengths
+    chains                                  written by looped_aligned for longer ones
+    ar_relay                                ar, trained on with both
+    ar_control                              ar, trained as long on the original lengths
+    ar_self_loop_N, ar_self_oracle_N        the paper's baselines: N phases in which ar
+                                            learns its own chains, one length further each
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+RUNS = ("looped_aligned", "ar", "looped_vanilla", "ar_relay", "ar_control")
+
+
+class TaskPlan(NamedTuple):
+    """What one task contributes to an experiment."""
+
+    task: str
+    options: dict[str, Any]
+    train: tuple[int, int]  # lengths
+    test: tuple[int, int]
+    chains: dict[str, int]  # chains to write for each length beyond training
+    within: int  # original samples that they are merged with (Table 3)
+    train_options: dict[str, Any] = {}  # where training problems are drawn otherwise
+    merged_buckets: int = 1  # the chains' lengths are split into this many buckets
+
+
+def original_buckets(plans: list[TaskPlan]) -> dict[str, dict]:
+    """On-the-fly problems of the training lengths."""
+    return {
+        plan.task: {
+            "task": plan.task,
+            "options": plan.options | plan.train_options,
+            "lengths": plan.train,
+            "weight": 1.0 / len(plans),
+        }
+        for plan in plans
+    }
+
+
+def merged_buckets(plans: list[TaskPlan]) -> dict[str, dict]:
+    """Original problems and written chains in the shares of Table 3."""
+    buckets = {}
+    for plan in plans:
+        total = (plan.within + sum(plan.chains.values())) * len(plans)
+        common = {"task": plan.task, "options": plan.options}
+        buckets[plan.task] = common | {
+            "lengths": plan.train,
+            "weight": plan.within / total,
+        }
+        for lengths in _split(sorted(map(int, plan.chains)), plan.merged_buckets):
+            counts = [plan.chains[str(length)] for length in lengths]
+            buckets[f"{plan.task}_{lengths[0]}"] = common | {
+                "kind": "chains",
+                "path": chains_name(plan),
+                "lengths": (lengths[0], lengths[-1]),
+                "weight": sum(counts) / total,
+            }
+    return buckets
+
+
+def chains_name(plan: TaskPlan) -> str:
+    return f"chains_{plan.task}"
+
+
+def written_chains(plans: list[TaskPlan], **rest) -> dict[str, dict]:
+    """Stage II: the aligned looped model writes."""
+    return {
+        chains_name(plan): {
+            "task": plan.task,
+            "options": plan.options,
+            "model": "looped_aligned",
+            "counts": plan.chains,
+        }
+        | rest
+        for plan in plans
+    }
+
+
+def whole(
+    plans: list[TaskPlan], runs: Mapping[str, dict], train: dict, run: str = ""
+) -> dict:
+    """The method as a RelayConfig's dict, or one of its runs.
+
+    Args:
+      runs: for each of `RUNS` its model, steps and whatever it changes in `train`.
+      train: the fields that all runs share.
+    """
+    original, merged = original_buckets(plans), merged_buckets(plans)
+    made = {}
+    for name, own in runs.items():
+        config = train | own | {"name": name}
+        buckets = merged if name == "ar_relay" else original
+        config["data"] = train["data"] | own.get("data", {}) | {"buckets": buckets}
+        if name in ("ar_relay", "ar_control"):
+            config["init_from"] = "ar"
+        made[name] = config
+    if run and run not in made:
+        raise ValueError(f"unknown run {run!r}; this experiment has {', '.join(made)}")
+    return made[run] if run else {"runs": made, "chains": written_chains(plans)}
+
+
+def evaluation(plans: list[TaskPlan], **rest) -> dict:
+    """Every task at all its lengths, with the problems of the paper."""
+    return {
+        "lengths": {plan.task: (plan.train[0], plan.test[1]) for plan in plans},
+        "options": {plan.task: plan.options for plan in plans},
+    } | rest
+
+
+def add_self_made(
+    config: dict, plan: TaskPlan, counts: tuple[int, ...], fine_tune: dict
+) -> None:
+    """Adds the self-made-chain baselines of section 4.3 (Table 4) to a RelayConfig's
+    dict: `len(counts)` phases, one length further each, twice: kept where the vanilla
+    looped model, or the truth, agrees with the answer."""
+    choices = {
+        "loop": {"filter": "answer_agrees", "judge": "looped_vanilla"},
+        "oracle": {"filter": "oracle"},
+    }
+    common = {"task": plan.task, "options": plan.options}
+    for kind, kept in choices.items():
+        before, buckets = "ar", original_buckets([plan])
+        for phase, count in enumerate(counts, 1):
+            length = plan.train[1] + phase
+            chains = f"chains_self_{kind}_{phase}"
+            config["chains"][chains] = (
+                common | kept | {"model": before, "counts": {str(length): count}}
+            )
+            buckets = buckets | {
+                chains: common
+                | {"kind": "chains", "path": chains, "lengths": (length, length)}
+                | {"weight": count / sum(counts)}
+            }
+            name = f"ar_self_{kind}_{phase}"
+            config["runs"][name] = config["runs"]["ar"] | fine_tune
+            config["runs"][name] |= {"name": name, "init_from": before}
+            data = config["runs"]["ar"]["data"]
+            config["runs"][name]["data"] = data | {"buckets": buckets}
+            before = name
+
+
+def _split(lengths: list[int], parts: int) -> list[list[int]]:
+    size = -(-len(lengths) // parts)
+    return [lengths[i : i + size] for i in range(0, len(lengths), size)]

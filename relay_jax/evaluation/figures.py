@@ -1,0 +1,119 @@
+"""The paper's figures, drawn from records alone.
+
+accuracy_by_length   Figures 2 and 4 (answers), Figure 7 (tokens)
+hit_matrices         Figures 5 and 6 (round x place)
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+TITLES = {
+    "answer_accuracy": "final answers that are right",
+    "chain_accuracy": "whole chains that are right",
+    "token_accuracy": "tokens of the chain that are right",
+}
+LABELS = {
+    "ar": "AR-CoT",
+    "looped_vanilla": "looped, answer loss only",
+    "looped_aligned": "looped, aligned (RELAY)",
+    "ar_relay": "AR-CoT + RELAY chains",
+    "ar_control": "AR-CoT, trained on (control)",
+    "ar_self_loop": "AR-CoT + own chains, looped answers",
+    "ar_self_oracle": "AR-CoT + own chains, true answers",
+}
+
+
+def accuracy_by_length(
+    lines: Sequence[dict[str, Any]],
+    metric: str,
+    path: epath.PathLike,
+    train_lengths: dict[str, tuple[int, int]] | None = None,
+) -> None:
+    """A panel a task, a curve a model; the band spans the seeds, the line is their mean.
+
+    Lengths that were trained on are shaded.
+
+    Raises:
+      ValueError: no record has this metric.
+    """
+    lines = [line for line in lines if line["metric"] == metric]
+    if not lines:
+        raise ValueError(f"no record has the metric {metric!r}")
+    tasks = list(dict.fromkeys(line["task"] for line in lines))
+    figure = Figure(figsize=(5.4 * len(tasks), 3.8), layout="constrained")
+    panels = figure.subplots(1, len(tasks), squeeze=False)[0]
+    for panel, task in zip(panels, tasks, strict=True):
+        chosen = [line for line in lines if line["task"] == task]
+        for model in dict.fromkeys(line["model"] for line in chosen):
+            _curve(panel, [line for line in chosen if line["model"] == model], model)
+        if train_lengths and task in train_lengths:
+            shortest, longest = train_lengths[task]
+            panel.axvspan(shortest - 0.3, longest + 0.3, color="0.93", zorder=0)
+        panel.set(xlabel=f"{task}: length", ylim=(-0.03, 1.03), ylabel=TITLES[metric])
+        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.grid(alpha=0.3)
+    panels[0].legend(fontsize=8, loc="lower left")
+    _save(figure, path)
+
+
+def _curve(panel, lines, model):
+    lengths = sorted({line["length"] for line in lines})
+    values = [[x["value"] for x in lines if x["length"] == n] for n in lengths]
+    mean = [np.mean(value) for value in values]
+    (line,) = panel.plot(
+        lengths, mean, marker="o", ms=3, label=LABELS.get(model, model)
+    )
+    if any(len(value) > 1 for value in values):
+        low, high = [min(v) for v in values], [max(v) for v in values]
+        panel.fill_between(lengths, low, high, color=line.get_color(), alpha=0.15, lw=0)
+
+
+def hit_matrices(
+    lines: Sequence[dict[str, Any]], task: str, length: int, path: epath.PathLike
+) -> None:
+    """A panel a model: the accuracy of each place of each round, at one length.
+
+    Raises:
+      ValueError: no `hit_accuracy` record of this task and length.
+    """
+    lines = [
+        line
+        for line in lines
+        if (line["metric"], line["task"], line["length"])
+        == ("hit_accuracy", task, length)
+    ]
+    if not lines:
+        raise ValueError(f"no hit_accuracy record of {task} at length {length}")
+    models = list(dict.fromkeys(line["model"] for line in lines))
+    rounds = 1 + max(line["round"] for line in lines)
+    places = 1 + max(line["place"] for line in lines)
+    figure = Figure(figsize=(0.9 + 3.6 * len(models), 3.6), layout="constrained")
+    panels = figure.subplots(1, len(models), squeeze=False)[0]
+    image = None
+    for panel, model in zip(panels, models, strict=True):
+        matrix = np.full((rounds, places), np.nan)
+        for line in lines:
+            if line["model"] == model:
+                matrix[line["round"], line["place"]] = line["value"]
+        extent = (-places + 0.5, 0.5, rounds + 0.5, 0.5)
+        image = panel.imshow(
+            matrix, vmin=0, vmax=1, cmap="viridis", aspect="auto", extent=extent
+        )
+        panel.set(title=LABELS.get(model, model), xlabel="place, from the right")
+        panel.yaxis.get_major_locator().set_params(integer=True)
+    panels[0].set_ylabel(f"round ({task}, length {length})")
+    figure.colorbar(image, ax=panels, label="accuracy")
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: epath.PathLike) -> None:
+    FigureCanvasAgg(figure)
+    path = epath.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as stream:
+        figure.savefig(stream, dpi=140, format="png")

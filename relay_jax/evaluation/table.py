@@ -1,0 +1,24 @@
+"""The table by problem length, from records alone."""
+
+from collections.abc import Iterable
+from typing import Any
+
+
+def make_table(lines: Iterable[dict[str, Any]], task: str, metric: str) -> str:
+    """One row a model, one column a length; several seeds become their mean."""
+    cells: dict[str, dict[int, list[float]]] = {}
+    for line in lines:
+        if line["task"] == task and line["metric"] == metric:
+            row = cells.setdefault(line["model"], {})
+            row.setdefault(line["length"], []).append(line["value"])
+    lengths = sorted({length for row in cells.values() for length in row})
+    width = max((len(model) for model in cells), default=0)
+    head = f"{metric} on {task}, by length"
+    rows = [head, " " * width + "".join(f"{length:>7}" for length in lengths)]
+    for model, row in cells.items():
+        shown = [
+            f"{sum(row[n]) / len(row[n]):7.3f}" if n in row else "      -"
+            for n in lengths
+        ]
+        rows.append(model.ljust(width) + "".join(shown))
+    return "\n".join(rows)
