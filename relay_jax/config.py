@@ -167,7 +167,8 @@ def build(cls: type, values: Mapping[str, Any], where: str = "config"):
     """A frozen dataclass from nested mappings.
 
     Raises:
-      ValueError: a key that the dataclass does not have, or a value of another type.
+      ValueError: a key that the dataclass does not have, a missing one that has no
+        default, or a value of another type.
     """
     hints = typing.get_type_hints(cls)
     unknown = sorted(set(values) - set(hints))
@@ -175,14 +176,15 @@ def build(cls: type, values: Mapping[str, Any], where: str = "config"):
         raise ValueError(
             f"unknown key {where}.{unknown[0]}; valid keys: {', '.join(sorted(hints))}"
         )
+    for field in dataclasses.fields(cls):
+        required = field.default is field.default_factory is dataclasses.MISSING
+        if required and field.name not in values:
+            raise ValueError(f"{where}.{field.name} is missing; it has no default")
     built = {
         key: _convert(hints[key], value, f"{where}.{key}")
         for key, value in values.items()
     }
-    try:
-        return cls(**built)
-    except TypeError as error:
-        raise ValueError(f"{where}: {error}") from None
+    return cls(**built)
 
 
 def to_dict(config: Any) -> Any:

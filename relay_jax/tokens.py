@@ -8,8 +8,8 @@ Numbers come last, so a vocabulary with fewer of them is a prefix of a larger on
 """
 
 import re
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol, SupportsInt, runtime_checkable
 
 PAD, EOS, ARI, ED, LIS, SEP, BAR, COMMA, EQUALS, OPEN, CLOSE = range(11)
 PLUS, MINUS, TIMES, DIVIDE = range(11, 15)
@@ -42,7 +42,7 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str) -> list[int]: ...
 
-    def decode(self, ids: Sequence[int]) -> str: ...
+    def decode(self, ids: Iterable[SupportsInt]) -> str: ...
 
 
 class TaskTokenizer(NamedTuple):
@@ -66,7 +66,7 @@ class TaskTokenizer(NamedTuple):
         """`"[ARI] 3*2="` -> ids. Raises ValueError at a word outside the vocabulary."""
         return [self._id(word) for word in _TOKEN.findall(text)]
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Iterable[SupportsInt]) -> str:
         """Ids -> text; spaces stand only where two words would run together."""
         words = [self._word(int(i)) for i in ids]
         text = ""

@@ -1,11 +1,11 @@
 """The stages of the RELAY method, as dicts: what the quickstarts and the paper share.
 
-    ar, looped_vanilla, looped_aligned      trained on the original lengths
-    chains                                  written by looped_aligned for longer ones
-    ar_relay                                ar, trained on with both
-    ar_control                              ar, trained as long on the original lengths
-    ar_self_loop_N, ar_self_oracle_N        the paper's baselines: N phases in which ar
-                                            learns its own chains, one length further each
+ar, looped_vanilla, looped_aligned      trained on the original lengths
+chains                                  written by looped_aligned for longer ones
+ar_relay                                ar, trained on with both
+ar_control                              ar, trained as long on the original lengths
+ar_self_loop_N, ar_self_oracle_N        the paper's baselines: N phases in which ar
+                                        learns its own chains, one length further each
 """
 
 from collections.abc import Mapping

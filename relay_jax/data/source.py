@@ -15,7 +15,7 @@ from relay_jax.tokens import PAD
 
 BLOCK = 1024  # examples made in one vectorised call
 TEST_SHARE = 10  # one problem in this many is a test problem
-MOST_DRAWS = 10_000
+MOST_DRAWS = 100
 PURPOSES = {"train": 1, "test": 2}
 
 
@@ -83,7 +83,7 @@ def sample_split(
             part[tries[fits]] = new[fits]
     raise ValueError(
         f"{task.name}: no {split} problem of length {length[wrong[0]]} was found in "
-        f"{MOST_DRAWS} draws; use longer problems or a larger number range"
+        f"{MOST_DRAWS} rounds of draws; use longer problems or more numbers"
     )
 
 

@@ -111,6 +111,7 @@ class Attention(nn.Module):
             parts.insert(0, (past, memory.positions, memory.mask))
         key_positions = jnp.concatenate([part[1] for part in parts], axis=1)
         visible = jnp.concatenate([part[2] for part in parts], axis=2)[:, None]
+        seen = jnp.maximum(visible.sum(-1, keepdims=True), 2)
         if place.directional_heads:
             visible &= directions(config.num_heads, positions, key_positions)
 
@@ -120,7 +121,6 @@ class Attention(nn.Module):
         grouped = scores.shape[1:3]
         scores = scores.reshape(scores.shape[0], -1, *scores.shape[3:])
         if place.log_length_scaling:
-            seen = jnp.maximum(visible.sum(-1, keepdims=True), 2)
             scores *= jnp.log(seen) / jnp.log(place.reference_length)
         if place.scheme == "relative_bias":
             bias = RelativeBias(config.num_heads, place, name="relative_bias")
@@ -197,11 +197,12 @@ class Codebook(nn.Module):
     """
 
     config: ModelConfig
+    scale: float = 1.0  # of the first values; a head needs dim ** -0.5
 
     @nn.compact
     def __call__(self) -> Float[Array, "v d"]:
         config = self.config
-        init = nn.initializers.normal(config.dim**-0.5)
+        init = nn.initializers.normal(self.scale)
         if config.number_code == "token":
             size = FIRST_NUMBER + config.num_numbers
             return self.param("words", init, (size, config.dim))

@@ -61,19 +61,16 @@ class LoopedModel(nn.Module):
         ]
         self.norm = make_norm(config, "norm")
         self.problem_words = Codebook(config)
-        self.round_head = Codebook(config)
-        self.answer_head = Codebook(config)
+        self.round_head = Codebook(config, config.dim**-0.5)
+        self.answer_head = Codebook(config, config.dim**-0.5)
         if config.loop_input == "feedback":
             self.memory_words = Codebook(config)
-            self.marks = self.param(
-                "marks", nn.initializers.normal(config.dim**-0.5), (2, 32, config.dim)
-            )
+            normal = nn.initializers.normal(1.0)
+            self.marks = self.param("marks", normal, (2, 32, config.dim))
             if config.differences:
                 size = 2 * config.max_difference + 1
                 self.difference_words = self.param(
-                    "difference_words",
-                    nn.initializers.normal(config.dim**-0.5),
-                    (size, config.dim),
+                    "difference_words", normal, (size, config.dim)
                 )
                 self.round_difference = nn.Dense(size, use_bias=False)
                 self.answer_difference = nn.Dense(size, use_bias=False)

@@ -4,7 +4,7 @@ A chain is written by solving the problem, so it cannot disagree with its answer
 it is vectorised NumPy, a whole block of examples a call.
 """
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, SupportsIndex, runtime_checkable
 
 import numpy as np
 
@@ -83,6 +83,6 @@ def check_length(task: Task, length: Int[Host, " b"], lowest: int = 1) -> None:
         )
 
 
-def empty_tokens(*shape: int) -> Host:
+def empty_tokens(*shape: SupportsIndex) -> Host:
     """A host array of `<pad>`; 16 bits hold every task vocabulary."""
     return np.full(shape, PAD, np.int16)

@@ -1,0 +1,33 @@
+"""RELAY on edit distance: trained on shorter strings of up to 8 letters, tested to 16.
+The looped model hears its rounds through memory channel and pointer, as differences."""
+
+from ml_collections import ConfigDict
+
+from experiments.configs import quickstart, recipe
+
+PLANS = [
+    recipe.TaskPlan(
+        task="edit_distance",
+        options={"using": 8, "max_extra": 2},
+        train=(1, 8),
+        test=(1, 16),
+        chains={str(n): 2000 for n in range(9, 17)},
+        within=16_000,
+        merged_buckets=4,
+    )
+]
+NUM_NUMBERS = 64
+LOOPED = {"number_code": "digits", "differences": True}
+STEPS = {
+    "looped_aligned": 3000,
+    "ar": 3000,
+    "looped_vanilla": 1500,
+    "ar_relay": 2000,
+    "ar_control": 2000,
+}
+
+
+def get_config(run: str = "") -> ConfigDict:
+    return ConfigDict(
+        quickstart.quickstart(PLANS, NUM_NUMBERS, STEPS, run, LOOPED, batch_size=32)
+    )

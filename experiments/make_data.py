@@ -1,0 +1,79 @@
+"""Writes a TFDS dataset of solved problems, for buckets of kind "tfds".
+
+    python -m experiments.make_data --task=arithmetic --lengths=1,15 --data_dir=DIR
+
+Nothing that exists is replaced without --overwrite, and an interrupted run leaves
+nothing that a training run would open.
+"""
+
+import contextlib
+import io
+import signal
+import sys
+import time
+
+import tqdm
+from absl import flags, logging
+
+from experiments import command
+from relay_jax.data.pipeline import make_task
+
+_TASK = flags.DEFINE_string("task", None, "A task's name.", required=True)
+_LENGTHS = flags.DEFINE_string("lengths", None, "Shortest, longest.", required=True)
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Where datasets are kept.", required=True
+)
+_OPTIONS = flags.DEFINE_string("options", "", "Options of the task, e.g. modulus=5.")
+_NUM_TRAIN = flags.DEFINE_integer("num_train", 1_000_000, "Training examples.", 0)
+_NUM_TEST = flags.DEFINE_integer("num_test", 100_000, "Test examples.", 0)
+_SEED = flags.DEFINE_integer("seed", 0, "What the examples are drawn from.", 0)
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the dataset.")
+
+
+def main() -> None:
+    task = make_task(_TASK.value, parse_options(_OPTIONS.value))
+    lengths = command.whole_numbers("lengths", _LENGTHS.value, 2)
+    from relay_jax.data import builder  # slow to import
+
+    config = builder.TaskRange(
+        task=task,
+        lengths=(lengths[0], lengths[1]),
+        seed=_SEED.value,
+        num_train=_NUM_TRAIN.value,
+        num_test=_NUM_TEST.value,
+    )
+    # So that TFDS takes its unfinished files away when the run is stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    logging.set_verbosity(logging.ERROR)
+    start = time.monotonic()
+    with (
+        # The delay keeps the bar away from an error at the start.
+        tqdm.tqdm(
+            total=config.num_examples, unit=" examples", unit_scale=True, delay=0.5
+        ) as bar,
+        contextlib.redirect_stdout(io.StringIO()),  # TFDS prints of downloads
+    ):
+        path = builder.build(config, _DATA_DIR.value, _OVERWRITE.value, bar.update)
+    seconds = time.monotonic() - start
+    print(
+        f"{path}: {config.num_train} training and {config.num_test} test examples in "
+        f"{seconds:.1f} s ({config.num_examples / seconds:,.0f} a second)"
+    )
+
+
+def parse_options(text: str) -> dict[str, int]:
+    """`"modulus=5"` -> {"modulus": 5}; all options of the tasks are whole numbers."""
+    options = {}
+    for part in filter(None, text.split(",")):
+        name, _, value = part.partition("=")
+        if not value.isdecimal():
+            raise ValueError(
+                "--options must be name=number, with commas between several, "
+                f"got {text!r}"
+            )
+        options[name] = int(value)
+    return options
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,317 @@
+"""TFDS datasets of solved problems: one config for each task and range of lengths.
+
+An example is one vector of 16-bit integers: its length and its answer, the problem, and
+every round, each ended by `<pad>`:
+
+    1 6 <pad>   [ARI] 3 * 2 = <pad>   6 <pad>       (the second 6 is a token too)
+
+So nothing is stored for padding, and a whole batch is taken apart in a few array
+operations. Example i of a split is example i of `Synthetic`: a problem's hash decides
+whether it is for training or testing, so the splits never meet.
+
+TensorFlow is not needed: the files are ArrayRecords. `ShardBasedBuilder` writes them
+one after the other; a `GeneratorBasedBuilder` would first sort all examples in memory,
+and above 1 GB (a million edit distances) it calls TensorFlow.
+"""
+
+import dataclasses
+import functools
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, NamedTuple, cast
+
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordReader
+from etils import epath
+from tensorflow_datasets.proto import tf_example_generated_pb2 as tf_example
+
+from relay_jax.arrays import Host, Int
+from relay_jax.data.source import BLOCK, Synthetic, shuffled
+from relay_jax.tasks import TASKS, Examples, Task
+from relay_jax.tasks.task import empty_tokens
+from relay_jax.tokens import FIRST_NUMBER, PAD
+
+SHARD = 256 * BLOCK  # examples of one file; TFDS holds them in memory to count them
+VERSION = "1.0.0"  # of the layout above
+
+# (task, lengths, training examples, test examples), as in the paper
+PAPER = [
+    ("arithmetic", (1, 15), 1_000_000, 100_000),
+    ("arithmetic", (15, 25), 0, 100_000),
+    ("edit_distance", (1, 30), 1_000_000, 100_000),
+    ("edit_distance", (30, 40), 0, 100_000),
+    ("lis", (1, 100), 1_000_000, 100_000),
+    ("lis", (100, 120), 0, 100_000),
+]
+
+
+def range_name(task: Task, lengths: tuple[int, int]) -> str:
+    """`arithmetic_1_15`, or `arithmetic_1_15_modulus_5` with another option."""
+    options = describe(task)["options"]
+    default = describe(TASKS[task.name]())["options"]
+    other = [f"_{k}_{v}" for k, v in options.items() if v != default[k]]
+    return f"{task.name}_{lengths[0]}_{lengths[1]}" + "".join(other)
+
+
+def describe(task: Any, seed: int = 0) -> dict[str, Any]:
+    """What is kept beside the files, to know them again."""
+    options = {f.name: getattr(task, f.name) for f in dataclasses.fields(task)}
+    return {"task": task.name, "options": options, "seed": seed}
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class TaskRange(tfds.core.BuilderConfig):
+    """What a dataset is made from; the name follows from the task and the lengths."""
+
+    name: str = dataclasses.field(init=False)
+    task: Task
+    lengths: tuple[int, int]
+    seed: int = 0
+    num_train: int = 1_000_000
+    num_test: int = 100_000
+
+    def __post_init__(self):
+        self.name = range_name(self.task, self.lengths)
+        shortest, longest = self.lengths
+        if not 1 <= shortest <= longest:
+            raise ValueError(
+                f"{self.task.name}: lengths {shortest},{longest} are out of range; "
+                "give shortest,longest with 1 <= shortest <= longest"
+            )
+        largest = FIRST_NUMBER + max(longest, self.task.max_number(longest))
+        if largest > np.iinfo(np.int16).max:
+            raise ValueError(
+                f"{self.name}: token {largest} does not fit into 16 bits; "
+                "use shorter problems or smaller numbers"
+            )
+        if min(self.num_train, self.num_test) < 0 or self.num_examples == 0:
+            raise ValueError(
+                f"{self.name}: cannot make {self.num_train} training and "
+                f"{self.num_test} test examples; ask for one or more"
+            )
+
+    @property
+    def num_examples(self) -> int:
+        return self.num_train + self.num_test
+
+
+class RelayTasks(tfds.core.ShardBasedBuilder):
+    """Problems with their chains of rounds (see the module)."""
+
+    VERSION = tfds.core.Version(VERSION)
+    BUILDER_CONFIGS: ClassVar = [
+        TaskRange(task=TASKS[name](), lengths=lengths, num_train=train, num_test=test)
+        for name, lengths, train, test in PAPER
+    ]
+    progress: Callable[[int], Any] = staticmethod(lambda count: None)
+
+    @property
+    def made(self) -> TaskRange:
+        return cast(TaskRange, self.builder_config)
+
+    def _create_builder_config(self, builder_config, version):
+        # TFDS refuses a config with the name of a known one, e.g. of another size.
+        if isinstance(builder_config, TaskRange):
+            return builder_config
+        return super()._create_builder_config(builder_config, version)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        tokens = tfds.features.Tensor(shape=(None,), dtype=np.int16, encoding="bytes")
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="length answer <pad> problem <pad> round 1 <pad> ...",
+            features=tfds.features.FeaturesDict({"tokens": tokens}),
+            metadata=tfds.core.MetadataDict(describe(self.made.task, self.made.seed)),
+        )
+
+    def _shard_iterators_per_split(self, dl_manager):
+        counts = {"train": self.made.num_train, "test": self.made.num_test}
+        return {split: self._shards(split, num) for split, num in counts.items() if num}
+
+    def _shards(self, split: str, num: int) -> list[Callable]:
+        made = self.made
+        source = Synthetic(made.task, made.lengths, made.seed, split, num)
+        bounds = [(start, min(start + SHARD, num)) for start in range(0, num, SHARD)]
+        return [functools.partial(_shard, source, *b, self.progress) for b in bounds]
+
+
+def _shard(source, start, stop, progress) -> Iterator[tuple[int, dict[str, Host]]]:
+    for first in range(start, stop, BLOCK):
+        indices = np.arange(first, min(first + BLOCK, stop))
+        for index, tokens in zip(indices, encode(source.take(indices)), strict=True):
+            yield int(index), {"tokens": tokens}
+        progress(len(indices))
+
+
+def dataset_path(
+    task: Task, lengths: tuple[int, int], data_dir: epath.PathLike
+) -> epath.Path:
+    """The directory of one finished dataset."""
+    name = range_name(task, lengths)
+    return epath.Path(data_dir) / RelayTasks.name / name / VERSION
+
+
+def build(
+    config: TaskRange,
+    data_dir: epath.PathLike,
+    overwrite: bool = False,
+    progress: Callable[[int], Any] = lambda count: None,
+) -> epath.Path:
+    """Writes a dataset under another name and renames it when it is whole.
+
+    Raises:
+      ValueError: it is there already, or cannot be made.
+    """
+    path = dataset_path(config.task, config.lengths, data_dir)
+    if path.exists() and not overwrite:
+        raise ValueError(f"{path} exists; give --overwrite to make it anew")
+    path.rmtree(missing_ok=True)
+    builder = RelayTasks(config=config, data_dir=data_dir)
+    builder.progress = progress
+    with tempfile.TemporaryDirectory() as unused:  # TFDS wants a place for downloads
+        builder.download_and_prepare(file_format="array_record", download_dir=unused)
+    return path
+
+
+class Recorded(NamedTuple):
+    """The examples of an opened dataset, each epoch in another order."""
+
+    task: Task
+    lengths: tuple[int, int]
+    records: Any  # of TFDS: a sequence of serialised examples
+    seed: int = 0
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def take(self, indices: Int[Host, " b"]) -> Examples:
+        places = shuffled(np.asarray(indices), len(self), self.seed)
+        try:
+            records = self.records.__getitems__(places.tolist())
+        except RuntimeError as error:
+            raise ValueError(
+                f"a file of {range_name(self.task, self.lengths)} is damaged ({error}); "
+                "make it again with --overwrite"
+            ) from error
+        return decode(
+            [_vector(record) for record in records], self.task, self.lengths[1]
+        )
+
+
+def _vector(record: bytes) -> bytes:
+    # TFDS can do this too, but its decoder halves the examples a second.
+    example = tf_example.Example.FromString(record)  # pyright: ignore
+    return example.features.feature["tokens"].bytes_list.value[0]
+
+
+def open_tfds(
+    task: Task,
+    lengths: tuple[int, int],
+    path: epath.PathLike,
+    seed: int,
+    split: str = "train",
+) -> Recorded:
+    """Opens what `experiments.make_data --data_dir=path` has written.
+
+    Raises:
+      ValueError: there is no such dataset, or it is of another task, or damaged.
+    """
+    if not path:
+        raise ValueError(
+            "a bucket of kind 'tfds' needs `path`: the --data_dir of "
+            "python -m experiments.make_data"
+        )
+    found, name = dataset_path(task, lengths, path), range_name(task, lengths)
+    options = ",".join(f"{k}={v}" for k, v in describe(task)["options"].items())
+    command = (
+        f"python -m experiments.make_data --task={task.name} --options={options} "
+        f"--lengths={lengths[0]},{lengths[1]} --data_dir={path}"
+    )
+    if not (found / "dataset_info.json").exists():
+        files = found.parent.parent.glob(f"*/{VERSION}/dataset_info.json")
+        there = sorted(file.parent.parent.name for file in files)
+        raise ValueError(
+            f"{path} holds no dataset {name}, it has {', '.join(there) or 'none'}; "
+            f"make it with {command}"
+        )
+    try:
+        builder = tfds.builder_from_directory(builder_dir=found)
+        made, splits = {**(builder.info.metadata or {})}, builder.info.splits
+        for part in splits.values():
+            _check_files(part)
+    except Exception as error:  # TFDS and its readers raise many kinds
+        raise ValueError(
+            f"{found} is damaged ({error}); make it again with {command} --overwrite"
+        ) from error
+    expected = describe(task, made.get("seed", 0))
+    if made != expected:
+        raise ValueError(
+            f"{found} was made from {made}, expected {expected}; "
+            f"make it again with {command} --overwrite"
+        )
+    if split not in splits:
+        raise ValueError(
+            f"{found} has no {split} examples, only {', '.join(splits)}; "
+            f"make it again with {command} --num_{split}=1000000 --overwrite"
+        )
+    raw = tfds.decode.DeserializeMethod.RAW_BYTES
+    records = builder.as_data_source(split, deserialize_method=raw)  # pyright: ignore
+    return Recorded(task, lengths, records, seed)
+
+
+def _check_files(split: Any) -> None:
+    """Raises where a file of a split is missing, cut off or of another length."""
+    for file, count in zip(split.filepaths, split.shard_lengths, strict=True):
+        reader = ArrayRecordReader(os.fspath(file))
+        num = reader.num_records()
+        reader.close()
+        if num != count:
+            raise ValueError(f"{file} has {num} records, expected {count}")
+
+
+def encode(examples: Examples) -> list[Host]:
+    """One vector for each example, laid out as above."""
+    num, most = examples.rounds.shape[:2]
+    ended = [(0, 0), (0, 1)]  # every part gets a last column for its end
+    head = np.stack([examples.length, examples.answer], axis=1)
+    head = np.pad(head, ended, constant_values=PAD)
+    problem = np.pad(examples.problem, ended, constant_values=PAD)
+    rounds = np.pad(examples.rounds, [(0, 0), *ended], constant_values=PAD)
+    kept = [head != PAD, problem != PAD, rounds != PAD]
+    for part in kept:
+        part[..., -1] = True
+    kept[2] &= (np.arange(most) < examples.num_rounds[:, None])[..., None]
+
+    wide = np.concatenate([head, problem, rounds.reshape(num, -1)], axis=1)
+    kept = np.concatenate([part.reshape(num, -1) for part in kept], axis=1)
+    tokens = wide[kept].astype(np.int16)
+    return np.split(tokens, np.cumsum(kept.sum(axis=1))[:-1])
+
+
+def decode(vectors: list[bytes], task: Task, longest: int) -> Examples:
+    """The examples that `encode` was given, padded for problems up to `longest`."""
+    num, most = len(vectors), task.num_rounds(longest)
+    width = np.array(
+        [2, task.problem_size(longest), *[task.round_size(longest)] * most]
+    )
+    column = np.cumsum(width + 1) - (width + 1)  # where parts begin in a padded row
+    total = int(np.sum(width + 1))
+
+    tokens = np.frombuffer(b"".join(vectors), np.int16)
+    start = np.cumsum([0, *map(len, vectors[:-1])]) // tokens.itemsize
+    end = np.flatnonzero(tokens == PAD)
+    begin = np.append(0, end[:-1] + 1)  # of each part of each example
+    row = np.searchsorted(start, begin, side="right") - 1
+    part = np.arange(len(begin)) - np.searchsorted(begin, start)[row]
+    move = row * total + column[part] - begin
+    padded = empty_tokens(num * total)
+    padded[np.repeat(move, end + 1 - begin) + np.arange(len(tokens))] = tokens
+
+    head, problem, rounds = np.split(padded.reshape(num, total), column[1:3], axis=1)
+    rounds = rounds.reshape(num, most, -1)[..., :-1]
+    num_rounds = np.bincount(row) - 2
+    return Examples(
+        problem[:, :-1], rounds, num_rounds, head[:, 1], head[:, 0].astype(np.int64)
+    )
