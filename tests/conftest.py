@@ -1,0 +1,36 @@
+"""Strict by default: warnings are errors (pyproject.toml), eight virtual devices, no
+implicit rank promotion, and every jaxtyping annotation of relay_jax is checked."""
+
+import os
+
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+
+import jax
+import jaxtyping
+import numpy as np
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jaxtyping.install_import_hook("relay_jax", "beartype.beartype")
+
+
+@pytest.fixture
+def memories():
+    """The rule of `Workspace`, cell by cell: the memory before and after each loop."""
+
+    def run(space, rounds):
+        source, given = np.array(space.source), np.array(space.given)
+        seen = [np.array(space.memory)]
+        for t, told in enumerate(np.array(rounds)):
+            memory = seen[-1].copy()
+            for b, j in np.ndindex(*memory.shape):
+                if given[t, b, j] != -1:
+                    memory[b, j] = given[t, b, j]
+                elif source[t, b, j] != -1:
+                    memory[b, j] = told[b, source[t, b, j]]
+            seen.append(memory)
+        return seen
+
+    return run

@@ -1,0 +1,131 @@
+"""The pipeline: a batch is a function of (seed, step)."""
+
+import collections
+
+import jax
+import numpy as np
+import pytest
+
+from relay_jax.config import ModelConfig, TrainConfig, build
+from relay_jax.data.align import DecoderBatch, LoopedBatch
+from relay_jax.data.pipeline import (
+    check_lengths,
+    make_task,
+    open_buckets,
+    step_at,
+    steps,
+)
+from relay_jax.tasks.arithmetic import Arithmetic
+
+
+def config(buckets=None, **values):
+    easy = {"task": "arithmetic", "lengths": (1, 3), "options": {"modulus": 5}}
+    hard = {"task": "lis", "lengths": (2, 12), "weight": 3.0}
+    buckets = {"easy": easy, "hard": hard} if buckets is None else buckets
+    return build(TrainConfig, {"data": {"batch_size": 4, "buckets": buckets}, **values})
+
+
+def assert_equal(one, two):
+    assert (one.step, one.task, one.num_loops) == (two.step, two.task, two.num_loops)
+    assert type(one.batch) is type(two.batch)
+    jax.tree.map(np.testing.assert_array_equal, one.batch, two.batch)
+
+
+@pytest.mark.parametrize("kind", ["looped", "decoder"])
+def test_starting_in_the_middle_equals_going_through(kind, tmp_path):
+    run = config(model={"kind": kind})
+    through = list(steps(run, tmp_path, 0, 24))
+    assert [now.step for now in through] == list(range(24))
+    for now, later in zip(through[17:], steps(run, tmp_path, 17, 24), strict=True):
+        assert_equal(now, later)
+    assert_equal(step_at(20, open_buckets(run), run), through[20])
+    batches = {"looped": LoopedBatch, "decoder": DecoderBatch}
+    assert all(type(now.batch) is batches[kind] for now in through)
+
+
+def test_no_two_steps_and_no_two_seeds_are_the_same():
+    first = [config(), config(seed=1)]
+    buckets = [open_buckets(run) for run in first]
+    seen = {
+        step_at(step, opened, run).batch.problem.tobytes()
+        for run, opened in zip(first, buckets)
+        for step in range(30)
+    }
+    assert len(seen) == 60
+
+
+def test_step_and_row_give_the_example():
+    """Row i of step s is example s * batch_size + i of the bucket's source."""
+    run = config({"one": {"task": "edit_distance", "lengths": (3, 5)}})
+    [bucket] = open_buckets(run)
+    expected = bucket.source.take(np.arange(28, 32))
+    now = step_at(7, [bucket], run)
+    np.testing.assert_array_equal(now.batch.answer, expected.answer)
+    np.testing.assert_array_equal(now.batch.num_rounds, expected.num_rounds)
+
+
+def test_buckets_are_drawn_by_weight():
+    run = config()
+    buckets = open_buckets(run)
+    assert [bucket.num_loops for bucket in buckets] == [3, 2]
+    drawn = collections.Counter(
+        step_at(step, buckets, run).task.name for step in range(400)
+    )
+    assert abs(drawn["lis"] / 400 - 3 / 4) < 0.06
+    for step in range(5):
+        now = step_at(step, buckets, run)
+        assert now.num_loops == now.batch.rounds.shape[0]
+        assert now.num_loops == {"lis": 2, "arithmetic": 3}[now.task.name]
+
+
+def test_a_finite_bucket_repeats_itself():
+    one = {"task": "lis", "lengths": (2, 3), "num_examples": 8}
+    run = config({"one": one})
+    buckets = open_buckets(run)
+    assert len(buckets[0].source) == 8
+    first, again = step_at(0, buckets, run), step_at(2, buckets, run)
+    np.testing.assert_array_equal(first.batch.problem, again.batch.problem)
+
+
+def test_make_task():
+    assert make_task("arithmetic", {"modulus": 7}) == Arithmetic(7)
+    assert make_task("arithmetic") == Arithmetic(11)
+    check_lengths(make_task("arithmetic"), (1, 1), ModelConfig(num_numbers=11))
+
+
+def refusal(call, *arguments):
+    with pytest.raises(ValueError) as error:
+        call(*arguments)
+    return str(error.value)
+
+
+def test_messages(tmp_path):
+    assert refusal(make_task, "sorting") == (
+        "unknown task 'sorting'; valid tasks: arithmetic, edit_distance, lis"
+    )
+    assert refusal(make_task, "arithmetic", {"modulus": 6}) == (
+        "arithmetic: modulus must be a prime, got 6"
+    )
+    assert "modulo" in refusal(make_task, "arithmetic", {"modulo": 5})
+    assert refusal(open_buckets, config({})) == (
+        "data.buckets is empty; name at least one task to train on"
+    )
+    for lengths in [(0, 3), (4, 3)]:
+        run = config({"one": {"task": "lis", "lengths": lengths}})
+        assert refusal(open_buckets, run) == (
+            f"lis: lengths {lengths[0]}..{lengths[1]} are out of range; give "
+            "(shortest, longest) with 1 <= shortest <= longest"
+        )
+    run = config(
+        {"one": {"task": "edit_distance", "lengths": (1, 30)}},
+        model={"num_numbers": 94},
+    )
+    assert refusal(open_buckets, run) == (
+        "edit_distance: problems of length 30 hold numbers up to 94, but the "
+        "vocabulary ends at 93; raise model.num_numbers"
+    )
+    one = {"task": "lis", "lengths": (1, 2), "kind": "chains", "path": "none"}
+    assert refusal(open_buckets, config({"one": one}), tmp_path / "run") == (
+        f"{tmp_path}/none holds no finished chains; write them with "
+        "python -m experiments.write_chains --config=... --workdir=..."
+    )

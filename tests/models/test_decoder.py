@@ -1,0 +1,122 @@
+"""The decoder and its cache: cached = uncached, causality, generation."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from relay_jax.config import ModelConfig, PositionConfig, TrainConfig
+from relay_jax.models.cache import make_cache, write_cache
+from relay_jax.models.decoder import Decoder
+from relay_jax.models.generate import generate
+from relay_jax.tokens import EOS, PAD
+from relay_jax.training.step import init_params
+
+ROPE = ModelConfig(
+    kind="decoder", num_layers=2, dim=16, mlp_dim=32, num_heads=4, num_numbers=8
+)
+CONFIGS = {
+    "rope": ROPE,
+    "bias": dataclasses.replace(
+        ROPE,
+        position=PositionConfig(scheme="relative_bias", log_length_scaling=True),
+    ),
+    "llama": dataclasses.replace(
+        ROPE, num_kv_heads=2, norm="rms", activation="swiglu", remat=True
+    ),
+}
+
+
+def make_params(model):
+    params = init_params(TrainConfig(model=model))
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    noisy = [x + 0.2 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys)]
+    return jax.tree.unflatten(tree, noisy)
+
+
+def apply(model, params, *arguments, **rest):
+    return Decoder(model).apply({"params": params}, *arguments, **rest)
+
+
+def prompts(num, width, seed=0):
+    return np.random.default_rng(seed).integers(5, 49, size=(num, width))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_cached_equals_uncached(name):
+    model, params = CONFIGS[name], make_params(CONFIGS[name])
+    tokens = jnp.asarray(prompts(3, 9))
+    whole, _ = apply(model, params, tokens)
+    cache, parts = make_cache(model, 3, 12), []
+    for start, stop in ((0, 4), (4, 5), (5, 9)):
+        logits, new = apply(model, params, tokens[:, start:stop], cache=cache)
+        cache = write_cache(cache, new)
+        parts.append(logits)
+    np.testing.assert_allclose(jnp.concatenate(parts, axis=1), whole, atol=1e-4)
+    np.testing.assert_array_equal(cache.length, [9, 9, 9])
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_later_tokens_get_no_gradient_from_earlier_logits(name):
+    model, params = CONFIGS[name], make_params(CONFIGS[name])
+    tokens = jnp.asarray(prompts(1, 6))
+    embedded = params["words"]["words"]
+
+    def logit(table, row):
+        changed = params | {"words": {"words": table}}
+        return apply(model, changed, tokens)[0][0, row].sum()
+
+    for row in range(6):
+        gradient = jax.grad(logit)(embedded, row)
+        touched = set(np.flatnonzero(np.abs(gradient).max(axis=1) > 0).tolist())
+        assert touched == set(np.asarray(tokens)[0, : row + 1].tolist())
+
+
+def test_write_cache_keeps_what_is_marked():
+    model = ROPE
+    cache = make_cache(model, 2, 5)._replace(length=jnp.array([1, 3]))
+    shape = (model.num_layers, 2, 3, 4, 4)
+    values = jnp.broadcast_to(jnp.arange(1.0, 4.0)[None, None, :, None, None], shape)
+    new = cache.key_values._replace(keys=values, values=values)
+    kept = jnp.array([[True, False, True], [False, True, False]])
+    written = write_cache(cache, new, kept)
+    keys = written.key_values.keys[1, :, :, 0, 0]
+    np.testing.assert_array_equal(keys, [[0, 1, 3, 0, 0], [0, 0, 0, 2, 0]])
+    np.testing.assert_array_equal(written.length, [3, 4])
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_generation_equals_reading_the_whole_text_again(name):
+    """Prompts of different lengths in one batch; the oracle has no cache at all."""
+    model, params = CONFIGS[name], make_params(CONFIGS[name])
+    lengths, room = [5, 2, 7], 12
+    given = prompts(3, 7)
+    for row, length in enumerate(lengths):
+        given[row, length:] = PAD
+    made, confidence = generate(
+        params, given, model=model, max_new_tokens=room, eos_id=EOS
+    )
+    for row, length in enumerate(lengths):
+        text, least = given[row, :length].tolist(), 1.0
+        for _ in range(room):
+            logits = apply(model, params, jnp.asarray([text]))[0][0, -1]
+            least = min(least, float(jax.nn.softmax(logits).max()))
+            text.append(int(jnp.argmax(logits)))
+            if text[-1] == EOS:
+                break
+        written = text[length:] + [PAD] * (room - len(text) + length)
+        np.testing.assert_array_equal(made[row], written)
+        assert confidence[row] == pytest.approx(least, abs=1e-4)
+
+
+def test_generation_stops_at_the_end_of_text():
+    """A model that always says <eos> writes it once, then pads."""
+    params = make_params(ROPE)
+    head = jnp.zeros_like(params["head"]["words"])
+    norm = {"scale": jnp.zeros(16), "bias": jnp.ones(16)}
+    params = params | {"head": {"words": head.at[EOS].set(1.0)}, "norm": norm}
+    made, _ = generate(params, prompts(2, 3), model=ROPE, max_new_tokens=4, eos_id=EOS)
+    np.testing.assert_array_equal(made, [[EOS, PAD, PAD, PAD]] * 2)

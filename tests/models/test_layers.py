@@ -1,0 +1,132 @@
+"""Layers: positions, masks, number codes, each against a literal or a slow reading."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from relay_jax.config import ModelConfig, PositionConfig
+from relay_jax.models.layers import (
+    Attention,
+    Codebook,
+    RelativeBias,
+    directions,
+    rotate,
+)
+from relay_jax.tokens import FIRST_NUMBER
+
+MODEL = ModelConfig(dim=16, num_heads=4, mlp_dim=32, dropout=0.0)
+
+
+def attend(model, x, positions, mask, params=None, seed=0):
+    attention = Attention(model)
+    if params is None:
+        params = attention.init(jax.random.key(seed), x, positions, mask, None)
+    return attention.apply(params, x, positions, mask, None)[0], params
+
+
+def slow_attention(model, params, x, positions, mask):
+    """Attention by loops over heads, queries and keys."""
+    p, place = params["params"], model.position
+    size = model.dim // model.num_heads
+    groups = model.num_kv_heads or model.num_heads
+
+    def project(name):
+        return np.einsum("nd,dhe->nhe", x, np.asarray(p[name]["kernel"]))
+
+    q, k, v = project("query"), project("key"), project("value")
+    if place.scheme == "rope":
+        q = np.asarray(rotate(q[None], positions[None], place.rope_base))[0]
+        k = np.asarray(rotate(k[None], positions[None], place.rope_base))[0]
+    out = np.zeros((len(x), model.num_heads, size))
+    for h in range(model.num_heads):
+        for i in range(len(x)):
+            g = h // (model.num_heads // groups)
+            left = h < model.num_heads // 2
+            keys = [j for j in range(len(x)) if mask[i, j]]
+            if place.directional_heads:
+                side = -1 if left else 1
+                keys = [j for j in keys if side * (positions[j] - positions[i]) >= 0]
+            scores = np.array([q[i, h] @ k[j, g] for j in keys]) / np.sqrt(size)
+            if place.log_length_scaling:
+                ratio = np.log(max(len(keys), 2)) / np.log(place.reference_length)
+                scores = scores * ratio
+            if place.scheme == "relative_bias":
+                table = np.asarray(p["relative_bias"]["table"]) * place.bias_scale
+                clip = place.max_distance
+                far = [np.clip(positions[j] - positions[i], -clip, clip) for j in keys]
+                scores = scores + table[np.array(far) + clip, h]
+            weights = np.exp(scores - scores.max())
+            out[i, h] = (weights / weights.sum()) @ np.stack([v[j, g] for j in keys])
+    return out.reshape(len(x), -1) @ np.asarray(p["out"]["kernel"])
+
+
+@pytest.mark.parametrize("directional", [False, True])
+@pytest.mark.parametrize("log_length", [False, True])
+@pytest.mark.parametrize("scheme", ["rope", "relative_bias", "none"])
+@pytest.mark.parametrize("kv_heads", [0, 2])
+def test_attention_against_a_slow_reading(scheme, log_length, directional, kv_heads):
+    place = PositionConfig(
+        scheme=scheme,
+        max_distance=2,
+        log_length_scaling=log_length,
+        directional_heads=directional,
+    )
+    model = dataclasses.replace(MODEL, position=place, num_kv_heads=kv_heads)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(7, 16)).astype(np.float32)
+    positions = np.array([0, 1, 2, 4, 5, 9, 10])
+    mask = (rng.random((7, 7)) < 0.6) | np.eye(7, dtype=bool)
+    arguments = jnp.asarray(x)[None], jnp.asarray(positions)[None], mask[None]
+    _, params = attend(model, *arguments)
+    params = jax.tree.map(
+        lambda leaf: leaf + 0.2 * rng.normal(size=leaf.shape).astype(np.float32), params
+    )
+    fast, _ = attend(model, *arguments, params)
+    slow = slow_attention(model, params, x, positions, mask)
+    np.testing.assert_allclose(fast[0], slow, atol=2e-4)
+
+
+def test_a_row_without_keys_stays_finite():
+    x = jnp.ones((1, 3, 16))
+    mask = jnp.zeros((1, 3, 3), bool)
+    out, _ = attend(MODEL, x, jnp.arange(3)[None], mask)
+    assert np.isfinite(out).all()
+
+
+def test_rotation_depends_on_distance_only():
+    x, y = np.random.default_rng(0).normal(size=(2, 1, 1, 1, 8)).astype(np.float32)
+
+    def product(i, j):
+        turned = [rotate(a, np.array([[p]]), 100.0) for a, p in ((x, i), (y, j))]
+        return float(jnp.sum(turned[0] * turned[1]))
+
+    assert product(3, 5) == pytest.approx(product(13, 15), abs=1e-4)
+    assert product(3, 5) != pytest.approx(product(5, 3), abs=1e-2)
+
+
+def test_relative_bias_is_clipped_and_scaled():
+    place = PositionConfig(scheme="relative_bias", max_distance=1, bias_scale=8.0)
+    table = jnp.array([[1.0], [2.0], [3.0]])  # left or further, here, right or further
+    at = jnp.arange(4)[None]
+    bias = RelativeBias(1, place).apply({"params": {"table": table}}, at, at)
+    expected = [[2, 3, 3, 3], [1, 2, 3, 3], [1, 1, 2, 3], [1, 1, 1, 2]]
+    np.testing.assert_array_equal(bias[0, 0], 8.0 * np.array(expected))
+
+
+def test_directions_drawn():
+    seen = directions(2, jnp.arange(3)[None], jnp.arange(3)[None])
+    np.testing.assert_array_equal(seen[0, 0], np.tril(np.ones((3, 3), bool)))
+    np.testing.assert_array_equal(seen[0, 1], np.triu(np.ones((3, 3), bool)))
+
+
+def test_digits_share_their_places():
+    model = dataclasses.replace(MODEL, number_code="digits", num_numbers=256)
+    params = Codebook(model).init(jax.random.key(0))
+    table = np.asarray(Codebook(model).apply(params))
+    digits = np.asarray(params["params"]["digits"])
+    assert table.shape == (FIRST_NUMBER + 256, 16)
+    expected = digits[0, 7] + digits[1, 4] + digits[2, 2]
+    np.testing.assert_allclose(table[FIRST_NUMBER + 247], expected, rtol=1e-5)

@@ -1,0 +1,234 @@
+"""Arithmetic against a recursive-descent reading of every expression."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from relay_jax.data.align import looped_batch
+from relay_jax.tasks import TASKS, Task
+from relay_jax.tasks.arithmetic import Arithmetic, needs_brackets
+from relay_jax.tasks.task import Workspace
+from relay_jax.tokens import ARI, FIRST_NUMBER, PAD, TaskTokenizer
+
+TOKENIZER = TaskTokenizer(101)
+WORDS = [TOKENIZER.decode([i]) for i in range(TOKENIZER.vocab_size)]
+encode = TOKENIZER.encode
+
+
+def words(ids):
+    """Ids without padding -> a list of one string a token."""
+    return [WORDS[i] for i in ids.tolist() if i != PAD]
+
+
+def parse(text):
+    """`+ -` bind weaker than `* /`, all from left to right. An operation is
+    (operator, left, right, place of the operator), a number its place."""
+    place = 0
+
+    def level(operators, below):
+        nonlocal place
+        left = below()
+        while place < len(text) and text[place] in operators:
+            here, place = place, place + 1
+            left = text[here], left, below(), here
+        return left
+
+    def atom():
+        nonlocal place
+        here, place = place, place + 1
+        if text[here] != "(":
+            assert text[here].isdecimal(), text
+            return here
+        inner = level("+-", lambda: level("*/", atom))
+        assert text[place] == ")", text
+        place += 1
+        return inner
+
+    tree = level("+-", lambda: level("*/", atom))
+    assert place == len(text), text
+    return tree
+
+
+def value_of(tree, numbers, p):
+    if isinstance(tree, int):
+        return int(numbers[tree]) % p
+    operator, left, right, _ = tree
+    x, y = value_of(left, numbers, p), value_of(right, numbers, p)
+    if operator == "/":
+        assert y, "division by zero"
+        return x * pow(y, -1, p) % p
+    return {"+": x + y, "-": x - y, "*": x * y}[operator] % p
+
+
+def evaluate(text, p):
+    return value_of(parse(text), text, p)
+
+
+def operations(tree):
+    if isinstance(tree, int):
+        return []
+    return [*operations(tree[1]), tree, *operations(tree[2])]  # from left to right
+
+
+def reduce_leftmost(text, p):
+    """Does the leftmost operation of two numbers; a bracketed result loses its pair."""
+    done = next(
+        node
+        for node in operations(parse(text))
+        if isinstance(node[1], int) and isinstance(node[2], int)
+    )
+    first, last = done[3] - 1, done[3] + 2
+    if text[first - 1 : first] == ["("] and text[last : last + 1] == [")"]:
+        first, last = first - 1, last + 1
+    return [*text[:first], str(value_of(done, text, p)), *text[last:]]
+
+
+def bracket_pairs(text):
+    opened, pairs = [], []
+    for place, word in enumerate(text):
+        if word == "(":
+            opened.append(place)
+        if word == ")":
+            pairs.append((opened.pop(), place))
+    return pairs
+
+
+def means_the_same(text, other, rng, p=1_000_003):
+    """Whether two expressions over the same numbers are equal whatever these are."""
+    count = sum(word.isdecimal() for word in text)
+    drawn = rng.integers(1, p, size=count).tolist()
+
+    def refill(words):
+        left = iter(drawn)
+        return [str(next(left)) if word.isdecimal() else word for word in words]
+
+    return evaluate(refill(text), p) == evaluate(refill(other), p)
+
+
+def sample(modulus, lengths, seed=0):
+    task = Arithmetic(modulus)
+    return task, task.sample(np.random.default_rng(seed), np.asarray(lengths))
+
+
+@pytest.mark.parametrize("modulus", [2, 3, 5, 11, 101])
+def test_every_chain_solves_its_problem(modulus):
+    _, made = sample(modulus, np.arange(600) % 15 + 1)
+    for problem, rounds, count, answer, length in zip(*made):
+        problem = words(problem)
+        assert problem[0] == "[ARI]" and problem[-1] == "=" and count == length
+        text = problem[1:-1]
+        assert len(operations(parse(text))) == length
+        assert evaluate(text, modulus) == answer - FIRST_NUMBER
+        for t, told in enumerate(map(words, rounds), 1):
+            if t > count:
+                assert not told
+                continue
+            text = reduce_leftmost(text, modulus)
+            assert told == (text if t == count else [*text, "="])
+        assert text == [str(answer - FIRST_NUMBER)]
+
+
+def test_brackets_stand_only_where_precedence_needs_them():
+    _, made = sample(11, np.arange(800) % 12 + 1, seed=1)
+    rng = np.random.default_rng(2)
+    seen = 0
+    for row in (*made.problem, *made.rounds.reshape(-1, made.rounds.shape[-1])):
+        text = [word for word in words(row) if word not in ("[ARI]", "=")]
+        for first, last in bracket_pairs(text) if text else ():
+            seen += 1
+            without = [w for i, w in enumerate(text) if i not in (first, last)]
+            assert not means_the_same(text, without, rng), (text, without)
+    assert seen > 1000
+
+
+@pytest.mark.parametrize("operator", "+-*/")
+@pytest.mark.parametrize("before", ["", "+", "-", "*", "/"])
+@pytest.mark.parametrize("after", ["", "+", "-", "*", "/"])
+def test_needs_brackets_is_precedence(before, operator, after):
+    inner = ["3", operator, "4"]
+    left, right = ["2", before] * bool(before), [after, "5"] * bool(after)
+    bare, bracketed = [*left, *inner, *right], [*left, "(", *inner, ")", *right]
+    needed = not means_the_same(bare, bracketed, np.random.default_rng(0))
+    ids = [encode(word)[0] if word else PAD for word in (before, operator, after)]
+    assert needs_brackets(*map(np.array, ids)) == needed
+
+
+def test_operators_and_results_are_spread_evenly():
+    _, made = sample(5, np.full(4000, 3))
+    text = "".join("".join(words(row)) for row in made.problem)
+    for operator in "+-*/":
+        assert abs(text.count(operator) / 12_000 - 0.25) < 0.02
+    results = np.bincount(made.answer - FIRST_NUMBER, minlength=5) / 4000
+    assert np.all(np.abs(results - 0.2) < 0.03)
+    numbers = made.problem[made.problem >= FIRST_NUMBER] - FIRST_NUMBER
+    assert set(numbers.tolist()) == set(range(5))
+
+
+def test_a_problem_grows_at_random_places():
+    """With two operators the second one replaces either number, equally often."""
+    _, made = sample(11, np.full(4000, 2))
+    bracketed = [words(row)[1:-1] for row in made.problem]
+    left = np.mean([text[0] == "(" for text in bracketed])
+    right = np.mean([text[-1] == ")" for text in bracketed])
+    # Left: a sum beside * or /: 1/2 * 1/2 * 1/2. Right: also after -, and after /.
+    assert abs(left - 1 / 8) < 0.02
+    assert abs(right - 1 / 2 * (1 / 4 + 1 / 4 * 1 / 2 + 1 / 4 * 1 / 2)) < 0.02
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 4])
+def test_bounds_are_reached_and_never_passed(length):
+    task, made = sample(3, np.full(60_000 if length == 4 else 5000, length))
+    size = (made.problem != PAD).sum(axis=1)
+    told = (made.rounds != PAD).sum(axis=-1)
+    assert size.max() == task.problem_size(length) == made.problem.shape[1]
+    assert told.max() <= task.round_size(length) == made.rounds.shape[2]
+    if length > 1:
+        assert told.max() == task.round_size(length)
+    assert task.num_rounds(length) == made.rounds.shape[1] == length
+    assert max(made.problem.max(), made.rounds.max()) - FIRST_NUMBER == 2
+    assert task.max_number(length) == 2
+
+
+def test_a_problem_depends_on_the_generator_alone():
+    for one, two in zip(sample(11, [1, 5, 3])[1], sample(11, [1, 5, 3])[1]):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_workspace_shows_the_problem_then_each_round():
+    problem = jnp.array([encode("[ARI]3*2+6/3="), [PAD] * 4 + encode("[ARI]1+2=")])
+    space = Arithmetic().workspace(problem, 3)
+    assert isinstance(space, Workspace) and isinstance(Arithmetic(), Task)
+    drawn = [[PAD, *encode("3*2+6/3=")], [PAD] * 5 + encode("1+2=")]
+    np.testing.assert_array_equal(space.memory, drawn)
+    np.testing.assert_array_equal(space.source, np.tile(np.arange(9), (3, 2, 1)))
+    np.testing.assert_array_equal(space.given, np.full((3, 2, 9), -1))
+    np.testing.assert_array_equal(space.marks, np.zeros((3, 2, 9, 2)))
+    assert not space.reads_problem and not space.has_differences
+
+
+def test_memory_is_the_last_round(memories):
+    task, made = sample(11, np.arange(40) % 6 + 1)
+    batch = looped_batch(made, task, 6)
+    seen = memories(task.workspace(jnp.array(batch.problem), 6), batch.rounds)
+    assert np.all(seen[0] == np.where(batch.problem == ARI, PAD, batch.problem))
+    for t in range(6):
+        np.testing.assert_array_equal(seen[t + 1], batch.rounds[t])
+
+
+def test_messages():
+    for modulus in (-3, 0, 1, 4, 9, 121):
+        with pytest.raises(ValueError) as error:
+            Arithmetic(modulus)
+        assert str(error.value) == (
+            f"arithmetic: modulus must be a prime, got {modulus}"
+        )
+    with pytest.raises(ValueError) as error:
+        sample(11, [3, 0])
+    assert str(error.value) == (
+        "arithmetic: length 0 is out of range; problems have a length of 1 or more"
+    )
+
+
+def test_it_is_registered_under_its_name():
+    assert all(task.name == name for name, task in TASKS.items())
+    assert TASKS["arithmetic"]() == Arithmetic(11)

@@ -1,0 +1,187 @@
+"""Edit distance against the textbook recurrence."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from relay_jax.data.align import looped_batch
+from relay_jax.tasks import Task
+from relay_jax.tasks.edit_distance import EditDistance, distance_rows
+from relay_jax.tokens import (
+    BAR,
+    COMMA,
+    ED,
+    FIRST_LETTER,
+    FIRST_NUMBER,
+    PAD,
+    SEP,
+    TaskTokenizer,
+)
+
+encode = TaskTokenizer(500).encode
+
+
+def textbook(first, second):
+    """The whole matrix; insert and delete cost 2, replace 3."""
+    matrix = [[2 * j for j in range(len(second) + 1)]]
+    for i, one in enumerate(first):
+        row = [2 * (i + 1)]
+        for j, two in enumerate(second):
+            replaced = matrix[i][j] + (0 if one == two else 3)
+            row.append(min(replaced, matrix[i][j + 1] + 2, row[j] + 2))
+        matrix.append(row)
+    return matrix
+
+
+def strings(problem):
+    """s1 and s2 of a problem's tokens, whose layout is checked on the way."""
+    row = [int(i) for i in problem if i != PAD]
+    assert row[0] == ED and row[-1] == SEP and row.count(BAR) == 1
+    bar = row.index(BAR)
+    first, second = row[1:bar], row[bar + 1 : -1]
+    letters = set(first) | set(second)
+    assert all(FIRST_LETTER <= i < FIRST_NUMBER for i in letters)
+    return first, second
+
+
+def sample(lengths, seed=0, **options):
+    task = EditDistance(**options)
+    return task, task.sample(np.random.default_rng(seed), np.asarray(lengths))
+
+
+@pytest.mark.parametrize("options", [{}, {"using": 1}, {"using": 24, "max_extra": 4}])
+def test_every_chain_is_the_textbook_matrix(options):
+    task, made = sample(np.arange(1500) % 12 + 1, **options)
+    for problem, rounds, count, answer, length in zip(*made):
+        first, second = strings(problem)
+        assert len(first) == length == count
+        assert length <= len(second) <= length + task.max_extra
+        matrix = textbook(first, second)
+        for t in range(1, made.rounds.shape[1] + 1):
+            told = [int(i) for i in rounds[t - 1] if i != PAD]
+            if t > count:
+                assert not told
+            else:
+                numbers = [FIRST_NUMBER + d for d in matrix[t][1:]]
+                assert told == [*numbers, COMMA]
+        assert answer == FIRST_NUMBER + matrix[-1][-1]
+
+
+def test_distance_rows_of_long_strings():
+    rng = np.random.default_rng(0)
+    first, second = rng.integers(4, size=(20, 33)), rng.integers(4, size=(20, 41))
+    expected = [textbook(*pair) for pair in zip(first.tolist(), second.tolist())]
+    np.testing.assert_array_equal(distance_rows(first, second), expected)
+
+
+def test_two_pairs_in_five_are_unrelated():
+    """With many letters and no room for insertions, a related pair has 1 to 40
+    replacements; 40 (1 - 1/40)^k >= 15 letters stay on average. Unrelated strings
+    agree in 40/15 places or fewer."""
+    _, made = sample(np.full(3000, 40), using=24, max_extra=0)
+    pairs = [strings(problem) for problem in made.problem]
+    rich = [pair for pair in pairs if len(set(pair[0])) > 15]
+    agree = [sum(a == b for a, b in zip(*pair)) for pair in rich]
+    assert len(rich) > 1000
+    assert abs(np.mean(np.array(agree) >= 9) - 0.6) < 0.04
+
+
+def test_letters_and_lengths_are_spread_as_stated():
+    _, made = sample(np.full(4000, 30), using=5)
+    pairs = [strings(problem) for problem in made.problem]
+    letters = [len(set(first) | set(second)) for first, second in pairs]
+    counts = np.bincount(letters, minlength=8)
+    assert counts[:3].sum() == 0 and len(counts) == 8  # 3 to using + 2
+    assert np.all(np.abs(counts[3:] / 4000 - 1 / 5) < 0.03)
+    extra = np.bincount([len(b) - len(a) for a, b in pairs], minlength=3) / 4000
+    assert len(extra) == 3 and extra.min() > 0.15
+    everything = np.bincount([i for pair in pairs for i in pair[0]])[FIRST_LETTER:]
+    assert len(everything) == 26 and everything.min() > everything.mean() * 0.9
+
+
+def test_every_number_of_edits_and_every_kind_occurs():
+    """Pairs one edit apart: an insertion costs 2, a replacement 3 (a deletion would
+    leave s2 shorter than s1, so it replaces), and a letter by itself 0."""
+    _, made = sample(np.full(6000, 10), using=24)
+    counts = np.bincount(made.answer - FIRST_NUMBER, minlength=4)
+    assert counts[1] == 0
+    assert np.all(counts[[0, 2, 3]] > 6000 * 0.6 / 10 * 0.02)
+    assert counts[2:4].sum() > 6000 * 0.6 / 10 * 0.8  # one edit: a tenth of them
+
+
+@pytest.mark.parametrize("length", [1, 2, 5])
+def test_bounds_are_reached_and_never_passed(length):
+    task, made = sample(np.full(5000, length), using=24)
+    size = (made.problem != PAD).sum(axis=1)
+    told = (made.rounds != PAD).sum(axis=-1)
+    assert size.max() == task.problem_size(length) == made.problem.shape[1]
+    assert told.max() == task.round_size(length) == made.rounds.shape[2]
+    assert task.num_rounds(length) == made.rounds.shape[1] == length
+    assert made.rounds.max() - FIRST_NUMBER == task.max_number(length)
+
+
+def right(*rows):
+    """Token rows, right-aligned."""
+    width = max(map(len, rows))
+    return [[PAD] * (width - len(row)) + row for row in rows]
+
+
+def test_workspace_is_as_drawn():
+    problem = right(encode("[ED]ab|acb<sep>"), encode("[ED]c|ca<sep>"))
+    space = EditDistance().workspace(jnp.array(problem), 2)
+    assert isinstance(EditDistance(), Task)
+    memory = right([PAD] * 3 + encode("0 2 4 6,"), encode("0 2 4,"))
+    np.testing.assert_array_equal(space.memory, memory)
+    no = -1
+    source = [[no, no, no, no, 4, 5, 6, 7], [no, no, no, no, no, 5, 6, 7]]
+    np.testing.assert_array_equal(space.source, [source, source])
+    two, four = encode("2 4")
+    given = [
+        [[no, no, no, two, no, no, no, no], [no, no, no, no, two, no, no, no]],
+        [[no, no, no, four, no, no, no, no], [no, no, no, no, four, no, no, no]],
+    ]
+    np.testing.assert_array_equal(space.given, given)
+    reads = [
+        [[0, 1, 0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 0, 0, 0, 0]],
+        [[0, 0, 1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 0]],
+    ]
+    np.testing.assert_array_equal(space.marks[..., 0], reads)
+    np.testing.assert_array_equal(space.marks[..., 1], np.zeros((2, 2, 8)))
+    assert space.reads_problem and space.has_differences
+
+
+def test_memory_is_the_last_row_over_s2(memories):
+    task, made = sample(np.arange(30) % 6 + 1)
+    batch = looped_batch(made, task, 6)
+    space = task.workspace(jnp.array(batch.problem), 6)
+    seen, marks = memories(space, batch.rounds), np.array(space.marks)
+    assert np.max(seen) - FIRST_NUMBER <= task.max_number(6)
+    width = batch.problem.shape[1]
+    for b, problem in enumerate(batch.problem):
+        first, second = strings(problem)
+        for t, row in enumerate(textbook(first, second)):
+            expected = [*(FIRST_NUMBER + d for d in row), COMMA]
+            left = width - len(expected)
+            assert seen[t][b].tolist() == [PAD] * left + expected
+            assert problem[left] == BAR
+        for t in range(6):
+            marked = np.flatnonzero(marks[t, b, :, 0]).tolist()
+            letters = [problem[j] for j in marked]
+            assert letters == first[t : t + 1]
+            start = problem.tolist().index(ED)
+            assert marked == ([start + 1 + t] if t < len(first) else [])
+
+
+def test_messages():
+    for using in (0, 25):
+        with pytest.raises(ValueError) as error:
+            EditDistance(using=using)
+        assert str(error.value) == f"edit_distance: using must be 1..24, got {using}"
+    with pytest.raises(ValueError) as error:
+        EditDistance(max_extra=-1)
+    assert str(error.value) == "edit_distance: max_extra must be 0 or more, got -1"
+    with pytest.raises(ValueError) as error:
+        sample([5, -2])
+    assert str(error.value) == (
+        "edit_distance: length -2 is out of range; problems have a length of 1 or more"
+    )

@@ -1,0 +1,191 @@
+"""LIS against all subsequences (short problems) and patience sorting (long ones)."""
+
+import bisect
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from relay_jax.data.align import looped_batch
+from relay_jax.tasks import Task
+from relay_jax.tasks.lis import LongestIncreasingSubsequence, subsequence_lengths
+from relay_jax.tokens import FIRST_NUMBER, LIS, PAD, SEP, TaskTokenizer
+
+encode = TaskTokenizer(300).encode
+
+
+def all_subsequences(numbers):
+    """For each place, the longest increasing one of all subsequences that end there."""
+    best = [1] * len(numbers)
+    for places in itertools.product([False, True], repeat=len(numbers)):
+        chosen = [i for i, taken in enumerate(places) if taken]
+        if (
+            all(numbers[i] < numbers[j] for i, j in itertools.pairwise(chosen))
+            and chosen
+        ):
+            best[chosen[-1]] = max(best[chosen[-1]], len(chosen))
+    return best
+
+
+def patience(numbers):
+    """The pile on which each card is laid."""
+    tops, piles = [], []
+    for number in numbers:
+        pile = bisect.bisect_left(tops, number)
+        tops[pile : pile + 1] = [number]
+        piles.append(pile + 1)
+    return piles
+
+
+def numbers_of(problem):
+    row = [int(i) for i in problem if i != PAD]
+    assert row[0] == LIS and row[-1] == SEP and min(row[1:-1]) >= FIRST_NUMBER
+    return [i - FIRST_NUMBER for i in row[1:-1]]
+
+
+def sample(lengths, seed=0, **options):
+    task = LongestIncreasingSubsequence(**options)
+    return task, task.sample(np.random.default_rng(seed), np.asarray(lengths))
+
+
+def test_the_two_oracles_agree_with_each_other_and_with_the_task():
+    rng = np.random.default_rng(0)
+    numbers = rng.integers(8, size=(60, 8))
+    expected = [all_subsequences(row) for row in numbers.tolist()]
+    assert expected == [patience(row) for row in numbers.tolist()]
+    np.testing.assert_array_equal(subsequence_lengths(numbers), expected)
+
+
+@pytest.mark.parametrize("group", [1, 4, 10])
+def test_every_chain_is_the_dynamic_program(group):
+    _, made = sample(np.arange(1200) % 45 + 1, group=group, number_range=60)
+    for problem, rounds, count, answer, length in zip(*made):
+        numbers = numbers_of(problem)
+        values = patience(numbers)
+        assert len(numbers) == length and max(numbers) < 60
+        assert answer == FIRST_NUMBER + max(values)
+        chain = []
+        for start in range(0, len(values), group):
+            told = values[start : start + group]
+            told += [told[-1]] * (group - len(told))  # the last value again
+            chain.append([*(FIRST_NUMBER + v for v in told), SEP])
+        assert count == len(chain)
+        for t, row in enumerate(rounds):
+            told = [int(i) for i in row if i != PAD]
+            assert told == (chain[t] if t < count else [])
+
+
+def test_paper_lengths():
+    task, made = sample([100, 120, 101, 9, 11])
+    assert made.num_rounds.tolist() == [10, 12, 11, 1, 2]
+    assert [task.num_rounds(n) for n in (100, 120, 101)] == [10, 12, 11]
+    for problem, answer in zip(made.problem, made.answer):
+        assert answer == FIRST_NUMBER + max(patience(numbers_of(problem)))
+
+
+def test_planted_runs_raise_the_answer():
+    """Uniform numbers have about 2 sqrt(100) - 4 = 16. A share u of the places, u
+    uniform, in one to three runs, brings 100 u / runs: 31 on average."""
+    _, made = sample(np.full(2000, 100), number_range=250)
+    answer = made.answer - FIRST_NUMBER
+    plain = [
+        max(patience(np.random.default_rng(i).integers(250, size=100).tolist()))
+        for i in range(50)
+    ]
+    assert 14 < np.mean(plain) < 19
+    assert 28 < answer.mean() < 45
+    assert answer.min() < 18 and answer.max() > 70
+    # The numbers themselves stay uniform, and so does each place.
+    numbers = made.problem[:, 1:-1] - FIRST_NUMBER
+    counts = np.bincount(numbers.ravel() // 25, minlength=10)
+    assert len(counts) == 10 and np.all(np.abs(counts / counts.mean() - 1) < 0.05)
+
+
+@pytest.mark.parametrize("length", [1, 9, 10, 11, 25])
+def test_bounds_are_reached_and_never_passed(length):
+    task, made = sample(np.full(3000, length), number_range=26)
+    size = (made.problem != PAD).sum(axis=1)
+    told = (made.rounds != PAD).sum(axis=-1)
+    assert size.max() == task.problem_size(length) == made.problem.shape[1]
+    assert told.max() == task.round_size(length) == made.rounds.shape[2]
+    assert task.num_rounds(length) == made.rounds.shape[1]
+    assert made.problem.max() - FIRST_NUMBER == task.max_number(length) == 25
+    assert made.rounds.max() - FIRST_NUMBER <= task.max_number(length)
+
+
+def right(*rows):
+    """Token rows, right-aligned."""
+    width = max(map(len, rows))
+    return [[PAD] * (width - len(row)) + row for row in rows]
+
+
+def test_workspace_is_as_drawn():
+    problem = right(encode("[LIS]3 9 4 7 5<sep>"), encode("[LIS]3 9<sep>"))
+    task = LongestIncreasingSubsequence(group=4)
+    space = task.workspace(jnp.array(problem), 2)
+    assert isinstance(task, Task)
+    no = -1
+    np.testing.assert_array_equal(space.memory, np.full((2, 7), PAD))
+    np.testing.assert_array_equal(space.given, np.full((2, 2, 7), no))
+    source = [
+        [[no, 2, 3, 4, 5, no, no], [no, no, no, no, 2, 3, no]],
+        [[no, no, no, no, no, 2, no], [no] * 7],
+    ]
+    np.testing.assert_array_equal(space.source, source)
+    reads = [
+        [[0, 1, 2, 3, 4, 0, 0], [0, 0, 0, 0, 1, 2, 0]],
+        [[0, 0, 0, 0, 0, 1, 0], [0] * 7],
+    ]
+    np.testing.assert_array_equal(space.marks[..., 0], reads)
+    says = [
+        [[0, 0, 1, 2, 3, 4, 0], [0, 0, 1, 2, 2, 2, 0]],
+        [[0, 0, 1, 1, 1, 1, 0], [0] * 7],
+    ]
+    np.testing.assert_array_equal(space.marks[..., 1], says)
+    assert space.reads_problem and not space.has_differences
+
+
+def test_memory_keeps_each_value_at_its_number(memories):
+    task, made = sample(np.arange(40) % 23 + 1, group=5)
+    loops = task.num_rounds(23)
+    batch = looped_batch(made, task, loops)
+    space = task.workspace(jnp.array(batch.problem), loops)
+    seen, marks = memories(space, batch.rounds), np.array(space.marks)
+    for b, problem in enumerate(batch.problem.tolist()):
+        values = patience(numbers_of(problem))
+        start = problem.index(LIS) + 1
+        for t in range(loops + 1):
+            known = [FIRST_NUMBER + v for v in values[: t * 5]]
+            rest = [PAD] * (len(problem) - start - len(known))
+            assert seen[t][b].tolist() == [PAD] * start + known + rest
+        for t in range(loops):
+            read = {m: j for j, m in enumerate(marks[t, b, :, 0].tolist()) if m}
+            group = range(start + t * 5, start + min(t * 5 + 5, len(values)))
+            assert read == {slot: j for slot, j in enumerate(group, 1)}
+            for j, mark in enumerate(marks[t, b, :, 1].tolist()):
+                told = batch.rounds[t, b, j]
+                assert (mark > 0) == (told >= FIRST_NUMBER)
+                if mark:  # what is said here is the value of the number so marked
+                    assert told == FIRST_NUMBER + values[read[mark] - start]
+
+
+def test_messages():
+    for group, number_range in [(0, 250), (10, 1)]:
+        with pytest.raises(ValueError) as error:
+            LongestIncreasingSubsequence(group, number_range)
+        assert str(error.value) == (
+            "lis: group must be 1 or more and number_range 2 or more, got "
+            f"{group} and {number_range}"
+        )
+    with pytest.raises(ValueError) as error:
+        sample([7, 20], number_range=20)
+    assert str(error.value) == (
+        "lis: length 20 is out of range; number_range (20) must be above the "
+        "sequence length"
+    )
+    with pytest.raises(ValueError) as error:
+        sample([0])
+    assert str(error.value) == (
+        "lis: length 0 is out of range; problems have a length of 1 or more"
+    )

@@ -1,0 +1,155 @@
+"""Imports go one way. Each part may import itself and what stands beside it here."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+FILES = [
+    path
+    for folder in ("relay_jax", "experiments", "tests")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+]
+
+BASE = {"", "arrays", "config", "tokens", "records"}  # "": relay_jax/__init__.py
+# Training evaluates while it runs, so evaluation stands below it.
+MAY_IMPORT = {
+    "base": BASE,
+    "tasks": BASE,
+    "data": BASE | {"tasks"},
+    "models": BASE | {"tasks", "data"},
+    "rest": BASE | {"models"},
+    "evaluation": BASE | {"tasks", "data", "models", "rest"},
+    "training": BASE | {"tasks", "data", "models", "evaluation"},
+    "chains": BASE | {"tasks", "data", "models", "evaluation", "training"},
+}
+UNSTABLE = ("flax.nnx", "jax._src", "jax.core", "jax.pmap", "tensorflow")
+HEAVY = ("tensorflow_datasets", "grain", "ml_collections")  # not on accelerator images
+HEAVY_FILES = ("relay_jax/data/builder.py",)
+
+
+def imports(tree, package, *, everywhere=True):
+    """Dotted names that a module imports; `from a import b` gives `a.b`."""
+    nodes = list(tree.body)
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            start = ".".join([*above, *([node.module] if node.module else [])])
+            yield from (f"{start}.{alias.name}" for alias in node.names)
+        elif everywhere or not isinstance(
+            node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+        ):
+            nodes += ast.iter_child_nodes(node)
+
+
+def attributes(tree):
+    """Every `a.b.c` that is written out, imported or not."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            yield ast.unparse(node)
+
+
+def read(path):
+    tree = ast.parse(path.read_text(), str(path))
+    return tree, list(path.relative_to(ROOT).with_suffix("").parts[:-1])
+
+
+def begins(name, starts):
+    return any(name == start or name.startswith(f"{start}.") for start in starts)
+
+
+def part_of(parts):
+    """("relay_jax", "data", "align") -> "data"."""
+    names = [path.stem for path in (ROOT / "relay_jax").iterdir()]
+    return parts[1] if len(parts) > 1 and parts[1] in names else ""
+
+
+def wrong_edges(path):
+    tree, package = read(path)
+    own = part_of(path.relative_to(ROOT).with_suffix("").parts)
+    own = "" if own == "__init__" else own
+    if own not in BASE and own not in MAY_IMPORT:
+        yield f"{path.relative_to(ROOT)} is in no layer: add it to MAY_IMPORT"
+        return
+    allowed = MAY_IMPORT["base" if own in BASE else own] | {own}
+    for name in imports(tree, package):
+        parts = name.split(".")
+        if parts[0] == "experiments":
+            yield f"{path.relative_to(ROOT)} imports {name}"
+        if parts[0] == "relay_jax" and part_of(parts) not in allowed:
+            yield f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_imports_go_one_way():
+    edges = [
+        e for f in FILES if f.is_relative_to(ROOT / "relay_jax") for e in wrong_edges(f)
+    ]
+    assert not edges
+
+
+def test_tasks_and_rest_never_meet():
+    assert not {"rest"} & MAY_IMPORT["tasks"] and "tasks" not in MAY_IMPORT["rest"]
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    names = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(
+            ".__init__"
+        ): path
+        for path in FILES
+    }
+    graph = {}
+    for name, path in names.items():
+        tree, package = read(path)
+        found = set(imports(tree, package))
+        found |= {target.rpartition(".")[0] for target in found}
+        graph[name] = (found & set(names)) - {name}
+    # `from relay_jax.data import align` names the package too, which is empty.
+    done, path = set(), []
+
+    def visit(name):
+        assert name not in path, " imports ".join([*path[path.index(name) :], name])
+        if name not in done:
+            path.append(name)
+            for target in sorted(graph[name]):
+                visit(target)
+            path.pop()
+            done.add(name)
+
+    for name in sorted(graph):
+        visit(name)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_unstable_is_used(path):
+    tree, package = read(path)
+    used = {*imports(tree, package), *attributes(tree)}
+    assert not [name for name in used if begins(name, UNSTABLE)]
+
+
+def test_the_package_imports_without_heavy_libraries():
+    late = [*HEAVY, "relay_jax.data.builder"]
+    for path in FILES:
+        where = str(path.relative_to(ROOT))
+        if where.startswith("relay_jax") and where not in HEAVY_FILES:
+            found = imports(*read(path), everywhere=False)
+            heavy = [name for name in found if begins(name, late)]
+            assert not heavy, f"{where} imports {heavy} at its top: move it to its use"
+
+
+@pytest.mark.parametrize(
+    "text, name",
+    [
+        ("from flax import nnx", "flax.nnx"),
+        ("def f():\n    import jax.core as c", "jax.core"),
+        ("from . import align", "relay_jax.data.align"),
+        ("from ..tasks.lis import LIS", "relay_jax.tasks.lis.LIS"),
+        ("try:\n    from jax._src import x\nexcept E:\n    pass", "jax._src.x"),
+    ],
+)
+def test_every_form_of_import_is_read(text, name):
+    assert list(imports(ast.parse(text), ["relay_jax", "data"])) == [name]

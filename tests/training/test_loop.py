@@ -1,0 +1,175 @@
+"""The training loop: resuming, stopping, errors, what it leaves behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import pytest
+
+from experiments.configs import tiny
+from relay_jax import config as configs
+from relay_jax import records
+from relay_jax.training import checkpoint, loop
+from relay_jax.training.optimizer import make_schedule
+from relay_jax.training.step import init_params
+
+
+def small(**changes):
+    values = tiny.get_config().to_dict()
+    values["model"] |= {"num_layers": 1, "dim": 16, "mlp_dim": 16}
+    values["data"]["batch_size"] = 4
+    values["evaluation"] |= {"every_steps": 20, "during": 4, "final": 8}
+    values |= {"num_steps": 30, "log_every_steps": 5, "checkpoint_every_seconds": 0.0}
+    return configs.build(configs.TrainConfig, values | changes)
+
+
+def test_interrupted_run_ends_with_the_same_parameters(tmp_path, monkeypatch):
+    whole = loop.train(small(), tmp_path / "whole")
+    append, seen = records.append_lines, []
+
+    def crash_once(path, lines):  # as if killed: no checkpoint is made on the way out
+        append(path, lines)
+        seen.extend(line["step"] for line in lines if "loss" in line)
+        if seen[-1:] == [15]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(records, "append_lines", crash_once)
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(small(), tmp_path / "cut")
+    monkeypatch.undo()
+    again = loop.train(small(), tmp_path / "cut")
+    assert again["params_sha256"] == whole["params_sha256"]
+    lines = [
+        list(records.read_lines(tmp_path / d / "metrics.jsonl"))
+        for d in ("whole", "cut")
+    ]
+    assert [x["step"] for x in lines[0]] == [x["step"] for x in lines[1]]
+    assert [x["loss"] for x in lines[0]] == [x["loss"] for x in lines[1]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_process_resumes(tmp_path, number):
+    """The same in real processes, killed at a moment nobody chose."""
+    command = [
+        *(sys.executable, "-m", "experiments.train"),
+        "--config=experiments/configs/tiny.py",
+        *("--config.num_steps=300", "--config.checkpoint_every_seconds=1.0"),
+    ]
+    environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+
+    def start(name):
+        workdir = f"--workdir={tmp_path / name}"
+        return subprocess.Popen([*command, workdir], env=environment)
+
+    assert start("whole").wait(300) == 0
+    cut, metrics = start("cut"), tmp_path / "cut" / "metrics.jsonl"
+    while not metrics.exists() or metrics.read_text().count("\n") < 2:
+        assert cut.poll() is None
+        time.sleep(0.05)
+    cut.send_signal(number)
+    assert cut.wait(60) == (143 if number == signal.SIGTERM else -number)
+    assert start("cut").wait(300) == 0
+    summaries = [
+        records.read_json(tmp_path / n / "summary.json") for n in ("whole", "cut")
+    ]
+    assert summaries[0]["params_sha256"] == summaries[1]["params_sha256"]
+
+
+def test_finished_run_is_not_trained_again(tmp_path):
+    first = loop.train(small(num_steps=5), tmp_path)
+    before = (tmp_path / "metrics.jsonl").read_text()
+    assert loop.train(small(num_steps=5), tmp_path) == first
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+
+
+def test_run_directory_holds_all_that_a_later_stage_needs(tmp_path):
+    summary = loop.train(small(num_steps=5), tmp_path / "run")
+    config, params = checkpoint.load_params(tmp_path / "run")
+    assert config == small(num_steps=5)
+    assert checkpoint.hash_params(params) == summary["params_sha256"]
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {
+        *("config.json", "checkpoints", "metrics.jsonl", "records.jsonl"),
+        *("tensorboard", "summary.json"),
+    }
+    lines = list(records.read_lines(tmp_path / "run" / "records.jsonl"))
+    assert set(lines[0]) == {*records.FIELDS, "step"}
+    tuned = small(num_steps=3, init_from="run", seed=1)
+    assert loop.train(tuned, tmp_path / "tuned")["steps"] == 3
+
+
+def test_other_config_is_refused(tmp_path):
+    loop.train(small(num_steps=2), tmp_path)
+    with pytest.raises(
+        ValueError, match=r"holds a run of another config: num_steps is 2"
+    ):
+        loop.train(small(num_steps=3), tmp_path)
+
+
+def test_missing_and_damaged_checkpoints_are_named(tmp_path):
+    with pytest.raises(ValueError, match="is not a run directory: it has no config"):
+        checkpoint.load_params(tmp_path / "nothing")
+    checkpoint.open_run(tmp_path / "fresh", small())
+    with pytest.raises(ValueError, match="holds no checkpoint yet; train it first"):
+        checkpoint.load_params(tmp_path / "fresh")
+    loop.train(small(num_steps=2), tmp_path / "run")
+    for file in (tmp_path / "run/checkpoints/2/state").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"damaged")
+    with pytest.raises(
+        ValueError, match=r"checkpoints/2 cannot be read .* remove that"
+    ):
+        checkpoint.load_params(tmp_path / "run")
+
+
+def test_loss_that_is_not_finite_stops_the_run(tmp_path):
+    wild = small(optimizer={"learning_rate": 1e30, "clip_norm": 1e30})
+    wild = configs.build(configs.TrainConfig, configs.to_dict(wild))
+    with pytest.raises(FloatingPointError, match=r"the loss is (nan|inf) by step \d+"):
+        loop.train(wild, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_steps": 0}, "num_steps must be 1 or more"),
+        ({"init_from": "nowhere"}, "is not a run directory"),
+    ],
+)
+def test_bad_configs_are_refused_before_training(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        loop.train(small(**changes), tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_schedule_is_linear_with_warm_up():
+    config = configs.OptimizerConfig(learning_rate=2.0, warmup_share=0.1)
+    schedule = make_schedule(config, 100)
+    values = [float(schedule(step)) for step in (0, 5, 10, 55, 100)]
+    assert values == pytest.approx([0.0, 1.0, 2.0, 1.0, 0.0])
+    flat = configs.OptimizerConfig(
+        learning_rate=2.0, warmup_share=0.1, constant_share=0.5
+    )
+    schedule = make_schedule(flat, 100)
+    values = [float(schedule(step)) for step in (10, 60, 80, 100)]
+    assert values == pytest.approx([2.0, 2.0, 1.0, 0.0])
+
+
+def test_hash_sees_every_parameter():
+    params = init_params(small())
+    names = checkpoint.hash_params(params)
+    leaves, tree = jax.tree.flatten(params)
+    for i, leaf in enumerate(leaves):
+        changed = [*leaves[:i], leaf + 1, *leaves[i + 1 :]]
+        assert checkpoint.hash_params(jax.tree.unflatten(tree, changed)) != names
+
+
+def test_summary_is_json(tmp_path):
+    loop.train(small(num_steps=2), tmp_path)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert {"steps", "seconds", "params_sha256", "final"} <= set(summary)

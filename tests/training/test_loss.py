@@ -1,0 +1,117 @@
+"""The losses against an independent, loop-by-loop reading of Eqs. 6-10."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from relay_jax.config import LossConfig, ModelConfig, TrainConfig
+from relay_jax.data.align import decoder_batch, looped_batch
+from relay_jax.models.decoder import Decoder
+from relay_jax.models.looped import Teacher, run_looped
+from relay_jax.tasks import TASKS
+from relay_jax.tokens import PAD
+from relay_jax.training.loss import decoder_loss, iteration_loss, looped_loss
+from relay_jax.training.step import init_params
+
+SMALL = {"num_layers": 1, "dim": 16, "mlp_dim": 16, "num_numbers": 64, "dropout": 0.0}
+TASK = TASKS["edit_distance"]()
+EXAMPLES = TASK.sample(np.random.default_rng(0), np.array([3, 1, 2]))
+
+
+def log_softmax(logits):
+    logits = np.asarray(logits, np.float64)
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def slow_iteration_loss(logits, rounds):
+    """For every example, round and position by itself; M_t is read off the round."""
+    log_p, losses = log_softmax(logits), []
+    for b in range(rounds.shape[1]):
+        per_round = []
+        for t in range(rounds.shape[0]):
+            tokens = [int(i) for i in rounds[t, b] if i != PAD]
+            if not tokens:
+                continue
+            width = rounds.shape[2]
+            first = width - len(tokens)
+            terms = [-log_p[t, b, first + i, word] for i, word in enumerate(tokens)]
+            if first > 0:
+                terms.append(-log_p[t, b, first - 1, PAD])  # the boundary pad
+            per_round.append(np.mean(terms))
+        losses.append(np.mean(per_round))
+    return np.mean(losses)
+
+
+def test_iteration_loss_reads_as_in_the_paper():
+    batch = looped_batch(EXAMPLES, TASK, 4)
+    shape = (*batch.rounds.shape, 20)
+    rounds = np.where(batch.rounds != PAD, batch.rounds % 19 + 1, PAD)
+    logits = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+    fast = iteration_loss(
+        jnp.asarray(logits),
+        jnp.asarray(rounds),
+        jnp.asarray(batch.mask),
+        jnp.asarray(batch.num_rounds),
+    )
+    assert float(fast) == pytest.approx(slow_iteration_loss(logits, rounds), rel=1e-5)
+
+
+@pytest.mark.parametrize("round_weight", [0.0, 1.0, 0.25])
+def test_total_loss_weighs_its_parts(round_weight):
+    model = ModelConfig(**SMALL)
+    params = init_params(TrainConfig(model=model))
+    batch = jax.tree.map(jnp.asarray, looped_batch(EXAMPLES, TASK, 3))
+    settings = LossConfig(
+        round_weight=round_weight, task_weights={"edit_distance": 10.0, "lis": 5.0}
+    )
+    total, parts = looped_loss(
+        params,
+        batch,
+        jax.random.key(0),
+        jnp.ones(()),
+        task=TASK,
+        num_loops=3,
+        model=model,
+        loss=settings,
+    )
+    spoken = run_looped(
+        params,
+        batch.problem,
+        batch.num_rounds,
+        task=TASK,
+        num_loops=3,
+        model=model,
+        teacher=Teacher(batch.rounds, jnp.ones((3, 3), bool)),
+        key=jax.random.key(0),
+    )
+    answers = log_softmax(spoken.answer_logits)[np.arange(3), EXAMPLES.answer]
+    told = slow_iteration_loss(spoken.round_logits, np.asarray(batch.rounds))
+    expected = 10.0 * (-answers.mean() + round_weight * told)
+    assert float(total) == pytest.approx(expected, rel=1e-4)
+    assert float(parts["loss_answer"]) == pytest.approx(-answers.mean(), rel=1e-4)
+
+
+def test_decoder_loss_trains_chain_and_answer_only():
+    model = ModelConfig(kind="decoder", **SMALL)
+    params = init_params(TrainConfig(model=model))
+    batch = jax.tree.map(jnp.asarray, decoder_batch(EXAMPLES, TASK))
+    total, _ = decoder_loss(
+        params,
+        batch,
+        jax.random.key(0),
+        jnp.ones(()),
+        task=TASK,
+        num_loops=3,
+        model=model,
+        loss=LossConfig(task_weights={"edit_distance": 10.0}),
+    )
+    terms = []
+    for row, problem in zip(np.asarray(batch.tokens), EXAMPLES.problem):
+        text = [int(i) for i in row if i != PAD]
+        logits, _ = Decoder(model).apply({"params": params}, jnp.asarray([text]))
+        log_p = log_softmax(logits)[0]
+        start = int((problem != PAD).sum())
+        terms += [-log_p[i - 1, text[i]] for i in range(start, len(text))]
+    assert float(total) == pytest.approx(10.0 * np.mean(terms), rel=1e-4)
