@@ -22,6 +22,7 @@ class PositionConfig:
     rope_base: float = 10_000.0
     max_distance: int = 4  # relative_bias: distances beyond this share one bias
     bias_scale: float = 8.0  # relative_bias: its factor, i.e. a larger step for it
+    distance_slopes: bool = False  # relative_bias: and a slope a head and side
     directional_heads: bool = False  # half the heads see only left, half only right
     log_length_scaling: bool = False  # attention logits times log(keys seen)
     reference_length: int = 16  # log_length_scaling: the number of keys with factor 1
@@ -42,7 +43,7 @@ class ModelConfig:
     activation: Literal["gelu", "swiglu"] = "gelu"
     dropout: float = 0.1
     num_numbers: int = 256  # the task vocabulary ends with this many numbers
-    number_code: Literal["token", "digits"] = "token"
+    number_code: Literal["token", "digits", "ordinal"] = "token"
     dtype: Literal["float32", "bfloat16"] = "float32"  # of compute; parameters: float32
     remat: bool = False  # recompute each loop (or layer) in the backward pass
     position: PositionConfig = PositionConfig()

@@ -68,9 +68,13 @@ def looped_batch(
     return LoopedBatch(*map(_on_device, arrays))
 
 
-def looped_width(examples: Examples, task: Task) -> int:
-    """n: room for the problem, and for every round with its boundary pad."""
-    longest = int(examples.length.max())
+def looped_width(examples: Examples, task: Task, longest: int = 0) -> int:
+    """n: room for the problem, and for every round with its boundary pad.
+
+    Narrower by multiples of `WIDTH_STEP` than what problems of length `longest` (by
+    default the longest here) could need.
+    """
+    longest = longest or int(examples.length.max())
     bound = max(task.problem_size(longest), task.round_size(longest) + 1)
     needed = int(max(sizes(examples.problem).max(), sizes(examples.rounds).max() + 1))
     return bound - (bound - needed) // WIDTH_STEP * WIDTH_STEP

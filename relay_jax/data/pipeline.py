@@ -18,6 +18,7 @@ from relay_jax.data.align import (
     LoopedBatch,
     decoder_batch,
     looped_batch,
+    looped_width,
 )
 from relay_jax.data.source import Source, Synthetic
 from relay_jax.data.written import read_chains
@@ -32,7 +33,8 @@ class Bucket(NamedTuple):
 
     task: Task
     source: Source
-    num_loops: int  # T of its longest problems
+    longest: int  # length of its longest problems
+    num_loops: int  # their T
     weight: float
 
 
@@ -99,7 +101,8 @@ def _open(bucket: BucketConfig, model: ModelConfig, seed: int, workdir) -> Bucke
         source = read_chains(
             configs.resolve(bucket.path, workdir), task, bucket.lengths, seed
         )
-    return Bucket(task, source, task.num_rounds(bucket.lengths[1]), bucket.weight)
+    longest = bucket.lengths[1]
+    return Bucket(task, source, longest, task.num_rounds(longest), bucket.weight)
 
 
 def step_at(step: int, buckets: list[Bucket], config: TrainConfig) -> Step:
@@ -110,7 +113,8 @@ def step_at(step: int, buckets: list[Bucket], config: TrainConfig) -> Step:
     bucket = buckets[rng.choice(len(buckets), p=weights / weights.sum())]
     examples = bucket.source.take(step * batch_size + np.arange(batch_size))
     if config.model.kind == "looped":
-        batch = looped_batch(examples, bucket.task, bucket.num_loops)
+        width = looped_width(examples, bucket.task, bucket.longest)
+        batch = looped_batch(examples, bucket.task, bucket.num_loops, width)
     else:
         batch = decoder_batch(examples, bucket.task)
     return Step(step, bucket.task, bucket.num_loops, batch)

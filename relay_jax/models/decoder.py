@@ -71,5 +71,5 @@ class Decoder(nn.Module):
         held_values = cache.key_values if cache else None
         x, new = stack(Layer(config, name="layers"), x, held_values)
         x = make_norm(config, "norm")(x)
-        head = Codebook(config, config.dim**-0.5, name="head")()
+        head = Codebook(config, says=True, name="head")()
         return (x @ head.T.astype(x.dtype)).astype(jnp.float32), new

@@ -47,7 +47,12 @@ def rotate(
 
 class RelativeBias(nn.Module):
     """A learnt bias for each head and clipped distance; beyond the clip, only the side
-    (left or right) is known, so that no distance is ever new."""
+    (left or right) is known, so that no distance is ever new.
+
+    With `distance_slopes`, each head and side also has a learnt slope (ALiBi, Press et
+    al. 2022, whose slopes are fixed): a head can then prefer the nearest of several
+    places at any distance.
+    """
 
     num_heads: int
     config: PositionConfig
@@ -64,7 +69,13 @@ class RelativeBias(nn.Module):
         index = jnp.clip(distance, -clip, clip) + clip
         # A one-hot product: its gradient is a matrix product, not a slow scatter.
         one_hot = jax.nn.one_hot(index, 2 * clip + 1, dtype=table.dtype)
-        return jnp.einsum("bqkc,ch->bhqk", one_hot, table * self.config.bias_scale)
+        bias = jnp.einsum("bqkc,ch->bhqk", one_hot, table * self.config.bias_scale)
+        if self.config.distance_slopes:
+            shape = (2, self.num_heads)
+            slopes = self.param("slopes", nn.initializers.zeros_init(), shape)
+            sides = jnp.stack([jnp.maximum(-distance, 0), jnp.maximum(distance, 0)])
+            bias -= jnp.einsum("sbqk,sh->bhqk", sides.astype(table.dtype), slopes)
+        return bias
 
 
 def directions(
@@ -190,25 +201,47 @@ class Layer(nn.Module):
 
 
 class Codebook(nn.Module):
-    """One vector a word, as a table that serves for reading and for saying.
+    """One vector a word, as a table, for reading words or (`says`) for saying them.
 
-    With `number_code="digits"` a number's vector is the sum of the vectors of its units,
-    tens and hundreds, so a number never met in training has a meaning all the same.
+    How a number gets its vector is `config.number_code`:
+
+        token     it has one of its own
+        digits    the sum of the vectors of its units, tens and hundreds
+        ordinal   read as a learnt map of waves in its value, so that numbers nearby look
+                  alike and an order can be seen; said by digits
+
+    By digits or waves, a number never met in training has a meaning all the same.
     """
 
     config: ModelConfig
-    scale: float = 1.0  # of the first values; a head needs dim ** -0.5
+    says: bool = False
 
     @nn.compact
     def __call__(self) -> Float[Array, "v d"]:
         config = self.config
-        init = nn.initializers.normal(self.scale)
+        scale = config.dim**-0.5 if self.says else 1.0
+        init = nn.initializers.normal(scale)
         if config.number_code == "token":
             size = FIRST_NUMBER + config.num_numbers
             return self.param("words", init, (size, config.dim))
         symbols = self.param("words", init, (FIRST_NUMBER, config.dim))
+        if config.number_code == "ordinal" and not self.says:
+            waves = _waves(config.num_numbers)
+            init = nn.initializers.normal((2 / waves.shape[1]) ** 0.5)
+            shape = (waves.shape[1], config.dim)
+            return jnp.concatenate([symbols, waves @ self.param("waves", init, shape)])
         places = len(str(config.num_numbers - 1))
         digits = self.param("digits", init, (places, 10, config.dim))
         number = jnp.arange(config.num_numbers)
         numbers = sum(digits[i, number // 10**i % 10] for i in range(places))
         return jnp.concatenate([symbols, numbers])
+
+
+NUM_WAVES = 16
+
+
+def _waves(num_numbers: int) -> Float[Array, "v w"]:
+    """Sines and cosines of every number, of wavelengths from 4 to 4 `num_numbers`."""
+    wavelength = jnp.geomspace(4.0, 4.0 * num_numbers, NUM_WAVES)
+    angle = 2 * jnp.pi * jnp.arange(num_numbers)[:, None] / wavelength[None]
+    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=1)

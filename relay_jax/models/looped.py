@@ -61,8 +61,8 @@ class LoopedModel(nn.Module):
         ]
         self.norm = make_norm(config, "norm")
         self.problem_words = Codebook(config)
-        self.round_head = Codebook(config, config.dim**-0.5)
-        self.answer_head = Codebook(config, config.dim**-0.5)
+        self.round_head = Codebook(config, says=True)
+        self.answer_head = Codebook(config, says=True)
         if config.loop_input == "feedback":
             self.memory_words = Codebook(config)
             normal = nn.initializers.normal(1.0)
@@ -189,7 +189,9 @@ class LoopedModel(nn.Module):
         if self.config.differences and workspace.has_differences:
             reference = _reference(state.memory)
             x = self._embed_differences(x, state.memory, reference)
-        seen = state.memory != PAD
+        held = state.memory != PAD
+        # The boundary pad is seen too: where nothing else fits, heads can look there.
+        seen = held | jnp.pad(held[:, 1:], ((0, 0), (0, 1)))
         x = jnp.where(seen[..., None], x, 0.0)
         if workspace.reads_problem:
             x += _embed(problem, self.problem_words())

@@ -22,26 +22,27 @@ def small(**changes):
     values = tiny.get_config().to_dict()
     values["model"] |= {"num_layers": 1, "dim": 16, "mlp_dim": 16}
     values["data"]["batch_size"] = 4
-    values["evaluation"] |= {"every_steps": 20, "during": 4, "final": 8}
-    values |= {"num_steps": 30, "log_every_steps": 5, "checkpoint_every_seconds": 0.0}
+    values["evaluation"] |= {"every_steps": 4, "during": 4, "final": 8}
+    values |= {"num_steps": 6, "log_every_steps": 1, "checkpoint_every_seconds": 1e9}
     return configs.build(configs.TrainConfig, values | changes)
 
 
 def test_interrupted_run_ends_with_the_same_parameters(tmp_path, monkeypatch):
-    whole = loop.train(small(), tmp_path / "whole")
+    often = small(checkpoint_every_seconds=0.0)  # after every step
+    whole = loop.train(often, tmp_path / "whole")
     append, seen = records.append_lines, []
 
     def crash_once(path, lines):  # as if killed: no checkpoint is made on the way out
         append(path, lines)
         seen.extend(line["step"] for line in lines if "loss" in line)
-        if seen[-1:] == [15]:
+        if seen[-1:] == [4]:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(records, "append_lines", crash_once)
     with pytest.raises(KeyboardInterrupt):
-        loop.train(small(), tmp_path / "cut")
+        loop.train(often, tmp_path / "cut")
     monkeypatch.undo()
-    again = loop.train(small(), tmp_path / "cut")
+    again = loop.train(often, tmp_path / "cut")
     assert again["params_sha256"] == whole["params_sha256"]
     lines = [
         list(records.read_lines(tmp_path / d / "metrics.jsonl"))

@@ -1,0 +1,121 @@
+"""Scores of known speech, records, table and figures."""
+
+import numpy as np
+import pytest
+
+from relay_jax import records
+from relay_jax.config import ModelConfig
+from relay_jax.data.align import flatten, right_align
+from relay_jax.evaluation import accuracy, figures
+from relay_jax.evaluation.table import make_table
+from relay_jax.models import speech
+from relay_jax.models.speech import Speech
+from relay_jax.tasks import TASKS
+from relay_jax.tokens import EOS, PAD
+
+TASK = TASKS["edit_distance"]()
+EXAMPLES = TASK.sample(np.random.default_rng(0), np.array([2, 3, 3, 3]))
+COMMON = {"run": "r", "task": "edit_distance", "model": "ar", "seed": 0}
+
+
+def score_of(said, monkeypatch):
+    monkeypatch.setitem(accuracy.SPEAKERS, "looped", lambda *_: said)
+    return accuracy.score({}, ModelConfig(kind="looped"), TASK, EXAMPLES, 4)
+
+
+def true_speech():
+    width = EXAMPLES.rounds.shape[-1] + 1
+    rounds = right_align(EXAMPLES.rounds, width)
+    return Speech(EXAMPLES.answer.copy(), rounds.copy(), np.ones(4))
+
+
+def test_one_wrong_token_costs_its_chain_its_round_and_its_place(monkeypatch):
+    said = true_speech()
+    assert score_of(said, monkeypatch).chain.all()
+    said.rounds[2, 1, -2] = 60
+    scored = score_of(said, monkeypatch)
+    np.testing.assert_array_equal(scored.chain, [True, True, False, True])
+    assert scored.answer.all()
+    np.testing.assert_allclose(accuracy.round_accuracy(scored), [1, 3 / 4, 1])
+    matrix = accuracy.hit_matrix(scored)
+    assert matrix[1, -2] == 3 / 4
+    assert np.nanmin(np.delete(matrix.ravel(), matrix.shape[1] * 2 - 2)) == 1.0
+    assert np.isnan(matrix[:, 0]).all()
+
+
+def test_a_token_too_many_on_the_left_is_a_wrong_chain(monkeypatch):
+    said = true_speech()
+    blank = np.argmax(said.rounds[0, 0] != PAD) - 1
+    said.rounds[0, 0, blank] = 50
+    scored = score_of(said, monkeypatch)
+    assert not scored.chain[0] and scored.hits[0].sum() == scored.told[0].sum()
+
+
+def test_decoder_text_is_laid_over_the_true_rounds(monkeypatch):
+    text, prompt = flatten(EXAMPLES, TASK)
+    room = text.shape[1]
+    tokens = np.full((4, room), PAD)
+    for row in range(4):
+        chain = text[row, prompt[row] :]
+        tokens[row, : len(chain)] = chain
+    tokens[1, 0] += 1  # a wrong number
+    end = np.argmax(tokens[2] == EOS)
+    tokens[2, end : end + 2] = tokens[2, end - 1], EOS  # a token too many
+    tokens[3, np.argmax(tokens[3] == EOS)] = PAD  # never ends
+    monkeypatch.setattr(speech, "decoder_texts", lambda *_: (tokens, np.ones(4)))
+    model = ModelConfig(kind="decoder")
+    scored = accuracy.score({}, model, TASK, EXAMPLES, 4)
+    np.testing.assert_array_equal(scored.chain, [True, False, False, False])
+    np.testing.assert_array_equal(scored.answer, [True, True, True, False])
+    missed = (scored.told & ~scored.hits).sum(axis=(1, 2))
+    np.testing.assert_array_equal(missed, [0, 1, 0, 0])
+
+
+def test_problems_are_test_problems_and_final_ones_are_others():
+    during, final = (
+        accuracy.test_problems(TASK, [4, 5], 20, 0, final=f) for f in (False, True)
+    )
+    np.testing.assert_array_equal(during.length, [4] * 20 + [5] * 20)
+    width = min(during.problem.shape[1], final.problem.shape[1])
+    both = np.concatenate([during.problem[:, :width], final.problem[:, :width]])
+    assert len(np.unique(both, axis=0)) == 80
+
+
+def make_lines(monkeypatch):
+    said = true_speech()
+    said.rounds[2, 1, -2] = 60
+    scored = score_of(said, monkeypatch)
+    return accuracy.make_records(scored, COMMON, details=True)
+
+
+def test_records_table_and_figures(tmp_path, monkeypatch):
+    lines = make_lines(monkeypatch)
+    whole = {(x["length"], x["metric"]): x for x in lines if "round" not in x}
+    assert whole[3, "chain_accuracy"]["value"] == pytest.approx(2 / 3)
+    assert whole[3, "chain_accuracy"]["count"] == 3
+    assert all(set(records.FIELDS) <= set(line) for line in lines)
+
+    table = make_table(lines, "edit_distance", "chain_accuracy").splitlines()
+    assert table[1].split() == ["2", "3"]
+    assert table[2].split() == ["ar", "1.000", "0.667"]
+
+    records.write_lines(tmp_path / "records.jsonl", lines)
+    again = list(records.read_lines(tmp_path / "records.jsonl"))
+    assert again == lines
+    figures.accuracy_by_length(again, "answer_accuracy", tmp_path / "f" / "a.png")
+    figures.hit_matrices(again, "edit_distance", 3, tmp_path / "f" / "h.png")
+    for file in (tmp_path / "f").iterdir():
+        assert file.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="no hit_accuracy record of lis at length 9"):
+        figures.hit_matrices(again, "lis", 9, tmp_path / "x.png")
+
+
+def test_a_line_cut_off_by_a_crash_is_left_out(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"step": 1}\n{"step": 2}\n{"st')
+    assert list(records.read_lines(file)) == [{"step": 1}, {"step": 2}]
+    records.keep_until(file, 1)
+    assert file.read_text() == '{"step": 1}\n'
+    file.write_text('{"st\n{"step": 2}\n')
+    with pytest.raises(ValueError, match="line 1: not JSON"):
+        list(records.read_lines(file))

@@ -1,0 +1,129 @@
+"""Stage II: writing, filtering, storing and learning chains."""
+
+import numpy as np
+import pytest
+
+from relay_jax import chains, records
+from relay_jax import config as configs
+from relay_jax.chains import FILTERS, Written
+from relay_jax.config import BucketConfig, ChainsConfig, ModelConfig, TrainConfig
+from relay_jax.data import pipeline
+from relay_jax.data.align import flatten
+from relay_jax.models.speech import Speech
+from relay_jax.tasks import TASKS
+from relay_jax.training import checkpoint
+
+LIS = {"group": 2, "number_range": 20}
+
+
+def perfect(task):
+    """A stand-in for a looped model that never errs, and knows only the problem."""
+
+    def say(params, model, task_, given, batch_size):
+        from relay_jax.data.align import right_align
+
+        width = given.rounds.shape[-1] + 2
+        confidence = np.linspace(0.0, 1.0, len(given.answer))
+        return Speech(given.answer, right_align(given.rounds, width), confidence)
+
+    return say
+
+
+@pytest.fixture
+def writer(monkeypatch):
+    model = ModelConfig(kind="looped", num_numbers=64)
+    monkeypatch.setattr(chains, "looped_chains", perfect(None))
+    monkeypatch.setattr(
+        checkpoint, "load_params", lambda run: (TrainConfig(model=model), {})
+    )
+    return model
+
+
+def chains_config(**changes):
+    values = {"task": "lis", "options": LIS, "model": "m", "counts": {"3": 5, "4": 2}}
+    return configs.build(ChainsConfig, values | {"batch_size": 4} | changes)
+
+
+def test_written_chains_become_a_source(tmp_path, writer):
+    share = chains.write_chains(chains_config(), tmp_path / "chains")
+    assert share["chain_accuracy"] == {3: 1.0, 4: 1.0}
+    task = TASKS["lis"](**LIS)
+    config = TrainConfig(model=ModelConfig(kind="decoder", num_numbers=64))
+    bucket = BucketConfig("lis", (3, 4), kind="chains", path="chains", options=LIS)
+    opened = pipeline._open(bucket, config.model, 0, tmp_path / "run")
+    held = opened.source
+    assert len(held) == 7
+    made = held.take(np.arange(7))
+    assert sorted(made.length.tolist()) == [3] * 5 + [4] * 2
+    for i in range(7):  # solving the problem again gives the same chain and answer
+        numbers = made.problem[i][made.problem[i] > 5] - 41
+        values = [1] * len(numbers)
+        for a in range(len(numbers)):
+            for b in range(a):
+                if numbers[b] < numbers[a]:
+                    values[a] = max(values[a], values[b] + 1)
+        assert made.answer[i] == 41 + max(values)
+        text, _ = flatten(type(made)(*(part[i : i + 1] for part in made)), task)
+        assert (text[0] != 0).sum() == len(numbers) + 2 + 3 * 2 + 2
+
+
+def test_chains_are_written_once_and_not_for_another_config(tmp_path, writer):
+    first = chains.write_chains(chains_config(), tmp_path)
+    file = tmp_path / "lis_003.npz"
+    before = file.stat().st_mtime_ns
+    (tmp_path / "summary.json").unlink()
+    (tmp_path / "lis_004.npz").unlink()  # as if interrupted: the rest is written
+    again = chains.write_chains(chains_config(), tmp_path)
+    assert again.keys() == first.keys() and file.stat().st_mtime_ns == before
+    with pytest.raises(ValueError, match=r"another config: seed is 0 there and 1 here"):
+        chains.write_chains(chains_config(seed=1), tmp_path)
+
+
+def test_filters():
+    right = np.array([True, False, True, False])
+    given = TASKS["lis"](**LIS).sample(np.random.default_rng(0), np.full(4, 3))
+    answer = np.where(right, given.answer, given.answer + 1)
+    written = Written(
+        given._replace(answer=answer),
+        confidence=np.array([0.95, 0.95, 0.5, 0.9]),
+        own_answer=np.where([True, True, False, True], answer, 0),
+        is_right=right,
+    )
+
+    def kept(name):
+        config = chains_config(filter=name)
+        return FILTERS[name](written, given, None, None, config).tolist()
+
+    assert kept("none") == [True, True, True, True]
+    assert kept("answer_agrees") == [True, True, False, True]
+    assert kept("confidence") == [True, True, False, True]
+    assert kept("oracle") == [True, False, False, False]
+
+
+def test_a_filter_that_keeps_too_little_is_an_error(tmp_path, writer):
+    config = chains_config(filter="confidence", confidence=1.1)
+    with pytest.raises(
+        ValueError, match=r"length 3: the filter 'confidence' kept 0 of"
+    ):
+        chains.write_chains(config, tmp_path)
+
+
+def test_reading_errors(tmp_path, writer):
+    from relay_jax.data.written import read_chains
+
+    task = TASKS["lis"](**LIS)
+    with pytest.raises(ValueError, match="holds no finished chains; write them with"):
+        read_chains(tmp_path, task, (3, 4), 0)
+    chains.write_chains(chains_config(), tmp_path)
+    with pytest.raises(ValueError, match="has no chains of length 5; it has 3, 4"):
+        read_chains(tmp_path, task, (3, 5), 0)
+    with pytest.raises(ValueError, match="holds chains of .*group=2.*, expected .*=10"):
+        read_chains(tmp_path, TASKS["lis"](), (3, 4), 0)
+
+
+def test_report_counts_before_and_after_the_filter(tmp_path, writer):
+    chains.write_chains(chains_config(filter="confidence", confidence=0.5), tmp_path)
+    lines = list(records.read_lines(tmp_path / "records.jsonl"))
+    share = {x["metric"]: x["value"] for x in lines if x["length"] == 3}
+    assert share["chain_accuracy"] == share["kept_chain_accuracy"] == 1.0
+    assert 0.4 < share["kept_share"] < 0.8
