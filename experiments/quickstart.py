@@ -2,27 +2,21 @@
 
     python -m experiments.quickstart [--workdir DIR] [--config FILE] [--seed N]
 
-Stages run as processes of their own, `--jobs` at once, each on one core: for models of
-this size that is nearly twice as fast as one process on both. Interrupted and started
-again, every stage goes on where it was.
+Interrupted and started again, every stage goes on where it was.
 """
 
-import multiprocessing
 import os
 import pathlib
-import signal
-import sys
 import time
 from typing import Any
 
 from absl import flags
 from etils import epath
 from ml_collections import config_flags
-from tqdm import tqdm
 
 from experiments import command
 from relay_jax import config as configs
-from relay_jax import records
+from relay_jax import records, stages
 from relay_jax.evaluation import figures
 from relay_jax.evaluation.table import make_table
 
@@ -34,17 +28,15 @@ _JOBS = flags.DEFINE_integer(
     "jobs", min(2, os.cpu_count() or 1), "Stages at once; 1 on an accelerator.", 1
 )
 
-StageConfig = configs.TrainConfig | configs.ChainsConfig
-
 
 def main() -> None:
     started = time.monotonic()
     config = configs.build(configs.RelayConfig, with_seed(command.plain(_CONFIG.value)))
     path = epath.Path(_WORKDIR.value).absolute()
-    stages: dict[str, StageConfig] = {**config.runs, **config.chains}
-    check(stages)
+    planned = {**config.runs, **config.chains}
+    stages.check_stages(planned)
     path.mkdir(parents=True, exist_ok=True)
-    run_stages(stages, path, _JOBS.value)
+    stages.run_stages(planned, path, _JOBS.value)
     report(config, path)
     minutes = (time.monotonic() - started) / 60
     print(f"figures: {path / 'figures'}\nrecords: {path / 'records.jsonl'}")
@@ -56,136 +48,6 @@ def with_seed(values: dict[str, Any]) -> dict[str, Any]:
     for part in (*values.get("runs", {}).values(), *values.get("chains", {}).values()):
         part["seed"] = _SEED.value
     return values
-
-
-def needs(stage: StageConfig) -> set[str]:
-    """The stages whose results a stage starts from."""
-    if isinstance(stage, configs.ChainsConfig):
-        return {stage.model, stage.judge} - {""}
-    written = {b.path for b in stage.data.buckets.values() if b.kind == "chains"}
-    return written | ({stage.init_from} - {""})
-
-
-def check(stages: dict[str, StageConfig]) -> None:
-    """Raises ValueError where a stage needs one that is not there."""
-    for name, stage in stages.items():
-        missing = needs(stage) - set(stages)
-        if missing:
-            raise ValueError(
-                f"stage {name!r} needs {', '.join(sorted(missing))}; the config has "
-                f"{', '.join(stages)}"
-            )
-
-
-def run_stages(stages: dict[str, StageConfig], path: epath.Path, jobs: int) -> None:
-    """Runs every stage once what it needs is there, at most `jobs` at a time."""
-    context = multiprocessing.get_context("spawn")
-    free = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    done = {name for name in stages if (path / name / "summary.json").exists()}
-    if done:
-        print(f"already there: {', '.join(n for n in stages if n in done)}", flush=True)
-    running: dict[str, Any] = {}
-    total = sum(s.num_steps for s in stages.values() if hasattr(s, "num_steps"))
-    with _forwarded_signals(running), tqdm(total=total, unit="step") as bar:
-        while len(done) < len(stages):
-            waiting = [n for n in stages if n not in done and n not in running]
-            ready = [n for n in waiting if needs(stages[n]) <= done]
-            for name in ready[: jobs - len(running)]:
-                core = {free.pop(0)} if jobs > 1 and free else None
-                job = context.Process(
-                    target=run_stage,
-                    args=(configs.to_dict(stages[name]), str(path / name), core),
-                )
-                job.start()
-                running[name] = job
-                job.core = core
-            time.sleep(0.5)
-            for name, job in list(running.items()):
-                if job.exitcode is None:
-                    continue
-                free += sorted(job.core or ())
-                del running[name]
-                if job.exitcode:
-                    _stop(running)
-                    _explain(name, job.exitcode, path)
-                done.add(name)
-            _show(bar, stages, running, path)
-
-
-def run_stage(values: dict[str, Any], workdir: str, core: set[int] | None) -> None:
-    """In a process of its own: trains one model, or writes chains."""
-    if core:
-        os.sched_setaffinity(0, core)
-    os.makedirs(workdir, exist_ok=True)
-    log = os.open(f"{workdir}/log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    from relay_jax import chains
-    from relay_jax.training import loop
-
-    try:
-        if "num_steps" in values:
-            loop.train(configs.build(configs.TrainConfig, values), workdir)
-        else:
-            chains.write_chains(configs.build(configs.ChainsConfig, values), workdir)
-    except loop.Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        sys.exit(143)
-    except (ValueError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
-
-
-def _show(bar, stages, running, path) -> None:
-    """The bar counts the steps of all stages; beside it, what runs now."""
-    steps, shown = 0, []
-    for name in stages:
-        file = path / name / "metrics.jsonl"
-        lines = list(records.read_lines(file)) if file.exists() else []
-        if lines:
-            steps += lines[-1]["step"]
-        if name in running:
-            loss = f" {lines[-1]['step']} loss {lines[-1]['loss']:.3f}" if lines else ""
-            shown.append(name + loss)
-    bar.set_postfix_str(", ".join(shown), refresh=False)
-    bar.update(steps - bar.n)
-    bar.refresh()
-
-
-def _explain(name: str, code: int, path: epath.Path) -> None:
-    """Ends the command with the reason for which a stage ended."""
-    if code in (143, -signal.SIGTERM):
-        print("stopped; run the same command to go on", file=sys.stderr)
-        sys.exit(143)
-    log = path / name / "log.txt"
-    tail = log.read_text().replace("\r", "\n").strip().splitlines()[-3:]
-    raise ValueError(f"stage {name} failed (see {log}):\n" + "\n".join(tail))
-
-
-def _stop(running: dict[str, Any]) -> None:
-    for job in running.values():
-        job.terminate()
-    for job in running.values():
-        job.join()
-
-
-class _forwarded_signals:
-    """SIGINT and SIGTERM are handed to the stages, which save and stop."""
-
-    def __init__(self, running: dict[str, Any]):
-        self.running = running
-
-    def __enter__(self):
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._forward)
-
-    def _forward(self, number, frame):
-        _stop(self.running)
-        print("\nstopped; run the same command to go on", file=sys.stderr)
-        sys.exit(128 + number)
-
-    def __exit__(self, *_):
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL)
 
 
 def report(config: configs.RelayConfig, path: epath.Path) -> None:

@@ -19,12 +19,14 @@ Annotations are read by jaxtyping; they are checked at run time in the tests onl
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int, Key, PyTree, Shaped
+from jaxtyping import Bool, Float, Int, Key, PyTree
 
 Array = jax.Array
 Host = np.ndarray  # an array that never leaves the host
+AnyArray = jax.Array | np.ndarray
 
 __all__ = [
+    "AnyArray",
     "Array",
     "Bool",
     "Float",
@@ -32,5 +34,4 @@ __all__ = [
     "Int",
     "Key",
     "PyTree",
-    "Shaped",
 ]

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Here compiling takes longer than running.
+jax.config.update("jax_disable_most_optimizations", True)
 jaxtyping.install_import_hook("relay_jax", "beartype.beartype")
 
 

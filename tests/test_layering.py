@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "evaluation": BASE | {"tasks", "data", "models", "rest"},
     "training": BASE | {"tasks", "data", "models", "evaluation"},
     "chains": BASE | {"tasks", "data", "models", "evaluation", "training"},
+    "stages": BASE | {"chains", "training"},
 }
 UNSTABLE = ("flax.nnx", "jax._src", "jax.core", "jax.pmap", "tensorflow")
 HEAVY = ("tensorflow_datasets", "grain", "ml_collections")  # not on accelerator images

@@ -21,11 +21,11 @@ PLANS = [
 ]
 NUM_NUMBERS = 8
 STEPS = {
-    "looped_aligned": 2000,
-    "ar": 2000,
-    "looped_vanilla": 1500,
-    "ar_relay": 2000,
-    "ar_control": 2000,
+    "looped_aligned": 7000,
+    "ar": 4000,
+    "looped_vanilla": 2500,
+    "ar_relay": 2500,
+    "ar_control": 2500,
 }
 
 
@@ -39,7 +39,7 @@ def quickstart(
     steps: dict[str, int],
     run: str = "",
     looped: dict | None = None,
-    batch_size: int = 64,
+    batch_size: int = 32,
     eval_step: int = 1,
 ) -> dict:
     """The small size: 64 wide, 3 layers; trained in minutes on two cores."""
@@ -54,8 +54,9 @@ def quickstart(
     }
     position = {
         "scheme": "relative_bias",
-        "max_distance": 4,
+        "max_distance": 6,
         "bias_scale": 8.0,
+        "distance_slopes": True,
         "log_length_scaling": True,
     }
     both_ways = {"position": position | {"directional_heads": True}}
@@ -75,10 +76,12 @@ def quickstart(
             "learning_rate": 3e-3,
             "warmup_share": 0.05,
             "constant_share": 0.5,
+            "weight_decay": 0.3,
+            "b2": 0.98,
         },
         "data": {"batch_size": batch_size},
         "evaluation": recipe.evaluation(
-            plans, every_steps=500, during=64, final=1024, step=eval_step
+            plans, every_steps=1000, during=64, final=1024, step=eval_step
         ),
         "log_every_steps": 25,
         "checkpoint_every_seconds": 20.0,

@@ -13,6 +13,7 @@ PLANS = [
         test=(1, 16),
         chains={str(n): 2000 for n in range(9, 17)},
         within=16_000,
+        train_options=(("max_extra", 8),),  # longer rows are met in training
         merged_buckets=4,
     )
 ]
@@ -28,6 +29,4 @@ STEPS = {
 
 
 def get_config(run: str = "") -> ConfigDict:
-    return ConfigDict(
-        quickstart.quickstart(PLANS, NUM_NUMBERS, STEPS, run, LOOPED, batch_size=32)
-    )
+    return ConfigDict(quickstart.quickstart(PLANS, NUM_NUMBERS, STEPS, run, LOOPED))

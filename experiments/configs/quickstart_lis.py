@@ -8,7 +8,7 @@ from experiments.configs import quickstart, recipe
 PLANS = [
     recipe.TaskPlan(
         task="lis",
-        options={"group": 5, "number_range": 60},
+        options={"group": 5, "number_range": 50},
         train=(1, 20),
         test=(1, 40),
         chains={str(n): 800 for n in range(21, 41)},
@@ -17,7 +17,7 @@ PLANS = [
     )
 ]
 NUM_NUMBERS = 64
-LOOPED = {"number_code": "digits"}
+LOOPED = {"number_code": "ordinal"}
 STEPS = {
     "looped_aligned": 3000,
     "ar": 3000,
@@ -29,7 +29,5 @@ STEPS = {
 
 def get_config(run: str = "") -> ConfigDict:
     return ConfigDict(
-        quickstart.quickstart(
-            PLANS, NUM_NUMBERS, STEPS, run, LOOPED, batch_size=32, eval_step=5
-        )
+        quickstart.quickstart(PLANS, NUM_NUMBERS, STEPS, run, LOOPED, eval_step=5)
     )

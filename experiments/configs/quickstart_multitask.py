@@ -21,6 +21,4 @@ STEPS = {
 
 
 def get_config(run: str = "") -> ConfigDict:
-    return ConfigDict(
-        quickstart.quickstart(PLANS, NUM_NUMBERS, STEPS, run, LOOPED, batch_size=32)
-    )
+    return ConfigDict(quickstart.quickstart(PLANS, NUM_NUMBERS, STEPS, run, LOOPED))

@@ -23,7 +23,7 @@ class TaskPlan(NamedTuple):
     test: tuple[int, int]
     chains: dict[str, int]  # chains to write for each length beyond training
     within: int  # original samples that they are merged with (Table 3)
-    train_options: dict[str, Any] = {}  # where training problems are drawn otherwise
+    train_options: tuple[tuple[str, Any], ...] = ()  # changes of `options` in training
     merged_buckets: int = 1  # the chains' lengths are split into this many buckets
 
 
@@ -32,7 +32,7 @@ def original_buckets(plans: list[TaskPlan]) -> dict[str, dict]:
     return {
         plan.task: {
             "task": plan.task,
-            "options": plan.options | plan.train_options,
+            "options": plan.options | dict(plan.train_options),
             "lengths": plan.train,
             "weight": 1.0 / len(plans),
         }

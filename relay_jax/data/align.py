@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from relay_jax.arrays import Array, Bool, Host, Int
+from relay_jax.arrays import AnyArray, Bool, Host, Int
 from relay_jax.tasks.task import Examples, Task
 from relay_jax.tokens import EOS, PAD
 
@@ -30,18 +30,18 @@ WIDTH_STEP = 16  # widths differ by this much, so that few shapes need compiling
 class LoopedBatch(NamedTuple):
     """What the looped model trains on."""
 
-    problem: Int[Array | Host, "b n"]
-    rounds: Int[Array | Host, "t b n"]  # z~_t
-    mask: Bool[Array | Host, "t b n"]  # M_t; all zero past an example's own T
-    answer: Int[Array | Host, " b"]
-    num_rounds: Int[Array | Host, " b"]  # T
+    problem: Int[AnyArray, "b n"]
+    rounds: Int[AnyArray, "t b n"]  # z~_t
+    mask: Bool[AnyArray, "t b n"]  # M_t; all zero past an example's own T
+    answer: Int[AnyArray, " b"]
+    num_rounds: Int[AnyArray, " b"]  # T
 
 
 class DecoderBatch(NamedTuple):
     """What the decoder trains on."""
 
-    tokens: Int[Array | Host, "b n"]
-    trained: Bool[Array | Host, "b n"]  # the targets: chain and answer
+    tokens: Int[AnyArray, "b n"]
+    trained: Bool[AnyArray, "b n"]  # the targets: chain and answer
 
 
 def looped_batch(

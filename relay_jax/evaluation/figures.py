@@ -94,20 +94,22 @@ def hit_matrices(
     places = 1 + max(line["place"] for line in lines)
     figure = Figure(figsize=(0.9 + 3.6 * len(models), 3.6), layout="constrained")
     panels = figure.subplots(1, len(models), squeeze=False)[0]
-    image = None
+    images = []
     for panel, model in zip(panels, models, strict=True):
         matrix = np.full((rounds, places), np.nan)
         for line in lines:
             if line["model"] == model:
                 matrix[line["round"], line["place"]] = line["value"]
         extent = (-places + 0.5, 0.5, rounds + 0.5, 0.5)
-        image = panel.imshow(
-            matrix, vmin=0, vmax=1, cmap="viridis", aspect="auto", extent=extent
+        images.append(
+            panel.imshow(
+                matrix, vmin=0, vmax=1, cmap="viridis", aspect="auto", extent=extent
+            )
         )
         panel.set(title=LABELS.get(model, model), xlabel="place, from the right")
         panel.yaxis.get_major_locator().set_params(integer=True)
     panels[0].set_ylabel(f"round ({task}, length {length})")
-    figure.colorbar(image, ax=panels, label="accuracy")
+    figure.colorbar(images[0], ax=panels, label="accuracy")
     _save(figure, path)
 
 

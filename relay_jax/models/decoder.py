@@ -5,10 +5,12 @@ it knows nothing of generation loops or draft trees. Layers are stacked by `nn.s
 that compile time does not grow with depth.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 
-from relay_jax.arrays import Array, Bool, Float, Int
+from relay_jax.arrays import AnyArray, Array, Bool, Float, Int, Key, PyTree
 from relay_jax.config import ModelConfig
 from relay_jax.models.cache import Cache
 from relay_jax.models.layers import Codebook, KeyValues, Layer, Memory, make_norm
@@ -73,3 +75,21 @@ class Decoder(nn.Module):
         x = make_norm(config, "norm")(x)
         head = Codebook(config, says=True, name="head")()
         return (x @ head.T.astype(x.dtype)).astype(jnp.float32), new
+
+
+def run_decoder(
+    params: PyTree,
+    tokens: Int[AnyArray, "b q"],
+    *,
+    model: ModelConfig,
+    key: Key[Array, ""] | None = None,
+    **rest: Any,
+) -> tuple[Float[Array, "b q v"], KeyValues]:
+    """Applies the decoder; with a key it trains (dropout on). `rest`: see `Decoder`."""
+    return Decoder(model).apply(  # type: ignore[return-value]
+        {"params": params},
+        tokens,
+        train=key is not None,
+        rngs=None if key is None else {"dropout": key},
+        **rest,
+    )

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from relay_jax.arrays import Array, Bool, Float, Int, PyTree
 from relay_jax.config import ModelConfig
 from relay_jax.models.cache import Cache, make_cache, write_cache
-from relay_jax.models.decoder import Decoder
+from relay_jax.models.decoder import run_decoder
 from relay_jax.tokens import PAD
 
 
@@ -43,11 +43,10 @@ def generate(
       The new tokens, `<eos>` included, `[b, max_new_tokens]`; and for each row the
       probability of its least certain token.
     """
-    decoder = Decoder(model)
     batch_size, width = prompts.shape
     inside = prompts != PAD
     cache = make_cache(model, batch_size, width + max_new_tokens)
-    logits, new = decoder.apply({"params": params}, prompts)
+    logits, new = run_decoder(params, prompts, model=model)
     cache = write_cache(cache, new, inside)
     last = jnp.maximum(cache.length - 1, 0)[:, None, None]
     logits = jnp.take_along_axis(logits, last, axis=1)[:, 0]
@@ -63,9 +62,10 @@ def generate(
         token = jnp.where(state.done, PAD, state.next_token)
         tokens = state.tokens.at[:, state.count].set(token)
         done = state.done | (token == eos_id)
-        logits, new = decoder.apply(
-            {"params": params},
+        logits, new = run_decoder(
+            params,
             token[:, None],
+            model=model,
             mask=jnp.ones((batch_size, 1, 1), bool),
             cache=state.cache,
         )

@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from relay_jax.arrays import Array, Bool, Float, Int, Key, PyTree
+from relay_jax.arrays import AnyArray, Array, Bool, Float, Int, Key, PyTree
 from relay_jax.config import ModelConfig
 from relay_jax.models.layers import NEVER, Codebook, Layer, make_norm
 from relay_jax.tasks.task import Task, Workspace
@@ -28,8 +28,8 @@ from relay_jax.tokens import FIRST_NUMBER, PAD
 class Teacher(NamedTuple):
     """The true rounds, and where they replace what the model said in the feedback."""
 
-    rounds: Int[Array, "t b n"]
-    forced: Bool[Array, "t b"]
+    rounds: Int[AnyArray, "t b n"]
+    forced: Bool[AnyArray, "t b"]
 
 
 class Spoken(NamedTuple):
@@ -77,9 +77,9 @@ class LoopedModel(nn.Module):
 
     def __call__(
         self,
-        problem: Int[Array, "b n"],
+        problem: Int[AnyArray, "b n"],
         workspace: Workspace | None,
-        num_rounds: Int[Array, " b"],
+        num_rounds: Int[AnyArray, " b"],
         *,
         num_loops: int,
         teacher: Teacher | None = None,
@@ -240,8 +240,8 @@ class LoopedModel(nn.Module):
 
 def run_looped(
     params: PyTree,
-    problem: Int[Array, "b n"],
-    num_rounds: Int[Array, " b"],
+    problem: Int[AnyArray, "b n"],
+    num_rounds: Int[AnyArray, " b"],
     *,
     task: Task,
     num_loops: int,
@@ -254,7 +254,7 @@ def run_looped(
     return LoopedModel(model).apply(  # type: ignore[return-value]
         {"params": params},
         problem,
-        task.workspace(problem, num_loops) if feedback else None,
+        task.workspace(jnp.asarray(problem), num_loops) if feedback else None,
         num_rounds,
         num_loops=num_loops,
         teacher=teacher if feedback else None,

@@ -4,19 +4,19 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from relay_jax.arrays import Array, Bool, Float, Int, Key, PyTree
+from relay_jax.arrays import AnyArray, Array, Bool, Float, Int, Key, PyTree
 from relay_jax.config import LossConfig, ModelConfig
 from relay_jax.data.align import DecoderBatch, LoopedBatch
-from relay_jax.models import Decoder
+from relay_jax.models.decoder import run_decoder
 from relay_jax.models.looped import Teacher, run_looped
 from relay_jax.tasks import Task
 
 
 def iteration_loss(
     logits: Float[Array, "t b n v"],
-    rounds: Int[Array, "t b n"],
-    mask: Bool[Array, "t b n"],
-    num_rounds: Int[Array, " b"],
+    rounds: Int[AnyArray, "t b n"],
+    mask: Bool[AnyArray, "t b n"],
+    num_rounds: Int[AnyArray, " b"],
 ) -> Float[Array, ""]:
     """L_iter: for each chain, the mean over its T rounds of the mean cross-entropy over
     the positions with M_t = 1 (Eqs. 6-8). Rounds past T have an empty mask and add 0."""
@@ -27,7 +27,7 @@ def iteration_loss(
 
 
 def answer_loss(
-    logits: Float[Array, "b v"], answer: Int[Array, " b"]
+    logits: Float[Array, "b v"], answer: Int[AnyArray, " b"]
 ) -> Float[Array, ""]:
     """L_ans: the cross-entropy of the answer after the last loop (Eq. 9)."""
     entropy = optax.softmax_cross_entropy_with_integer_labels(logits, answer)
@@ -61,7 +61,7 @@ def looped_loss(
         key=dropout_key,
     )
     answered = answer_loss(spoken.answer_logits, batch.answer)
-    if loss.round_weight:
+    if loss.round_weight and spoken.round_logits is not None:
         told = iteration_loss(
             spoken.round_logits, batch.rounds, batch.mask, batch.num_rounds
         )
@@ -84,9 +84,7 @@ def decoder_loss(
     loss: LossConfig,
 ) -> tuple[Float[Array, ""], dict]:
     """The mean cross-entropy of chain and answer, token by token (section 4.1)."""
-    logits, _ = Decoder(model).apply(
-        {"params": params}, batch.tokens[:, :-1], train=True, rngs={"dropout": key}
-    )
+    logits, _ = run_decoder(params, batch.tokens[:, :-1], model=model, key=key)
     target, trained = batch.tokens[:, 1:], batch.trained[:, 1:]
     entropy = optax.softmax_cross_entropy_with_integer_labels(logits, target)
     told = jnp.where(trained, entropy, 0.0).sum() / jnp.maximum(trained.sum(), 1)

@@ -1,6 +1,7 @@
 """The decoder and its cache: cached = uncached, causality, generation."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -37,8 +38,9 @@ def make_params(model):
     return jax.tree.unflatten(tree, noisy)
 
 
-def apply(model, params, *arguments, **rest):
-    return Decoder(model).apply({"params": params}, *arguments, **rest)
+@functools.partial(jax.jit, static_argnums=0)
+def apply(model, params, tokens, **rest):
+    return Decoder(model).apply({"params": params}, tokens, **rest)
 
 
 def prompts(num, width, seed=0):
@@ -65,12 +67,13 @@ def test_later_tokens_get_no_gradient_from_earlier_logits(name):
     tokens = jnp.asarray(prompts(1, 6))
     embedded = params["words"]["words"]
 
-    def logit(table, row):
+    @jax.jit
+    def logits(table):
         changed = params | {"words": {"words": table}}
-        return apply(model, changed, tokens)[0][0, row].sum()
+        return apply(model, changed, tokens)[0][0].sum(axis=-1)
 
-    for row in range(6):
-        gradient = jax.grad(logit)(embedded, row)
+    gradients = jax.jit(jax.jacrev(logits))(embedded)
+    for row, gradient in enumerate(gradients):
         touched = set(np.flatnonzero(np.abs(gradient).max(axis=1) > 0).tolist())
         assert touched == set(np.asarray(tokens)[0, : row + 1].tolist())
 
@@ -102,7 +105,8 @@ def test_generation_equals_reading_the_whole_text_again(name):
     for row, length in enumerate(lengths):
         text, least = given[row, :length].tolist(), 1.0
         for _ in range(room):
-            logits = apply(model, params, jnp.asarray([text]))[0][0, -1]
+            padded = jnp.asarray([text + [PAD] * (20 - len(text))])
+            logits = apply(model, params, padded)[0][0, len(text) - 1]
             least = min(least, float(jax.nn.softmax(logits).max()))
             text.append(int(jnp.argmax(logits)))
             if text[-1] == EOS:

@@ -1,6 +1,7 @@
 """The looped model: loops are a prefix of more loops, masks, feedback, teacher."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +52,7 @@ def make_params(model, seed=0):
     return jax.tree.unflatten(tree, noisy)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 3))
 def run(model, task, batch, num_loops, params, **rest):
     return run_looped(
         params,
@@ -106,8 +108,9 @@ def test_remat_changes_no_gradient(name):
         return jnp.mean(jnp.square(spoken.round_logits))
 
     model = dataclasses.replace(model, dropout=0.0)
-    plain = jax.grad(loss)(params, model)
-    saved = jax.grad(loss)(params, dataclasses.replace(model, remat=True))
+    gradient = jax.jit(jax.grad(loss), static_argnums=1)
+    plain = gradient(params, model)
+    saved = gradient(params, dataclasses.replace(model, remat=True))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), plain, saved)
 
 
@@ -117,7 +120,7 @@ def test_left_padding_changes_nothing(name):
     model, params = CONFIGS[name], make_params(CONFIGS[name])
     task, batch = make_batch("edit_distance", [3, 2], 3, width=12)
     _, wider = make_batch("edit_distance", [3, 2], 3, width=17)
-    near, far = (run(model, task, b, 3, params, key=None) for b in (batch, wider))
+    near, far = (run(model, task, b, 3, params) for b in (batch, wider))
     seen = batch.mask[0]
     np.testing.assert_array_equal(
         np.where(seen, near.rounds[0], 0), np.where(seen, far.rounds[0][:, 5:], 0)
@@ -192,5 +195,5 @@ def test_only_soft_feedback_is_differentiable_end_to_end(name, reaches):
         changed = params | {"round_head": head}
         return jnp.square(run(model, task, batch, 3, changed).answer_logits).sum()
 
-    gradient = jax.tree.leaves(jax.grad(answer)(params["round_head"]))
+    gradient = jax.tree.leaves(jax.jit(jax.grad(answer))(params["round_head"]))
     assert any(np.abs(part).max() > 1e-6 for part in gradient) == reaches

@@ -1,0 +1,158 @@
+"""Every script as a user runs it, stages chained, in a temporary directory."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from experiments.configs import paper, quickstart, quickstart_ed, quickstart_lis
+from experiments.configs import quickstart_multitask as multitask
+from relay_jax import config as configs
+from relay_jax import records
+from relay_jax.stages import check_stages
+from relay_jax.training import loop
+
+ROOT = pathlib.Path(__file__).parents[2]
+TINY = [
+    "--config=experiments/configs/tiny.py",
+    *("--config.num_steps=4", "--config.model.dim=16", "--config.model.num_layers=1"),
+    *("--config.evaluation.final=16", "--config.log_every_steps=2"),
+]
+
+
+def script(name, *arguments, cwd=ROOT):
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "",
+    }
+    return subprocess.run(
+        [sys.executable, "-m", f"experiments.{name}", *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_stages_follow_one_another(tmp_path):
+    done = script("train", *TINY, f"--workdir={tmp_path}/tiny")
+    assert done.returncode == 0, done.stderr
+    assert '"params_sha256"' in done.stdout
+    done = script(
+        "write_chains",
+        "--config=experiments/configs/chains.py",
+        *("--config.counts.4=8", "--config.counts.5=8", "--config.batch_size=8"),
+        f"--workdir={tmp_path}/chains",
+    )
+    assert done.returncode == 0, done.stderr
+    arguments = [
+        f"--run={tmp_path}/tiny",
+        f"--workdir={tmp_path}/evaluation",
+        *("--lengths=2,3", "--count=16"),
+    ]
+    done = script("evaluate", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "answer_accuracy on arithmetic, by length" in done.stdout
+    figures = {f.name for f in (tmp_path / "evaluation" / "figures").iterdir()}
+    assert figures == {
+        *("answer_accuracy.png", "chain_accuracy.png", "token_accuracy.png"),
+        "hit_matrix_arithmetic_3.png",
+    }
+    again = script("evaluate", *arguments)
+    assert again.returncode == 1
+    assert "holds an evaluation; pass --overwrite to replace it" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config.model.dimm=3"], "dimm"),
+        (["--config.model.num_heads=5"], "model.dim (32) must be a multiple of"),
+        (["--config.data.buckets.arithmetic.task=sums"], "unknown task 'sums'; valid"),
+        (["--config.data.buckets.arithmetic.lengths=(4,3)"], "4..3 are out of range"),
+        (["--config.model.num_numbers=3"], "raise model.num_numbers"),
+    ],
+)
+def test_bad_input_ends_in_a_clear_line_before_any_training(
+    tmp_path, arguments, message
+):
+    done = script("train", TINY[0], *arguments, f"--workdir={tmp_path}/run")
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_quickstart_from_end_to_end(tmp_path):
+    """Tiny everything, but all stages, the table, the figures and the records."""
+    file = tmp_path / "small.py"
+    file.write_text(
+        "from experiments.configs import quickstart\n"
+        "def get_config():\n"
+        "    config = quickstart.get_config()\n"
+        "    for run in config.runs.values():\n"
+        "        run.num_steps = 4\n"
+        "        run.model.dim = 16\n"
+        "        run.evaluation.final = 8\n"
+        "    counts = config.chains.chains_arithmetic.counts\n"
+        "    for length in counts:\n"
+        "        counts[length] = 8\n"
+        "    return config\n"
+    )
+    done = script("quickstart", f"--config={file}", f"--workdir={tmp_path}/work")
+    assert done.returncode == 0, done.stderr
+    assert "answer_accuracy on arithmetic, by length" in done.stdout
+    lines = list(records.read_lines(tmp_path / "work" / "records.jsonl"))
+    assert {line["model"] for line in lines} == {
+        *("ar", "looped_vanilla", "looped_aligned", "ar_relay", "ar_control"),
+    }
+    assert {line["length"] for line in lines} == set(range(1, 9))
+    again = script("quickstart", f"--config={file}", f"--workdir={tmp_path}/work")
+    assert "already there" in again.stdout
+    assert again.stdout.split("\n\n")[1:-1] == done.stdout.split("\n\n")[1:-1]
+
+
+QUICKSTARTS = [quickstart, quickstart_lis, quickstart_ed, multitask]
+
+
+@pytest.mark.parametrize("module", QUICKSTARTS)
+def test_quickstart_configs_are_whole(module):
+    config = configs.build(configs.RelayConfig, module.get_config().to_dict())
+    check_stages({**config.runs, **config.chains})
+    one = module.get_config("looped_aligned").to_dict()
+    assert configs.build(configs.TrainConfig, one) == config.runs["looped_aligned"]
+
+
+def shrink(run):
+    """A paper run, small enough for a step."""
+    run["model"] |= {"num_layers": 1, "dim": 16, "mlp_dim": 16}
+    run["data"]["batch_size"] = 2
+    for name, bucket in run["data"]["buckets"].items():
+        run["data"]["buckets"][name] = bucket | {"kind": "synthetic", "lengths": (1, 2)}
+    run["evaluation"] |= {"lengths": {}}
+    return run | {"num_steps": 1, "init_from": ""}
+
+
+@pytest.mark.parametrize("which", [*paper.PLANS, "multitask"])
+def test_paper_configs_have_the_papers_values_and_take_a_step(which, tmp_path):
+    values = paper.get_config(which).to_dict()
+    config = configs.build(configs.RelayConfig, values)
+    check_stages({**config.runs, **config.chains})
+    for name, run in config.runs.items():
+        assert (run.model.num_layers, run.model.dim, run.model.num_heads) == (3, 256, 4)
+        assert run.model.position.scheme == "rope"
+        assert run.model.dropout == 0.1
+        assert run.model.loop_input == "hidden"
+        assert run.data.batch_size == 512
+        assert run.optimizer.weight_decay == 0.01
+        assert run.optimizer.warmup_share == 0.01
+        rates = {"looped_vanilla": 1e-3, "ar_relay": 1e-4, "ar_control": 1e-4}
+        expected = 5e-5 if "self" in name else rates.get(name, 5e-4)
+        assert run.optimizer.learning_rate == expected
+    for name in ("looped_aligned", "ar", "ar_relay"):
+        small = configs.build(configs.TrainConfig, shrink(values["runs"][name]))
+        assert loop.train(small, tmp_path / name)["steps"] == 1
