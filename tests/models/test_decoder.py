@@ -106,7 +106,8 @@ def test_generation_equals_reading_the_whole_text_again(name):
         text, least = given[row, :length].tolist(), 1.0
         for _ in range(room):
             padded = jnp.asarray([text + [PAD] * (20 - len(text))])
-            logits = apply(model, params, padded)[0][0, len(text) - 1]
+            causal = jnp.tril(jnp.ones((1, 20, 20), bool))
+            logits = apply(model, params, padded, mask=causal)[0][0, len(text) - 1]
             least = min(least, float(jax.nn.softmax(logits).max()))
             text.append(int(jnp.argmax(logits)))
             if text[-1] == EOS:

@@ -38,26 +38,31 @@ def slow_attention(model, params, x, positions, mask):
 
     q, k, v = project("query"), project("key"), project("value")
     if place.scheme == "rope":
-        q = np.asarray(rotate(q[None], positions[None], place.rope_base))[0]
-        k = np.asarray(rotate(k[None], positions[None], place.rope_base))[0]
+        at = jnp.asarray(positions)[None]
+        q = np.asarray(rotate(jnp.asarray(q)[None], at, place.rope_base))[0]
+        k = np.asarray(rotate(jnp.asarray(k)[None], at, place.rope_base))[0]
     out = np.zeros((len(x), model.num_heads, size))
     for h in range(model.num_heads):
         for i in range(len(x)):
             g = h // (model.num_heads // groups)
             left = h < model.num_heads // 2
             keys = [j for j in range(len(x)) if mask[i, j]]
+            seen = max(len(keys), 2)  # on both sides, whichever way the head looks
             if place.directional_heads:
                 side = -1 if left else 1
                 keys = [j for j in keys if side * (positions[j] - positions[i]) >= 0]
             scores = np.array([q[i, h] @ k[j, g] for j in keys]) / np.sqrt(size)
             if place.log_length_scaling:
-                ratio = np.log(max(len(keys), 2)) / np.log(place.reference_length)
-                scores = scores * ratio
+                scores = scores * np.log(seen) / np.log(place.reference_length)
             if place.scheme == "relative_bias":
                 table = np.asarray(p["relative_bias"]["table"]) * place.bias_scale
                 clip = place.max_distance
                 far = [np.clip(positions[j] - positions[i], -clip, clip) for j in keys]
                 scores = scores + table[np.array(far) + clip, h]
+                if place.distance_slopes:
+                    slopes = np.asarray(p["relative_bias"]["slopes"])
+                    step = np.array([positions[j] - positions[i] for j in keys])
+                    scores = scores - slopes[(step > 0).astype(int), h] * np.abs(step)
             weights = np.exp(scores - scores.max())
             out[i, h] = (weights / weights.sum()) @ np.stack([v[j, g] for j in keys])
     return out.reshape(len(x), -1) @ np.asarray(p["out"]["kernel"])
@@ -73,13 +78,14 @@ def test_attention_against_a_slow_reading(scheme, log_length, directional, kv_he
         max_distance=2,
         log_length_scaling=log_length,
         directional_heads=directional,
+        distance_slopes=log_length,
     )
     model = dataclasses.replace(MODEL, position=place, num_kv_heads=kv_heads)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(7, 16)).astype(np.float32)
     positions = np.array([0, 1, 2, 4, 5, 9, 10])
     mask = (rng.random((7, 7)) < 0.6) | np.eye(7, dtype=bool)
-    arguments = jnp.asarray(x)[None], jnp.asarray(positions)[None], mask[None]
+    arguments = [jnp.asarray(part)[None] for part in (x, positions, mask)]
     _, params = attend(model, *arguments)
     params = jax.tree.map(
         lambda leaf: leaf + 0.2 * rng.normal(size=leaf.shape).astype(np.float32), params
@@ -100,7 +106,8 @@ def test_rotation_depends_on_distance_only():
     x, y = np.random.default_rng(0).normal(size=(2, 1, 1, 1, 8)).astype(np.float32)
 
     def product(i, j):
-        turned = [rotate(a, np.array([[p]]), 100.0) for a, p in ((x, i), (y, j))]
+        places = (x, i), (y, j)
+        turned = [rotate(jnp.asarray(a), jnp.array([[p]]), 100.0) for a, p in places]
         return float(jnp.sum(turned[0] * turned[1]))
 
     assert product(3, 5) == pytest.approx(product(13, 15), abs=1e-4)

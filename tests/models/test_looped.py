@@ -65,8 +65,17 @@ def run(model, task, batch, num_loops, params, **rest):
     )
 
 
-@pytest.mark.parametrize("task_name", TASK_OPTIONS)
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    ("name", "task_name"),
+    [
+        *(("paper", "lis"), ("problem", "arithmetic"), ("none", "edit_distance")),
+        *(
+            ("feedback", "lis"),
+            ("soft", "arithmetic"),
+            ("differences", "edit_distance"),
+        ),
+    ],
+)
 def test_loops_are_a_prefix_of_more_loops(name, task_name):
     model, params = CONFIGS[name], make_params(CONFIGS[name])
     task, batch = make_batch(task_name, [2, 3, 1], 3)
@@ -89,8 +98,9 @@ def test_parameters_depend_neither_on_loops_nor_on_remat(name):
         made = task.workspace(jnp.asarray(batch.problem), num_loops)
         made = made if config.loop_input == "feedback" else None
         init = LoopedModel(config).init
-        arguments = (jax.random.key(0), batch.problem, made, batch.num_rounds)
-        tree = jax.eval_shape(lambda *a: init(*a, num_loops=num_loops), *arguments)
+        rest = batch.problem, made, batch.num_rounds
+        key = jax.random.key(0)
+        tree = jax.eval_shape(lambda k: init(k, *rest, num_loops=num_loops), key)
         return jax.tree_util.tree_leaves_with_path(tree)
 
     assert workspace.source.shape[0] == 3
@@ -98,7 +108,7 @@ def test_parameters_depend_neither_on_loops_nor_on_remat(name):
     assert shapes(model, 3) == shapes(model, 7) == shapes(remat, 3)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", ["paper", "soft", "differences"])
 def test_remat_changes_no_gradient(name):
     model, params = CONFIGS[name], make_params(CONFIGS[name])
     task, batch = make_batch("lis", [4, 7], 3)
@@ -114,7 +124,7 @@ def test_remat_changes_no_gradient(name):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), plain, saved)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", ["paper", "none", "soft", "differences"])
 def test_left_padding_changes_nothing(name):
     """Padded columns are masked as keys, and only relative positions count."""
     model, params = CONFIGS[name], make_params(CONFIGS[name])
@@ -128,7 +138,7 @@ def test_left_padding_changes_nothing(name):
     np.testing.assert_allclose(near.answer_logits, far.answer_logits, atol=2e-4)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", ["paper", "differences"])
 def test_masked_rounds_get_no_gradient(name):
     model, params = CONFIGS[name], make_params(CONFIGS[name])
     task, batch = make_batch("arithmetic", [1, 3], 3)
@@ -143,8 +153,10 @@ def test_masked_rounds_get_no_gradient(name):
     assert zero[1:, 0].all()  # the first example has a single round
 
 
-@pytest.mark.parametrize("name", ["feedback", "differences", "soft"])
-@pytest.mark.parametrize("task_name", TASK_OPTIONS)
+@pytest.mark.parametrize(
+    ("name", "task_name"),
+    [("feedback", "lis"), ("differences", "edit_distance"), ("soft", "arithmetic")],
+)
 def test_true_speech_needs_no_teacher(name, task_name):
     """Where the teacher says what the model says, forcing it changes nothing; where it
     says something else, it does."""
