@@ -23,7 +23,8 @@ class Generation(NamedTuple):
     tokens: Int[Array, "b n"]  # what was written, `<pad>` after `<eos>`
     count: Int[Array, ""]  # how many columns of it are filled
     next_token: Int[Array, " b"]  # chosen, not yet written
-    confidence: Float[Array, " b"]  # the least probability of any token so far
+    probability: Float[Array, " b"]  # of that token
+    confidence: Float[Array, " b"]  # the least probability of any token written
     done: Bool[Array, " b"]
     cache: Cache
 
@@ -70,22 +71,24 @@ def generate(
             cache=state.cache,
         )
         next_token, probability = choose(logits[:, 0])
-        confidence = jnp.minimum(state.confidence, probability)
+        least = jnp.minimum(state.confidence, state.probability)
         return Generation(
             tokens,
             state.count + 1,
             next_token,
-            jnp.where(done, state.confidence, confidence),
+            probability,
+            jnp.where(state.done, state.confidence, least),
             done,
             write_cache(state.cache, new, ~done[:, None]),
         )
 
-    next_token, confidence = choose(logits)
+    next_token, probability = choose(logits)
     start = Generation(
         tokens=jnp.full((batch_size, max_new_tokens), PAD, prompts.dtype),
         count=jnp.zeros((), jnp.int32),
         next_token=next_token,
-        confidence=confidence,
+        probability=probability,
+        confidence=jnp.ones(batch_size),
         done=jnp.zeros(batch_size, bool),
         cache=cache,
     )
