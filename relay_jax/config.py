@@ -189,15 +189,22 @@ def build(cls: type, values: Mapping[str, Any], where: str = "config"):
 
 
 def to_dict(config: Any) -> Any:
-    """The plain nested dict that `build` reads back; tuples become lists, as in JSON."""
+    """The plain nested dict that `build` reads back."""
     if dataclasses.is_dataclass(config):
         fields = dataclasses.fields(config)
         return {field.name: to_dict(getattr(config, field.name)) for field in fields}
     if isinstance(config, Mapping):
         return {key: to_dict(value) for key, value in config.items()}
-    if isinstance(config, (tuple, list)):
-        return [to_dict(value) for value in config]
     return config
+
+
+def complete(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The nested dict with every field in it, so that a flag can set any of them.
+
+    Raises:
+      ValueError: see `build`.
+    """
+    return to_dict(build(cls, values))
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

@@ -2,17 +2,22 @@
 
 from ml_collections import ConfigDict
 
+from relay_jax import config as configs
+
 
 def get_config() -> ConfigDict:
     return ConfigDict(
-        {
-            "task": "arithmetic",
-            "options": {"modulus": 5},
-            "model": "tiny",  # a run directory; a relative one lies beside --workdir
-            "counts": {"4": 2000, "5": 2000},
-            "filter": "none",
-            "judge": "",
-            "confidence": 0.9,
-            "seed": 0,
-        }
+        configs.complete(
+            configs.ChainsConfig,
+            {
+                "task": "arithmetic",
+                "options": {"modulus": 5},
+                "model": "tiny",  # a run directory; a relative one lies beside --workdir
+                "counts": {"4": 2000, "5": 2000},
+                "filter": "none",
+                "judge": "",
+                "confidence": 0.9,
+                "seed": 0,
+            },
+        )
     )

@@ -66,11 +66,7 @@ def get_config(which: str = "arithmetic") -> ConfigDict:
             f"unknown experiment {name!r}; there are {', '.join(PLANS)}, multitask"
         )
     plans = list(PLANS.values()) if name == "multitask" else [PLANS[name]]
-    config = paper(plans)
-    runs = config["runs"]
-    if run and run not in runs:
-        raise ValueError(f"unknown run {run!r}; there are {', '.join(runs)}")
-    return ConfigDict(runs[run] if run else config)
+    return ConfigDict(recipe.choose(paper(plans), run))
 
 
 def paper(plans: list[recipe.TaskPlan]) -> dict:

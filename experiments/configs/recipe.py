@@ -11,6 +11,8 @@ ar_self_loop_N, ar_self_oracle_N        the paper's baselines: N phases in which
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from relay_jax import config as configs
+
 RUNS = ("looped_aligned", "ar", "looped_vanilla", "ar_relay", "ar_control")
 
 
@@ -97,9 +99,18 @@ def whole(
         if name in ("ar_relay", "ar_control"):
             config["init_from"] = "ar"
         made[name] = config
-    if run and run not in made:
-        raise ValueError(f"unknown run {run!r}; this experiment has {', '.join(made)}")
-    return made[run] if run else {"runs": made, "chains": written_chains(plans)}
+    return choose({"runs": made, "chains": written_chains(plans)}, run)
+
+
+def choose(config: dict, run: str) -> dict:
+    """The whole experiment, or one of its runs; every field is there to be set."""
+    if run and run not in config["runs"]:
+        raise ValueError(
+            f"unknown run {run!r}; this experiment has {', '.join(config['runs'])}"
+        )
+    if run:
+        return configs.complete(configs.TrainConfig, config["runs"][run])
+    return configs.complete(configs.RelayConfig, config)
 
 
 def evaluation(plans: list[TaskPlan], **rest) -> dict:

@@ -5,6 +5,7 @@ Every batch comes from one bucket (one task, one range of lengths, one source), 
 for the step; shapes are then few, and each is compiled once.
 """
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -51,10 +52,7 @@ def make_task(name: str, options=()) -> Task:
     """A task by its name. Raises ValueError at an unknown name or option."""
     if name not in TASKS:
         raise ValueError(f"unknown task {name!r}; valid tasks: {', '.join(TASKS)}")
-    try:
-        return TASKS[name](**dict(options))
-    except TypeError as error:
-        raise ValueError(f"task {name!r}: {error}") from None
+    return configs.build(TASKS[name], dict(options), f"options of {name}")
 
 
 def check_lengths(task: Task, lengths: tuple[int, int], model: ModelConfig) -> None:
@@ -82,6 +80,15 @@ def open_buckets(config: TrainConfig, workdir: epath.PathLike = ".") -> list[Buc
     buckets = config.data.buckets.values()
     if not buckets:
         raise ValueError("data.buckets is empty; name at least one task to train on")
+    for name, bucket in config.data.buckets.items():
+        if not 0 < bucket.weight < math.inf:
+            raise ValueError(
+                f"data.buckets.{name}.weight must be above 0, got {bucket.weight}"
+            )
+        if bucket.kind != "synthetic" and not bucket.path:
+            raise ValueError(
+                f"data.buckets.{name} has kind={bucket.kind!r} and needs a path"
+            )
     return [_open(b, config.model, config.seed, workdir) for b in buckets]
 
 

@@ -9,6 +9,7 @@ DIR/summary.json     written last: the run is finished
 """
 
 import hashlib
+import json
 from typing import Any
 
 import jax
@@ -32,7 +33,7 @@ def open_run(workdir: epath.PathLike, config: TrainConfig | ChainsConfig) -> epa
     path = epath.Path(workdir)
     if path.exists() and not path.is_dir():
         raise ValueError(f"--workdir {path} is a file; give a directory")
-    wanted = configs.to_dict(config)
+    wanted = json.loads(json.dumps(configs.to_dict(config)))  # tuples are lists there
     if (path / "config.json").exists():
         difference = _differences(read_json(path / "config.json"), wanted)
         if difference:

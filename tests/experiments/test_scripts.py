@@ -42,12 +42,16 @@ def test_stages_follow_one_another(tmp_path):
     done = script("train", *TINY, f"--workdir={tmp_path}/tiny")
     assert done.returncode == 0, done.stderr
     assert '"params_sha256"' in done.stdout
-    done = script(
-        "write_chains",
-        "--config=experiments/configs/chains.py",
-        *("--config.counts.4=8", "--config.counts.5=8", "--config.batch_size=8"),
-        f"--workdir={tmp_path}/chains",
+    file = tmp_path / "few.py"
+    file.write_text(
+        "from experiments.configs import chains\n"
+        "def get_config():\n"
+        "    config = chains.get_config()\n"
+        "    config.counts = {'4': 8, '5': 8}\n"
+        "    return config\n"
     )
+    arguments = f"--config={file}", "--config.batch_size=8"
+    done = script("write_chains", *arguments, f"--workdir={tmp_path}/chains")
     assert done.returncode == 0, done.stderr
     arguments = [
         f"--run={tmp_path}/tiny",
