@@ -57,7 +57,8 @@ def accuracy_by_length(
         panel.set(xlabel=f"{task}: length", ylim=(-0.03, 1.03), ylabel=TITLES[metric])
         panel.xaxis.get_major_locator().set_params(integer=True)
         panel.grid(alpha=0.3)
-    panels[0].legend(fontsize=8, loc="lower left")
+    curves, names = panels[0].get_legend_handles_labels()
+    figure.legend(curves, names, fontsize=8, loc="outside upper center", ncols=2)
     _save(figure, path)
 
 
