@@ -1,5 +1,11 @@
 """What every script does around its one library call."""
 
+import datetime
+import importlib.metadata
+import os
+import pathlib
+import platform
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 
@@ -36,3 +42,31 @@ def whole_numbers(name: str, text: str, count: int = 0) -> tuple[int, ...]:
         wanted = f"{count} whole numbers" if count else "whole numbers"
         raise ValueError(f"--{name} must be {wanted} with commas, got {text!r}")
     return tuple(int(part) for part in parts)
+
+
+def describe() -> dict[str, str]:
+    """What a recorded figure must be told with: command, commit, machine, versions."""
+    root = pathlib.Path(__file__).parents[1]
+    git = ["git", "-C", str(root), "describe", "--always", "--dirty"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        commit = "unknown"  # not a checkout
+    cpu = [
+        line.split(":")[1].strip()
+        for line in _lines("/proc/cpuinfo")
+        if line.startswith("model name")
+    ]
+    return {
+        "command": " ".join(sys.argv),
+        "commit": commit.strip(),
+        "hardware": f"{os.cpu_count()} x {cpu[0] if cpu else platform.machine()}",
+        "python": platform.python_version(),
+        "jax": importlib.metadata.version("jax"),
+        "date": datetime.datetime.now(datetime.UTC).isoformat("T", "seconds"),
+    }
+
+
+def _lines(file: str) -> list[str]:
+    path = pathlib.Path(file)
+    return path.read_text().splitlines() if path.exists() else []

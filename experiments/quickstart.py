@@ -39,6 +39,8 @@ def main() -> None:
     stages.run_stages(planned, path, _JOBS.value)
     report(config, path)
     minutes = (time.monotonic() - started) / 60
+    run = command.describe() | {"minutes": round(minutes, 1), "seed": _SEED.value}
+    records.append_lines(path / "run.jsonl", [run])
     print(f"figures: {path / 'figures'}\nrecords: {path / 'records.jsonl'}")
     print(f"this call took {minutes:.1f} minutes")
 
