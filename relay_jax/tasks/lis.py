@@ -23,7 +23,7 @@ MAX_RUNS = 3
 @dataclasses.dataclass(frozen=True)
 class LongestIncreasingSubsequence:
     """Length: how many numbers. They are drawn from 0..number_range - 1, and one to
-    three increasing runs are planted in random places."""
+    three increasing runs, of neighbouring numbers, are planted in random places."""
 
     group: int = 10
     number_range: int = 250
@@ -82,15 +82,20 @@ class LongestIncreasingSubsequence:
         return Examples(problem, rounds, num_rounds, answer, length.copy())
 
     def _numbers(self, rng, length, longest):
-        """Random numbers; a random share of them is sorted within one to three runs."""
+        """Random numbers; one to three stretches of them are sorted."""
         num = len(length)
         numbers = rng.integers(self.number_range, size=(num, longest))
-        runs = rng.integers(1, MAX_RUNS + 1, size=(num, 1))
-        planted = rng.random((num, longest)) < rng.random((num, 1))
-        run = np.where(planted, 1 + rng.integers(runs, size=(num, longest)), 0)
-        # Within a run the numbers ascend from place to place; label 0 keeps its order.
-        run = np.where(np.arange(longest) < length[:, None], run, MAX_RUNS + 1)
+        runs = rng.integers(1, MAX_RUNS + 1, size=num)
+        place = np.arange(longest)[None]
+        run = np.zeros((num, longest), np.int64)
+        for label in range(1, MAX_RUNS + 1):
+            start = rng.integers(length)
+            stop = start + rng.integers(1, -(-length // runs) + 1)
+            inside = (place >= start[:, None]) & (place < stop[:, None])
+            run[inside & (label <= runs)[:, None]] = label
+        run[place >= length[:, None]] = MAX_RUNS + 1
         by_place = np.argsort(run, axis=1, kind="stable")
+        # Within a run the numbers ascend from place to place; others keep their order.
         free = (run == 0) | (run == MAX_RUNS + 1)
         value = np.where(free, np.arange(longest), numbers)
         by_value = np.lexsort((value, run), axis=1)
