@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from typing import Any
 
@@ -17,6 +18,7 @@ from tqdm import tqdm
 
 from relay_jax import config as configs
 from relay_jax import records
+from relay_jax.training import checkpoint
 
 StageConfig = configs.TrainConfig | configs.ChainsConfig
 
@@ -40,11 +42,23 @@ def check_stages(stages: dict[str, StageConfig]) -> None:
             )
 
 
+def finished(stages: dict[str, StageConfig], path: epath.Path) -> set[str]:
+    """The stages that are done already.
+
+    Raises:
+      ValueError: the directory holds a stage of another config.
+    """
+    for name, stage in stages.items():
+        if (path / name / "config.json").exists():
+            checkpoint.open_run(path / name, stage)
+    return {name for name in stages if (path / name / "summary.json").exists()}
+
+
 def run_stages(stages: dict[str, StageConfig], path: epath.Path, jobs: int) -> None:
     """Runs every stage once what it needs is there, at most `jobs` at a time."""
     context = multiprocessing.get_context("spawn")
     free = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    done = {name for name in stages if (path / name / "summary.json").exists()}
+    done = finished(stages, path)
     if done:
         print(f"already there: {', '.join(n for n in stages if n in done)}", flush=True)
     running: dict[str, Any] = {}
@@ -80,6 +94,8 @@ def run_stage(values: dict[str, Any], workdir: str, core: set[int] | None) -> No
     """In a process of its own: trains one model, or writes chains."""
     if core:
         os.sched_setaffinity(0, core)
+    # Should the command be killed, its stages save and stop instead of living on.
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
     os.makedirs(workdir, exist_ok=True)
     log = os.open(f"{workdir}/log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
@@ -97,6 +113,13 @@ def run_stage(values: dict[str, Any], workdir: str, core: set[int] | None) -> No
         sys.exit(143)
     except (ValueError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
+
+
+def _stop_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _show(bar, stages, running, path) -> None:

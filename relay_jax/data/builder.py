@@ -1,13 +1,8 @@
 """TFDS datasets of solved problems: one config for each task and range of lengths.
 
-An example is one vector of 16-bit integers: its length and its answer, the problem, and
-every round, each ended by `<pad>`:
-
-    1 6 <pad>   [ARI] 3 * 2 = <pad>   6 <pad>       (the second 6 is a token too)
-
-So nothing is stored for padding, and a whole batch is taken apart in a few array
-operations. Example i of a split is example i of `Synthetic`: a problem's hash decides
-whether it is for training or testing, so the splits never meet.
+An example is one vector of tokens (`data/ragged.py`). Example i of a split is example i
+of `Synthetic`: a problem's hash decides whether it is for training or testing, so the
+splits never meet.
 
 TensorFlow is not needed: the files are ArrayRecords. `ShardBasedBuilder` writes them
 one after the other; a `GeneratorBasedBuilder` would first sort all examples in memory,
@@ -28,13 +23,13 @@ from etils import epath
 from tensorflow_datasets.proto import tf_example_generated_pb2 as tf_example
 
 from relay_jax.arrays import Host, Int
+from relay_jax.data.ragged import decode, encode
 from relay_jax.data.source import BLOCK, Synthetic, shuffled
 from relay_jax.tasks import TASKS, Examples, Task
-from relay_jax.tasks.task import empty_tokens
-from relay_jax.tokens import FIRST_NUMBER, PAD
+from relay_jax.tokens import FIRST_NUMBER
 
 SHARD = 256 * BLOCK  # examples of one file; TFDS holds them in memory to count them
-VERSION = "1.0.0"  # of the layout above
+VERSION = "1.0.0"  # of the layout in ragged.py
 
 # (task, lengths, training examples, test examples), as in the paper
 PAPER = [
@@ -269,49 +264,3 @@ def _check_files(split: Any) -> None:
         reader.close()
         if num != count:
             raise ValueError(f"{file} has {num} records, expected {count}")
-
-
-def encode(examples: Examples) -> list[Host]:
-    """One vector for each example, laid out as above."""
-    num, most = examples.rounds.shape[:2]
-    ended = [(0, 0), (0, 1)]  # every part gets a last column for its end
-    head = np.stack([examples.length, examples.answer], axis=1)
-    head = np.pad(head, ended, constant_values=PAD)
-    problem = np.pad(examples.problem, ended, constant_values=PAD)
-    rounds = np.pad(examples.rounds, [(0, 0), *ended], constant_values=PAD)
-    kept = [head != PAD, problem != PAD, rounds != PAD]
-    for part in kept:
-        part[..., -1] = True
-    kept[2] &= (np.arange(most) < examples.num_rounds[:, None])[..., None]
-
-    wide = np.concatenate([head, problem, rounds.reshape(num, -1)], axis=1)
-    kept = np.concatenate([part.reshape(num, -1) for part in kept], axis=1)
-    tokens = wide[kept].astype(np.int16)
-    return np.split(tokens, np.cumsum(kept.sum(axis=1))[:-1])
-
-
-def decode(vectors: list[bytes], task: Task, longest: int) -> Examples:
-    """The examples that `encode` was given, padded for problems up to `longest`."""
-    num, most = len(vectors), task.num_rounds(longest)
-    width = np.array(
-        [2, task.problem_size(longest), *[task.round_size(longest)] * most]
-    )
-    column = np.cumsum(width + 1) - (width + 1)  # where parts begin in a padded row
-    total = int(np.sum(width + 1))
-
-    tokens = np.frombuffer(b"".join(vectors), np.int16)
-    start = np.cumsum([0, *map(len, vectors[:-1])]) // tokens.itemsize
-    end = np.flatnonzero(tokens == PAD)
-    begin = np.append(0, end[:-1] + 1)  # of each part of each example
-    row = np.searchsorted(start, begin, side="right") - 1
-    part = np.arange(len(begin)) - np.searchsorted(begin, start)[row]
-    move = row * total + column[part] - begin
-    padded = empty_tokens(num * total)
-    padded[np.repeat(move, end + 1 - begin) + np.arange(len(tokens))] = tokens
-
-    head, problem, rounds = np.split(padded.reshape(num, total), column[1:3], axis=1)
-    rounds = rounds.reshape(num, most, -1)[..., :-1]
-    num_rounds = np.bincount(row) - 2
-    return Examples(
-        problem[:, :-1], rounds, num_rounds, head[:, 1], head[:, 0].astype(np.int64)
-    )

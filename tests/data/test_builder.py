@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from relay_jax.config import BucketConfig, DataConfig, TrainConfig
-from relay_jax.data import builder, pipeline
+from relay_jax.data import builder, pipeline, ragged
 from relay_jax.data.align import looped_batch
 from relay_jax.data.source import BLOCK, Synthetic, shuffled
 from relay_jax.tasks import TASKS, Examples
@@ -61,7 +61,7 @@ def test_vectors_are_as_drawn():
     problem = np.array([[2, three, 13, three - 1, 8, 0, 0]], np.int16)
     one, answer = np.array([1]), np.array([three + 3], np.int16)
     examples = Examples(problem, rounds, one, answer, one)
-    (vector,) = builder.encode(examples)
+    (vector,) = ragged.encode(examples)
     drawn = [1, 47, 0, 2, 44, 13, 43, 8, 0, 47, 0]
     assert vector.tolist() == drawn and vector.dtype == np.int16
 
