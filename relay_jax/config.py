@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from etils import epath
 
+from relay_jax.tokens import FIRST_NUMBER
+
 LENGTHS_HELP = "pairs (shortest, longest), both included"
 
 
@@ -43,6 +45,7 @@ class ModelConfig:
     activation: Literal["gelu", "swiglu"] = "gelu"
     dropout: float = 0.1
     num_numbers: int = 256  # the task vocabulary ends with this many numbers
+    vocab_size: int = 0  # of a text model; 0: the task vocabulary
     number_code: Literal["token", "digits", "ordinal"] = "token"
     dtype: Literal["float32", "bfloat16"] = "float32"  # of compute; parameters: float32
     remat: bool = False  # recompute each loop (or layer) in the backward pass
@@ -55,6 +58,11 @@ class ModelConfig:
     feedback: Literal["discrete", "soft"] = "discrete"
     differences: bool = False  # feedback: read and say memory numbers as differences
     max_difference: int = 4
+
+    @property
+    def num_words(self) -> int:
+        """Words of the vocabulary."""
+        return self.vocab_size or FIRST_NUMBER + self.num_numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +153,37 @@ class ChainsConfig:
     name: str = "chains"
     seed: int = 0
     batch_size: int = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class DraftConfig:
+    """How drafts are made (REST, sections 3.1 and 3.2)."""
+
+    drafter: str = "rest"
+    num_draft: int = 64  # C: nodes of the draft tree below its root
+    depth: int = 10  # tokens taken from each match
+    num_store_rows: int = 128  # rest: matches from the datastore
+    num_text_rows: int = 32  # rest, context: matches from the text itself
+    num_paper_rows: int = 128  # rest_paper: matches from the datastore
+    # The weight of a row by the length of its match: 1, 2, ...; the last for all longer.
+    store_weights: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    text_weights: tuple[int, ...] = (16, 32, 64, 128, 256, 512)
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingConfig:
+    """How a token is chosen; temperature 0 is greedy."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0: all
+
+    def __post_init__(self):
+        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
+            raise ValueError(
+                "temperature must be 0 or more, top_p above 0 and at most 1, top_k 0 or "
+                f"more; got {self.temperature}, {self.top_p}, {self.top_k}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
-"""Tokenizers. The RELAY tasks share one closed vocabulary in which every number is one
-token:
+"""Tokenizers: a closed one for the RELAY tasks, sentencepiece models for text.
+
+The RELAY tasks share one vocabulary in which every number is one token:
 
     id      0      1      2      3     4     5   6 7 8 9 10 11-14  15-40  41, 42, ...
     token   <pad>  <eos>  [ARI]  [ED]  [LIS] <sep> | , = (  )  +-*/  a-z    0,  1, ...
@@ -7,9 +8,12 @@ token:
 Numbers come last, so a vocabulary with fewer of them is a prefix of a larger one.
 """
 
+import hashlib
 import re
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol, SupportsInt, runtime_checkable
+
+from etils import epath
 
 PAD, EOS, ARI, ED, LIS, SEP, BAR, COMMA, EQUALS, OPEN, CLOSE = range(11)
 PLUS, MINUS, TIMES, DIVIDE = range(11, 15)
@@ -99,3 +103,59 @@ class TaskTokenizer(NamedTuple):
         if index >= FIRST_NUMBER:
             return str(index - FIRST_NUMBER)
         return _SYMBOLS[index]
+
+
+class SentencePieceTokenizer:
+    """A sentencepiece model, kept in one file.
+
+    Raises:
+      ValueError: the file is not there, is no such model, or has no end-of-text piece.
+    """
+
+    def __init__(self, path: epath.PathLike):
+        import sentencepiece
+
+        file = epath.Path(path)
+        if not file.exists():
+            raise ValueError(f"{file} does not exist; name a sentencepiece .model file")
+        content = file.read_bytes()
+        self._pieces = sentencepiece.SentencePieceProcessor()
+        try:
+            self._pieces.LoadFromSerializedProto(content)
+        except RuntimeError as error:
+            raise ValueError(f"{file} is not a sentencepiece model") from error
+        if self._pieces.eos_id() < 0:
+            raise ValueError(f"{file} has no end-of-text piece; train one with eos_id")
+        self._identity = f"sentencepiece-{hashlib.sha256(content).hexdigest()[:16]}"
+
+    @property
+    def vocab_size(self) -> int:
+        return self._pieces.vocab_size()
+
+    @property
+    def identity(self) -> str:
+        return self._identity
+
+    @property
+    def eos_id(self) -> int:
+        return self._pieces.eos_id()
+
+    def encode(self, text: str) -> list[int]:
+        return self._pieces.encode(text)
+
+    def decode(self, ids: Iterable[SupportsInt]) -> str:
+        return self._pieces.decode([int(i) for i in ids])
+
+
+def load_tokenizer(name: str) -> Tokenizer:
+    """`"relay:64"`, the task vocabulary with 64 numbers, or a sentencepiece file.
+
+    Raises:
+      ValueError: neither of them.
+    """
+    if name.startswith("relay:"):
+        count = name.removeprefix("relay:")
+        if not count.isdecimal() or int(count) < 1:
+            raise ValueError(f"after relay: stands how many numbers, got {name!r}")
+        return TaskTokenizer(int(count))
+    return SentencePieceTokenizer(name)

@@ -43,13 +43,15 @@ def write_cache(
     if kept is None:
         kept = jnp.ones((batch_size, num), bool)
     order = jnp.cumsum(kept, axis=1) - 1
-    slot = jnp.where(
-        kept, cache.length[:, None] + order, cache.key_values.keys.shape[2]
-    )
+    # Places outside the cache, all different, for what is dropped.
+    outside = cache.key_values.keys.shape[2] + jnp.arange(num)[None]
+    slot = jnp.where(kept, cache.length[:, None] + order, outside)
     row = jnp.arange(batch_size)[:, None]
 
     def put(held: Float[Array, "l b m g e"], part: Float[Array, "l b q g e"]):
-        return held.at[:, row, slot].set(part.astype(held.dtype), mode="drop")
+        return held.at[:, row, slot].set(
+            part.astype(held.dtype), mode="drop", unique_indices=True
+        )
 
     key_values = jax.tree.map(put, cache.key_values, new)
     return Cache(key_values, cache.length + kept.sum(axis=1, dtype=jnp.int32))

@@ -14,7 +14,6 @@ from relay_jax.arrays import AnyArray, Array, Bool, Float, Int, Key, PyTree
 from relay_jax.config import ModelConfig
 from relay_jax.models.cache import Cache
 from relay_jax.models.layers import Codebook, KeyValues, Layer, Memory, make_norm
-from relay_jax.tokens import PAD
 
 
 class Decoder(nn.Module):
@@ -35,7 +34,7 @@ class Decoder(nn.Module):
         Args:
           tokens: token ids.
           positions: their places in the text; by default they follow the cache.
-          mask: which new tokens see which; by default causal, `<pad>` seen by none.
+          mask: which new tokens see which; by default causal.
           cache: what came before; every new token sees all of it. Not written here.
           train: whether dropout is on (needs the `dropout` key).
         """
@@ -45,8 +44,7 @@ class Decoder(nn.Module):
             first = cache.length if cache else jnp.zeros(1, jnp.int32)
             positions = first[:, None] + jnp.arange(num)[None]
         if mask is None:
-            causal = jnp.tril(jnp.ones((num, num), bool))
-            mask = causal[None] & (tokens != PAD)[:, None]
+            mask = jnp.tril(jnp.ones((batch_size, num, num), bool))
         memory = None
         if cache is not None:
             slots = cache.key_values.keys.shape[2]

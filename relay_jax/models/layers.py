@@ -222,8 +222,7 @@ class Codebook(nn.Module):
         scale = config.dim**-0.5 if self.says else 1.0
         init = nn.initializers.normal(scale)
         if config.number_code == "token":
-            size = FIRST_NUMBER + config.num_numbers
-            return self.param("words", init, (size, config.dim))
+            return self.param("words", init, (config.num_words, config.dim))
         symbols = self.param("words", init, (FIRST_NUMBER, config.dim))
         if config.number_code == "ordinal" and not self.says:
             waves = _waves(config.num_numbers)

@@ -1,0 +1,44 @@
+"""The flags of every script that drafts: which drafter, from which store, how much."""
+
+from typing import Any
+
+from absl import flags
+
+from relay_jax.config import DraftConfig
+from relay_jax.rest import drafters
+from relay_jax.rest.datastore import Datastore, open_datastore
+from relay_jax.rest.retrieve import HostIndex, load_index
+
+_DATASTORE = flags.DEFINE_string("datastore", "", "A datastore's directory.")
+_DRAFTER = flags.DEFINE_enum("drafter", "rest", list(drafters.DRAFTERS), "Who drafts.")
+_NUM_DRAFT = flags.DEFINE_integer("num_draft", 64, "Nodes of the draft tree.", 0)
+_DEPTH = flags.DEFINE_integer("draft_depth", 10, "Depth of the draft tree.", 1)
+_INDEX = flags.DEFINE_enum(
+    "index", "device", ["device", "host"], "Where the datastore is searched."
+)
+_VERIFY = flags.DEFINE_bool("verify_datastore", False, "Check every byte of the store.")
+
+
+def from_flags(tokenizer: str = "") -> tuple[DraftConfig, Datastore | None, Any]:
+    """The draft config, the opened store and its index; None where none is needed.
+
+    Raises:
+      ValueError: the store is missing, damaged, or not of the tokenizer `tokenizer`.
+    """
+    draft = DraftConfig(
+        drafter=_DRAFTER.value, num_draft=_NUM_DRAFT.value, depth=_DEPTH.value
+    )
+    if draft.drafter not in drafters.NEEDS_STORE:
+        drafters.check(draft, None)
+        return draft, None, None
+    if not _DATASTORE.value:
+        raise ValueError(
+            f"--drafter={draft.drafter} needs --datastore; "
+            "--drafter=context drafts from the text alone"
+        )
+    store = open_datastore(
+        _DATASTORE.value, tokenizer=tokenizer, verify=_VERIFY.value
+    )
+    index = load_index(store) if _INDEX.value == "device" else HostIndex(store)
+    drafters.check(draft, index)
+    return draft, store, index

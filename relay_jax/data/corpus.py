@@ -1,0 +1,119 @@
+"""Corpora for datastores and language models: files, JSON lines, TFDS, token arrays.
+
+Every source is an iterator of documents, which are texts or token ids; it is read once,
+from its start, and never held as a whole.
+"""
+
+import glob
+import json
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from etils import epath
+
+from relay_jax.arrays import Host, Int
+from relay_jax.tokens import Tokenizer
+
+
+def find_files(patterns: Iterable[str]) -> list[epath.Path]:
+    """Files, the files below folders, and what patterns such as `src/**/*.py` match.
+
+    Raises:
+      ValueError: a pattern that matches nothing.
+    """
+    found = {}
+    for pattern in patterns:
+        path = epath.Path(pattern)
+        if path.is_dir():
+            matched = sorted(p for p in path.rglob("*") if p.is_file())
+        elif path.exists():
+            matched = [path]
+        else:
+            matched = map(epath.Path, sorted(glob.glob(pattern, recursive=True)))
+            matched = [path for path in matched if path.is_file()]
+        if not matched:
+            raise ValueError(f"{pattern!r} names no file")
+        found |= dict.fromkeys(matched)
+    return list(found)
+
+
+def read_files(files: Iterable[epath.Path]) -> Iterator[str]:
+    """One document a file; bytes that are not UTF-8 are replaced."""
+    for file in files:
+        yield file.read_bytes().decode("utf-8", errors="replace")
+
+
+def read_json_lines(files: Iterable[epath.Path], key: str) -> Iterator[str]:
+    """One document a line: its field `key`. Empty lines are passed over.
+
+    Raises:
+      ValueError: a line is not JSON, or has no such text.
+    """
+    for file in files:
+        with file.open("r") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                try:
+                    record = json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise ValueError(f"{file}, line {number}: not JSON") from error
+                if not isinstance(record, dict) or not isinstance(record.get(key), str):
+                    known = list(record) if isinstance(record, dict) else "no object"
+                    raise ValueError(
+                        f"{file}, line {number} has no text under {key!r}; it has "
+                        f"{known}: choose with --text_key"
+                    )
+                yield record[key]
+
+
+def read_tfds(name: str, split: str, key: str, data_dir: str = "") -> Iterator[str]:
+    """One document an example of a TFDS dataset: its feature `key`."""
+    import tensorflow_datasets as tfds
+
+    try:
+        source = tfds.data_source(name, split=split, data_dir=data_dir or None)
+    except (tfds.core.DatasetNotFoundError, AssertionError) as error:
+        raise ValueError(f"the TFDS dataset {name!r} cannot be read: {error}") from None
+    for example in source:
+        if key not in example:
+            raise ValueError(
+                f"{name} has no feature {key!r} but {sorted(example)}; "
+                "choose with --text_key"
+            )
+        text = example[key]
+        yield text.decode() if isinstance(text, bytes) else str(text)
+
+
+def read_tokens(file: epath.PathLike, eos_id: int) -> Iterator[Int[Host, " n"]]:
+    """The documents of a token array: each ends with `eos_id`, but for the last.
+
+    Raises:
+      ValueError: it is not an array of whole numbers in one dimension.
+    """
+    if not epath.Path(file).exists():
+        raise ValueError(f"{file} does not exist; give a .npy file of token ids")
+    tokens = np.load(file, mmap_mode="r")
+    if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
+        raise ValueError(
+            f"{file} must hold whole numbers in one dimension, it holds "
+            f"{tokens.dtype} in {tokens.ndim}"
+        )
+    step = 1 << 22
+    held = []
+    for first in range(0, len(tokens), step):
+        piece = np.asarray(tokens[first : first + step])
+        start = 0
+        for end in np.flatnonzero(piece == eos_id) + 1:
+            yield np.concatenate([*held, piece[start:end]])
+            held, start = [], end
+        held.append(piece[start:])
+    rest = np.concatenate(held) if held else np.zeros(0, np.int32)
+    if rest.size:
+        yield rest
+
+
+def encode(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[Int[Host, " n"]]:
+    """Token ids of each document, its end-of-text token included."""
+    for text in texts:
+        yield np.array([*tokenizer.encode(text), tokenizer.eos_id], np.int32)

@@ -1,0 +1,106 @@
+"""Drafters: each guesses how a text goes on, as weighted rows of tokens.
+
+    none         nothing: plain decoding
+    context      the text's own past (prompt lookup, as a tree)
+    rest_paper   the datastore, places with the longest match only, each counted once
+    rest         the datastore, matches of every length, and the text's own past
+
+A row's weight grows with the length of its match, and the text's own past weighs more
+than the corpus. `tree.make_tree` makes one tree of all rows.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from relay_jax.arrays import Array, Int
+from relay_jax.config import DraftConfig
+from relay_jax.rest import retrieve
+from relay_jax.rest.retrieve import HostIndex, Index, Matches
+from relay_jax.rest.tree import MOST_WEIGHT, Rows, Tree, empty_tree, make_tree
+
+
+class Text(NamedTuple):
+    """What a drafter sees."""
+
+    tokens: Int[Array, "b m"]
+    length: Int[Array, " b"]
+
+
+def rest(text: Text, index, config: DraftConfig, mesh=None) -> Rows:
+    query = retrieve.last_tokens(*text)
+    size = (config.num_store_rows, config.depth)
+    found = retrieve.nearest(index, query, *size, mesh=mesh)
+    rows = _weigh(found, config.store_weights)
+    own = _own_rows(text, query, config)
+    return Rows(*(jnp.concatenate(part, axis=1) for part in zip(rows, own)))
+
+
+def rest_paper(text: Text, index, config: DraftConfig, mesh=None) -> Rows:
+    query = retrieve.last_tokens(*text)
+    size = (config.num_paper_rows, config.depth)
+    found = retrieve.longest(index, query, *size, mesh=mesh)
+    return Rows(found.tokens, (found.length > 0).astype(jnp.int32))
+
+
+def context(text: Text, index, config: DraftConfig, mesh=None) -> Rows:
+    del index, mesh
+    return _own_rows(text, retrieve.last_tokens(*text), config)
+
+
+DRAFTERS = {"none": None, "context": context, "rest_paper": rest_paper, "rest": rest}
+NEEDS_STORE = ("rest", "rest_paper")
+
+
+def draft(
+    text: Text,
+    index: Index | HostIndex | None,
+    config: DraftConfig,
+    mesh: jax.sharding.Mesh | None = None,
+) -> Tree:
+    """The draft tree under a text's last token."""
+    drafter = DRAFTERS[config.drafter]
+    if drafter is None or config.num_draft == 0:
+        return empty_tree(len(text.length))
+    return make_tree(drafter(text, index, config, mesh), config.num_draft)
+
+
+def check(config: DraftConfig, index: Index | HostIndex | None) -> None:
+    """Raises ValueError at a draft config that cannot work."""
+    if config.drafter not in DRAFTERS:
+        raise ValueError(
+            f"unknown drafter {config.drafter!r}; valid drafters: "
+            f"{', '.join(DRAFTERS)}"
+        )
+    if config.drafter in NEEDS_STORE and index is None:
+        raise ValueError(
+            f"the drafter {config.drafter!r} needs a datastore; give one, or take "
+            "'context', which drafts from the text alone"
+        )
+    rows = config.num_store_rows + config.num_text_rows
+    heaviest = max(*config.store_weights, *config.text_weights)
+    most = max(rows * heaviest, config.num_paper_rows)
+    if most * (config.depth + 1) >= MOST_WEIGHT:
+        raise ValueError(
+            f"{rows} rows of weight {heaviest} and depth {config.depth} exceed what is "
+            f"counted exactly ({MOST_WEIGHT}); lower the weights"
+        )
+    places = min(rows, config.num_text_rows, config.num_paper_rows) * config.depth
+    if not 0 <= config.num_draft <= places:
+        raise ValueError(
+            f"num_draft must be 0..{places} with these rows, got {config.num_draft}"
+        )
+
+
+def _own_rows(text: Text, query, config: DraftConfig) -> Rows:
+    num_rows = min(config.num_text_rows, text.tokens.shape[1])
+    found = retrieve.own_text(*text, query, num_rows, config.depth)
+    return _weigh(found, config.text_weights)
+
+
+def _weigh(found: Matches, weights: tuple[int, ...]) -> Rows:
+    """The weight of each row by the length of its match; longer ones as the last."""
+    table = np.pad(np.array((0, *weights), np.int32), (0, 16), mode="edge")
+    return Rows(found.tokens, jnp.asarray(table)[found.length])

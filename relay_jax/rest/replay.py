@@ -1,0 +1,150 @@
+"""Replay: how well are known texts drafted? Without a model, by the loop that decodes.
+
+Targets are kept in a .npz file:
+
+    tokens          [n] token ids of all texts, one after another
+    starts          [k] where each text begins (or [k + 1]: and where the last one ends)
+    prompt_lengths  [k] how many of its tokens are given; the others are to be drafted
+"""
+
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from tqdm import tqdm
+
+from relay_jax.arrays import Float, Host, Int
+from relay_jax.config import DraftConfig
+from relay_jax.rest import drafters
+from relay_jax.rest.decode import replay
+from relay_jax.rest.drafters import Text
+
+WIDTH_STEP = 512  # texts of similar length are replayed together
+
+
+class Target(NamedTuple):
+    """A text that a model is taken to have written after its prompt."""
+
+    tokens: Int[Host, " n"]
+    prompt_length: int
+
+
+class Score(NamedTuple):
+    """What the replay of one text took."""
+
+    new_tokens: int
+    steps: int
+    nodes: int  # drafted in all steps
+
+
+def load_targets(path: epath.PathLike) -> list[Target]:
+    """Reads targets. Texts with nothing to draft are left out.
+
+    Raises:
+      ValueError: the file is not such a file, or its numbers do not fit each other.
+    """
+    path = epath.Path(path)
+    if not path.exists():
+        raise ValueError(f"{path} does not exist; give a .npz file of targets")
+    try:
+        with path.open("rb") as file, np.load(file) as arrays:
+            tokens, starts, prompts = (
+                arrays[name] for name in ("tokens", "starts", "prompt_lengths")
+            )
+    except (KeyError, ValueError, OSError) as error:
+        raise ValueError(
+            f"{path} must hold the arrays tokens, starts, prompt_lengths: {error}"
+        ) from error
+    if len(starts) == len(prompts):
+        starts = np.append(starts, len(tokens))
+    fits = len(starts) == len(prompts) + 1 and starts[-1] <= len(tokens)
+    if not fits or np.any(np.diff(starts) < 0) or np.any(starts < 0):
+        raise ValueError(
+            f"{path}: starts must rise from 0 to at most {len(tokens)} and be as many "
+            f"as prompt_lengths ({len(prompts)}), or one more; got {len(starts)}"
+        )
+    if np.any(prompts < 1):
+        raise ValueError(f"{path}: every prompt needs at least one token")
+    texts = [tokens[a:b].astype(np.int32) for a, b in zip(starts[:-1], starts[1:])]
+    pairs = zip(texts, map(int, prompts), strict=True)
+    kept = [Target(text, prompt) for text, prompt in pairs if len(text) > prompt]
+    if not kept:
+        raise ValueError(f"{path} holds no text that is longer than its prompt")
+    return kept
+
+
+def check_ids(targets: list[Target], vocab_size: int) -> None:
+    """Raises ValueError at a token id outside the datastore's vocabulary."""
+    for i, target in enumerate(targets):
+        if target.tokens.min() < 0 or target.tokens.max() >= vocab_size:
+            raise ValueError(
+                f"text {i} holds token ids {target.tokens.min()}.."
+                f"{target.tokens.max()}, but the datastore's vocabulary has "
+                f"{vocab_size} words; are they of another tokenizer?"
+            )
+
+
+def replay_targets(
+    targets: list[Target],
+    index: Any,
+    draft: DraftConfig,
+    batch_size: int = 16,
+    progress: bool = False,
+) -> list[Score]:
+    """Replays every target, in batches of similar length."""
+    drafters.check(draft, index)
+    order = sorted(range(len(targets)), key=lambda i: len(targets[i].tokens))
+    scores: list[Score] = [Score(0, 0, 0)] * len(targets)
+    groups = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    for group in tqdm(groups, desc=draft.drafter, disable=not progress):
+        rows = [targets[i] for i in group]
+        truth, prompt, length = _as_arrays(rows, batch_size)
+        state = replay(truth, prompt, length, index, draft=draft)
+        steps, nodes = jax.device_get((state.steps, state.nodes))
+        for row, i in enumerate(group):
+            new = len(targets[i].tokens) - targets[i].prompt_length
+            scores[i] = Score(new, int(steps[row]), int(nodes[row]))
+    return scores
+
+
+def time_drafter(
+    targets: list[Target], index: Any, draft: DraftConfig, count: int = 500
+) -> Float[Host, " k"]:
+    """Seconds of single calls, at batch size 1: retrieval and tree, nothing else.
+
+    The places are drawn evenly from all texts; first calls, which compile, are left out.
+    """
+    widths = np.array([len(target.tokens) for target in targets])
+    width = -(-int(np.quantile(widths, 0.9)) // WIDTH_STEP) * WIDTH_STEP
+    texts = [target for target in targets if len(target.tokens) <= width]
+    run = jax.jit(drafters.draft, static_argnames="config")
+    rng = np.random.default_rng(0)
+    calls = []
+    for i in range(count):
+        target = texts[i % len(texts)]
+        length = rng.integers(target.prompt_length, len(target.tokens)) or 1
+        tokens = np.zeros((1, width), np.int32)
+        tokens[0, :length] = target.tokens[:length]
+        calls.append(Text(jnp.asarray(tokens), jnp.asarray([length], jnp.int32)))
+    for call in calls[:10]:
+        jax.block_until_ready(run(call, index, config=draft))
+    seconds = np.zeros(count)
+    for i, call in enumerate(calls):
+        before = time.perf_counter()
+        jax.block_until_ready(run(call, index, config=draft))
+        seconds[i] = time.perf_counter() - before
+    return seconds
+
+
+def _as_arrays(rows: list[Target], batch_size: int):
+    widest = max(len(row.tokens) for row in rows)
+    width = -(-widest // WIDTH_STEP) * WIDTH_STEP
+    truth = np.zeros((batch_size, width), np.int32)
+    prompt, length = np.ones((2, batch_size), np.int32)  # nothing to do in empty rows
+    for i, row in enumerate(rows):
+        truth[i, : len(row.tokens)] = row.tokens
+        prompt[i], length[i] = row.prompt_length, len(row.tokens)
+    return truth, prompt, length

@@ -1,0 +1,111 @@
+"""The draft tree: weighted rows of tokens become the C heaviest nodes of their trie.
+
+    rows (weight)          trie (weight)             num_draft = 4
+    a b c   (2)            a (5) - b (4) - c (3)     node    0     1  2  3  4
+    a b d   (1)                  |       - d (1)     token   root  a  b  c  x
+    a b c   (1)                  - x (1)             parent  .     0  1  2  0
+    a       (1)            x (2)                     depth   0     1  2  3  1
+    x       (2)
+
+A row gives its weight to each of its prefixes, so weights never rise along a path; with
+ties broken towards the shallower node, the C heaviest nodes are a tree by themselves,
+and no node stands before its parent (REST, section 3.2).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from relay_jax.arrays import Array, Bool, Int
+
+END = -1  # stands in a row after its last token
+LAST = 2**31 - 1  # sorts after every token
+MOST_WEIGHT = 2**24  # of all rows times their depth: weights are counted in float32
+
+
+class Rows(NamedTuple):
+    """Guesses at how a text goes on; a drafter makes them."""
+
+    tokens: Int[Array, "b r s"]  # `END` after the last
+    weight: Int[Array, "b r"]  # 0: no row at all
+
+
+class Tree(NamedTuple):
+    """C drafted tokens under the text's last token, the root, which is node 0."""
+
+    tokens: Int[Array, "b c"]  # of the nodes 1..C
+    parent: Int[Array, "b c"]  # a node's number; smaller than the child's
+    depth: Int[Array, "b c"]  # 1 for a child of the root
+    valid: Bool[Array, "b c"]  # a row may have fewer than C nodes
+    ancestors: Bool[Array, "b q q"]  # [i, j]: j is i, or above it; q = C + 1
+
+
+def make_tree(rows: Rows, num_draft: int) -> Tree:
+    """The `num_draft` heaviest nodes of the trie of all rows; shapes are static.
+
+    Sorted rows that share a prefix stand together, and the first of them owns its node:
+
+        a b c    owns a, ab, abc        weight of ab: from its owner to the next
+        a b d    owns abd               row that owns a node as deep
+        a x      owns ax
+
+    The sum of a batch row's weights must stay below `MOST_WEIGHT` / (depth + 1).
+    """
+    batch_size, num, size = rows.tokens.shape
+    # Rows without weight come last; END, which is -1, sorts before every token.
+    keys = jnp.where(rows.weight[..., None] > 0, rows.tokens, LAST)
+    *columns, weight = jax.lax.sort(
+        (*jnp.unstack(keys, axis=-1), rows.weight), dimension=1, num_keys=size
+    )
+    tokens = jnp.stack(columns, axis=-1)
+    differs = jnp.pad(
+        tokens[:, 1:] != tokens[:, :-1],
+        ((0, 0), (1, 0), (0, 0)),
+        constant_values=True,
+    )
+    owns = jax.lax.cummax(differs.astype(jnp.int32), axis=2) > 0  # [b, r, s]
+
+    row = jnp.arange(num)[None, :, None]
+    owner = jax.lax.cummax(jnp.where(owns, row, 0), axis=1)
+    following = jax.lax.cummin(jnp.where(owns, row, num), axis=1, reverse=True)
+    stop = jnp.pad(following[:, 1:], ((0, 0), (0, 1), (0, 0)), constant_values=num)
+    # Whole numbers, exact in float32, which has the faster top-k.
+    before = jnp.pad(jnp.cumsum(weight, axis=1), ((0, 0), (1, 0)))
+    pick = jnp.arange(batch_size)[:, None, None]
+    total = before[pick, stop] - before[:, :num, None]
+    is_node = owns & (tokens != END) & (tokens != LAST)
+    depth = jnp.arange(size)[None, None]
+    score = jnp.where(is_node, total * (size + 1) + (size - depth), 0)
+    score, place = jax.lax.top_k(
+        score.astype(jnp.float32).reshape(batch_size, -1), num_draft
+    )
+    valid = score > 0
+
+    pick, own, at = pick[..., 0], place // size, place % size
+    chosen = jnp.where(valid, tokens[pick, own, at], 0)
+    # The parent stands at the owner of the prefix that is one shorter.
+    above = owner[pick, own, jnp.maximum(at - 1, 0)] * size + at - 1
+    is_parent = above[:, :, None] == jnp.where(valid, place, -1)[:, None]
+    parent = jnp.where(valid & (at > 0), jnp.argmax(is_parent, axis=-1) + 1, 0)
+    level = jnp.where(valid, at + 1, 1)
+    return Tree(chosen, parent, level, valid, _ancestors(parent, size))
+
+
+def empty_tree(batch_size: int) -> Tree:
+    """No draft: plain decoding."""
+    none = jnp.zeros((batch_size, 0), jnp.int32)
+    ancestors = jnp.ones((batch_size, 1, 1), bool)
+    return Tree(none, none, none, none.astype(bool), ancestors)
+
+
+def _ancestors(parent: Int[Array, "b c"], depth: int) -> Bool[Array, "b q q"]:
+    """Follows parents up: after k steps a node knows those up to k above it."""
+    above = jnp.pad(parent, ((0, 0), (1, 0)))  # the root's parent is the root
+    num = above.shape[1]
+    seen = jnp.eye(num, dtype=bool)[None]
+    reached = above
+    for _ in range(depth):
+        seen = seen | (reached[:, :, None] == jnp.arange(num)[None, None])
+        reached = jnp.take_along_axis(above, reached, axis=1)
+    return seen
