@@ -4,7 +4,7 @@
     n   positions of the loop (its width), or of a decoder's input
     p   tokens of a problem, before alignment
     t   rounds of a chain, which are loops of the looped model
-    r   tokens of one round, before alignment
+    r   tokens of one round, before alignment; or rows of draft tokens
     m   positions of a key-value cache
     q   query positions of an attention
     k   key positions of an attention
@@ -13,13 +13,16 @@
     d   width of the model     e   width of one head
     f   width of the feed-forward layer
     v   words of the vocabulary
+    c   nodes of a draft tree below its root
+    s   tokens along a branch of it
+    w   shards of a datastore
 
 Annotations are read by jaxtyping; they are checked at run time in the tests only.
 """
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int, Key, PyTree
+from jaxtyping import Bool, Float, Int, Integer, Key, PyTree
 
 Array = jax.Array
 Host = np.ndarray  # an array that never leaves the host
@@ -32,6 +35,7 @@ __all__ = [
     "Float",
     "Host",
     "Int",
+    "Integer",
     "Key",
     "PyTree",
 ]

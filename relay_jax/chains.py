@@ -33,7 +33,7 @@ from relay_jax.data import pipeline
 from relay_jax.data.align import left_align
 from relay_jax.data.source import Synthetic, concatenate
 from relay_jax.data.written import chain_file, save_chains
-from relay_jax.models.speech import decoder_texts, looped_chains, written_answer
+from relay_jax.evaluation.speech import decoder_texts, looped_chains, written_answer
 from relay_jax.tasks import Examples, Task
 from relay_jax.tokens import PAD
 from relay_jax.training import checkpoint

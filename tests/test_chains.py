@@ -9,7 +9,7 @@ from relay_jax.chains import FILTERS, Written
 from relay_jax.config import BucketConfig, ChainsConfig, ModelConfig, TrainConfig
 from relay_jax.data import pipeline
 from relay_jax.data.align import flatten
-from relay_jax.models.speech import Speech
+from relay_jax.evaluation.speech import Speech
 from relay_jax.tasks import TASKS
 from relay_jax.training import checkpoint
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from etils import epath
 
-from relay_jax.arrays import Host, Int
+from relay_jax.arrays import Host, Integer
 from relay_jax.tokens import Tokenizer
 
 
@@ -85,7 +85,7 @@ def read_tfds(name: str, split: str, key: str, data_dir: str = "") -> Iterator[s
         yield text.decode() if isinstance(text, bytes) else str(text)
 
 
-def read_tokens(file: epath.PathLike, eos_id: int) -> Iterator[Int[Host, " n"]]:
+def read_tokens(file: epath.PathLike, eos_id: int) -> Iterator[Integer[Host, "_"]]:
     """The documents of a token array: each ends with `eos_id`, but for the last.
 
     Raises:
@@ -113,7 +113,7 @@ def read_tokens(file: epath.PathLike, eos_id: int) -> Iterator[Int[Host, " n"]]:
         yield rest
 
 
-def encode(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[Int[Host, " n"]]:
+def encode(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[Integer[Host, "_"]]:
     """Token ids of each document, its end-of-text token included."""
     for text in texts:
         yield np.array([*tokenizer.encode(text), tokenizer.eos_id], np.int32)

@@ -8,7 +8,7 @@ from relay_jax.arrays import Bool, Float, Host, Int, PyTree
 from relay_jax.config import ModelConfig
 from relay_jax.data.align import right_align
 from relay_jax.data.source import Synthetic, concatenate
-from relay_jax.models.speech import SPEAKERS
+from relay_jax.evaluation.speech import SPEAKERS
 from relay_jax.records import make_record
 from relay_jax.tasks import Examples, Task
 from relay_jax.tokens import PAD

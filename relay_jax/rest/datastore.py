@@ -30,7 +30,7 @@ from typing import NamedTuple
 import numpy as np
 from etils import epath
 
-from relay_jax.arrays import Host, Int
+from relay_jax.arrays import Host, Integer
 
 FORMAT = 1
 SHARD_TOKENS = 100_000_000
@@ -42,8 +42,8 @@ BLOCK = 1 << 12
 class Shard(NamedTuple):
     """One piece of the corpus; memory-mapped where the file system can."""
 
-    tokens: Int[Host, " n"]
-    order: Int[Host, " n"]
+    tokens: Integer[Host, " n"]
+    order: Integer[Host, " n"]
 
 
 class Datastore(NamedTuple):
@@ -59,7 +59,7 @@ class Datastore(NamedTuple):
 
 
 def build_datastore(
-    documents: Iterable[Int[Host, " n"]],
+    documents: Iterable[Integer[Host, "_"]],
     path: epath.PathLike,
     *,
     tokenizer: str,
@@ -159,10 +159,11 @@ def open_datastore(
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
-    return np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
+    """16 bits for up to 65,535 words; the tree's sort keeps one value for itself."""
+    return np.dtype(np.uint16 if vocab_size < 2**16 else np.uint32)
 
 
-def order_places(tokens: Int[Host, " n"]) -> Int[Host, " n"]:
+def order_places(tokens: Integer[Host, " n"]) -> Integer[Host, " n"]:
     """The places 1..n, sorted by the text before them read backwards."""
     import pydivsufsort
 
@@ -178,7 +179,7 @@ class _Counter:
     documents = 0
 
 
-def _checked(documents, vocab_size, eos_id, counted) -> Iterator[Int[Host, " n"]]:
+def _checked(documents, vocab_size, eos_id, counted) -> Iterator[Integer[Host, "_"]]:
     for document in documents:
         document = np.asarray(document)
         if not document.size:
@@ -195,7 +196,7 @@ def _checked(documents, vocab_size, eos_id, counted) -> Iterator[Int[Host, " n"]
             yield np.array([eos_id])
 
 
-def _cut(documents, size: int, dtype) -> Iterator[Int[Host, " n"]]:
+def _cut(documents, size: int, dtype) -> Iterator[Integer[Host, "_"]]:
     """The documents in pieces of `size` tokens, cut inside a document if need be."""
     held, room = [], size
     for document in documents:

@@ -64,7 +64,9 @@ def draft(
     drafter = DRAFTERS[config.drafter]
     if drafter is None or config.num_draft == 0:
         return empty_tree(len(text.length))
-    return make_tree(drafter(text, index, config, mesh), config.num_draft)
+    rows = drafter(text, index, config, mesh)
+    narrow = index is not None and index.token_dtype == np.uint16
+    return make_tree(rows, config.num_draft, narrow)
 
 
 def check(config: DraftConfig, index: Index | HostIndex | None) -> None:

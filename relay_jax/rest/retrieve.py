@@ -24,7 +24,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from relay_jax.arrays import AnyArray, Array, Int
+from relay_jax.arrays import AnyArray, Array, Int, Integer
 from relay_jax.rest.datastore import Datastore, Shard
 from relay_jax.rest.tree import END
 
@@ -37,10 +37,14 @@ SHARD_AXIS = "store"
 class Index(NamedTuple):
     """A datastore on the device; shorter shards are filled up."""
 
-    tokens: Int[Array, "w n"]
+    tokens: Integer[Array, "w n"]
     order: Int[Array, "w n"]
     size: Int[Array, " w"]  # tokens of each shard
     eos_id: Int[Array, ""]
+
+    @property
+    def token_dtype(self) -> np.dtype:
+        return self.tokens.dtype
 
 
 @jax.tree_util.register_static
@@ -49,6 +53,10 @@ class HostIndex:
     """A datastore that stays on disk. Every step of a decode calls back to the host."""
 
     store: Datastore
+
+    @property
+    def token_dtype(self) -> np.dtype:
+        return self.store.shards[0].tokens.dtype
 
 
 class Matches(NamedTuple):
@@ -61,7 +69,7 @@ class Matches(NamedTuple):
 def load_index(store: Datastore, mesh: jax.sharding.Mesh | None = None) -> Index:
     """Puts a store on the device, or its shards on the devices of a mesh's axis `store`.
 
-    Six bytes a token, eight where the vocabulary has more than 65,536 words.
+    Six bytes a token, eight where the vocabulary has 65,536 words or more.
     """
     sizes = [len(shard.tokens) for shard in store.shards]
     num, widest = len(sizes), max(sizes)

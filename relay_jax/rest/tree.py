@@ -20,7 +20,6 @@ import jax.numpy as jnp
 from relay_jax.arrays import Array, Bool, Int
 
 END = -1  # stands in a row after its last token
-LAST = 2**31 - 1  # sorts after every token
 MOST_WEIGHT = 2**24  # of all rows times their depth: weights are counted in float32
 
 
@@ -41,7 +40,7 @@ class Tree(NamedTuple):
     ancestors: Bool[Array, "b q q"]  # [i, j]: j is i, or above it; q = C + 1
 
 
-def make_tree(rows: Rows, num_draft: int) -> Tree:
+def make_tree(rows: Rows, num_draft: int, narrow: bool = False) -> Tree:
     """The `num_draft` heaviest nodes of the trie of all rows; shapes are static.
 
     Sorted rows that share a prefix stand together, and the first of them owns its node:
@@ -50,15 +49,13 @@ def make_tree(rows: Rows, num_draft: int) -> Tree:
         a b d    owns abd               row that owns a node as deep
         a x      owns ax
 
-    The sum of a batch row's weights must stay below `MOST_WEIGHT` / (depth + 1).
+    Args:
+      rows: the sum of their weights must stay below `MOST_WEIGHT` / (depth + 1).
+      num_draft: C.
+      narrow: whether all tokens are below 2^16 - 1; sorting is then faster.
     """
     batch_size, num, size = rows.tokens.shape
-    # Rows without weight come last; END, which is -1, sorts before every token.
-    keys = jnp.where(rows.weight[..., None] > 0, rows.tokens, LAST)
-    *columns, weight = jax.lax.sort(
-        (*jnp.unstack(keys, axis=-1), rows.weight), dimension=1, num_keys=size
-    )
-    tokens = jnp.stack(columns, axis=-1)
+    tokens, weight = _sort_rows(rows, narrow)
     differs = jnp.pad(
         tokens[:, 1:] != tokens[:, :-1],
         ((0, 0), (1, 0), (0, 0)),
@@ -74,7 +71,7 @@ def make_tree(rows: Rows, num_draft: int) -> Tree:
     before = jnp.pad(jnp.cumsum(weight, axis=1), ((0, 0), (1, 0)))
     pick = jnp.arange(batch_size)[:, None, None]
     total = before[pick, stop] - before[:, :num, None]
-    is_node = owns & (tokens != END) & (tokens != LAST)
+    is_node = owns & (tokens != END)
     depth = jnp.arange(size)[None, None]
     score = jnp.where(is_node, total * (size + 1) + (size - depth), 0)
     score, place = jax.lax.top_k(
@@ -90,6 +87,28 @@ def make_tree(rows: Rows, num_draft: int) -> Tree:
     parent = jnp.where(valid & (at > 0), jnp.argmax(is_parent, axis=-1) + 1, 0)
     level = jnp.where(valid, at + 1, 1)
     return Tree(chosen, parent, level, valid, _ancestors(parent, size))
+
+
+def _sort_rows(rows: Rows, narrow: bool):
+    """Rows in lexicographic order, those without weight first and without tokens."""
+    tokens = jnp.where(rows.weight[..., None] > 0, rows.tokens, END)
+    size = tokens.shape[-1]
+    if narrow:  # two tokens a key
+        padded = jnp.pad(tokens, ((0, 0), (0, 0), (0, size % 2)), constant_values=END)
+        words = (padded + 1).astype(jnp.uint32)
+        keys = words[..., ::2] << 16 | words[..., 1::2]
+    else:
+        keys = tokens
+    *columns, weight = jax.lax.sort(
+        (*jnp.unstack(keys, axis=-1), rows.weight),
+        dimension=1,
+        num_keys=keys.shape[-1],
+    )
+    keys = jnp.stack(columns, axis=-1)
+    if narrow:
+        words = jnp.stack([keys >> 16, keys & 0xFFFF], axis=-1).astype(jnp.int32) - 1
+        keys = words.reshape(*tokens.shape[:2], -1)[..., :size]
+    return keys, weight
 
 
 def empty_tree(batch_size: int) -> Tree:

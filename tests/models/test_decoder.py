@@ -11,7 +11,6 @@ import pytest
 from relay_jax.config import ModelConfig, PositionConfig, TrainConfig
 from relay_jax.models.cache import make_cache, write_cache
 from relay_jax.models.decoder import Decoder
-from relay_jax.models.generate import generate
 from relay_jax.tokens import EOS, PAD
 from relay_jax.training.step import init_params
 
@@ -89,39 +88,3 @@ def test_write_cache_keeps_what_is_marked():
     keys = written.key_values.keys[1, :, :, 0, 0]
     np.testing.assert_array_equal(keys, [[0, 1, 3, 0, 0], [0, 0, 0, 2, 0]])
     np.testing.assert_array_equal(written.length, [3, 4])
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_generation_equals_reading_the_whole_text_again(name):
-    """Prompts of different lengths in one batch; the oracle has no cache at all."""
-    model, params = CONFIGS[name], make_params(CONFIGS[name])
-    lengths, room = [5, 2, 7], 12
-    given = prompts(3, 7)
-    for row, length in enumerate(lengths):
-        given[row, length:] = PAD
-    made, confidence = generate(
-        params, given, model=model, max_new_tokens=room, eos_id=EOS
-    )
-    for row, length in enumerate(lengths):
-        text, least = given[row, :length].tolist(), 1.0
-        for _ in range(room):
-            padded = jnp.asarray([text + [PAD] * (20 - len(text))])
-            causal = jnp.tril(jnp.ones((1, 20, 20), bool))
-            logits = apply(model, params, padded, mask=causal)[0][0, len(text) - 1]
-            least = min(least, float(jax.nn.softmax(logits).max()))
-            text.append(int(jnp.argmax(logits)))
-            if text[-1] == EOS:
-                break
-        written = text[length:] + [PAD] * (room - len(text) + length)
-        np.testing.assert_array_equal(made[row], written)
-        assert confidence[row] == pytest.approx(least, abs=1e-4)
-
-
-def test_generation_stops_at_the_end_of_text():
-    """A model that always says <eos> writes it once, then pads."""
-    params = make_params(ROPE)
-    head = jnp.zeros_like(params["head"]["words"])
-    norm = {"scale": jnp.zeros(16), "bias": jnp.ones(16)}
-    params = params | {"head": {"words": head.at[EOS].set(1.0)}, "norm": norm}
-    made, _ = generate(params, prompts(2, 3), model=ROPE, max_new_tokens=4, eos_id=EOS)
-    np.testing.assert_array_equal(made, [[EOS, PAD, PAD, PAD]] * 2)

@@ -10,8 +10,8 @@ import numpy as np
 from relay_jax.arrays import Float, Host, Int, PyTree
 from relay_jax.config import ModelConfig
 from relay_jax.data.align import flatten, looped_batch, looped_width, right_align, sizes
-from relay_jax.models.generate import generate
 from relay_jax.models.looped import read_round, run_looped
+from relay_jax.rest import decode
 from relay_jax.tasks import Examples, Task
 from relay_jax.tokens import EOS, PAD
 
@@ -83,10 +83,17 @@ def decoder_texts(
     prompts[:, : examples.problem.shape[1]] = examples.problem
     parts = []
     for rows in batches(len(prompts), batch_size):
-        made = generate(
-            params, prompts[rows], model=model, max_new_tokens=room, eos_id=EOS
+        length = sizes(prompts[rows])
+        state = decode.start(
+            params,
+            *(prompts[rows], length, decode.request_keys(0, len(rows))),
+            model=model,
+            max_new_tokens=room,
         )
-        parts.append(jax.device_get(made))
+        state = decode.advance(params, state, model=model, eos_id=EOS)
+        new = length[:, None] + np.arange(room)
+        made = np.take_along_axis(np.asarray(state.tokens), new, axis=1)
+        parts.append((made, np.asarray(state.confidence)))
     tokens, confidence = zip(*parts)
     num = len(prompts)
     return np.concatenate(tokens)[:num], np.concatenate(confidence)[:num]

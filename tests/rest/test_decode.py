@@ -1,0 +1,368 @@
+"""The decode loop: whatever is drafted, the text is that of plain decoding."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from relay_jax.config import DraftConfig, ModelConfig, PositionConfig, SamplingConfig
+from relay_jax.config import TrainConfig
+from relay_jax.models.decoder import Decoder
+from relay_jax.rest import decode, drafters, tree, verify
+from relay_jax.rest.datastore import build_datastore
+from relay_jax.rest.decode import GREEDY
+from relay_jax.rest.retrieve import HostIndex, load_index
+from relay_jax.training.step import init_params
+
+EOS, VOCAB = 1, 40
+ROPE = ModelConfig(
+    kind="decoder",
+    **{"num_layers": 2, "dim": 16, "mlp_dim": 32, "num_heads": 4, "vocab_size": VOCAB},
+)
+BIAS = PositionConfig(scheme="relative_bias", log_length_scaling=True)
+MODELS = {
+    "rope": ROPE,
+    "bias": dataclasses.replace(ROPE, position=BIAS),
+    "llama": dataclasses.replace(
+        ROPE, num_kv_heads=2, norm="rms", activation="swiglu"
+    ),
+}
+DRAFTS = [
+    DraftConfig(drafter=name, num_draft=count, num_store_rows=16, num_paper_rows=16)
+    for name, count in (("context", 8), ("rest_paper", 24), ("rest", 40))
+]
+SAMPLINGS = {
+    "greedy": GREEDY,
+    "sampled": SamplingConfig(0.8),
+    "top_p": SamplingConfig(1.0, 0.7),
+    "top_k": SamplingConfig(1.0, 1.0, 5),
+}
+
+
+@pytest.fixture(autouse=True)
+def exact():
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+@functools.cache
+def params_of(name):
+    """Random parameters, sharp enough that a text has a few likely words."""
+    params = init_params(TrainConfig(model=MODELS[name]))
+    leaves, shape = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    noisy = [x + 0.4 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys)]
+    return jax.tree.unflatten(shape, noisy)
+
+
+def prompts_of(num, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.integers(2, VOCAB, size=rng.integers(1, 15)).tolist() for _ in range(num)]
+
+
+def run(name, prompts, draft=decode.PLAIN, index=None, sampling=GREEDY, **rest):
+    options = {"max_new_tokens": 24, "eos_id": EOS, "width": 16} | rest
+    return decode.decode(
+        params_of(name),
+        prompts,
+        model=MODELS[name],
+        draft=draft,
+        sampling=sampling,
+        index=index,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """What the models themselves say: drafts from it are often right."""
+    path = tmp_path_factory.mktemp("store") / "store"
+    texts = []
+    for name in MODELS:
+        state = run(name, prompts_of(16, seed=5), eos_id=decode.NO_EOS)
+        tokens, length = np.asarray(state.tokens), np.asarray(state.length)
+        texts += [row[:size] for row, size in zip(tokens, length)]
+    words = {"tokenizer": "test", "vocab_size": VOCAB, "eos_id": EOS}
+    return build_datastore(texts, path, **words)
+
+
+def same(one, two):
+    np.testing.assert_array_equal(one.length, two.length)
+    np.testing.assert_array_equal(one.tokens, two.tokens)
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+@pytest.mark.parametrize("draft", DRAFTS, ids=lambda draft: draft.drafter)
+@pytest.mark.parametrize("name", MODELS)
+def test_drafting_changes_nothing_but_the_number_of_steps(name, draft, sampling, store):
+    prompts, index = prompts_of(8), load_index(store)
+    plain = run(name, prompts, sampling=SAMPLINGS[sampling])
+    drafted = run(name, prompts, draft, index, SAMPLINGS[sampling])
+    same(plain, drafted)
+    np.testing.assert_allclose(plain.confidence, drafted.confidence, rtol=1e-3)
+    assert np.all(np.asarray(drafted.steps) <= np.asarray(plain.steps))
+    if sampling == "greedy" and draft.drafter != "context":
+        assert drafted.steps.sum() < 0.9 * plain.steps.sum()
+    new = np.asarray(plain.length) - list(map(len, prompts))
+    np.testing.assert_array_equal(plain.steps, new)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch_size", [1, 3, 8, 16])
+@pytest.mark.parametrize("sampling", ["greedy", "top_p"])
+@pytest.mark.parametrize("draft", DRAFTS, ids=lambda draft: draft.drafter)
+def test_a_thousand_texts_are_the_same(draft, sampling, batch_size, store):
+    index, count = load_index(store), 1024 // batch_size if batch_size > 1 else 128
+    for seed in range(count):
+        prompts = prompts_of(batch_size, seed)
+        settings = {"sampling": SAMPLINGS[sampling], "seed": seed}
+        plain = run("rope", prompts, **settings)
+        same(plain, run("rope", prompts, draft, index, **settings))
+
+
+def test_a_row_does_not_depend_on_the_batch(store):
+    prompts, index = prompts_of(5), load_index(store)
+    together = run("rope", prompts, DRAFTS[2], index)
+    for i, prompt in enumerate(prompts):
+        alone = run("rope", [prompt], DRAFTS[2], index)
+        np.testing.assert_array_equal(alone.tokens[0], together.tokens[i])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_decoding_equals_reading_the_whole_text_again(name):
+    """Prompts of different lengths in one batch; the oracle has no cache at all."""
+    model, prompts = MODELS[name], prompts_of(3)
+    state = run(name, prompts, max_new_tokens=12)
+    apply = jax.jit(lambda tokens: Decoder(model).apply({"params": params_of(name)}, tokens))
+    for row, prompt in enumerate(prompts):
+        text, least = list(prompt), 1.0
+        for _ in range(12):
+            padded = jnp.asarray([text + [0] * (28 - len(text))])
+            logits = apply(padded)[0][0, len(text) - 1]
+            least = min(least, float(jax.nn.softmax(logits).max()))
+            text.append(int(jnp.argmax(logits)))
+            if text[-1] == EOS:
+                break
+        np.testing.assert_array_equal(state.tokens[row, : len(text)], text)
+        assert state.length[row] == len(text)
+        assert state.confidence[row] == pytest.approx(least, abs=1e-4)
+
+
+def test_prompts_longer_than_a_chunk_are_read_whole(monkeypatch):
+    prompts = prompts_of(4)
+    whole = run("rope", prompts)
+    monkeypatch.setattr(decode, "CHUNK", 3)
+    jax.clear_caches()
+    same(whole, run("rope", prompts))
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize("draft", [decode.PLAIN, *DRAFTS], ids=lambda d: d.drafter)
+def test_limits_are_kept_to_the_token(draft, store):
+    index, prompts = load_index(store), prompts_of(8)
+    long = run("rope", prompts, eos_id=decode.NO_EOS)
+    for most in (1, 2, 5):
+        state = run("rope", prompts, draft, index, max_new_tokens=most, eos_id=-1)
+        for row, prompt in enumerate(prompts):
+            end = len(prompt) + most
+            assert state.length[row] == end
+            np.testing.assert_array_equal(state.tokens[row, :end], long.tokens[row, :end])
+            assert not np.any(state.tokens[row, end:])
+
+
+@pytest.mark.parametrize("draft", [decode.PLAIN, *DRAFTS], ids=lambda d: d.drafter)
+def test_a_text_stops_at_its_end(draft, store):
+    """Any word can be the end of text: also one inside an accepted branch."""
+    index, prompts, stopped = load_index(store), prompts_of(8), 0
+    long = run("rope", prompts, eos_id=decode.NO_EOS)
+    for end in np.unique(long.tokens)[2:12].tolist():
+        state = run("rope", prompts, draft, index, eos_id=end)
+        for row, prompt in enumerate(prompts):
+            new = np.asarray(long.tokens[row, len(prompt) : long.length[row]])
+            count = int(np.argmax(new == end)) + 1 if end in new else 24
+            stopped += count < 24
+            assert state.length[row] == len(prompt) + count
+            assert not np.any(state.tokens[row, len(prompt) + count :])
+    assert stopped > 10
+
+
+def test_advancing_in_pieces_is_decoding(store):
+    index, prompts = load_index(store), prompts_of(4)
+    whole = run("rope", prompts, DRAFTS[2], index)
+    tokens, length = decode.pad_prompts(prompts, VOCAB, 16)
+    keys = decode.request_keys(0, 4)
+    model, params = MODELS["rope"], params_of("rope")
+    state = decode.start(params, tokens, length, keys, model=model, max_new_tokens=24)
+    for _ in range(24):
+        state = decode.advance(
+            params, state, index, model=model, draft=DRAFTS[2], eos_id=EOS, num_steps=1
+        )
+    same(whole, state)
+
+
+def test_the_host_index_decodes_alike(store):
+    prompts = prompts_of(4)
+    device = run("rope", prompts, DRAFTS[2], load_index(store))
+    same(device, run("rope", prompts, DRAFTS[2], HostIndex(store)))
+    assert device.steps.sum() < device.length.sum()
+
+
+def test_drafted_marks_what_was_drafted_and_kept(store):
+    prompts = prompts_of(8)
+    state = run("rope", prompts, DRAFTS[2], load_index(store))
+    new = np.asarray(state.length) - list(map(len, prompts))
+    own = np.asarray(state.steps)  # one token a step is the model's own
+    kept = np.asarray(state.drafted).sum(axis=1)
+    # A branch that is cut by a limit or an end may end in a drafted token.
+    assert np.all((kept == new - own) | (kept == new - own + 1))
+    for row, prompt in enumerate(prompts):
+        assert not np.any(state.drafted[row, : len(prompt)])
+
+
+def broken_ancestors(real):
+    def build(*args):
+        made = real(*args)
+        return made._replace(ancestors=jnp.ones_like(made.ancestors))
+
+    return build
+
+
+def broken_depth(real):
+    def build(*args):
+        made = real(*args)
+        return made._replace(depth=jnp.minimum(made.depth, 1))
+
+    return build
+
+
+def broken_walk(real):
+    def walk(tree_, token, deepest):
+        path, count = real(tree_, token, deepest)
+        return verify.Accepted(path, jnp.minimum(count + 1, deepest + 1))
+
+    return walk
+
+
+def broken_path(real):
+    def walk(tree_, token, deepest):
+        path, count = real(tree_, token, deepest)
+        return verify.Accepted(jnp.minimum(path, 1), count)
+
+    return walk
+
+
+def broken_write(real):
+    def write(cache, new, kept):
+        late = real(cache, new, kept)
+        if kept.shape[1] == decode.CHUNK or kept.shape[1] == 16:
+            return late  # the prompt
+        return late._replace(key_values=cache.key_values)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "module, name, broken",
+    [
+        (drafters, "make_tree", broken_ancestors),
+        (drafters, "make_tree", broken_depth),
+        (decode, "accept", broken_walk),
+        (decode, "accept", broken_path),
+        (decode, "write_cache", broken_write),
+    ],
+)
+def test_every_piece_matters(monkeypatch, store, module, name, broken):
+    """Mask, positions, walk, path and cache write: break one, and the texts differ."""
+    index, prompts = load_index(store), prompts_of(16)
+    plain = run("rope", prompts)
+    monkeypatch.setattr(module, name, broken(getattr(module, name)))
+    jax.clear_caches()
+    drafted = run("rope", prompts, DRAFTS[2], index)
+    jax.clear_caches()
+    assert not np.array_equal(plain.tokens, drafted.tokens)
+
+
+def test_bfloat16_differs_at_near_ties_only(store):
+    """Where the first difference stands, both words are almost as likely."""
+    model = dataclasses.replace(ROPE, dtype="bfloat16")
+    params, prompts = params_of("rope"), prompts_of(32)
+    settings = {"model": model, "max_new_tokens": 24, "width": 16}
+    plain = decode.decode(params, prompts, **settings)
+    drafted = decode.decode(
+        params, prompts, draft=DRAFTS[2], index=load_index(store), **settings
+    )
+    for row in range(len(prompts)):
+        differ = np.flatnonzero(plain.tokens[row] != drafted.tokens[row])
+        if differ.size:
+            first = differ[0]
+            text = plain.tokens[row : row + 1, :first]
+            logits = Decoder(model).apply({"params": params}, text)[0][0, -1]
+            said = [int(state.tokens[row, first]) for state in (plain, drafted)]
+            assert abs(float(logits[said[0]] - logits[said[1]])) < 0.1
+
+
+def test_the_cache_is_not_copied(store):
+    """The loop's scratch memory is smaller than one cache: it is updated in place."""
+    model = dataclasses.replace(ROPE, num_layers=8)
+    params = init_params(TrainConfig(model=model))
+    tokens, length = decode.pad_prompts(prompts_of(4), VOCAB, 16)
+    state = decode.start(
+        params,
+        *(tokens, length, decode.request_keys(0, 4)),
+        model=model,
+        max_new_tokens=8000,
+    )
+    compiled = decode.advance.lower(
+        params, state, load_index(store), model=model, draft=DRAFTS[2]
+    ).compile()
+    cache = sum(x.nbytes for x in jax.tree.leaves(state.cache))
+    memory = compiled.memory_analysis()
+    assert memory.temp_size_in_bytes < cache / 2
+    assert memory.alias_size_in_bytes >= cache  # donated
+
+
+@pytest.mark.parametrize("draft", DRAFTS, ids=lambda draft: draft.drafter)
+def test_replay_takes_the_steps_of_decoding(draft, store):
+    """A text that the model wrote is replayed in as many steps as it was decoded."""
+    index, prompts = load_index(store), prompts_of(8)
+    state = run("rope", prompts, draft, index, eos_id=decode.NO_EOS)
+    prompt_length = np.array(list(map(len, prompts)), np.int32)
+    again = decode.replay(
+        state.tokens, prompt_length, state.length, index, draft=draft
+    )
+    same(state, again)
+    np.testing.assert_array_equal(state.steps, again.steps)
+    np.testing.assert_array_equal(state.nodes, again.nodes)
+
+
+@pytest.mark.parametrize(
+    "prompts, options, message",
+    [
+        ([], {}, "a prompt is empty"),
+        ([[5], []], {}, "a prompt is empty"),
+        ([[5] * 17], {}, "17 tokens, but there is room for 16"),
+        ([[5, 40]], {}, "token id 40, but the model's vocabulary has 40"),
+        ([[5, -1]], {}, "token id -1"),
+        ([[5]], {"max_new_tokens": 0}, "max_new_tokens must be 1 or more"),
+        ([[5]], {"draft": DraftConfig(drafter="rset")}, "unknown drafter 'rset'; valid"),
+        ([[5]], {"draft": DraftConfig()}, "'rest' needs a datastore"),
+        ([[5]], {"draft": DraftConfig("context", 999)}, "num_draft must be 0..320"),
+        (
+            [[5]],
+            {"draft": DraftConfig("context", store_weights=(99999,))},
+            "exceed what is counted exactly",
+        ),
+    ],
+)
+def test_bad_input(prompts, options, message):
+    with pytest.raises(ValueError, match=message):
+        run("rope", prompts, **options)
+
+
+def test_no_step_without_text_or_tree():
+    state = run("rope", [[5, 6]], DraftConfig("none"))
+    assert state.nodes.sum() == 0
+    assert tree.empty_tree(1).tokens.shape == (1, 0)
