@@ -92,9 +92,7 @@ def _documents(source: str):
     if source == "--files":
         texts = corpus.read_files(corpus.find_files(_FILES.value))
     elif source == "--jsonl":
-        texts = corpus.read_json_lines(
-            corpus.find_files(_JSONL.value), _TEXT_KEY.value
-        )
+        texts = corpus.read_json_lines(corpus.find_files(_JSONL.value), _TEXT_KEY.value)
     else:
         texts = corpus.read_tfds(
             _TFDS.value, _SPLIT.value, _TEXT_KEY.value, _DATA_DIR.value

@@ -36,9 +36,7 @@ def from_flags(tokenizer: str = "") -> tuple[DraftConfig, Datastore | None, Any]
             f"--drafter={draft.drafter} needs --datastore; "
             "--drafter=context drafts from the text alone"
         )
-    store = open_datastore(
-        _DATASTORE.value, tokenizer=tokenizer, verify=_VERIFY.value
-    )
+    store = open_datastore(_DATASTORE.value, tokenizer=tokenizer, verify=_VERIFY.value)
     index = load_index(store) if _INDEX.value == "device" else HostIndex(store)
     drafters.check(draft, index)
     return draft, store, index

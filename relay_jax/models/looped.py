@@ -199,9 +199,10 @@ class LoopedModel(nn.Module):
         one_hot = jax.nn.one_hot(marks, self.marks.shape[1])
         one_hot = jnp.where(marks[..., None] > 0, one_hot, 0.0)
         import os
+
         marks = self.marks
         if os.environ.get("SHARED"):
-            marks = marks[:1] + marks[1:, :1]*jnp.array([0., 1.])[:, None, None]
+            marks = marks[:1] + marks[1:, :1] * jnp.array([0.0, 1.0])[:, None, None]
         return x + jnp.einsum("bnck,ckd->bnd", one_hot, marks), seen, reference
 
     def _embed_differences(self, x, memory, reference):

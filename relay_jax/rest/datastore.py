@@ -154,7 +154,9 @@ def open_datastore(
             f"{path} was built with the tokenizer {fields['tokenizer']!r}, but the "
             f"model has {tokenizer!r}; build a store with the model's tokenizer"
         )
-    shards = tuple(_open_shard(path, i, shard, verify) for i, shard in enumerate(listed))
+    shards = tuple(
+        _open_shard(path, i, shard, verify) for i, shard in enumerate(listed)
+    )
     return Datastore(path=path, shards=shards, **fields)
 
 

@@ -166,9 +166,7 @@ def start(
         )
         return write_cache(cache, new, place < length[:, None] - 1)
 
-    cache = jax.lax.fori_loop(
-        0, num_chunks, read, make_cache(model, batch_size, room)
-    )
+    cache = jax.lax.fori_loop(0, num_chunks, read, make_cache(model, batch_size, room))
     return _first_state(
         jnp.pad(prompts, ((0, 0), (0, max_new_tokens))),
         length,
@@ -180,7 +178,7 @@ def start(
 
 @functools.partial(
     jax.jit,
-    static_argnames=("model", "draft", "sampling", "eos_id", "num_steps", "mesh"),
+    static_argnames=("model", "draft", "sampling", "num_steps", "mesh"),
     donate_argnames="state",
 )
 def advance(
@@ -191,7 +189,7 @@ def advance(
     model: ModelConfig,
     draft: DraftConfig = PLAIN,
     sampling: SamplingConfig = GREEDY,
-    eos_id: int = NO_EOS,
+    eos_id: int | Int[Array, ""] = NO_EOS,
     num_steps: int | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> DecodeState:
@@ -242,7 +240,7 @@ def replay(
     return _loop(target, state, index, draft, NO_EOS, None, mesh)
 
 
-def written(state: DecodeState, prompt_length: Int[Host, " b"]) -> list[Host]:
+def written(state: DecodeState, prompt_length: Int[Host, " b"]) -> list[Int[Host, "_"]]:
     """The new tokens of every row."""
     tokens, length = np.asarray(state.tokens), np.asarray(state.length)
     return [row[a:b] for row, a, b in zip(tokens, prompt_length, length)]
@@ -291,7 +289,7 @@ def _loop(target: Target, state, index, draft, eos_id, num_steps, mesh) -> Decod
     return state
 
 
-def _keep(state, tree, choice: Choice, new, deepest: int, eos_id: int) -> DecodeState:
+def _keep(state, tree, choice: Choice, new, deepest: int, eos_id) -> DecodeState:
     """Appends the accepted branch, and the token that the model says after it."""
     path, count = accept(tree, choice.token, deepest)
     # What follows each kept node: the next kept node's token, at last the model's own.

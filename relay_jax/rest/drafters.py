@@ -73,8 +73,7 @@ def check(config: DraftConfig, index: Index | HostIndex | None) -> None:
     """Raises ValueError at a draft config that cannot work."""
     if config.drafter not in DRAFTERS:
         raise ValueError(
-            f"unknown drafter {config.drafter!r}; valid drafters: "
-            f"{', '.join(DRAFTERS)}"
+            f"unknown drafter {config.drafter!r}; valid drafters: {', '.join(DRAFTERS)}"
         )
     if config.drafter in NEEDS_STORE and index is None:
         raise ValueError(

@@ -196,7 +196,9 @@ def _nearest(xp: Any, shard, size, query, num_rows, depth, eos_id) -> Matches:
 
 def _longest(xp: Any, shard, size, query, num_rows, depth, eos_id) -> Matches:
     place = _first_after(xp, shard, size, query, LONGEST_MATCH, False)
-    row = place[:, None] + xp.arange(-1, 1, dtype=np.int32)[None]  # the best matches' rows
+    row = (
+        place[:, None] + xp.arange(-1, 1, dtype=np.int32)[None]
+    )  # the best matches' rows
     found = (row >= 0) & (row < size)
     match = _read(xp, shard, size, query, row, found, 0, eos_id).length
     length = match.max(axis=1)
@@ -217,15 +219,26 @@ def _first_after(xp: Any, shard, size, query, length, after_equals: bool):
     Those that equal it count too if `after_equals`. Bisection: the number of steps is
     that of the widest shard, so there is no loop whose length depends on data.
     """
-    low = xp.zeros(len(query), np.int32)
-    high = low + size
-    for _ in range(len(shard.tokens).bit_length()):
+
+    def halve(_, bounds):
+        low, high = bounds
         middle = (low + high) // 2
         side = _compare(xp, shard, _take(xp, shard.order, middle), query, length)
         before = (side < 0) | ((side == 0) & after_equals)
         before &= low < high
-        low, high = xp.where(before, middle + 1, low), xp.where(before, high, middle)
-    return low
+        return xp.where(before, middle + 1, low), xp.where(before, high, middle)
+
+    low = xp.zeros(len(query), np.int32)
+    num_steps = len(shard.tokens).bit_length()
+    repeat = jax.lax.fori_loop if xp is jnp else _repeat
+    return repeat(0, num_steps, halve, (low, low + size))[0]
+
+
+def _repeat(start, stop, body, carry):
+    """`jax.lax.fori_loop` on the host."""
+    for i in range(start, stop):
+        carry = body(i, carry)
+    return carry
 
 
 def _compare(xp: Any, shard, place, query, length):
@@ -243,7 +256,9 @@ def _compare(xp: Any, shard, place, query, length):
 def _read(xp: Any, shard, size, query, row, found, depth, eos_id) -> Matches:
     """The continuations at some rows of the order, and how long their places match."""
     place = _take(xp, shard.order, row)[..., None]
-    text = _before(xp, shard, place - 1 - xp.arange(LONGEST_MATCH, dtype=np.int32)[None, None])
+    text = _before(
+        xp, shard, place - 1 - xp.arange(LONGEST_MATCH, dtype=np.int32)[None, None]
+    )
     same = xp.cumprod((text == query[:, None]).astype(np.int32), axis=-1)
     length = xp.where(found, xp.sum(same, axis=-1), 0)
     ahead = place + xp.arange(depth, dtype=np.int32)[None, None]
@@ -288,5 +303,3 @@ def own_text(
     told = padded[jnp.arange(batch_size)[:, None, None], ahead + LONGEST_MATCH]
     inside = ahead < length[:, None, None]
     return Matches(jnp.where(inside, told, END), found)
-
-

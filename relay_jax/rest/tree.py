@@ -119,12 +119,13 @@ def empty_tree(batch_size: int) -> Tree:
 
 
 def _ancestors(parent: Int[Array, "b c"], depth: int) -> Bool[Array, "b q q"]:
-    """Follows parents up: after k steps a node knows those up to k above it."""
+    """Products of the parent relation with itself: each doubles how far up it sees."""
     above = jnp.pad(parent, ((0, 0), (1, 0)))  # the root's parent is the root
-    num = above.shape[1]
-    seen = jnp.eye(num, dtype=bool)[None]
-    reached = above
-    for _ in range(depth):
-        seen = seen | (reached[:, :, None] == jnp.arange(num)[None, None])
-        reached = jnp.take_along_axis(above, reached, axis=1)
+    node = jnp.arange(above.shape[1])
+    seen = (above[:, :, None] == node[None, None]) | jnp.eye(len(node), dtype=bool)[
+        None
+    ]
+    for _ in range((depth - 1).bit_length()):
+        reach = seen.astype(jnp.float32)
+        seen = jnp.einsum("bij,bjk->bik", reach, reach) > 0
     return seen

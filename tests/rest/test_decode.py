@@ -26,9 +26,7 @@ BIAS = PositionConfig(scheme="relative_bias", log_length_scaling=True)
 MODELS = {
     "rope": ROPE,
     "bias": dataclasses.replace(ROPE, position=BIAS),
-    "llama": dataclasses.replace(
-        ROPE, num_kv_heads=2, norm="rms", activation="swiglu"
-    ),
+    "llama": dataclasses.replace(ROPE, num_kv_heads=2, norm="rms", activation="swiglu"),
 }
 DRAFTS = [
     DraftConfig(drafter=name, num_draft=count, num_store_rows=16, num_paper_rows=16)
@@ -60,7 +58,9 @@ def params_of(name):
 
 def prompts_of(num, seed=0):
     rng = np.random.default_rng(seed)
-    return [rng.integers(2, VOCAB, size=rng.integers(1, 15)).tolist() for _ in range(num)]
+    return [
+        rng.integers(2, VOCAB, size=rng.integers(1, 15)).tolist() for _ in range(num)
+    ]
 
 
 def run(name, prompts, draft=decode.PLAIN, index=None, sampling=GREEDY, **rest):
@@ -94,9 +94,20 @@ def same(one, two):
     np.testing.assert_array_equal(one.tokens, two.tokens)
 
 
-@pytest.mark.parametrize("sampling", SAMPLINGS)
-@pytest.mark.parametrize("draft", DRAFTS, ids=lambda draft: draft.drafter)
-@pytest.mark.parametrize("name", MODELS)
+CASES = [
+    *[
+        ("rope", draft, sampling)
+        for draft in DRAFTS
+        for sampling in ("greedy", "top_p")
+    ],
+    ("rope", DRAFTS[2], "sampled"),
+    ("rope", DRAFTS[2], "top_k"),
+    ("bias", DRAFTS[2], "greedy"),
+    ("llama", DRAFTS[2], "greedy"),
+]
+
+
+@pytest.mark.parametrize("name, draft, sampling", CASES)
 def test_drafting_changes_nothing_but_the_number_of_steps(name, draft, sampling, store):
     prompts, index = prompts_of(8), load_index(store)
     plain = run(name, prompts, sampling=SAMPLINGS[sampling])
@@ -136,7 +147,9 @@ def test_decoding_equals_reading_the_whole_text_again(name):
     """Prompts of different lengths in one batch; the oracle has no cache at all."""
     model, prompts = MODELS[name], prompts_of(3)
     state = run(name, prompts, max_new_tokens=12)
-    apply = jax.jit(lambda tokens: Decoder(model).apply({"params": params_of(name)}, tokens))
+    apply = jax.jit(
+        lambda tokens: Decoder(model).apply({"params": params_of(name)}, tokens)
+    )
     for row, prompt in enumerate(prompts):
         text, least = list(prompt), 1.0
         for _ in range(12):
@@ -160,25 +173,29 @@ def test_prompts_longer_than_a_chunk_are_read_whole(monkeypatch):
     jax.clear_caches()
 
 
-@pytest.mark.parametrize("draft", [decode.PLAIN, *DRAFTS], ids=lambda d: d.drafter)
+@pytest.mark.parametrize("draft", [decode.PLAIN, DRAFTS[2]], ids=lambda d: d.drafter)
 def test_limits_are_kept_to_the_token(draft, store):
     index, prompts = load_index(store), prompts_of(8)
     long = run("rope", prompts, eos_id=decode.NO_EOS)
-    for most in (1, 2, 5):
+    for most in (1, 5):
         state = run("rope", prompts, draft, index, max_new_tokens=most, eos_id=-1)
         for row, prompt in enumerate(prompts):
             end = len(prompt) + most
             assert state.length[row] == end
-            np.testing.assert_array_equal(state.tokens[row, :end], long.tokens[row, :end])
+            np.testing.assert_array_equal(
+                state.tokens[row, :end], long.tokens[row, :end]
+            )
             assert not np.any(state.tokens[row, end:])
 
 
-@pytest.mark.parametrize("draft", [decode.PLAIN, *DRAFTS], ids=lambda d: d.drafter)
+@pytest.mark.parametrize("draft", [decode.PLAIN, DRAFTS[2]], ids=lambda d: d.drafter)
 def test_a_text_stops_at_its_end(draft, store):
     """Any word can be the end of text: also one inside an accepted branch."""
     index, prompts, stopped = load_index(store), prompts_of(8), 0
     long = run("rope", prompts, eos_id=decode.NO_EOS)
-    for end in np.unique(long.tokens)[2:12].tolist():
+    sizes = np.array(list(map(len, prompts)), np.int32)
+    said = np.unique(np.concatenate(decode.written(long, sizes)))
+    for end in said.tolist()[:12]:
         state = run("rope", prompts, draft, index, eos_id=end)
         for row, prompt in enumerate(prompts):
             new = np.asarray(long.tokens[row, len(prompt) : long.length[row]])
@@ -196,7 +213,7 @@ def test_advancing_in_pieces_is_decoding(store):
     keys = decode.request_keys(0, 4)
     model, params = MODELS["rope"], params_of("rope")
     state = decode.start(params, tokens, length, keys, model=model, max_new_tokens=24)
-    for _ in range(24):
+    for _ in range(24):  # more than there are steps: a finished text stays as it is
         state = decode.advance(
             params, state, index, model=model, draft=DRAFTS[2], eos_id=EOS, num_steps=1
         )
@@ -230,12 +247,13 @@ def broken_ancestors(real):
     return build
 
 
-def broken_depth(real):
-    def build(*args):
-        made = real(*args)
-        return made._replace(depth=jnp.minimum(made.depth, 1))
+def broken_positions(real):
+    def read(params, tokens, **rest):
+        if tokens.shape[1] != 16:  # not the prompt
+            rest["positions"] = rest["positions"].at[:, 1:].add(1)
+        return real(params, tokens, **rest)
 
-    return build
+    return read
 
 
 def broken_walk(real):
@@ -268,7 +286,7 @@ def broken_write(real):
     "module, name, broken",
     [
         (drafters, "make_tree", broken_ancestors),
-        (drafters, "make_tree", broken_depth),
+        (decode, "run_decoder", broken_positions),
         (decode, "accept", broken_walk),
         (decode, "accept", broken_path),
         (decode, "write_cache", broken_write),
@@ -288,7 +306,7 @@ def test_every_piece_matters(monkeypatch, store, module, name, broken):
 def test_bfloat16_differs_at_near_ties_only(store):
     """Where the first difference stands, both words are almost as likely."""
     model = dataclasses.replace(ROPE, dtype="bfloat16")
-    params, prompts = params_of("rope"), prompts_of(32)
+    params, prompts = params_of("rope"), prompts_of(8)
     settings = {"model": model, "max_new_tokens": 24, "width": 16}
     plain = decode.decode(params, prompts, **settings)
     drafted = decode.decode(
@@ -315,8 +333,9 @@ def test_the_cache_is_not_copied(store):
         model=model,
         max_new_tokens=8000,
     )
+    few = dataclasses.replace(DRAFTS[2], num_draft=3)  # so that scores are small
     compiled = decode.advance.lower(
-        params, state, load_index(store), model=model, draft=DRAFTS[2]
+        params, state, load_index(store), model=model, draft=few
     ).compile()
     cache = sum(x.nbytes for x in jax.tree.leaves(state.cache))
     memory = compiled.memory_analysis()
@@ -324,15 +343,13 @@ def test_the_cache_is_not_copied(store):
     assert memory.alias_size_in_bytes >= cache  # donated
 
 
-@pytest.mark.parametrize("draft", DRAFTS, ids=lambda draft: draft.drafter)
+@pytest.mark.parametrize("draft", DRAFTS[1:], ids=lambda draft: draft.drafter)
 def test_replay_takes_the_steps_of_decoding(draft, store):
     """A text that the model wrote is replayed in as many steps as it was decoded."""
     index, prompts = load_index(store), prompts_of(8)
     state = run("rope", prompts, draft, index, eos_id=decode.NO_EOS)
     prompt_length = np.array(list(map(len, prompts)), np.int32)
-    again = decode.replay(
-        state.tokens, prompt_length, state.length, index, draft=draft
-    )
+    again = decode.replay(state.tokens, prompt_length, state.length, index, draft=draft)
     same(state, again)
     np.testing.assert_array_equal(state.steps, again.steps)
     np.testing.assert_array_equal(state.nodes, again.nodes)
@@ -347,7 +364,11 @@ def test_replay_takes_the_steps_of_decoding(draft, store):
         ([[5, 40]], {}, "token id 40, but the model's vocabulary has 40"),
         ([[5, -1]], {}, "token id -1"),
         ([[5]], {"max_new_tokens": 0}, "max_new_tokens must be 1 or more"),
-        ([[5]], {"draft": DraftConfig(drafter="rset")}, "unknown drafter 'rset'; valid"),
+        (
+            [[5]],
+            {"draft": DraftConfig(drafter="rset")},
+            "unknown drafter 'rset'; valid",
+        ),
         ([[5]], {"draft": DraftConfig()}, "'rest' needs a datastore"),
         ([[5]], {"draft": DraftConfig("context", 999)}, "num_draft must be 0..320"),
         (
