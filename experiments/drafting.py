@@ -19,15 +19,20 @@ _INDEX = flags.DEFINE_enum(
 _VERIFY = flags.DEFINE_bool("verify_datastore", False, "Check every byte of the store.")
 
 
+def draft_config() -> DraftConfig:
+    """The drafter that the flags describe."""
+    return DraftConfig(
+        drafter=_DRAFTER.value, num_draft=_NUM_DRAFT.value, depth=_DEPTH.value
+    )
+
+
 def from_flags(tokenizer: str = "") -> tuple[DraftConfig, Datastore | None, Any]:
     """The draft config, the opened store and its index; None where none is needed.
 
     Raises:
       ValueError: the store is missing, damaged, or not of the tokenizer `tokenizer`.
     """
-    draft = DraftConfig(
-        drafter=_DRAFTER.value, num_draft=_NUM_DRAFT.value, depth=_DEPTH.value
-    )
+    draft = draft_config()
     if draft.drafter not in drafters.NEEDS_STORE:
         drafters.check(draft, None)
         return draft, None, None

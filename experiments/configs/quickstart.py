@@ -21,11 +21,11 @@ PLANS = [
 ]
 NUM_NUMBERS = 8
 STEPS = {
-    "looped_aligned": 7000,
-    "ar": 4000,
+    "looped_aligned": 9000,
+    "ar": 2500,
     "looped_vanilla": 2500,
-    "ar_relay": 2500,
-    "ar_control": 2500,
+    "ar_relay": 1500,
+    "ar_control": 1500,
 }
 
 
@@ -38,11 +38,14 @@ def quickstart(
     num_numbers: int,
     steps: dict[str, int],
     run: str = "",
-    looped: dict | None = None,
+    looped_aligned: dict | None = None,
     batch_size: int = 32,
     eval_step: int = 1,
 ) -> dict:
-    """The small size: 64 wide, 3 layers; trained in minutes on two cores."""
+    """The small size: 64 wide, 3 layers; trained in minutes on two cores.
+
+    `looped_aligned` is what a task changes in that run.
+    """
     model = {
         "num_layers": 3,
         "dim": 64,
@@ -61,10 +64,10 @@ def quickstart(
     }
     both_ways = {"position": position | {"directional_heads": True}}
     vanilla = model | both_ways | {"kind": "looped"}
-    aligned = vanilla | {"loop_input": "feedback"} | (looped or {})
+    aligned = vanilla | {"loop_input": "feedback"}
     decoder = model | {"kind": "decoder", "position": position}
     own = {
-        "looped_aligned": {"model": aligned},
+        "looped_aligned": recipe.merge({"model": aligned}, looped_aligned or {}),
         "ar": {"model": decoder},
         "looped_vanilla": {"model": vanilla, "loss": {"round_weight": 0.0}},
         "ar_relay": {"model": decoder},

@@ -18,9 +18,13 @@ PLANS = [
     )
 ]
 NUM_NUMBERS = 64
-LOOPED = {"number_code": "digits", "differences": True}
+LOOPED = {
+    "model": {"number_code": "digits", "differences": True},
+    "optimizer": {"learning_rate": 5e-3, "weight_decay": 0.1},
+    "loss": {"answer_weight": 0.3},
+}
 STEPS = {
-    "looped_aligned": 3000,
+    "looped_aligned": 4000,
     "ar": 3000,
     "looped_vanilla": 1500,
     "ar_relay": 2000,

@@ -13,13 +13,23 @@ PLANS = [
         test=(1, 40),
         chains={str(n): 800 for n in range(21, 41)},
         within=12_000,
+        train_options=(("long_runs", True),),  # large values are met in training
         merged_buckets=4,
     )
 ]
 NUM_NUMBERS = 64
-LOOPED = {"number_code": "ordinal"}
+# Content decides here, not distance; and a heavy answer loss holds back the rounds.
+LOOPED = {
+    "model": {
+        "num_layers": 4,
+        "number_code": "ordinal",
+        "position": {"directional_heads": False, "distance_slopes": False},
+    },
+    "optimizer": {"learning_rate": 5e-3, "weight_decay": 0.1},
+    "loss": {"answer_weight": 0.1},
+}
 STEPS = {
-    "looped_aligned": 3000,
+    "looped_aligned": 6000,
     "ar": 3000,
     "looped_vanilla": 1500,
     "ar_relay": 2000,

@@ -10,7 +10,7 @@ from experiments.configs import (
 
 PLANS = quickstart.PLANS + quickstart_ed.PLANS + quickstart_lis.PLANS
 NUM_NUMBERS = 64
-LOOPED = {"number_code": "digits", "differences": True}
+LOOPED = quickstart_ed.LOOPED
 STEPS = {
     "looped_aligned": 8000,
     "ar": 8000,

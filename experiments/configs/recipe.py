@@ -93,9 +93,9 @@ def whole(
     original, merged = original_buckets(plans), merged_buckets(plans)
     made = {}
     for name, own in runs.items():
-        config = train | own | {"name": name}
         buckets = merged if name == "ar_relay" else original
-        config["data"] = train["data"] | own.get("data", {}) | {"buckets": buckets}
+        named = {"name": name, "data": {"buckets": buckets}}
+        config = merge(merge(train, own), named)
         if name in ("ar_relay", "ar_control"):
             config["init_from"] = "ar"
         made[name] = config
@@ -151,6 +151,15 @@ def add_self_made(
             data = config["runs"]["ar"]["data"]
             config["runs"][name]["data"] = data | {"buckets": buckets}
             before = name
+
+
+def merge(values: dict, changes: Mapping[str, Any]) -> dict:
+    """`values` with `changes` in it, nested dicts field by field."""
+    merged = dict(values)
+    for key, change in changes.items():
+        nested = isinstance(change, Mapping) and isinstance(values.get(key), dict)
+        merged[key] = merge(values[key], change) if nested else change
+    return merged
 
 
 def _split(lengths: list[int], parts: int) -> list[list[int]]:

@@ -7,6 +7,7 @@ from its start, and never held as a whole.
 import glob
 import json
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -25,7 +26,7 @@ def find_files(patterns: Iterable[str]) -> list[epath.Path]:
     for pattern in patterns:
         path = epath.Path(pattern)
         if path.is_dir():
-            matched = sorted(p for p in path.rglob("*") if p.is_file())
+            matched = sorted(_walk(path))
         elif path.exists():
             matched = [path]
         else:
@@ -35,6 +36,14 @@ def find_files(patterns: Iterable[str]) -> list[epath.Path]:
             raise ValueError(f"{pattern!r} names no file")
         found |= dict.fromkeys(matched)
     return list(found)
+
+
+def _walk(folder: epath.Path) -> Iterator[epath.Path]:
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from _walk(path)
+        else:
+            yield path
 
 
 def read_files(files: Iterable[epath.Path]) -> Iterator[str]:
@@ -58,13 +67,14 @@ def read_json_lines(files: Iterable[epath.Path], key: str) -> Iterator[str]:
                     record = json.loads(line)
                 except json.JSONDecodeError as error:
                     raise ValueError(f"{file}, line {number}: not JSON") from error
-                if not isinstance(record, dict) or not isinstance(record.get(key), str):
-                    known = list(record) if isinstance(record, dict) else "no object"
+                fields = record if isinstance(record, dict) else {}
+                text = fields.get(key)
+                if text is None or not isinstance(text, str):
                     raise ValueError(
-                        f"{file}, line {number} has no text under {key!r}; it has "
-                        f"{known}: choose with --text_key"
+                        f"{file}, line {number} has no text under {key!r}, but "
+                        f"{sorted(fields)}; choose with --text_key"
                     )
-                yield record[key]
+                yield text
 
 
 def read_tfds(name: str, split: str, key: str, data_dir: str = "") -> Iterator[str]:
@@ -72,7 +82,7 @@ def read_tfds(name: str, split: str, key: str, data_dir: str = "") -> Iterator[s
     import tensorflow_datasets as tfds
 
     try:
-        source = tfds.data_source(name, split=split, data_dir=data_dir or None)
+        source: Any = tfds.data_source(name, split=split, data_dir=data_dir or None)
     except (tfds.core.DatasetNotFoundError, AssertionError) as error:
         raise ValueError(f"the TFDS dataset {name!r} cannot be read: {error}") from None
     for example in source:

@@ -234,7 +234,7 @@ def _write_shard(folder: epath.Path, number: int, tokens) -> dict:
         files[name] = {
             "size": len(bytes_),
             "sampled": _hash_sampled(bytes_),
-            "sha256": hashlib.sha256(bytes_).hexdigest(),
+            "sha256": hashlib.sha256(bytes_.data).hexdigest(),
         }
     shard = {"num_tokens": len(tokens), "sha256": digest, "files": files}
     done.write_text(json.dumps(shard))
@@ -254,7 +254,7 @@ def _open_shard(path: epath.Path, number: int, shard: dict, verify: bool) -> Sha
         bytes_ = _bytes(file)
         same = _hash_sampled(bytes_) == expected["sampled"]
         if same and verify:
-            same = hashlib.sha256(bytes_).hexdigest() == expected["sha256"]
+            same = hashlib.sha256(bytes_.data).hexdigest() == expected["sha256"]
         if not same:
             raise ValueError(
                 f"{file} is not what was written: the store is damaged; build it anew"

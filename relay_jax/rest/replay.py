@@ -7,6 +7,7 @@ Targets are kept in a .npz file:
     prompt_lengths  [k] how many of its tokens are given; the others are to be drafted
 """
 
+import itertools
 import time
 from typing import Any, NamedTuple
 
@@ -68,7 +69,7 @@ def load_targets(path: epath.PathLike) -> list[Target]:
         )
     if np.any(prompts < 1):
         raise ValueError(f"{path}: every prompt needs at least one token")
-    texts = [tokens[a:b].astype(np.int32) for a, b in zip(starts[:-1], starts[1:])]
+    texts = [tokens[a:b].astype(np.int32) for a, b in itertools.pairwise(starts)]
     pairs = zip(texts, map(int, prompts), strict=True)
     kept = [Target(text, prompt) for text, prompt in pairs if len(text) > prompt]
     if not kept:

@@ -16,6 +16,7 @@ fits no device (`HostIndex`); all three find the same.
 """
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +25,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from relay_jax.arrays import AnyArray, Array, Int, Integer
+from relay_jax.arrays import Array, Int, Integer
 from relay_jax.rest.datastore import Datastore, Shard
 from relay_jax.rest.tree import END
 
@@ -62,8 +63,8 @@ class HostIndex:
 class Matches(NamedTuple):
     """How the corpus goes on at places that match."""
 
-    tokens: Int[AnyArray, "b r s"]  # `END` after the end of a document
-    length: Int[AnyArray, "b r"]  # of the match; 0 where there is none
+    tokens: Int[Array, "b r s"]  # `END` after the end of a document
+    length: Int[Array, "b r"]  # of the match; 0 where there is none
 
 
 def load_index(store: Datastore, mesh: jax.sharding.Mesh | None = None) -> Index:
@@ -84,9 +85,8 @@ def load_index(store: Datastore, mesh: jax.sharding.Mesh | None = None) -> Index
     index = Index(*map(jnp.asarray, (tokens, order, size, eos_id)))
     if mesh is None:
         return index
-    return jax.device_put(
-        index, Index(*(NamedSharding(mesh, spec) for spec in _specs()))
-    )
+    place = functools.partial(NamedSharding, mesh)
+    return jax.device_put(index, jax.tree.map(place, _specs()))
 
 
 def nearest(
@@ -150,8 +150,11 @@ def _search(find, index, query, num_rows, depth, mesh) -> Matches:
     return _best(found, num_rows)
 
 
-def _specs() -> Index:
-    return Index(P(SHARD_AXIS), P(SHARD_AXIS), P(SHARD_AXIS), P())
+def _specs() -> Any:
+    """How the parts of an index are spread over a mesh."""
+    spread: Any = P(SHARD_AXIS)
+    whole: Any = P()
+    return Index(spread, spread, spread, whole)
 
 
 def _on_host(find, index: HostIndex, query, num_rows: int, depth: int) -> Matches:
@@ -163,14 +166,11 @@ def _on_host(find, index: HostIndex, query, num_rows: int, depth: int) -> Matche
             )
             for shard in index.store.shards
         ]
-        return Matches(*(np.stack(part).astype(np.int32) for part in zip(*parts)))
+        return tuple(np.stack(part).astype(np.int32) for part in zip(*parts))
 
     shape = (len(index.store.shards), len(query), num_rows)
-    kinds = Matches(
-        jax.ShapeDtypeStruct((*shape, depth), jnp.int32),
-        jax.ShapeDtypeStruct(shape, jnp.int32),
-    )
-    return jax.pure_callback(search, kinds, query)
+    kinds = [jax.ShapeDtypeStruct(s, jnp.int32) for s in ((*shape, depth), shape)]
+    return Matches(*jax.pure_callback(search, tuple(kinds), query))
 
 
 def _best(found: Matches, num_rows: int) -> Matches:
@@ -297,7 +297,7 @@ def own_text(
         agree = agree & (padded[:, first : first + size] == query[:, step, None])
         match += agree
     match = jnp.where(place < length[:, None], match, 0)
-    best, row = jax.lax.top_k((match * size + place).astype(jnp.float32), num_rows)
+    _, row = jax.lax.top_k((match * size + place).astype(jnp.float32), num_rows)
     found = jnp.take_along_axis(match, row, axis=1)
     ahead = row[..., None] + jnp.arange(depth)[None, None]
     told = padded[jnp.arange(batch_size)[:, None, None], ahead + LONGEST_MATCH]

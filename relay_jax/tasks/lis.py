@@ -27,6 +27,9 @@ class LongestIncreasingSubsequence:
 
     group: int = 10
     number_range: int = 250
+    long_runs: bool = (
+        False  # for training: half of the problems have one run of any size
+    )
 
     name = "lis"
     token = LIS
@@ -86,11 +89,17 @@ class LongestIncreasingSubsequence:
         num = len(length)
         numbers = rng.integers(self.number_range, size=(num, longest))
         runs = rng.integers(1, MAX_RUNS + 1, size=num)
+        is_long = np.zeros(num, bool)
+        if self.long_runs:  # values near the length are met that are rare otherwise
+            is_long = rng.random(num) < 0.5
+        runs[is_long] = 1
         place = np.arange(longest)[None]
         run = np.zeros((num, longest), np.int64)
         for label in range(1, MAX_RUNS + 1):
             start = rng.integers(length)
-            stop = start + rng.integers(1, -(-length // runs) + 1)
+            size = rng.integers(1, -(-length // runs) + 1)
+            start = np.where(is_long, rng.integers(length - size + 1), start)
+            stop = start + size
             inside = (place >= start[:, None]) & (place < stop[:, None])
             run[inside & (label <= runs)[:, None]] = label
         run[place >= length[:, None]] = MAX_RUNS + 1

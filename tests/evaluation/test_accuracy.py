@@ -6,10 +6,9 @@ import pytest
 from relay_jax import records
 from relay_jax.config import ModelConfig
 from relay_jax.data.align import flatten, right_align
-from relay_jax.evaluation import accuracy, figures
-from relay_jax.evaluation.table import make_table
-from relay_jax.evaluation import speech
+from relay_jax.evaluation import accuracy, figures, speech
 from relay_jax.evaluation.speech import Speech
+from relay_jax.evaluation.table import make_table
 from relay_jax.tasks import TASKS
 from relay_jax.tokens import EOS, PAD
 

@@ -1,10 +1,12 @@
 """Every script as a user runs it, stages chained, in a temporary directory."""
 
+import json
 import os
 import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from experiments.configs import paper, quickstart, quickstart_ed, quickstart_lis
@@ -160,3 +162,59 @@ def test_paper_configs_have_the_papers_values_and_take_a_step(which, tmp_path):
     for name in ("looped_aligned", "ar", "ar_relay"):
         small = configs.build(configs.TrainConfig, shrink(values["runs"][name]))
         assert loop.train(small, tmp_path / name)["steps"] == 1
+
+
+def test_drafts_from_a_store_change_no_text(tmp_path):
+    """Store, replay, generation and benchmark, one after another."""
+    tiny = [argument for argument in TINY if "model" not in argument]
+    run, store = f"--run={tmp_path}/ar", f"--datastore={tmp_path}/store"
+    changes = "--config.model.kind=decoder", "--config.model.loop_input=hidden"
+    done = script("train", *tiny, *changes, f"--workdir={tmp_path}/ar")
+    assert done.returncode == 0, done.stderr
+
+    (tmp_path / "corpus").mkdir()
+    for number in range(5):
+        file = tmp_path / "corpus" / f"{number}.txt"
+        file.write_text(f"[ARI] 1+{number}*2= 1+{number}= 3" * 20)
+    words = f"--files={tmp_path}/corpus", "--tokenizer=relay:12"
+    done = script("build_datastore", store, *words)
+    assert done.returncode == 0, done.stderr
+    assert "5 documents, 1,205 tokens in 1 shards" in done.stdout
+    again = script("build_datastore", store, *words)
+    assert again.returncode == 1 and "give --overwrite" in again.stderr
+
+    texts = np.tile(np.arange(41, 51), 30)
+    targets = tmp_path / "targets.npz"
+    np.savez(targets, tokens=texts, starts=[0, 200], prompt_lengths=[20, 20])
+    done = script("rest_replay", store, f"--targets={targets}", "--timed_calls=5")
+    assert done.returncode == 0, done.stderr
+    line = json.loads(done.stdout)
+    assert line["drafter"] == "rest" and line["tokens"] == 260
+    assert line["M"] > 5  # the text repeats itself
+    assert line["steps"] == round(260 / line["M"])
+
+    prompt = "--prompt=[ARI] 1+2*3=", "--max_new_tokens=30", "--ignore_eos"
+    plain = script("rest_generate", run, "--drafter=none", *prompt)
+    assert plain.returncode == 0, plain.stderr
+    assert "30 tokens in 30 steps (M = 1.00)" in plain.stderr
+    ids = script(
+        *("rest_generate", run, "--drafter=none", "--print_ids"),
+        *("--prompt_ids=2,42,11,43,13,44,8", *prompt[1:]),
+    )
+    drafted = script("rest_generate", run, "--drafter=context", *prompt)
+    assert drafted.stdout == plain.stdout
+    assert len(ids.stdout.split(",")) == 30
+
+    arguments = "--task=arithmetic", "--length=2", "--count=4", "--repeats=1"
+    done = script(
+        *("rest_benchmark", run, *arguments, f"--workdir={tmp_path}/bench"),
+        *("--drafter=context", "--drafters=context", "--num_draft=4"),
+    )
+    assert done.returncode == 0, done.stderr
+    lines = list(records.read_lines(tmp_path / "bench" / "records.jsonl"))
+    assert [line["drafter"] for line in lines] == ["none", "context"]
+    assert lines[0]["M"] == 1.0 and lines[1]["M"] >= 1.0
+
+    foreign = script("rest_generate", run, store, *prompt)
+    assert foreign.returncode == 1
+    assert "was built with the tokenizer 'relay-tasks-v1-12'" in foreign.stderr

@@ -11,7 +11,6 @@ import pytest
 from relay_jax.config import ModelConfig, PositionConfig, TrainConfig
 from relay_jax.models.cache import make_cache, write_cache
 from relay_jax.models.decoder import Decoder
-from relay_jax.tokens import EOS, PAD
 from relay_jax.training.step import init_params
 
 ROPE = ModelConfig(

@@ -8,8 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from relay_jax.config import DraftConfig, ModelConfig, PositionConfig, SamplingConfig
-from relay_jax.config import TrainConfig
+from relay_jax.config import (
+    DraftConfig,
+    ModelConfig,
+    PositionConfig,
+    SamplingConfig,
+    TrainConfig,
+)
 from relay_jax.models.decoder import Decoder
 from relay_jax.rest import decode, drafters, tree, verify
 from relay_jax.rest.datastore import build_datastore
@@ -20,7 +25,11 @@ from relay_jax.training.step import init_params
 EOS, VOCAB = 1, 40
 ROPE = ModelConfig(
     kind="decoder",
-    **{"num_layers": 2, "dim": 16, "mlp_dim": 32, "num_heads": 4, "vocab_size": VOCAB},
+    num_layers=2,
+    dim=16,
+    mlp_dim=32,
+    num_heads=4,
+    vocab_size=VOCAB,
 )
 BIAS = PositionConfig(scheme="relative_bias", log_length_scaling=True)
 MODELS = {
