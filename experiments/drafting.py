@@ -1,5 +1,7 @@
 """The flags of every script that drafts: which drafter, from which store, how much."""
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
@@ -26,22 +28,31 @@ def draft_config() -> DraftConfig:
     )
 
 
-def from_flags(tokenizer: str = "") -> tuple[DraftConfig, Datastore | None, Any]:
-    """The draft config, the opened store and its index; None where none is needed.
+def from_flags(
+    tokenizer: str = "", names: Sequence[str] = ()
+) -> tuple[list[DraftConfig], Datastore | None, Any]:
+    """Draft configs, the opened store and its index; None where none is needed.
+
+    Args:
+      tokenizer: identity of the tokenizer that the store must be of, if any.
+      names: the drafters; by default the one that --drafter names.
 
     Raises:
-      ValueError: the store is missing, damaged, or not of the tokenizer `tokenizer`.
+      ValueError: a drafter is unknown; the store is missing, damaged, or another's.
     """
-    draft = draft_config()
-    if draft.drafter not in drafters.NEEDS_STORE:
-        drafters.check(draft, None)
-        return draft, None, None
-    if not _DATASTORE.value:
-        raise ValueError(
-            f"--drafter={draft.drafter} needs --datastore; "
-            "--drafter=context drafts from the text alone"
+    base = draft_config()
+    drafts = [dataclasses.replace(base, drafter=n) for n in names or [base.drafter]]
+    store, index = None, None
+    if any(draft.drafter in drafters.NEEDS_STORE for draft in drafts):
+        if not _DATASTORE.value:
+            raise ValueError(
+                f"--datastore is missing: {' and '.join(drafters.NEEDS_STORE)} need one; "
+                "--drafter=context drafts from the text alone"
+            )
+        store = open_datastore(
+            _DATASTORE.value, tokenizer=tokenizer, verify=_VERIFY.value
         )
-    store = open_datastore(_DATASTORE.value, tokenizer=tokenizer, verify=_VERIFY.value)
-    index = load_index(store) if _INDEX.value == "device" else HostIndex(store)
-    drafters.check(draft, index)
-    return draft, store, index
+        index = load_index(store) if _INDEX.value == "device" else HostIndex(store)
+    for draft in drafts:
+        drafters.check(draft, index)
+    return drafts, store, index

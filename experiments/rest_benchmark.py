@@ -9,7 +9,6 @@ in turns with plain decoding, so that a slow minute of the machine hits all alik
 must be the same token for token, or the script fails. Writes OUT/records.jsonl.
 """
 
-import dataclasses
 import json
 import time
 
@@ -24,8 +23,9 @@ from relay_jax.config import DraftConfig
 from relay_jax.data import pipeline
 from relay_jax.data.align import sizes
 from relay_jax.evaluation import accuracy
-from relay_jax.rest import decode, drafters
+from relay_jax.rest import decode
 from relay_jax.rest.replay import Target, time_drafter
+from relay_jax.tokens import EOS, TaskTokenizer
 from relay_jax.training import checkpoint
 
 _RUN = flags.DEFINE_string("run", None, "The decoder's run directory.", required=True)
@@ -44,13 +44,10 @@ def main() -> None:
     config, params = checkpoint.load_params(_RUN.value)
     if config.model.kind != "decoder":
         raise ValueError(f"{_RUN.value} holds no decoder but a {config.model.kind}")
-    _, _, index = drafting.from_flags(f"relay-tasks-v1-{config.model.num_numbers}")
-    base = drafting.draft_config()
-    drafts = [decode.PLAIN] + [
-        dataclasses.replace(base, drafter=name) for name in _DRAFTERS.value
-    ]
-    for draft in drafts:
-        drafters.check(draft, index)
+    drafts, _, index = drafting.from_flags(
+        TaskTokenizer(config.model.num_numbers).identity, _DRAFTERS.value
+    )
+    drafts = [decode.PLAIN, *(d for d in drafts if d.drafter != "none")]
     task = pipeline.make_task(
         _TASK.value, config.evaluation.options.get(_TASK.value, {})
     )
@@ -77,7 +74,7 @@ def main() -> None:
                 max_new_tokens=_MOST.value,
             )
             state = decode.advance(
-                params, state, index, model=config.model, draft=draft, eos_id=1
+                params, state, index, model=config.model, draft=draft, eos_id=EOS
             )
             kept = (state.tokens, state.length, state.steps)
             states.append(jax.device_get(kept))

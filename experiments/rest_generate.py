@@ -54,7 +54,7 @@ def main() -> None:
             f"the tokenizer has {tokenizer.vocab_size} words, the model "
             f"{config.model.num_words}; give the model's own with --tokenizer"
         )
-    draft, _, index = drafting.from_flags(tokenizer.identity)
+    (draft,), _, index = drafting.from_flags(tokenizer.identity)
     prompts = read_prompts(tokenizer)
     tokens, length = decode.pad_prompts(prompts, config.model.num_words)
     state = decode.start(

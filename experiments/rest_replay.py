@@ -22,7 +22,7 @@ flags.mark_flag_as_required("targets")
 
 
 def main() -> None:
-    draft, store, index = drafting.from_flags()
+    (draft,), store, index = drafting.from_flags()
     targets = replay.load_targets(_TARGETS.value)
     if store is not None:
         replay.check_ids(targets, store.vocab_size)

@@ -208,7 +208,7 @@ def test_drafts_from_a_store_change_no_text(tmp_path):
     arguments = "--task=arithmetic", "--length=2", "--count=4", "--repeats=1"
     done = script(
         *("rest_benchmark", run, *arguments, f"--workdir={tmp_path}/bench"),
-        *("--drafter=context", "--drafters=context", "--num_draft=4"),
+        *("--drafters=context", "--num_draft=4"),
     )
     assert done.returncode == 0, done.stderr
     lines = list(records.read_lines(tmp_path / "bench" / "records.jsonl"))
