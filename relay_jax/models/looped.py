@@ -198,12 +198,7 @@ class LoopedModel(nn.Module):
             seen |= problem != PAD
         one_hot = jax.nn.one_hot(marks, self.marks.shape[1])
         one_hot = jnp.where(marks[..., None] > 0, one_hot, 0.0)
-        import os
-
-        marks = self.marks
-        if os.environ.get("SHARED"):
-            marks = marks[:1] + marks[1:, :1] * jnp.array([0.0, 1.0])[:, None, None]
-        return x + jnp.einsum("bnck,ckd->bnd", one_hot, marks), seen, reference
+        return x + jnp.einsum("bnck,ckd->bnd", one_hot, self.marks), seen, reference
 
     def _embed_differences(self, x, memory, reference):
         """Replaces a memory number's vector by that of its step from its left."""

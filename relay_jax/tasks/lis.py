@@ -92,13 +92,14 @@ class LongestIncreasingSubsequence:
         is_long = np.zeros(num, bool)
         if self.long_runs:  # values near the length are met that are rare otherwise
             is_long = rng.random(num) < 0.5
-        runs[is_long] = 1
+            runs[is_long] = 1
         place = np.arange(longest)[None]
         run = np.zeros((num, longest), np.int64)
         for label in range(1, MAX_RUNS + 1):
             start = rng.integers(length)
             size = rng.integers(1, -(-length // runs) + 1)
-            start = np.where(is_long, rng.integers(length - size + 1), start)
+            if self.long_runs:  # wherever it fits, so that it is not cut short
+                start = np.where(is_long, rng.integers(length - size + 1), start)
             stop = start + size
             inside = (place >= start[:, None]) & (place < stop[:, None])
             run[inside & (label <= runs)[:, None]] = label
