@@ -12,6 +12,7 @@ were sorted. Memory: about 20 bytes for each token of a shard (--shard_tokens).
 """
 
 import time
+from collections.abc import Iterator
 
 from absl import flags
 from tqdm import tqdm
@@ -55,10 +56,11 @@ def main() -> None:
             f"give one of {', '.join(sources)}, got {' and '.join(given) or 'none'}"
         )
     start = time.monotonic()
+    documents, vocabulary = _read(given[0])
     store = build_datastore(
-        tqdm(_documents(given[0]), unit=" documents", delay=0.5),
+        tqdm(documents, unit=" documents", delay=0.5),
         _DATASTORE.value,
-        **_vocabulary(given[0]),
+        **vocabulary,
         shard_tokens=_SHARD_TOKENS.value,
         overwrite=_OVERWRITE.value,
     )
@@ -69,26 +71,16 @@ def main() -> None:
     )
 
 
-def _vocabulary(source: str) -> dict:
+def _read(source: str) -> tuple[Iterator, dict]:
+    """The documents of the source that is given, and whose ids they are."""
     if source == "--token_array":
         if _EOS_ID.value is None or _VOCAB_SIZE.value is None:
             raise ValueError("--token_array needs --eos_id and --vocab_size")
-        return {
+        return corpus.read_tokens(_TOKEN_ARRAY.value, _EOS_ID.value), {
             "tokenizer": _TOKENIZER_ID.value,
             "vocab_size": _VOCAB_SIZE.value,
             "eos_id": _EOS_ID.value,
         }
-    tokenizer = load_tokenizer(_TOKENIZER.value)
-    return {
-        "tokenizer": tokenizer.identity,
-        "vocab_size": tokenizer.vocab_size,
-        "eos_id": tokenizer.eos_id,
-    }
-
-
-def _documents(source: str):
-    if source == "--token_array":
-        return corpus.read_tokens(_TOKEN_ARRAY.value, _EOS_ID.value or 0)
     if source == "--files":
         texts = corpus.read_files(corpus.find_files(_FILES.value))
     elif source == "--jsonl":
@@ -97,7 +89,12 @@ def _documents(source: str):
         texts = corpus.read_tfds(
             _TFDS.value, _SPLIT.value, _TEXT_KEY.value, _DATA_DIR.value
         )
-    return corpus.encode(texts, load_tokenizer(_TOKENIZER.value))
+    tokenizer = load_tokenizer(_TOKENIZER.value)
+    return corpus.encode(texts, tokenizer), {
+        "tokenizer": tokenizer.identity,
+        "vocab_size": tokenizer.vocab_size,
+        "eos_id": tokenizer.eos_id,
+    }
 
 
 if __name__ == "__main__":

@@ -58,13 +58,18 @@ def describe() -> dict[str, str]:
         if line.startswith("model name")
     ]
     return {
-        "command": " ".join(sys.argv),
+        "command": " ".join(["python", "-m", _module(), *sys.argv[1:]]),
         "commit": commit.strip(),
         "hardware": f"{os.cpu_count()} x {cpu[0] if cpu else platform.machine()}",
         "python": platform.python_version(),
         "jax": importlib.metadata.version("jax"),
         "date": datetime.datetime.now(datetime.UTC).isoformat("T", "seconds"),
     }
+
+
+def _module() -> str:
+    """The script that runs, as `python -m` names it, wherever the checkout lies."""
+    return f"experiments.{pathlib.Path(sys.argv[0]).stem}"
 
 
 def _lines(file: str) -> list[str]:

@@ -1,6 +1,5 @@
 """The flags of every script that drafts: which drafter, from which store, how much."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,13 +20,6 @@ _INDEX = flags.DEFINE_enum(
 _VERIFY = flags.DEFINE_bool("verify_datastore", False, "Check every byte of the store.")
 
 
-def draft_config() -> DraftConfig:
-    """The drafter that the flags describe."""
-    return DraftConfig(
-        drafter=_DRAFTER.value, num_draft=_NUM_DRAFT.value, depth=_DEPTH.value
-    )
-
-
 def from_flags(
     tokenizer: str = "", names: Sequence[str] = ()
 ) -> tuple[list[DraftConfig], Datastore | None, Any]:
@@ -40,8 +32,10 @@ def from_flags(
     Raises:
       ValueError: a drafter is unknown; the store is missing, damaged, or another's.
     """
-    base = draft_config()
-    drafts = [dataclasses.replace(base, drafter=n) for n in names or [base.drafter]]
+    drafts = [
+        DraftConfig(drafter=name, num_draft=_NUM_DRAFT.value, depth=_DEPTH.value)
+        for name in names or [_DRAFTER.value]
+    ]
     store, index = None, None
     if any(draft.drafter in drafters.NEEDS_STORE for draft in drafts):
         if not _DATASTORE.value:

@@ -58,31 +58,31 @@ def main() -> None:
     count = _COUNT.value // _BATCH_SIZE.value * _BATCH_SIZE.value
     if not count:
         raise ValueError("--count must be at least --batch_size")
-    length = sizes(examples.problem[:count]).astype(np.int32)
+    length = sizes(examples.problem[:count])
+    prompts = [row[:size] for row, size in zip(examples.problem, length)]
     groups = np.arange(count).reshape(-1, _BATCH_SIZE.value)
 
     def run(draft: DraftConfig):
         """Decodes all problems -> (states on the host, seconds)."""
         states, before = [], time.perf_counter()
         for rows in groups:
-            state = decode.start(
+            state = decode.decode(
                 params,
-                examples.problem[rows].astype(np.int32),
-                length[rows],
-                decode.request_keys(_SEED.value, len(rows)),
+                [prompts[row] for row in rows],
                 model=config.model,
                 max_new_tokens=_MOST.value,
-            )
-            state = decode.advance(
-                params, state, index, model=config.model, draft=draft, eos_id=EOS
+                eos_id=EOS,
+                draft=draft,
+                index=index,
+                width=int(length.max()),
             )
             kept = (state.tokens, state.length, state.steps)
             states.append(jax.device_get(kept))
         return states, time.perf_counter() - before
 
-    plain, _ = run(decode.PLAIN)
     seconds = {draft.drafter: [] for draft in drafts}
     made = {draft.drafter: run(draft)[0] for draft in drafts}
+    plain = made["none"]
     for name, states in made.items():
         for ours, theirs in zip(states, plain, strict=True):
             if not np.array_equal(ours[0], theirs[0]):

@@ -107,9 +107,8 @@ def read_prompts(tokenizer) -> list[list[int]]:
 
 def show(state: decode.DecodeState, row: int, first: int, tokenizer) -> str:
     """The new text of a row; runs of accepted drafts in quotes if asked for."""
-    state_ = jax.device_get((state.tokens[row], state.drafted[row], state.length[row]))
-    tokens, drafted, last = state_
-    tokens, drafted = tokens[first:last], drafted[first:last]
+    new = slice(int(first), int(state.length[row]))
+    tokens, drafted = jax.device_get((state.tokens[row, new], state.drafted[row, new]))
 
     def write(ids):
         return ",".join(map(str, ids)) if _PRINT_IDS.value else tokenizer.decode(ids)

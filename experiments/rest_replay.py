@@ -25,7 +25,7 @@ def main() -> None:
     (draft,), store, index = drafting.from_flags()
     targets = replay.load_targets(_TARGETS.value)
     if store is not None:
-        replay.check_ids(targets, store.vocab_size)
+        replay.check_targets(targets, store.vocab_size)
     scores = replay.replay_targets(
         targets, index, draft, _BATCH_SIZE.value, progress=True
     )

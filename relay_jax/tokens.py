@@ -15,6 +15,8 @@ from typing import NamedTuple, Protocol, SupportsInt, runtime_checkable
 
 from etils import epath
 
+from relay_jax.arrays import Host, Integer
+
 PAD, EOS, ARI, ED, LIS, SEP, BAR, COMMA, EQUALS, OPEN, CLOSE = range(11)
 PLUS, MINUS, TIMES, DIVIDE = range(11, 15)
 FIRST_LETTER = 15
@@ -116,8 +118,8 @@ class SentencePieceTokenizer:
         import sentencepiece
 
         file = epath.Path(path)
-        if not file.exists():
-            raise ValueError(f"{file} does not exist; name a sentencepiece .model file")
+        if not file.exists() or file.is_dir():
+            raise ValueError(f"{path!r} is no file; name a sentencepiece .model file")
         content = file.read_bytes()
         self._pieces = sentencepiece.SentencePieceProcessor()
         try:
@@ -145,6 +147,21 @@ class SentencePieceTokenizer:
 
     def decode(self, ids: Iterable[SupportsInt]) -> str:
         return self._pieces.decode([int(i) for i in ids])
+
+
+def check_ids(ids: Integer[Host, "_"], vocab_size: int, where: str, limit: str) -> None:
+    """Raises ValueError at the first id outside a vocabulary.
+
+    Args:
+      where: what holds the ids, for the message.
+      limit: how the message names the vocabulary.
+    """
+    wrong = ids[(ids < 0) | (ids >= vocab_size)]
+    if wrong.size:
+        raise ValueError(
+            f"{where} holds the token id {wrong[0]}, {limit}; "
+            "is it of another tokenizer?"
+        )
 
 
 def load_tokenizer(name: str) -> Tokenizer:

@@ -79,23 +79,20 @@ def decoder_texts(
     text, prompt_size = flatten(examples, task)
     room = int((sizes(text) - prompt_size).max()) + 1
     width = task.problem_size(int(examples.length.max()))
-    prompts = np.full((len(text), width), PAD, np.int32)
-    prompts[:, : examples.problem.shape[1]] = examples.problem
-    parts = []
-    for rows in batches(len(prompts), batch_size):
-        length = sizes(prompts[rows])
-        state = decode.start(
+    num, parts = len(text), []
+    for rows in batches(num, batch_size):
+        state = decode.decode(
             params,
-            *(prompts[rows], length, decode.request_keys(0, len(rows))),
+            [text[row, : prompt_size[row]] for row in rows],
             model=model,
             max_new_tokens=room,
+            eos_id=EOS,
+            width=width,
         )
-        state = decode.advance(params, state, model=model, eos_id=EOS)
-        new = length[:, None] + np.arange(room)
+        new = prompt_size[rows, None] + np.arange(room)
         made = np.take_along_axis(np.asarray(state.tokens), new, axis=1)
         parts.append((made, np.asarray(state.confidence)))
     tokens, confidence = zip(*parts)
-    num = len(prompts)
     return np.concatenate(tokens)[:num], np.concatenate(confidence)[:num]
 
 

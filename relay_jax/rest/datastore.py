@@ -31,6 +31,7 @@ import numpy as np
 from etils import epath
 
 from relay_jax.arrays import Host, Integer
+from relay_jax.tokens import check_ids
 
 FORMAT = 1
 SHARD_TOKENS = 100_000_000
@@ -93,10 +94,11 @@ def build_datastore(
         )
     partial = path.parent / f"{path.name}.partial"
     partial.mkdir(parents=True, exist_ok=True)
-    shards, counted = [], _Counter()
-    checked = _checked(documents, vocab_size, eos_id, counted)
+    shards, num_documents = [], 0
+    checked = _checked(documents, vocab_size, eos_id)
     for tokens in _cut(checked, shard_tokens, token_dtype(vocab_size)):
         shards.append(_write_shard(partial, len(shards), tokens))
+        num_documents += int(np.count_nonzero(tokens == eos_id))
     if not shards:
         raise ValueError("the corpus is empty: not one document was found")
     metadata = {
@@ -105,7 +107,7 @@ def build_datastore(
         "vocab_size": vocab_size,
         "eos_id": eos_id,
         "num_tokens": sum(shard["num_tokens"] for shard in shards),
-        "num_documents": counted.documents,
+        "num_documents": num_documents,
         "shards": shards,
     }
     (partial / "metadata.json").write_text(json.dumps(metadata, indent=1))
@@ -141,9 +143,8 @@ def open_datastore(
         fields = {name: metadata[name] for name in names}
         listed = metadata["shards"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is damaged ({error!r}); build the store anew") from (
-            error
-        )
+        message = f"{file} is damaged ({error!r}); build the store anew"
+        raise ValueError(message) from error
     if version != FORMAT:
         raise ValueError(
             f"{path} has format {version}, this version reads {FORMAT}; "
@@ -177,22 +178,14 @@ def order_places(tokens: Integer[Host, " n"]) -> Integer[Host, " n"]:
     return (len(tokens) - suffixes).astype(np.int32)
 
 
-class _Counter:
-    documents = 0
-
-
-def _checked(documents, vocab_size, eos_id, counted) -> Iterator[Integer[Host, "_"]]:
-    for document in documents:
+def _checked(documents, vocab_size, eos_id) -> Iterator[Integer[Host, "_"]]:
+    """Documents that are not empty, each with its end-of-text token."""
+    limit = f"outside the vocabulary of {vocab_size}"
+    for number, document in enumerate(documents):
         document = np.asarray(document)
         if not document.size:
             continue
-        if document.min() < 0 or document.max() >= vocab_size:
-            wrong = document[(document < 0) | (document >= vocab_size)][0]
-            raise ValueError(
-                f"document {counted.documents} holds the token id {wrong}, outside "
-                f"the vocabulary of {vocab_size}; is it of another tokenizer?"
-            )
-        counted.documents += 1
+        check_ids(document, vocab_size, f"document {number}", limit)
         yield document
         if document[-1] != eos_id:
             yield np.array([eos_id])
@@ -220,14 +213,11 @@ def _write_shard(folder: epath.Path, number: int, tokens) -> dict:
     """Saves a shard, or finds it saved by a build that was interrupted."""
     names = _names(number)
     done = folder / f"shard_{number:05d}.json"
-    digest = hashlib.sha256(tokens.tobytes()).hexdigest()
-    if done.exists():
-        shard = json.loads(done.read_text())
-        if shard["sha256"] == digest:
-            return shard
-    contents = (tokens, order_places(tokens))
+    if done.exists() and np.array_equal(_load(folder / names[0]), tokens):
+        return json.loads(done.read_text())
+    done.unlink(missing_ok=True)  # it does not tell of what is written now
     files = {}
-    for name, array in zip(names, contents):
+    for name, array in zip(names, (tokens, order_places(tokens))):
         with (folder / name).open("wb") as file:
             np.save(file, array)
         bytes_ = _bytes(folder / name)
@@ -236,7 +226,7 @@ def _write_shard(folder: epath.Path, number: int, tokens) -> dict:
             "sampled": _hash_sampled(bytes_),
             "sha256": hashlib.sha256(bytes_.data).hexdigest(),
         }
-    shard = {"num_tokens": len(tokens), "sha256": digest, "files": files}
+    shard = {"num_tokens": len(tokens), "files": files}
     done.write_text(json.dumps(shard))
     return shard
 
@@ -259,7 +249,7 @@ def _open_shard(path: epath.Path, number: int, shard: dict, verify: bool) -> Sha
             raise ValueError(
                 f"{file} is not what was written: the store is damaged; build it anew"
             )
-        arrays.append(np.load(file, mmap_mode="r" if _is_local(file) else None))
+        arrays.append(_load(file))
     return Shard(*arrays)
 
 
@@ -268,6 +258,13 @@ def _bytes(file: epath.Path):
     if _is_local(file):
         return np.memmap(file, np.uint8, "r")
     return np.frombuffer(file.read_bytes(), np.uint8)
+
+
+def _load(file: epath.Path) -> Integer[Host, " n"]:
+    if _is_local(file):
+        return np.load(file, mmap_mode="r")
+    with file.open("rb") as opened:
+        return np.load(opened)
 
 
 def _is_local(file: epath.Path) -> bool:

@@ -28,6 +28,7 @@ from relay_jax.rest import drafters
 from relay_jax.rest.drafters import Text
 from relay_jax.rest.tree import Tree
 from relay_jax.rest.verify import Choice, accept, choose
+from relay_jax.tokens import check_ids
 
 GREEDY = SamplingConfig()
 PLAIN = DraftConfig(drafter="none", num_draft=0)
@@ -55,7 +56,7 @@ Target = Callable[[DecodeState, Tree], tuple[Choice, KeyValues | None]]
 
 def decode(
     params: PyTree,
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[Sequence[int] | Int[Host, "_"]],
     *,
     model: ModelConfig,
     max_new_tokens: int,
@@ -106,7 +107,7 @@ def decode(
 
 
 def pad_prompts(
-    prompts: Sequence[Sequence[int]], num_words: int, width: int = 0
+    prompts: Sequence[Sequence[int] | Int[Host, "_"]], num_words: int, width: int = 0
 ) -> tuple[Int[Host, "b p"], Int[Host, " b"]]:
     """Prompts as one array, filled up on the right; raises ValueError at bad ones."""
     length = np.array([len(prompt) for prompt in prompts], np.int32)
@@ -121,22 +122,18 @@ def pad_prompts(
             "shorten it or raise the room for prompts"
         )
     tokens = np.zeros((len(prompts), width), np.int32)
+    limit = f"but the model's vocabulary has {num_words} words"
     for row, prompt in zip(tokens, prompts):
         ids = np.asarray(prompt)
-        if ids.min() < 0 or ids.max() >= num_words:
-            wrong = ids[(ids < 0) | (ids >= num_words)][0]
-            raise ValueError(
-                f"the prompt holds the token id {wrong}, but the model's vocabulary has "
-                f"{num_words} words; is it of another tokenizer?"
-            )
+        check_ids(ids, num_words, "the prompt", limit)
         row[: len(ids)] = ids
     return tokens, length
 
 
-def request_keys(seed: int, num: int, first: int = 0) -> Key[Array, " b"]:
+def request_keys(seed: int, num: int) -> Key[Array, " b"]:
     """A key for each request: `fold_in(key(seed), its number)`."""
-    number = jnp.arange(first, first + num)
-    return jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed)))(number)
+    fold = functools.partial(jax.random.fold_in, jax.random.key(seed))
+    return jax.vmap(fold)(jnp.arange(num))
 
 
 @functools.partial(jax.jit, static_argnames=("model", "max_new_tokens"))

@@ -22,6 +22,7 @@ from relay_jax.config import DraftConfig
 from relay_jax.rest import drafters
 from relay_jax.rest.decode import replay
 from relay_jax.rest.drafters import Text
+from relay_jax.tokens import check_ids
 
 WIDTH_STEP = 512  # texts of similar length are replayed together
 
@@ -77,15 +78,11 @@ def load_targets(path: epath.PathLike) -> list[Target]:
     return kept
 
 
-def check_ids(targets: list[Target], vocab_size: int) -> None:
+def check_targets(targets: list[Target], vocab_size: int) -> None:
     """Raises ValueError at a token id outside the datastore's vocabulary."""
+    limit = f"but the datastore's vocabulary has {vocab_size} words"
     for i, target in enumerate(targets):
-        if target.tokens.min() < 0 or target.tokens.max() >= vocab_size:
-            raise ValueError(
-                f"text {i} holds token ids {target.tokens.min()}.."
-                f"{target.tokens.max()}, but the datastore's vocabulary has "
-                f"{vocab_size} words; are they of another tokenizer?"
-            )
+        check_ids(target.tokens, vocab_size, f"text {i}", limit)
 
 
 def replay_targets(
