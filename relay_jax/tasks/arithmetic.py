@@ -35,9 +35,15 @@ from relay_jax.tokens import (
 
 @dataclasses.dataclass(frozen=True)
 class Arithmetic:
-    """Length: number of operators. `modulus` is a prime, so that `/` has a meaning."""
+    """Length: number of operators. `modulus` is a prime, so that `/` has a meaning.
+
+    With `lean` (for training; not in the paper) half of the expressions grow at their
+    last number alone: `1-(2-(3-(4-5)))=`. Much then stands left of the operation that is
+    due, as in longer expressions.
+    """
 
     modulus: int = 11
+    lean: bool = False
 
     name = "arithmetic"
     token = ARI
@@ -85,12 +91,13 @@ class Arithmetic:
         tokens = np.full((num, width), PAD, np.int16)
         tokens[:, 0] = FIRST_NUMBER + rng.integers(self.modulus, size=num)
         tokens[:, 1] = EQUALS
+        leans = rng.random(num) < 0.5 if self.lean else False
         for k in range(longest):
             live = min(self.problem_size(k + 1) - 1, width)
             active = k < length
             old = tokens[:, :live]
             row = np.arange(num)
-            which = rng.integers(k + 1, size=num)
+            which = np.where(leans, k, rng.integers(k + 1, size=num))
             count = np.cumsum(old >= FIRST_NUMBER, axis=1, dtype=np.int16)
             place = np.argmax(count == which[:, None] + 1, axis=1)
             value = old[row, place] - FIRST_NUMBER
