@@ -21,6 +21,7 @@ NUM_NUMBERS = 120
 # Content decides here, not distance.
 ALL_MODELS = {
     "num_layers": 5,
+    "num_heads": 4,
     "number_code": "ordinal",
     "position": {"directional_heads": False, "distance_slopes": False},
 }
@@ -31,11 +32,11 @@ LOOPED = {
     "loss": {"answer_weight": 0.1, "max_shift": {"lis": 20}},
 }
 STEPS = {
-    "looped_aligned": 3000,
+    "looped_aligned": 4500,
     "ar": 5000,
-    "looped_vanilla": 1500,
-    "ar_relay": 1500,
-    "ar_control": 1500,
+    "looped_vanilla": 1000,
+    "ar_relay": 1200,
+    "ar_control": 1200,
 }
 
 

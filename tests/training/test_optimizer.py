@@ -44,7 +44,9 @@ def test_muon_orthogonalises_the_kernels_of_layers_and_nothing_else(kind):
                 size = 0.2 * np.sqrt(max(matrix.shape))
                 assert np.all((0.5 * size < values) & (values < 1.4 * size))
         else:
-            ratio = np.asarray(update / same)  # optax's AdamW has Nesterov momentum here
+            ratio = np.asarray(
+                update / same
+            )  # optax's AdamW has Nesterov momentum here
             assert 1.0 < ratio.min() and np.ptp(ratio) < 1e-3
     assert found == {"query", "key", "value", "out", "up", "down"}
 
