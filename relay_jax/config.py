@@ -102,6 +102,7 @@ class BucketConfig:
     kind: Literal["synthetic", "tfds", "chains"] = "synthetic"
     path: str = ""  # tfds: its data directory; chains: a chains directory (`resolve`)
     num_examples: int = 0  # synthetic: how many distinct ones; 0: never the same again
+    most_rounds: int = 0  # of each chain are trained, the first ones; 0: all
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the task
 
 

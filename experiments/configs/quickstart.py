@@ -28,8 +28,19 @@ STEPS = {
     "ar_relay": 700,
     "ar_control": 700,
 }
-# AdamW goes further beyond the training lengths here than Muon does.
-LOOPED = {"optimizer": {"kind": "adamw"}}
+# AdamW goes further beyond the training lengths here than Muon does. Of four steps three
+# practise first rounds alone: a step is then four times as cheap, and long expressions,
+# which are the hard ones, are met three times as often.
+LOOPED = {
+    "optimizer": {"kind": "adamw"},
+    "data": {
+        "buckets": {
+            "arithmetic": {"weight": 0.25},
+            "first_rounds": recipe.original_buckets(PLANS)["arithmetic"]
+            | {"weight": 0.75, "most_rounds": 1},
+        }
+    },
+}
 
 
 def get_config(run: str = "") -> ConfigDict:

@@ -96,7 +96,7 @@ def whole(
     for name, own in runs.items():
         buckets = merged if name == "ar_relay" else original
         named = {"name": name, "data": {"buckets": buckets}}
-        config = merge(merge(train, own), named)
+        config = merge(merge(train, named), own)
         if name in ("ar_relay", "ar_control"):
             config["init_from"] = "ar"
         made[name] = config

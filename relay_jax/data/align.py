@@ -33,7 +33,7 @@ class LoopedBatch(NamedTuple):
     problem: Int[AnyArray, "b n"]
     rounds: Int[AnyArray, "t b n"]  # z~_t
     mask: Bool[AnyArray, "t b n"]  # M_t; all zero past an example's own T
-    answer: Int[AnyArray, " b"]
+    answer: Int[AnyArray, " b"]  # `<pad>` where the chain was cut before it
     num_rounds: Int[AnyArray, " b"]  # T
 
 
@@ -66,6 +66,17 @@ def looped_batch(
     mask = round_mask(rounds)
     arrays = problem, rounds, mask, examples.answer, examples.num_rounds
     return LoopedBatch(*map(_on_device, arrays))
+
+
+def cut_chains(examples: Examples, most_rounds: int) -> Examples:
+    """Only the first rounds of each chain; where more follow, there is no answer
+    (`<pad>`), because it is not reached."""
+    reached = examples.num_rounds <= most_rounds
+    return examples._replace(
+        rounds=examples.rounds[:, :most_rounds],
+        num_rounds=np.minimum(examples.num_rounds, most_rounds),
+        answer=np.where(reached, examples.answer, PAD),
+    )
 
 
 def looped_width(examples: Examples, task: Task, longest: int = 0) -> int:

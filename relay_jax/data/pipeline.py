@@ -17,6 +17,7 @@ from relay_jax.config import BucketConfig, ModelConfig, TrainConfig
 from relay_jax.data.align import (
     DecoderBatch,
     LoopedBatch,
+    cut_chains,
     decoder_batch,
     looped_batch,
     looped_width,
@@ -109,7 +110,10 @@ def _open(bucket: BucketConfig, model: ModelConfig, seed: int, workdir) -> Bucke
             configs.resolve(bucket.path, workdir), task, bucket.lengths, seed
         )
     longest = bucket.lengths[1]
-    return Bucket(task, source, longest, task.num_rounds(longest), bucket.weight)
+    num_loops = task.num_rounds(longest)
+    if bucket.most_rounds:
+        num_loops = min(num_loops, bucket.most_rounds)
+    return Bucket(task, source, longest, num_loops, bucket.weight)
 
 
 def step_at(step: int, buckets: list[Bucket], config: TrainConfig) -> Step:
@@ -120,6 +124,7 @@ def step_at(step: int, buckets: list[Bucket], config: TrainConfig) -> Step:
     bucket = buckets[rng.choice(len(buckets), p=weights / weights.sum())]
     examples = bucket.source.take(step * batch_size + np.arange(batch_size))
     if config.model.kind == "looped":
+        examples = cut_chains(examples, bucket.num_loops)
         width = looped_width(examples, bucket.task, bucket.longest)
         batch = looped_batch(examples, bucket.task, bucket.num_loops, width)
     else:

@@ -10,6 +10,7 @@ from relay_jax.data.align import DecoderBatch, LoopedBatch
 from relay_jax.models.decoder import run_decoder
 from relay_jax.models.looped import Teacher, run_looped, shift_numbers
 from relay_jax.tasks import Task
+from relay_jax.tokens import PAD
 
 
 def iteration_loss(
@@ -29,9 +30,10 @@ def iteration_loss(
 def answer_loss(
     logits: Float[Array, "b v"], answer: Int[AnyArray, " b"]
 ) -> Float[Array, ""]:
-    """L_ans: the cross-entropy of the answer after the last loop (Eq. 9)."""
+    """L_ans: the cross-entropy of the answer after the last loop (Eq. 9); a chain that
+    was cut before its answer adds 0."""
     entropy = optax.softmax_cross_entropy_with_integer_labels(logits, answer)
-    return jnp.mean(entropy)
+    return jnp.mean(jnp.where(answer != PAD, entropy, 0.0))
 
 
 def looped_loss(

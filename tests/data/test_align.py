@@ -180,6 +180,16 @@ def test_every_round_has_room_for_its_boundary_pad():
         assert batch.mask.sum() == 2 * size + 2
 
 
+def test_cut_chains_keep_their_first_rounds_and_only_answers_they_reach():
+    made = Arithmetic(5).sample(np.random.default_rng(0), np.array([1, 2, 4]))
+    cut = align.cut_chains(made, 2)
+    np.testing.assert_array_equal(cut.rounds, made.rounds[:, :2])
+    assert cut.num_rounds.tolist() == [1, 2, 2]
+    assert cut.answer.tolist() == [made.answer[0], made.answer[1], PAD]
+    for kept, whole in zip(align.cut_chains(made, 4), made):
+        np.testing.assert_array_equal(kept, whole)
+
+
 def test_right_align_and_mask_take_any_leading_axes():
     tokens = np.array([[[5, 6, PAD], [PAD, PAD, PAD]], [[5, 6, 7], [5, PAD, PAD]]])
     aligned = right_align(tokens, 4)

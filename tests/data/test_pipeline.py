@@ -78,6 +78,16 @@ def test_buckets_are_drawn_by_weight():
         assert now.num_loops == {"lis": 2, "arithmetic": 3}[now.task.name]
 
 
+def test_a_bucket_of_first_rounds_has_as_many_loops():
+    whole = {"task": "arithmetic", "lengths": (1, 4), "options": {"modulus": 5}}
+    runs = [config({"b": whole | {"most_rounds": n}}) for n in (0, 1, 9)]
+    full, cut, more = (step_at(3, open_buckets(run), run) for run in runs)
+    assert (full.num_loops, cut.num_loops, more.num_loops) == (4, 1, 4)
+    np.testing.assert_array_equal(cut.batch.rounds, full.batch.rounds[:1])
+    np.testing.assert_array_equal(cut.batch.num_rounds, 1)
+    jax.tree.map(np.testing.assert_array_equal, full.batch, more.batch)
+
+
 def test_a_finite_bucket_repeats_itself():
     one = {"task": "lis", "lengths": (2, 3), "num_examples": 8}
     run = config({"one": one})

@@ -12,6 +12,7 @@ from relay_jax.models.looped import Teacher, run_looped, shift_numbers
 from relay_jax.tasks import TASKS
 from relay_jax.tokens import FIRST_NUMBER, PAD
 from relay_jax.training.loss import (
+    answer_loss,
     decoder_loss,
     draw_shift,
     iteration_loss,
@@ -133,6 +134,15 @@ def test_shifted_values_are_those_of_a_shifted_chain():
     answered = -answers[np.arange(3), examples.answer + shift].mean()
     expected = answered + slow_iteration_loss(spoken.round_logits, rounds)
     assert float(total) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_chain_without_its_answer_has_no_answer_loss():
+    logits = jax.random.normal(jax.random.key(0), (3, 9))
+    both = answer_loss(logits[:2], jnp.array([4, 5]))
+    cut = answer_loss(logits, jnp.array([4, 5, PAD]))
+    assert float(cut) == pytest.approx(float(both) * 2 / 3, rel=1e-6)
+    gradient = jax.grad(lambda x: answer_loss(x, jnp.array([PAD, PAD, PAD])))(logits)
+    np.testing.assert_array_equal(gradient, 0)
 
 
 def test_half_of_the_examples_are_not_shifted():
