@@ -39,9 +39,10 @@ LEAN_TRIES = 4
 class Arithmetic:
     """Length: number of operators. `modulus` is a prime, so that `/` has a meaning.
 
-    With `lean` (for training; not in the paper) half of the expressions grow at their
-    last number alone, as in `1-(2-(3-(4-5)))=`, and are the longest of a few: much then
-    stands left of the operation that is due, as it does where there are more operators.
+    With `lean` (for training; not in the paper) half of the expressions grow in their
+    right half alone, as `1-(2-(3-4)*0)=` did, and are the longest of a few: much then
+    stands left of the operation that is due, and something right of it, as it does where
+    there are more operators.
     """
 
     modulus: int = 11
@@ -91,14 +92,14 @@ class Arithmetic:
         return Examples(problem, rounds, length.copy(), answer, length.copy())
 
     def _lean(self, rng, length, longest):
-        """The longest of `LEAN_TRIES` expressions that grew at their end."""
+        """The longest of `LEAN_TRIES` expressions that grew in their right half."""
         tries = np.stack(
-            [self._grow(rng, length, longest, at_end=True) for _ in range(LEAN_TRIES)]
+            [self._grow(rng, length, longest, leans=True) for _ in range(LEAN_TRIES)]
         )
         best = np.argmax(np.sum(tries != PAD, axis=-1), axis=0)
         return tries[best, np.arange(len(length))]
 
-    def _grow(self, rng, length, longest, at_end=False):
+    def _grow(self, rng, length, longest, leans=False):
         """Expressions of `length` operators, each with its `=`, padded on the right."""
         num, width = len(length), self.problem_size(longest) - 1
         tokens = np.full((num, width), PAD, np.int16)
@@ -109,7 +110,8 @@ class Arithmetic:
             active = k < length
             old = tokens[:, :live]
             row = np.arange(num)
-            which = np.full(num, k) if at_end else rng.integers(k + 1, size=num)
+            first = (k + 1) // 2 if leans else 0
+            which = rng.integers(first, k + 1, size=num)
             count = np.cumsum(old >= FIRST_NUMBER, axis=1, dtype=np.int16)
             place = np.argmax(count == which[:, None] + 1, axis=1)
             value = old[row, place] - FIRST_NUMBER

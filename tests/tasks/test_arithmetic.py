@@ -178,16 +178,19 @@ def test_a_problem_grows_at_random_places():
     assert abs(right - 1 / 2 * (1 / 4 + 1 / 4 * 1 / 2 + 1 / 4 * 1 / 2)) < 0.02
 
 
-def test_half_of_lean_expressions_are_long_and_reduced_at_their_end():
+def test_half_of_lean_expressions_are_long_with_much_left_of_what_is_due():
     def measure(lean):
         _, made = sample(5, np.full(4000, 4), lean=lean)
         size = np.sum(made.problem != PAD, axis=1)
-        first = made.problem[:, 1 : made.rounds.shape[-1] + 1] != made.rounds[:, 0]
-        return np.argmax(first, axis=1) >= 6, size  # what stands left of the operation
+        text = made.problem[:, 1 : made.rounds.shape[-1] + 1]
+        left = np.argmax(text != made.rounds[:, 0], axis=1)
+        later = np.arange(text.shape[1]) > left[:, None] + 3
+        is_operator = np.isin(text, encode("+-*/"))
+        return (left >= 4) & np.any(is_operator & later, axis=1), size
 
-    (late, size), (lean_late, lean_size) = measure(False), measure(True)
-    assert late.mean() < 0.08 and 0.3 < lean_late.mean() < 0.5
-    assert size.mean() + 1 < lean_size.mean()
+    (far, size), (lean_far, lean_size) = measure(False), measure(True)
+    assert far.mean() < 0.12 and 0.17 < lean_far.mean() < 0.25
+    assert size.mean() + 0.7 < lean_size.mean()
     # The other half is as without `lean`: short expressions are still met.
     assert 0.4 < np.mean(lean_size == size.min()) / np.mean(size == size.min()) < 0.8
 
