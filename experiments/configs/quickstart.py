@@ -22,7 +22,7 @@ PLANS = [
 ]
 NUM_NUMBERS = 8
 STEPS = {
-    "looped_aligned": 16_000,
+    "looped_aligned": 20_000,
     "ar": 1200,
     "looped_vanilla": 2000,
     "ar_relay": 700,

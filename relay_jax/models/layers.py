@@ -73,6 +73,7 @@ class RelativeBias(nn.Module):
         if self.config.distance_slopes:
             shape = (2, self.num_heads)
             slopes = self.param("slopes", nn.initializers.zeros_init(), shape)
+            slopes *= self.config.bias_scale
             sides = jnp.stack([jnp.maximum(-distance, 0), jnp.maximum(distance, 0)])
             bias -= jnp.einsum("sbqk,sh->bhqk", sides.astype(table.dtype), slopes)
         return bias
