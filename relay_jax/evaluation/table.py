@@ -22,3 +22,15 @@ def make_table(lines: Iterable[dict[str, Any]], task: str, metric: str) -> str:
         ]
         rows.append(model.ljust(width) + "".join(shown))
     return "\n".join(rows)
+
+
+def make_speed_table(lines: Iterable[dict[str, Any]]) -> str:
+    """One row a drafter: the size of its trees, M, and speed against plain decoding."""
+    rows = [f"{'drafter':<11}{'nodes':>12}{'M':>7}{'tokens/s':>10}{'speed-up':>10}"]
+    for line in lines:
+        nodes = f"{line['num_draft']}{' (chosen)' if line['chosen'] else ''}"
+        rows.append(
+            f"{line['drafter']:<11}{nodes:>12}{line['M']:>7.2f}"
+            f"{line['tokens_per_second']:>10.0f}{line['speed_up']:>10.2f}"
+        )
+    return "\n".join(rows)
