@@ -42,7 +42,7 @@ class ModelConfig:
     mlp_dim: int = 1024
     norm: Literal["layer", "rms"] = "layer"
     norm_epsilon: float = 1e-6
-    activation: Literal["gelu", "swiglu"] = "gelu"
+    activation: Literal["gelu", "relu", "swiglu"] = "gelu"
     dropout: float = 0.1
     num_numbers: int = 256  # the task vocabulary ends with this many numbers
     vocab_size: int = 0  # of a text model; 0: the task vocabulary
@@ -69,6 +69,7 @@ class ModelConfig:
 class OptimizerConfig:
     """AdamW with a linear schedule (Tables 1 and 2)."""
 
+    kind: Literal["adamw", "muon"] = "adamw"  # muon: for the layers' matrices
     learning_rate: float = 5e-4
     warmup_share: float = 0.01  # of all steps
     constant_share: float = 0.0  # of all steps, between warm-up and decay
@@ -84,6 +85,7 @@ class LossConfig:
     answer_weight: float = 1.0
     round_weight: float = 1.0  # lambda; 0 is the vanilla looped model
     task_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    max_shift: int = 0  # feedback: train with all values raised by up to this much
     # Teacher forcing (feedback only) falls linearly between these shares of all steps.
     forcing_start: float = 1.0
     forcing_end: float = 1.0

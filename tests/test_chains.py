@@ -13,7 +13,7 @@ from relay_jax.evaluation.speech import Speech
 from relay_jax.tasks import TASKS
 from relay_jax.training import checkpoint
 
-LIS = {"group": 2, "number_range": 20}
+LIS = {"group": 2, "smallest": 10, "number_range": 20}
 
 
 def perfect(task):

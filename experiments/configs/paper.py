@@ -41,7 +41,7 @@ PLANS = {
     ),
     "lis": recipe.TaskPlan(
         task="lis",
-        options={"group": 10, "number_range": 250},
+        options={"group": 10, "smallest": 121, "number_range": 250},
         train=(1, 100),
         test=(1, 120),
         # 1479 falling evenly to 1198

@@ -8,25 +8,24 @@ from experiments.configs import quickstart, recipe
 PLANS = [
     recipe.TaskPlan(
         task="lis",
-        options={"group": 5, "number_range": 50},
+        options={"group": 5, "smallest": 41, "number_range": 99},
         train=(1, 20),
         test=(1, 40),
         chains={str(n): 800 for n in range(21, 41)},
         within=12_000,
-        train_options=(("long_runs", True),),  # large values are met in training
         merged_buckets=4,
     )
 ]
-NUM_NUMBERS = 64
+NUM_NUMBERS = 120
 # Content decides here, not distance; and a heavy answer loss holds back the rounds.
 LOOPED = {
     "model": {
-        "num_layers": 4,
+        "num_layers": 5,
         "number_code": "ordinal",
         "position": {"directional_heads": False, "distance_slopes": False},
     },
     "optimizer": {"learning_rate": 5e-3, "weight_decay": 0.1},
-    "loss": {"answer_weight": 0.1},
+    "loss": {"answer_weight": 0.1, "max_shift": 20},
 }
 STEPS = {
     "looped_aligned": 6000,

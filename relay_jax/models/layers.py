@@ -149,6 +149,9 @@ class Attention(nn.Module):
         return nn.Dense(config.dim, use_bias=False, dtype=dtype, name="out")(mixed), new
 
 
+ACTIVATIONS = {"gelu": jax.nn.gelu, "relu": jax.nn.relu}
+
+
 class FeedForward(nn.Module):
     config: ModelConfig
 
@@ -163,7 +166,7 @@ class FeedForward(nn.Module):
         if config.activation == "swiglu":
             hidden = jax.nn.silu(dense("gate", config.mlp_dim)(x)) * up
         else:
-            hidden = jax.nn.gelu(up)
+            hidden = ACTIVATIONS[config.activation](up)
         return dense("down", config.dim)(hidden)
 
 

@@ -247,14 +247,24 @@ def run_looped(
     num_loops: int,
     model: ModelConfig,
     teacher: Teacher | None = None,
+    shift: Int[Array, " b"] | None = None,
     key: Key[Array, ""] | None = None,
 ) -> Spoken:
-    """Applies the looped model; with a key it trains (dropout on, logits kept)."""
+    """Applies the looped model; with a key it trains (dropout on, logits kept).
+
+    `shift` is added to the numbers that the workspace starts from.
+    """
     feedback = model.loop_input == "feedback"
+    workspace = task.workspace(jnp.asarray(problem), num_loops) if feedback else None
+    if workspace is not None and shift is not None:
+        workspace = workspace._replace(
+            memory=shift_numbers(workspace.memory, shift[:, None]),
+            given=shift_numbers(workspace.given, shift[None, :, None]),
+        )
     return LoopedModel(model).apply(  # type: ignore[return-value]
         {"params": params},
         problem,
-        task.workspace(jnp.asarray(problem), num_loops) if feedback else None,
+        workspace,
         num_rounds,
         num_loops=num_loops,
         teacher=teacher if feedback else None,
@@ -262,6 +272,14 @@ def run_looped(
         keep_logits=key is not None,
         rngs=None if key is None else {"dropout": key},
     )
+
+
+def shift_numbers(
+    tokens: Int[AnyArray, "*b"], shift: Int[AnyArray, "*#b"]
+) -> Int[Array, "*b"]:
+    """Adds to every token that is a number; other tokens stay."""
+    tokens = jnp.asarray(tokens)
+    return jnp.where(tokens >= FIRST_NUMBER, tokens + shift, tokens)
 
 
 def read_round(said: Int[Array, "b n"]) -> Int[Array, "b n"]:

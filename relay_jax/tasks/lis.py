@@ -18,28 +18,32 @@ from relay_jax.tasks.task import Examples, Workspace, check_length, empty_tokens
 from relay_jax.tokens import FIRST_NUMBER, LIS, PAD, SEP
 
 MAX_RUNS = 3
+LEAST_PLANTED = 3  # numbers in increasing runs, in all
 
 
 @dataclasses.dataclass(frozen=True)
 class LongestIncreasingSubsequence:
-    """Length: how many numbers. They are drawn from 0..number_range - 1, and one to
-    three increasing runs, of neighbouring numbers, are planted in random places."""
+    """Length: how many numbers. They are drawn from smallest..number_range - 1, above
+    every length, so that no number looks like a value of the chain.
+
+    Between three and all of them, at random places, hold one to three increasing runs
+    of distinct numbers, one run after another (as Feng et al. make them).
+    """
 
     group: int = 10
+    smallest: int = 121
     number_range: int = 250
-    long_runs: bool = (
-        False  # for training: half of the problems have one run of any size
-    )
 
     name = "lis"
     token = LIS
     answer_in_chain = False
 
     def __post_init__(self):
-        if self.group < 1 or self.number_range < 2:
+        if self.group < 1 or not 2 <= self.smallest < self.number_range:
             raise ValueError(
-                "lis: group must be 1 or more and number_range 2 or more, got "
-                f"{self.group} and {self.number_range}"
+                "lis: group must be 1 or more and smallest 2 .. number_range - 1, got "
+                f"group {self.group}, smallest {self.smallest} and number_range "
+                f"{self.number_range}"
             )
 
     def num_rounds(self, length: int) -> int:
@@ -52,15 +56,17 @@ class LongestIncreasingSubsequence:
         return self.group + 1
 
     def max_number(self, length: int) -> int:
-        return max(self.number_range - 1, length)
+        return self.number_range - 1
 
     def sample(self, rng: np.random.Generator, length: Int[Host, " b"]) -> Examples:
         check_length(self, length)
         longest = int(length.max(initial=1))
-        if longest >= self.number_range:
+        room = min(self.smallest - 1, self.number_range - self.smallest)
+        if longest > room:
             raise ValueError(
-                f"lis: length {longest} is out of range; number_range "
-                f"({self.number_range}) must be above the sequence length"
+                f"lis: length {longest} is out of range: with smallest {self.smallest} "
+                f"and number_range {self.number_range} it is at most {room} (numbers "
+                "are above every length, and those of a run are distinct)"
             )
         numbers = self._numbers(rng, length, longest)
         values = subsequence_lengths(numbers)
@@ -85,40 +91,46 @@ class LongestIncreasingSubsequence:
         return Examples(problem, rounds, num_rounds, answer, length.copy())
 
     def _numbers(self, rng, length, longest):
-        """Random numbers; one to three stretches of them are sorted."""
-        num = len(length)
-        numbers = rng.integers(self.number_range, size=(num, longest))
-        runs = rng.integers(1, MAX_RUNS + 1, size=num)
-        is_long = np.zeros(num, bool)
-        if self.long_runs:  # values near the length are met that are rare otherwise
-            is_long = rng.random(num) < 0.5
-            runs[is_long] = 1
-        place = np.arange(longest)[None]
-        run = np.zeros((num, longest), np.int64)
-        for label in range(1, MAX_RUNS + 1):
-            start = rng.integers(length)
-            size = rng.integers(1, -(-length // runs) + 1)
-            if self.long_runs:  # wherever it fits, so that it is not cut short
-                start = np.where(is_long, rng.integers(length - size + 1), start)
-            stop = start + size
-            inside = (place >= start[:, None]) & (place < stop[:, None])
-            run[inside & (label <= runs)[:, None]] = label
-        run[place >= length[:, None]] = MAX_RUNS + 1
-        by_place = np.argsort(run, axis=1, kind="stable")
-        # Within a run the numbers ascend from place to place; others keep their order.
-        free = (run == 0) | (run == MAX_RUNS + 1)
-        value = np.where(free, np.arange(longest), numbers)
-        by_value = np.lexsort((value, run), axis=1)
-        result = np.empty_like(numbers)
-        ordered = np.take_along_axis(numbers, by_value, axis=1)
-        np.put_along_axis(result, by_place, ordered, axis=1)
-        return result
+        """Random numbers with increasing runs in them."""
+        num, span = len(length), self.number_range - self.smallest
+        planted, stop = self._runs(rng, length)
+        draw = rng.random((num, longest))
+        draw[np.arange(longest) >= length[:, None]] = 1.0  # past the end
+        limit = np.take_along_axis(np.sort(draw, axis=1), planted[:, None] - 1, axis=1)
+        chosen = draw <= limit
+        index = np.arange(longest)[None]
+        run = np.sum(index[..., None] >= stop[:, None], axis=-1)  # of a planted number
+        distinct = np.zeros((num, longest), np.int64)
+        for label in range(MAX_RUNS):
+            shuffled = rng.permuted(np.tile(np.arange(span), (num, 1)), axis=1)
+            distinct = np.where(run == label, shuffled[:, :longest], distinct)
+        ascending = np.sort(run * span + distinct, axis=1) % span  # within each run
+        which = np.maximum(np.cumsum(chosen, axis=1) - 1, 0)
+        numbers = rng.integers(span, size=(num, longest))
+        numbers = np.where(
+            chosen, np.take_along_axis(ascending, which, axis=1), numbers
+        )
+        return self.smallest + numbers
+
+    def _runs(self, rng, length):
+        """How many numbers are planted, and after how many of them each run ends."""
+        count = rng.integers(1, MAX_RUNS + 1, size=len(length))
+        planted = rng.integers(np.minimum(length, LEAST_PLANTED), length + 1)
+        stop = np.zeros((len(length), MAX_RUNS), np.int64)
+        done = np.zeros(len(length), np.int64)
+        for k in range(MAX_RUNS):
+            left, runs_left = planted - done, np.maximum(count - k, 1)
+            size = np.minimum(rng.integers(1, left // runs_left + 2), left)
+            done = done + np.where(runs_left == 1, left, size)
+            stop[:, k] = done
+        return planted, stop
 
     def workspace(self, problem: Int[Array, "b n"], num_loops: int) -> Workspace:
-        """Each value is kept at its number; slot marks tie a group to its output.
+        """Each value is kept at its number, and that of no numbers, 0, at the task
+        token; slot marks tie a group to its output.
 
         problem   [LIS]  3   9   4   7   5  <sep>
-        memory      .    1   2   2   3   .    .        after loop 1 (groups of 4)
+        memory      0    1   2   2   3   .    .        after loop 1 (groups of 4)
         marks 0                          1             loop 2 reads this number ...
         marks 1              1   1   1   1             ... and says its value here
         """
@@ -140,7 +152,7 @@ class LongestIncreasingSubsequence:
             jnp.where(is_output, jnp.minimum(output, last) + 1, 0),
         ]
         return Workspace(
-            memory=jnp.full((num, width), PAD),
+            memory=jnp.where(problem == LIS, FIRST_NUMBER, PAD),
             source=jnp.where(in_group, slot + width - 1 - self.group, -1),
             given=jnp.full((num_loops, num, width), -1),
             marks=jnp.stack(marks, axis=-1),

@@ -83,7 +83,14 @@ def check(config: TrainConfig, workdir: epath.PathLike) -> None:
             "data.batch_size and num_steps must be 1 or more, got "
             f"{config.data.batch_size} and {config.num_steps}"
         )
-    pipeline.open_buckets(config, workdir)
+    for bucket in pipeline.open_buckets(config, workdir):
+        largest = bucket.task.max_number(bucket.longest)
+        if largest + config.loss.max_shift >= model.num_numbers:
+            raise ValueError(
+                f"{bucket.task.name}: numbers up to {largest}, raised by up to "
+                f"loss.max_shift ({config.loss.max_shift}), pass the vocabulary's last, "
+                f"{model.num_numbers - 1}; raise model.num_numbers"
+            )
     for name, lengths in config.evaluation.lengths.items():
         task = pipeline.make_task(name, config.evaluation.options.get(name, {}))
         pipeline.check_lengths(task, lengths, model)

@@ -9,7 +9,7 @@ from relay_jax.config import LossConfig, ModelConfig
 from relay_jax.data.align import DecoderBatch, LoopedBatch
 from relay_jax.data.text import Text
 from relay_jax.models.decoder import run_decoder
-from relay_jax.models.looped import Teacher, run_looped
+from relay_jax.models.looped import Teacher, run_looped, shift_numbers
 from relay_jax.tasks import Task
 
 
@@ -47,7 +47,12 @@ def looped_loss(
     loss: LossConfig,
 ) -> tuple[Float[Array, ""], dict]:
     """L = L_ans + lambda L_iter (Eq. 10), times the task's weight."""
-    dropout_key, forcing_key = jax.random.split(key)
+    dropout_key, forcing_key, shift_key = jax.random.split(key, 3)
+    rounds, answer, shift = batch.rounds, batch.answer, None
+    if loss.max_shift:
+        shift = draw_shift(shift_key, len(batch.problem), loss.max_shift)
+        rounds = shift_numbers(rounds, shift[None, :, None])
+        answer = shift_numbers(answer, shift)
     spoken = run_looped(
         params,
         batch.problem,
@@ -56,21 +61,27 @@ def looped_loss(
         num_loops=num_loops,
         model=model,
         teacher=Teacher(
-            batch.rounds,
-            jax.random.bernoulli(forcing_key, forcing, batch.rounds.shape[:2]),
+            rounds, jax.random.bernoulli(forcing_key, forcing, rounds.shape[:2])
         ),
+        shift=shift,
         key=dropout_key,
     )
-    answered = answer_loss(spoken.answer_logits, batch.answer)
+    answered = answer_loss(spoken.answer_logits, answer)
     if loss.round_weight and spoken.round_logits is not None:
-        told = iteration_loss(
-            spoken.round_logits, batch.rounds, batch.mask, batch.num_rounds
-        )
+        told = iteration_loss(spoken.round_logits, rounds, batch.mask, batch.num_rounds)
     else:
         told = jnp.zeros(())
     total = loss.answer_weight * answered + loss.round_weight * told
     total *= loss.task_weights.get(task.name, 1.0)
     return total, {"loss": total, "loss_answer": answered, "loss_rounds": told}
+
+
+def draw_shift(key: Key[Array, ""], num: int, most: int) -> Int[Array, " b"]:
+    """Half of the examples count from 0, the others from a random number up to `most`:
+    values are then met in training that only longer problems have (not in the paper)."""
+    zero_key, key = jax.random.split(key)
+    shift = jax.random.randint(key, (num,), 0, most + 1)
+    return jnp.where(jax.random.bernoulli(zero_key, 0.5, (num,)), 0, shift)
 
 
 def decoder_loss(

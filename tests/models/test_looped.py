@@ -33,7 +33,7 @@ CONFIGS = {
 TASK_OPTIONS = {
     "arithmetic": {"modulus": 5},
     "edit_distance": {},
-    "lis": {"group": 3, "number_range": 20},
+    "lis": {"group": 3, "smallest": 10, "number_range": 20},
 }
 
 

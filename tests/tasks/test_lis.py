@@ -59,11 +59,12 @@ def test_the_two_oracles_agree_with_each_other_and_with_the_task():
 
 @pytest.mark.parametrize("group", [1, 4, 10])
 def test_every_chain_is_the_dynamic_program(group):
-    _, made = sample(np.arange(1200) % 45 + 1, group=group, number_range=60)
+    limits = {"smallest": 46, "number_range": 99}
+    _, made = sample(np.arange(1200) % 45 + 1, group=group, **limits)
     for problem, rounds, count, answer, length in zip(*made):
         numbers = numbers_of(problem)
         values = patience(numbers)
-        assert len(numbers) == length and max(numbers) < 60
+        assert len(numbers) == length and 46 <= min(numbers) and max(numbers) < 99
         assert answer == FIRST_NUMBER + max(values)
         chain = []
         for start in range(0, len(values), group):
@@ -84,33 +85,60 @@ def test_paper_lengths():
         assert answer == FIRST_NUMBER + max(patience(numbers_of(problem)))
 
 
-def test_planted_runs_raise_the_answer():
-    """Uniform numbers have about 2 sqrt(100) - 4 = 16. The longest of one to three
-    runs of up to 100 / runs neighbours brings it to 30 on average."""
-    _, made = sample(np.full(2000, 100), number_range=250)
-    answer = made.answer - FIRST_NUMBER
-    plain = [
-        max(patience(np.random.default_rng(i).integers(250, size=100).tolist()))
-        for i in range(50)
+def slow_planted(rng, length):
+    """How many numbers each run has, read off Feng et al.'s description, draw by draw."""
+    runs, total = rng.integers(1, 4), rng.integers(3, length + 1)
+    if runs == 1:
+        return [total]
+    first = rng.integers(1, total // runs + 2)
+    if runs == 2:
+        return [first, total - first]
+    second = rng.integers(1, (total - first) // 2 + 2)
+    return [first, second, total - first - second]
+
+
+def slow_numbers(rng, length, smallest, stop):
+    numbers = rng.integers(smallest, stop, size=length)
+    runs = [
+        np.sort(rng.choice(np.arange(smallest, stop), size, replace=False))
+        for size in slow_planted(rng, length)
     ]
-    assert 14 < np.mean(plain) < 19
-    assert 26 < answer.mean() < 34
-    assert answer.min() < 18 and answer.max() > 70
-    # The numbers themselves stay uniform, and so does each place.
-    numbers = made.problem[:, 1:-1] - FIRST_NUMBER
-    counts = np.bincount(numbers.ravel() // 25, minlength=10)
-    assert len(counts) == 10 and np.all(np.abs(counts / counts.mean() - 1) < 0.05)
+    places = np.sort(rng.choice(length, sum(map(len, runs)), replace=False))
+    numbers[places] = np.concatenate(runs)
+    return numbers.tolist()
+
+
+@pytest.mark.parametrize("length", [4, 12, 40])
+def test_runs_are_planted_as_in_the_description(length):
+    """Answers, and how often a number is above the one before it, are distributed as in
+    an independent, draw-by-draw sampler."""
+    count, smallest, stop = 6000, 41, 100
+    _, made = sample(np.full(count, length), smallest=smallest, number_range=stop)
+    rng = np.random.default_rng(1)
+    slow = [slow_numbers(rng, length, smallest, stop) for _ in range(count)]
+    answers = np.array([max(patience(numbers)) for numbers in slow])
+    ours = made.answer - FIRST_NUMBER
+    for quantile in (0.1, 0.25, 0.5, 0.75, 0.9):
+        a, b = np.quantile(ours, quantile), np.quantile(answers, quantile)
+        assert abs(a - b) <= 1
+    error = 4 * np.sqrt(2 / count)
+    assert abs(ours.mean() - answers.mean()) < error * answers.std()
+    rises = np.diff(made.problem[:, 1 : length + 1], axis=1) > 0
+    rising = np.mean(np.diff(slow, axis=1) > 0, axis=0)
+    assert np.all(np.abs(rises.mean(axis=0) - rising) < error)
+    # Every place gets its share of the planted numbers.
+    assert np.ptp(rises.mean(axis=0)) < 0.25
 
 
 @pytest.mark.parametrize("length", [1, 9, 10, 11, 25])
 def test_bounds_are_reached_and_never_passed(length):
-    task, made = sample(np.full(3000, length), number_range=26)
+    task, made = sample(np.full(3000, length), smallest=26, number_range=52)
     size = (made.problem != PAD).sum(axis=1)
     told = (made.rounds != PAD).sum(axis=-1)
     assert size.max() == task.problem_size(length) == made.problem.shape[1]
     assert told.max() == task.round_size(length) == made.rounds.shape[2]
     assert task.num_rounds(length) == made.rounds.shape[1]
-    assert made.problem.max() - FIRST_NUMBER == task.max_number(length) == 25
+    assert made.problem.max() - FIRST_NUMBER == task.max_number(length) == 51
     assert made.rounds.max() - FIRST_NUMBER <= task.max_number(length)
 
 
@@ -126,7 +154,9 @@ def test_workspace_is_as_drawn():
     space = task.workspace(jnp.array(problem), 2)
     assert isinstance(task, Task)
     no = -1
-    np.testing.assert_array_equal(space.memory, np.full((2, 7), PAD))
+    zero = FIRST_NUMBER  # the value of no numbers, at the task token
+    memory = [[zero, *[PAD] * 6], [PAD, PAD, PAD, zero, PAD, PAD, PAD]]
+    np.testing.assert_array_equal(space.memory, memory)
     np.testing.assert_array_equal(space.given, np.full((2, 2, 7), no))
     source = [
         [[no, 2, 3, 4, 5, no, no], [no, no, no, no, 2, 3, no]],
@@ -158,7 +188,8 @@ def test_memory_keeps_each_value_at_its_number(memories):
         for t in range(loops + 1):
             known = [FIRST_NUMBER + v for v in values[: t * 5]]
             rest = [PAD] * (len(problem) - start - len(known))
-            assert seen[t][b].tolist() == [PAD] * start + known + rest
+            before = [PAD] * (start - 1) + [FIRST_NUMBER]
+            assert seen[t][b].tolist() == before + known + rest
         for t in range(loops):
             read = {m: j for j, m in enumerate(marks[t, b, :, 0].tolist()) if m}
             group = range(start + t * 5, start + min(t * 5 + 5, len(values)))
@@ -171,19 +202,21 @@ def test_memory_keeps_each_value_at_its_number(memories):
 
 
 def test_messages():
-    for group, number_range in [(0, 250), (10, 1)]:
+    for group, smallest, number_range in [(0, 5, 250), (10, 1, 9), (10, 9, 9)]:
         with pytest.raises(ValueError) as error:
-            LongestIncreasingSubsequence(group, number_range)
+            LongestIncreasingSubsequence(group, smallest, number_range)
         assert str(error.value) == (
-            "lis: group must be 1 or more and number_range 2 or more, got "
-            f"{group} and {number_range}"
+            "lis: group must be 1 or more and smallest 2 .. number_range - 1, got "
+            f"group {group}, smallest {smallest} and number_range {number_range}"
         )
-    with pytest.raises(ValueError) as error:
-        sample([7, 20], number_range=20)
-    assert str(error.value) == (
-        "lis: length 20 is out of range; number_range (20) must be above the "
-        "sequence length"
-    )
+    for smallest, number_range in [(20, 90), (90, 109)]:
+        with pytest.raises(ValueError) as error:
+            sample([7, 20], smallest=smallest, number_range=number_range)
+        assert str(error.value) == (
+            f"lis: length 20 is out of range: with smallest {smallest} and "
+            f"number_range {number_range} it is at most 19 (numbers are above every "
+            "length, and those of a run are distinct)"
+        )
     with pytest.raises(ValueError) as error:
         sample([0])
     assert str(error.value) == (

@@ -8,10 +8,15 @@ import pytest
 from relay_jax.config import LossConfig, ModelConfig, TrainConfig
 from relay_jax.data.align import decoder_batch, looped_batch
 from relay_jax.models.decoder import Decoder
-from relay_jax.models.looped import Teacher, run_looped
+from relay_jax.models.looped import Teacher, run_looped, shift_numbers
 from relay_jax.tasks import TASKS
-from relay_jax.tokens import PAD
-from relay_jax.training.loss import decoder_loss, iteration_loss, looped_loss
+from relay_jax.tokens import FIRST_NUMBER, PAD
+from relay_jax.training.loss import (
+    decoder_loss,
+    draw_shift,
+    iteration_loss,
+    looped_loss,
+)
 from relay_jax.training.step import init_params
 
 SMALL = {"num_layers": 1, "dim": 16, "mlp_dim": 16, "num_numbers": 64, "dropout": 0.0}
@@ -91,6 +96,52 @@ def test_total_loss_weighs_its_parts(round_weight):
     expected = 10.0 * (-answers.mean() + round_weight * told)
     assert float(total) == pytest.approx(expected, rel=1e-4)
     assert float(parts["loss_answer"]) == pytest.approx(-answers.mean(), rel=1e-4)
+
+
+def test_shifted_values_are_those_of_a_shifted_chain():
+    """The loss with a shift is the loss of a chain that counts from there."""
+    task = TASKS["lis"](group=2, smallest=10, number_range=30)
+    examples = task.sample(np.random.default_rng(0), np.array([5, 3, 6]))
+    model = ModelConfig(loop_input="feedback", **SMALL)
+    params = init_params(TrainConfig(model=model))
+    batch = jax.tree.map(jnp.asarray, looped_batch(examples, task, 3))
+    key = jax.random.key(3)
+    settings = {"task": task, "num_loops": 3, "model": model}
+    total, _ = looped_loss(
+        params, batch, key, jnp.ones(()), **settings, loss=LossConfig(max_shift=20)
+    )
+    shift = np.asarray(draw_shift(jax.random.split(key, 3)[2], 3, 20))
+    assert shift.any()
+    rounds = np.where(
+        batch.rounds >= FIRST_NUMBER, batch.rounds + shift[None, :, None], batch.rounds
+    )
+    spoken = run_looped(
+        params,
+        batch.problem,
+        batch.num_rounds,
+        **settings,
+        teacher=Teacher(rounds, jnp.ones((3, 3), bool)),
+        shift=jnp.asarray(shift),
+        key=key,
+    )
+    answers = log_softmax(spoken.answer_logits)
+    answered = -answers[np.arange(3), examples.answer + shift].mean()
+    expected = answered + slow_iteration_loss(spoken.round_logits, rounds)
+    assert float(total) == pytest.approx(expected, rel=1e-4)
+
+
+def test_half_of_the_examples_are_not_shifted():
+    shift = np.asarray(draw_shift(jax.random.key(0), 4000, 9))
+    counts = np.bincount(shift, minlength=10)
+    assert len(counts) == 10 and abs(counts[0] - 2200) < 150
+    assert np.all(np.abs(counts[1:] - 200) < 60)
+
+
+def test_shift_moves_numbers_alone():
+    tokens = jnp.array([[PAD, FIRST_NUMBER - 1, FIRST_NUMBER, FIRST_NUMBER + 3]])
+    moved = shift_numbers(tokens, jnp.array([[5]]))
+    expected = [[PAD, FIRST_NUMBER - 1, FIRST_NUMBER + 5, FIRST_NUMBER + 8]]
+    np.testing.assert_array_equal(moved, expected)
 
 
 def test_decoder_loss_trains_chain_and_answer_only():
