@@ -43,6 +43,7 @@ def main() -> None:
     settings = {
         "model": config.model,
         "sampling": sampling,
+        "mesh": None,
         "eos_id": decode.NO_EOS if _IGNORE_EOS.value else tokenizer.eos_id,
     }
     state = decode.start(

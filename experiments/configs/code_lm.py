@@ -1,6 +1,6 @@
 """A code language model for a CPU: 3.3 M parameters, the standard library, minutes.
 
-`:cpu` (default) is 4 layers x 192; experiments/configs/code_lm_gpu.py is larger.
+4 layers x 192; experiments/configs/code_lm_gpu.py is larger.
 """
 
 from ml_collections import ConfigDict
@@ -17,11 +17,11 @@ CPU = {
 
 
 def get_config() -> ConfigDict:
-    return ConfigDict(language_model("code_lm", CPU, context=256, batch_size=8))
+    return ConfigDict(language_model("code_lm", CPU, context=256, batch_size=4))
 
 
 def language_model(
-    name: str, model: dict, context: int, batch_size: int, num_steps: int = 1200
+    name: str, model: dict, context: int, batch_size: int, num_steps: int = 800
 ) -> dict:
     """A decoder as today's: RMS norm, SwiGLU, RoPE, no dropout."""
     kinds = {"kind": "decoder", "norm": "rms", "activation": "swiglu", "dropout": 0.0}
@@ -35,7 +35,8 @@ def language_model(
         "name": name,
         "model": kinds | model,
         "optimizer": {
-            "learning_rate": 2e-3,
+            "kind": "muon",
+            "learning_rate": 3e-3,
             "warmup_share": 0.03,
             "weight_decay": 0.1,
             "b2": 0.98,

@@ -69,8 +69,8 @@ def prepare_corpus(
     tokenizer = SentencePieceTokenizer(path / RUN_TOKENIZER)
     told = {"config": wanted, "root": str(root), "tokenizer": tokenizer.identity}
     for name, part in parts.items():
-        texts = tqdm(corpus.read_files(part), name, len(part), unit=" files")
-        documents = list(corpus.encode(texts, tokenizer))
+        shown = tqdm(part, name, unit=" files")
+        documents = list(corpus.encode(corpus.read_files(shown), tokenizer))
         _save_tokens(path / f"{name}.npy", documents, vocab_size)
         told[name] = {"files": len(part), "tokens": sum(map(len, documents))}
     records.write_json(done, told)

@@ -103,6 +103,7 @@ def decode(
         draft=draft,
         sampling=sampling,
         eos_id=eos_id,
+        num_steps=NO_LIMIT,
         mesh=mesh,
     )
 

@@ -96,12 +96,15 @@ def fit(
     sizes = [c for c in SIZES if c <= drafters.most_nodes(draft)]
     if draft.drafter == "none":
         sizes = [0]
-    settings: dict = {"model": model, "sampling": sampling, "mesh": mesh}
+    # Told in full, as `decode` does: what is compiled here is what decodes later.
+    settings = {"model": model, "sampling": sampling, "eos_id": eos_id, "mesh": mesh}
     measure = functools.partial(_time_step, params, state, index, draft, settings)
     about = describe(model, draft, sampling, index, *state.tokens.shape)
     seconds = step_seconds(measure, sizes, about, cache_file or default_file())
     first = np.asarray(state.length)
-    state = decode.advance(params, state, eos_id=eos_id, num_steps=PROBE, **settings)
+    state = decode.advance(
+        params, state, None, draft=decode.PLAIN, num_steps=PROBE, **settings
+    )
     rates = tokens_per_step(state, first, index, draft, sizes, mesh)
     return state, choose(draft, seconds, rates)
 
@@ -251,7 +254,8 @@ def _speed_ups(seconds: dict[int, float], rates: dict[int, float]) -> dict[int, 
 
 def _time_step(params, state, index, draft, settings, size: int) -> float:
     """Seconds of a step of the very loop that decodes, on a copy of `state`."""
-    settings = settings | {"draft": resize(draft, size), "num_steps": TIMED_STEPS}
+    endless = {"eos_id": decode.NO_EOS, "num_steps": TIMED_STEPS}
+    settings = settings | {"draft": resize(draft, size)} | endless
     index = index if size else None
     best = float("inf")
     for timed in range(TIMED_RUNS + 1):

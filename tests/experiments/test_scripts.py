@@ -112,6 +112,10 @@ def test_quickstart_from_end_to_end(tmp_path):
     done = script("quickstart", f"--config={file}", f"--workdir={tmp_path}/work")
     assert done.returncode == 0, done.stderr
     assert "answer_accuracy on arithmetic, by length" in done.stdout
+    drafted = list(records.read_lines(tmp_path / "work" / "rest_records.jsonl"))
+    assert [line["drafter"] for line in drafted][:2] == ["none", "rest"]
+    assert drafted[1]["num_draft"] == 8 and drafted[2]["chosen"]
+    assert all(line["same_texts"] == 1 for line in drafted)
     lines = list(records.read_lines(tmp_path / "work" / "records.jsonl"))
     assert {line["model"] for line in lines} == {
         *("ar", "looped_vanilla", "looped_aligned", "ar_relay", "ar_control"),

@@ -172,6 +172,16 @@ def test_a_step_is_timed_on_a_copy(store):
         model=MODEL,
         max_new_tokens=20,
     )
-    spent = tree_size._time_step(params, state, index, DRAFT, {"model": MODEL}, 4)
+    settings = {"model": MODEL, "sampling": decode.GREEDY, "mesh": None}
+    spent = tree_size._time_step(params, state, index, DRAFT, settings, 4)
     assert 0 < spent < 60
     assert not any(x.is_deleted() for x in jax.tree.leaves(state))
+    compiled = decode.advance._cache_size()
+    decode.decode(
+        *(params, [[2, 3]]),
+        model=MODEL,
+        max_new_tokens=20,
+        draft=tree_size.resize(DRAFT, 4),
+        index=index,
+    )
+    assert decode.advance._cache_size() == compiled  # the very same program
