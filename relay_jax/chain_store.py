@@ -6,7 +6,7 @@ DIR/rest_records.jsonl    plain decoding against drafts; written last
 The problems that are decoded are test problems, which are never in the datastore.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -34,13 +34,16 @@ SMALL_TREE = 8
 
 
 def compare_speed(
-    config: RelayConfig, path: epath.Path, cache_file: epath.PathLike | None = None
+    config: RelayConfig,
+    workdir: epath.PathLike,
+    cache_file: epath.PathLike | None = None,
 ) -> list[dict[str, Any]]:
     """Speed of `ar_relay` with and without drafts from the chains it learnt from.
 
     Each task's longest problems, greedily: plain, a small tree, and the size that the
     first problems ask for. Lines that are there already are only read.
     """
+    path = epath.Path(workdir)
     done = path / "rest_records.jsonl"
     if done.exists():
         return list(records.read_lines(done))
@@ -78,21 +81,22 @@ def compare_speed(
 
 
 def build_store(
-    chains: dict[str, ChainsConfig], path: epath.Path, tokenizer: TaskTokenizer
+    chains: Mapping[str, ChainsConfig], workdir: epath.PathLike, words: TaskTokenizer
 ) -> Datastore:
-    """A datastore of all chains that lie below `path`."""
+    """A datastore of all chains that lie below `workdir`."""
+    path = epath.Path(workdir)
     return build_datastore(
         _documents(chains, path),
         path / "rest_store",
-        tokenizer=tokenizer.identity,
-        vocab_size=tokenizer.vocab_size,
-        eos_id=tokenizer.eos_id,
+        tokenizer=words.identity,
+        vocab_size=words.vocab_size,
+        eos_id=words.eos_id,
         overwrite=True,
     )
 
 
 def _documents(
-    chains: dict[str, ChainsConfig], path: epath.Path
+    chains: Mapping[str, ChainsConfig], path: epath.Path
 ) -> Iterator[Integer[Host, "_"]]:
     for name, stage in chains.items():
         task = pipeline.make_task(stage.task, stage.options)
