@@ -44,7 +44,7 @@ def main() -> None:
         if _LENGTHS.value:
             bounds = command.whole_numbers("lengths", _LENGTHS.value, 2)
         pipeline.check_lengths(task, bounds, config.model)
-        lengths = list(range(bounds[0], bounds[1] + 1, config.evaluation.step))
+        lengths = config.evaluation.steps_to(name, bounds)
         problems = accuracy.test_problems(
             task, lengths, _COUNT.value, _SEED.value, final=True
         )

@@ -39,10 +39,11 @@ def main() -> None:
     stages.check_stages(planned)
     path.mkdir(parents=True, exist_ok=True)
     stages.run_stages(planned, path, _JOBS.value)
-    report(config, path)
+    trained = report(config, path)
     report_speed(config, path)
     minutes = (time.monotonic() - started) / 60
     run = command.describe() | {"minutes": round(minutes, 1), "seed": _SEED.value}
+    run["trained"] = trained
     records.append_lines(path / "run.jsonl", [run])
     print(f"figures: {path / 'figures'}\nrecords: {path / 'records.jsonl'}")
     print(f"this call took {minutes:.1f} minutes")
@@ -55,8 +56,11 @@ def with_seed(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def report(config: configs.RelayConfig, path: epath.Path) -> None:
-    """Gathers the stages' final records; prints the table and draws the figures."""
+def report(config: configs.RelayConfig, path: epath.Path) -> dict[str, tuple[int, int]]:
+    """Gathers the stages' final records; prints the table and draws the figures.
+
+    Returns the training lengths of every task.
+    """
     lines = []
     for name, run in config.runs.items():
         for line in records.read_json(path / name / "summary.json")["final"]:
@@ -80,6 +84,7 @@ def report(config: configs.RelayConfig, path: epath.Path) -> None:
             print(make_table(lines, task, metric), end="\n\n")
         first, last = trained[task]
         print(f"trained on lengths {first} to {last}; the rest was never seen\n")
+    return trained
 
 
 def report_speed(config: configs.RelayConfig, path: epath.Path) -> None:

@@ -85,7 +85,8 @@ class LossConfig:
     answer_weight: float = 1.0
     round_weight: float = 1.0  # lambda; 0 is the vanilla looped model
     task_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    max_shift: int = 0  # feedback: train with all values raised by up to this much
+    # Feedback: a task's chains are trained with all numbers raised by up to this much.
+    max_shift: Mapping[str, int] = dataclasses.field(default_factory=dict)
     # Teacher forcing (feedback only) falls linearly between these shares of all steps.
     forcing_start: float = 1.0
     forcing_end: float = 1.0
@@ -121,10 +122,15 @@ class EvaluationConfig:
     every_steps: int = 1000
     during: int = 128
     final: int = 1024
-    step: int = 1  # every how many lengths
+    step: Mapping[str, int] = dataclasses.field(default_factory=dict)  # see `steps_to`
     batch_size: int = 256
     text: str = ""  # held-out token ids, a file as `path` of a text bucket
     context: int = 256  # text: tokens of a window; `during` and `final` count windows
+
+    def steps_to(self, task: str, lengths: tuple[int, int]) -> list[int]:
+        """Every `step[task]`-th length (by default every one), the longest included."""
+        shortest, longest = lengths
+        return list(range(longest, shortest - 1, -self.step.get(task, 1)))[::-1]
 
 
 @dataclasses.dataclass(frozen=True)

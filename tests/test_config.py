@@ -101,7 +101,7 @@ def bucket(**values):
             {"optimizer": {"lr": 1.0}},
             (
                 "unknown key config.optimizer.lr; valid keys: b2, clip_norm, "
-                "constant_share, learning_rate, warmup_share, weight_decay"
+                "constant_share, kind, learning_rate, warmup_share, weight_decay"
             ),
         ),
         (

@@ -15,22 +15,26 @@ PLANS = [
         within=16_000,
         train_options=(("max_extra", 8),),  # longer rows are met in training
         merged_buckets=4,
+        eval_step=2,
     )
 ]
 NUM_NUMBERS = 64
+ALL_MODELS = {"number_code": "digits"}
 LOOPED = {
-    "model": {"number_code": "digits", "differences": True},
+    "model": {"differences": True},
     "optimizer": {"learning_rate": 5e-3, "weight_decay": 0.1},
     "loss": {"answer_weight": 0.3},
 }
 STEPS = {
-    "looped_aligned": 4000,
+    "looped_aligned": 2000,
     "ar": 3000,
     "looped_vanilla": 1500,
-    "ar_relay": 2000,
-    "ar_control": 2000,
+    "ar_relay": 800,
+    "ar_control": 800,
 }
 
 
 def get_config(run: str = "") -> ConfigDict:
-    return ConfigDict(quickstart.quickstart(PLANS, NUM_NUMBERS, STEPS, run, LOOPED))
+    return ConfigDict(
+        quickstart.quickstart(PLANS, NUM_NUMBERS, STEPS, run, LOOPED, ALL_MODELS)
+    )

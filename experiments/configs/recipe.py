@@ -27,6 +27,7 @@ class TaskPlan(NamedTuple):
     within: int  # original samples that they are merged with (Table 3)
     train_options: tuple[tuple[str, Any], ...] = ()  # changes of `options` in training
     merged_buckets: int = 1  # the chains' lengths are split into this many buckets
+    eval_step: int = 1  # every how many lengths are evaluated
 
 
 def original_buckets(plans: list[TaskPlan]) -> dict[str, dict]:
@@ -118,6 +119,7 @@ def evaluation(plans: list[TaskPlan], **rest) -> dict:
     return {
         "lengths": {plan.task: (plan.train[0], plan.test[1]) for plan in plans},
         "options": {plan.task: plan.options for plan in plans},
+        "step": {plan.task: plan.eval_step for plan in plans},
     } | rest
 
 

@@ -1,11 +1,17 @@
 """The table by problem length, from records alone."""
 
-from collections.abc import Iterable
+import statistics
+from collections.abc import Callable, Iterable
 from typing import Any
 
 
-def make_table(lines: Iterable[dict[str, Any]], task: str, metric: str) -> str:
-    """One row a model, one column a length; several seeds become their mean."""
+def make_table(
+    lines: Iterable[dict[str, Any]],
+    task: str,
+    metric: str,
+    over_seeds: Callable[[list[float]], float] = statistics.mean,
+) -> str:
+    """One row a model, one column a length; several seeds become one number."""
     cells: dict[str, dict[int, list[float]]] = {}
     for line in lines:
         if line["task"] == task and line["metric"] == metric:
@@ -17,8 +23,7 @@ def make_table(lines: Iterable[dict[str, Any]], task: str, metric: str) -> str:
     rows = [head, " " * width + "".join(f"{length:>7}" for length in lengths)]
     for model, row in cells.items():
         shown = [
-            f"{sum(row[n]) / len(row[n]):7.3f}" if n in row else "      -"
-            for n in lengths
+            f"{over_seeds(row[n]):7.3f}" if n in row else "      -" for n in lengths
         ]
         rows.append(model.ljust(width) + "".join(shown))
     return "\n".join(rows)

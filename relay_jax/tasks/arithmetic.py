@@ -32,12 +32,20 @@ from relay_jax.tokens import (
     TIMES,
 )
 
+LEAN_TRIES = 4
+
 
 @dataclasses.dataclass(frozen=True)
 class Arithmetic:
-    """Length: number of operators. `modulus` is a prime, so that `/` has a meaning."""
+    """Length: number of operators. `modulus` is a prime, so that `/` has a meaning.
+
+    With `lean` (for training; not in the paper) half of the expressions grow at their
+    last number alone, as in `1-(2-(3-(4-5)))=`, and are the longest of a few: much then
+    stands left of the operation that is due, as it does where there are more operators.
+    """
 
     modulus: int = 11
+    lean: bool = False
 
     name = "arithmetic"
     token = ARI
@@ -65,6 +73,9 @@ class Arithmetic:
         check_length(self, length)
         longest = int(length.max(initial=1))
         expression = self._grow(rng, length, longest)
+        if self.lean:
+            leans = rng.random(len(length)) < 0.5
+            expression[leans] = self._lean(rng, length, longest)[leans]
         problem = empty_tokens(len(length), self.problem_size(longest))
         problem[:, 0] = ARI
         problem[:, 1:] = expression
@@ -79,7 +90,15 @@ class Arithmetic:
         answer = expression[:, 0]
         return Examples(problem, rounds, length.copy(), answer, length.copy())
 
-    def _grow(self, rng, length, longest):
+    def _lean(self, rng, length, longest):
+        """The longest of `LEAN_TRIES` expressions that grew at their end."""
+        tries = np.stack(
+            [self._grow(rng, length, longest, at_end=True) for _ in range(LEAN_TRIES)]
+        )
+        best = np.argmax(np.sum(tries != PAD, axis=-1), axis=0)
+        return tries[best, np.arange(len(length))]
+
+    def _grow(self, rng, length, longest, at_end=False):
         """Expressions of `length` operators, each with its `=`, padded on the right."""
         num, width = len(length), self.problem_size(longest) - 1
         tokens = np.full((num, width), PAD, np.int16)
@@ -90,7 +109,7 @@ class Arithmetic:
             active = k < length
             old = tokens[:, :live]
             row = np.arange(num)
-            which = rng.integers(k + 1, size=num)
+            which = np.full(num, k) if at_end else rng.integers(k + 1, size=num)
             count = np.cumsum(old >= FIRST_NUMBER, axis=1, dtype=np.int16)
             place = np.argmax(count == which[:, None] + 1, axis=1)
             value = old[row, place] - FIRST_NUMBER

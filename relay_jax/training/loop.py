@@ -84,12 +84,13 @@ def check(config: TrainConfig, workdir: epath.PathLike) -> None:
             f"{config.data.batch_size} and {config.num_steps}"
         )
     for bucket in pipeline.open_buckets(config, workdir):
-        largest = bucket.task.max_number(bucket.longest)
-        if largest + config.loss.max_shift >= model.num_numbers:
+        task, shift = bucket.task, config.loss.max_shift.get(bucket.task.name, 0)
+        largest = task.max_number(bucket.longest)
+        if largest + shift >= model.num_numbers:
             raise ValueError(
-                f"{bucket.task.name}: numbers up to {largest}, raised by up to "
-                f"loss.max_shift ({config.loss.max_shift}), pass the vocabulary's last, "
-                f"{model.num_numbers - 1}; raise model.num_numbers"
+                f"{task.name}: numbers up to {largest}, raised by up to {shift} "
+                f"(loss.max_shift), pass the vocabulary's last, {model.num_numbers - 1}; "
+                "raise model.num_numbers"
             )
     for name, lengths in config.evaluation.lengths.items():
         task = pipeline.make_task(name, config.evaluation.options.get(name, {}))
@@ -143,9 +144,9 @@ def evaluate_run(
     settings, lines = config.evaluation, []
     count = settings.final if final else settings.during
     about = {"run": path.name, "model": config.name, "seed": config.seed}
-    for name, (shortest, longest) in settings.lengths.items():
+    for name, bounds in settings.lengths.items():
         task = pipeline.make_task(name, settings.options.get(name, {}))
-        lengths = list(range(shortest, longest + 1, settings.step))
+        lengths = settings.steps_to(name, bounds)
         problems = accuracy.test_problems(
             task, lengths, count, config.seed, final=final
         )

@@ -49,8 +49,9 @@ def looped_loss(
     """L = L_ans + lambda L_iter (Eq. 10), times the task's weight."""
     dropout_key, forcing_key, shift_key = jax.random.split(key, 3)
     rounds, answer, shift = batch.rounds, batch.answer, None
-    if loss.max_shift:
-        shift = draw_shift(shift_key, len(batch.problem), loss.max_shift)
+    if task.name in loss.max_shift:
+        most = loss.max_shift[task.name]
+        shift = draw_shift(shift_key, len(batch.problem), most)
         rounds = shift_numbers(rounds, shift[None, :, None])
         answer = shift_numbers(answer, shift)
     spoken = run_looped(

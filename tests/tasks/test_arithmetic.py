@@ -105,14 +105,17 @@ def means_the_same(text, other, rng, p=1_000_003):
     return evaluate(refill(text), p) == evaluate(refill(other), p)
 
 
-def sample(modulus, lengths, seed=0):
-    task = Arithmetic(modulus)
+def sample(modulus, lengths, seed=0, lean=False):
+    task = Arithmetic(modulus, lean)
     return task, task.sample(np.random.default_rng(seed), np.asarray(lengths))
 
 
-@pytest.mark.parametrize("modulus", [2, 3, 5, 11, 101])
-def test_every_chain_solves_its_problem(modulus):
-    _, made = sample(modulus, np.arange(600) % 15 + 1)
+@pytest.mark.parametrize(
+    ("modulus", "lean"),
+    [(2, False), (3, False), (5, False), (11, False), (101, False), (5, True)],
+)
+def test_every_chain_solves_its_problem(modulus, lean):
+    _, made = sample(modulus, np.arange(600) % 15 + 1, lean=lean)
     for problem, rounds, count, answer, length in zip(*made):
         problem = words(problem)
         assert problem[0] == "[ARI]" and problem[-1] == "=" and count == length
@@ -173,6 +176,20 @@ def test_a_problem_grows_at_random_places():
     # Left: a sum beside * or /: 1/2 * 1/2 * 1/2. Right: also after -, and after /.
     assert abs(left - 1 / 8) < 0.02
     assert abs(right - 1 / 2 * (1 / 4 + 1 / 4 * 1 / 2 + 1 / 4 * 1 / 2)) < 0.02
+
+
+def test_half_of_lean_expressions_are_long_and_reduced_at_their_end():
+    def measure(lean):
+        _, made = sample(5, np.full(4000, 4), lean=lean)
+        size = np.sum(made.problem != PAD, axis=1)
+        first = made.problem[:, 1 : made.rounds.shape[-1] + 1] != made.rounds[:, 0]
+        return np.argmax(first, axis=1) >= 6, size  # what stands left of the operation
+
+    (late, size), (lean_late, lean_size) = measure(False), measure(True)
+    assert late.mean() < 0.08 and 0.3 < lean_late.mean() < 0.5
+    assert size.mean() + 1 < lean_size.mean()
+    # The other half is as without `lean`: short expressions are still met.
+    assert 0.4 < np.mean(lean_size == size.min()) / np.mean(size == size.min()) < 0.8
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 4])

@@ -108,7 +108,12 @@ def test_shifted_values_are_those_of_a_shifted_chain():
     key = jax.random.key(3)
     settings = {"task": task, "num_loops": 3, "model": model}
     total, _ = looped_loss(
-        params, batch, key, jnp.ones(()), **settings, loss=LossConfig(max_shift=20)
+        params,
+        batch,
+        key,
+        jnp.ones(()),
+        **settings,
+        loss=LossConfig(max_shift={"lis": 20}),
     )
     shift = np.asarray(draw_shift(jax.random.split(key, 3)[2], 3, 20))
     assert shift.any()

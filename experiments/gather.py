@@ -1,0 +1,81 @@
+"""Gathers finished quickstarts, seeds of one config, into one file of records.
+
+    python -m experiments.gather --run=runs/seed0,runs/seed1,runs/seed2 \\
+        --results=experiments/results/quickstart.jsonl
+
+Writes the command, commit and machine of every call, what every stage took, and all
+final records; draws figures/NAME_METRIC.png beside the file; prints the means over the
+seeds and the lowest of them.
+"""
+
+import statistics
+from typing import Any
+
+from absl import flags
+from etils import epath
+
+from experiments import command
+from relay_jax import records
+from relay_jax.evaluation import figures
+from relay_jax.evaluation.table import make_table
+
+_RUN = flags.DEFINE_list(
+    "run", None, "Working directories of quickstarts, with commas."
+)
+_RESULTS = flags.DEFINE_string("results", None, "The file of records to write.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the file of records.")
+flags.mark_flags_as_required(["run", "results"])
+STAGE_FIELDS = ("steps", "seconds", "num_params", "params_sha256")
+
+
+def main() -> None:
+    file = epath.Path(_RESULTS.value)
+    if file.exists() and not _OVERWRITE.value:
+        raise ValueError(f"{file} exists; pass --overwrite to replace it")
+    lines = [line for run in _RUN.value for line in read_quickstart(epath.Path(run))]
+    records.write_lines(file, lines)
+    measured = [line for line in lines if line["kind"] == "record"]
+    trained = {
+        task: tuple(bounds)
+        for line in lines
+        for task, bounds in line.get("trained", {}).items()
+    }
+    for metric in figures.TITLES:
+        path = file.parent / "figures" / f"{file.stem}_{metric}.png"
+        figures.accuracy_by_length(measured, metric, path, trained)
+    for task in dict.fromkeys(line["task"] for line in measured):
+        for metric in ("answer_accuracy", "chain_accuracy"):
+            for name, over_seeds in (("mean", statistics.mean), ("lowest", min)):
+                print(f"{name} of {len(_RUN.value)} seeds")
+                print(make_table(measured, task, metric, over_seeds), end="\n\n")
+    print(f"records: {file}")
+
+
+def read_quickstart(run: epath.Path) -> list[dict[str, Any]]:
+    """The calls, the stages and the records of one working directory.
+
+    Raises:
+      ValueError: no quickstart was finished there.
+    """
+    if not (run / "run.jsonl").exists():
+        raise ValueError(
+            f"{run} holds no finished quickstart: it has no run.jsonl; make one with "
+            f"python -m experiments.quickstart --workdir={run}"
+        )
+    calls = list(records.read_lines(run / "run.jsonl"))
+    common = {"seed": calls[0]["seed"]}
+    lines: list[dict[str, Any]] = [{"kind": "call"} | call for call in calls]
+    for file in sorted(run.glob("*/summary.json")):
+        summary = records.read_json(file)
+        if "steps" in summary:
+            held = {name: summary[name] for name in STAGE_FIELDS}
+            lines.append({"kind": "stage", "run": file.parent.name} | common | held)
+        else:
+            lines.append({"kind": "chains", "run": file.parent.name} | common | summary)
+    return lines + [
+        {"kind": "record"} | line for line in records.read_lines(run / "records.jsonl")
+    ]
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,63 @@
+"""The optimizers: which parameters Muon takes, and what its update is."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from relay_jax.config import ModelConfig, OptimizerConfig, TrainConfig
+from relay_jax.training.optimizer import make_optimizer
+from relay_jax.training.step import init_params
+
+SMALL = {"num_layers": 2, "dim": 16, "num_heads": 2, "mlp_dim": 32, "num_numbers": 8}
+
+
+def first_update(kind, params, grads):
+    config = OptimizerConfig(
+        kind=kind, learning_rate=1.0, warmup_share=0.0, weight_decay=0.0, clip_norm=1e9
+    )
+    optimizer = make_optimizer(config, 100)
+    state = optimizer.init(params)
+    _, state = optimizer.update(grads, state, params)  # the warm-up's step of size 0
+    return optimizer.update(grads, state, params)[0]
+
+
+@pytest.mark.parametrize("kind", ["looped", "decoder"])
+def test_muon_orthogonalises_the_kernels_of_layers_and_nothing_else(kind):
+    params = init_params(TrainConfig(model=ModelConfig(kind=kind, **SMALL)))
+    keys = iter(jax.random.split(jax.random.key(0), 100))
+    grads = jax.tree.map(lambda x: jax.random.normal(next(keys), x.shape), params)
+    muon, adam = (first_update(k, params, grads) for k in ("muon", "adamw"))
+    found = set()
+    for path, update in jax.tree_util.tree_leaves_with_path(muon):
+        names = [entry.key for entry in path]
+        same = adam
+        for name in names:
+            same = same[name]
+        if names[0].startswith("layer") and names[-1] == "kernel":
+            found.add(names[-2])
+            stacked = update if names[0] == "layers" else update[None]
+            for matrix in stacked:
+                matrix = np.asarray(matrix.reshape(matrix.shape[0], -1))
+                values = np.linalg.svd(matrix, compute_uv=False)
+                # All singular values are about as large: 0.2 sqrt(the longer side).
+                size = 0.2 * np.sqrt(max(matrix.shape))
+                assert np.all((0.5 * size < values) & (values < 1.4 * size))
+        else:
+            ratio = np.asarray(
+                update / same
+            )  # optax's AdamW has Nesterov momentum here
+            assert 1.0 < ratio.min() and np.ptp(ratio) < 1e-3
+    assert found == {"query", "key", "value", "out", "up", "down"}
+
+
+def test_muon_decays_weights():
+    params = {"layer_0": {"kernel": jnp.ones((4, 4))}, "words": jnp.ones((3, 4))}
+    config = OptimizerConfig(kind="muon", learning_rate=0.1, weight_decay=0.5)
+    optimizer = make_optimizer(config, 100)
+    zero = jax.tree.map(jnp.zeros_like, params)
+    state = optimizer.init(params)
+    _, state = optimizer.update(zero, state, params)
+    updates, _ = optimizer.update(zero, state, params)
+    for update in jax.tree.leaves(updates):
+        np.testing.assert_allclose(update, -0.1 * 0.5, rtol=1e-5)
