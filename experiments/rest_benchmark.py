@@ -12,6 +12,8 @@ must be the same token for token, or the script fails. Appends to OUT/records.js
 draws OUT/speed.png from it.
 """
 
+import sys
+
 from absl import flags
 from etils import epath
 
@@ -51,6 +53,10 @@ def main() -> None:
         index=index,
     )
     lines = speed.compare(work, drafts, _REPEATS.value, drafting.cache_file())
+    for line in lines:
+        if line["chosen"] and not line["num_draft"]:
+            told = "drafts would not pay here; it decodes plainly"
+            print(f"{line['drafter']}: {told}", file=sys.stderr)
     about = {
         "model": config.name,
         "prompts": _TASK.value or prompting.source(),

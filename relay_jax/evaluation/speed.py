@@ -61,24 +61,30 @@ def compare(
         )
     wanted = [decode.PLAIN, *(d for d in drafts if d.drafter != "none")]
     used = [_sized(work, draft, cache_file) for draft in wanted]
-    made = [_run(work, draft)[0] for draft in used]
-    same = [_same_texts(texts, made[0]) for texts in made]
-    if work.model.dtype == "float32" and min(same) < 1:
-        wrong = used[int(np.argmin(same))].drafter
+    unique = list(dict.fromkeys(used))  # a chosen size may be asked for too, or be 0
+    made = {draft: _run(work, draft)[0] for draft in unique}
+    plain = made[decode.PLAIN]
+    same = {draft: _same_texts(texts, plain) for draft, texts in made.items()}
+    if work.model.dtype == "float32" and min(same.values()) < 1:
+        wrong = min(same, key=same.__getitem__).drafter
         raise ValueError(f"{wrong} wrote another text than plain decoding")
-    rounds = [[_run(work, draft)[1] for draft in used] for _ in range(repeats)]
-    seconds = np.array(rounds).T
-    targets = _targets(work, made[0])
+    rounds = [[_run(work, draft)[1] for draft in unique] for _ in range(repeats)]
+    seconds = dict(zip(unique, np.array(rounds).T))
+    targets = _targets(work, plain)
+    told = {
+        draft: {"same_texts": same[draft]}
+        | _measures(made[draft], seconds[draft], seconds[decode.PLAIN], targets)
+        | _drafting(draft, made[draft], seconds[draft], targets, work.index)
+        for draft in unique
+    }
     return [
         {
             "drafter": asked.drafter,
             "num_draft": draft.num_draft,
             "chosen": asked.num_draft == tree_size.AUTO,
-            "same_texts": same[i],
         }
-        | _measures(made[i], seconds[i], seconds[0], targets)
-        | _drafting(draft, made[i], seconds[i], targets, work.index)
-        for i, (asked, draft) in enumerate(zip(wanted, used))
+        | told[draft]
+        for asked, draft in zip(wanted, used)
     ]
 
 
