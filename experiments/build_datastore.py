@@ -6,6 +6,8 @@
         --jsonl=the_stack.jsonl --text_key=content
     python -m experiments.build_datastore --datastore=DIR --token_array=corpus.npy \
         --eos_id=2 --vocab_size=32000
+    python -m experiments.build_datastore --datastore=DIR --token_array=RUN/train.npy \
+        --tokenizer=RUN/tokenizer.model
 
 Interrupted, it leaves nothing that opens; the same command goes on with the shards that
 were sorted. Memory: about 20 bytes for each token of a shard (--shard_tokens).
@@ -20,7 +22,7 @@ from tqdm import tqdm
 from experiments import command
 from relay_jax.data import corpus
 from relay_jax.rest.datastore import SHARD_TOKENS, build_datastore
-from relay_jax.tokens import load_tokenizer
+from relay_jax.tokens import Tokenizer, load_tokenizer
 
 _DATASTORE = flags.DEFINE_string("datastore", None, "The directory to be.")
 _TOKENIZER = flags.DEFINE_string(
@@ -73,9 +75,15 @@ def main() -> None:
 
 def _read(source: str) -> tuple[Iterator, dict]:
     """The documents of the source that is given, and whose ids they are."""
+    if source == "--token_array" and _TOKENIZER.value:
+        tokenizer = load_tokenizer(_TOKENIZER.value)
+        documents = corpus.read_tokens(_TOKEN_ARRAY.value, tokenizer.eos_id)
+        return documents, _words(tokenizer)
     if source == "--token_array":
         if _EOS_ID.value is None or _VOCAB_SIZE.value is None:
-            raise ValueError("--token_array needs --eos_id and --vocab_size")
+            raise ValueError(
+                "--token_array needs --tokenizer, or --eos_id and --vocab_size"
+            )
         return corpus.read_tokens(_TOKEN_ARRAY.value, _EOS_ID.value), {
             "tokenizer": _TOKENIZER_ID.value,
             "vocab_size": _VOCAB_SIZE.value,
@@ -90,7 +98,11 @@ def _read(source: str) -> tuple[Iterator, dict]:
             _TFDS.value, _SPLIT.value, _TEXT_KEY.value, _DATA_DIR.value
         )
     tokenizer = load_tokenizer(_TOKENIZER.value)
-    return corpus.encode(texts, tokenizer), {
+    return corpus.encode(texts, tokenizer), _words(tokenizer)
+
+
+def _words(tokenizer: Tokenizer) -> dict:
+    return {
         "tokenizer": tokenizer.identity,
         "vocab_size": tokenizer.vocab_size,
         "eos_id": tokenizer.eos_id,

@@ -1,29 +1,41 @@
 """The flags of every script that drafts: which drafter, from which store, how much."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
+from etils import epath
 
 from relay_jax.config import DraftConfig
-from relay_jax.rest import drafters
+from relay_jax.rest import decode, drafters, tree_size
 from relay_jax.rest.datastore import Datastore, open_datastore
 from relay_jax.rest.retrieve import HostIndex, load_index
 
 _DATASTORE = flags.DEFINE_string("datastore", "", "A datastore's directory.")
 _DRAFTER = flags.DEFINE_enum("drafter", "rest", list(drafters.DRAFTERS), "Who drafts.")
-_NUM_DRAFT = flags.DEFINE_integer("num_draft", 64, "Nodes of the draft tree.", 0)
+NUM_DRAFT = flags.DEFINE_string(
+    "num_draft",
+    "auto",
+    "Nodes of the draft tree; auto: what pays here, as measured (none if none does).",
+)
 _DEPTH = flags.DEFINE_integer("draft_depth", 10, "Depth of the draft tree.", 1)
 _INDEX = flags.DEFINE_enum(
     "index", "device", ["device", "host"], "Where the datastore is searched."
 )
 _VERIFY = flags.DEFINE_bool("verify_datastore", False, "Check every byte of the store.")
+_TIMES = flags.DEFINE_string(
+    "tree_size_cache", "", "Where step times are kept; default: in ~/.cache/relay_jax."
+)
 
 
 def from_flags(
     tokenizer: str = "", names: Sequence[str] = ()
 ) -> tuple[list[DraftConfig], Datastore | None, Any]:
     """Draft configs, the opened store and its index; None where none is needed.
+
+    One config for each drafter and each number of --num_draft; `tree_size.AUTO` stands
+    for auto.
 
     Args:
       tokenizer: identity of the tokenizer that the store must be of, if any.
@@ -32,10 +44,10 @@ def from_flags(
     Raises:
       ValueError: a drafter is unknown; the store is missing, damaged, or another's.
     """
-    drafts = [
-        DraftConfig(drafter=name, num_draft=_NUM_DRAFT.value, depth=_DEPTH.value)
-        for name in names or [_DRAFTER.value]
-    ]
+    drafts = []
+    for name, count in itertools.product(names or [_DRAFTER.value], read_sizes()):
+        made = DraftConfig(drafter=name, num_draft=count, depth=_DEPTH.value)
+        drafts.append(decode.PLAIN if name == "none" else made)
     store, index = None, None
     if any(draft.drafter in drafters.NEEDS_STORE for draft in drafts):
         if not _DATASTORE.value:
@@ -48,5 +60,29 @@ def from_flags(
         )
         index = load_index(store) if _INDEX.value == "device" else HostIndex(store)
     for draft in drafts:
-        drafters.check(draft, index)
+        is_auto = draft.num_draft == tree_size.AUTO
+        drafters.check(tree_size.resize(draft, 1) if is_auto else draft, index)
     return drafts, store, index
+
+
+def read_sizes() -> list[int]:
+    """The numbers of --num_draft. Raises ValueError where it holds something else."""
+    parts = [part.strip() for part in NUM_DRAFT.value.split(",")]
+    if not all(part == "auto" or part.isdecimal() for part in parts):
+        raise ValueError(
+            "--num_draft must be auto or whole numbers with commas, got "
+            f"{NUM_DRAFT.value!r}"
+        )
+    return [tree_size.AUTO if part == "auto" else int(part) for part in parts]
+
+
+def one(drafts: list[DraftConfig]) -> DraftConfig:
+    """The only draft config. Raises ValueError at several sizes."""
+    if len(drafts) > 1:
+        raise ValueError(f"--num_draft takes one size here, got {NUM_DRAFT.value!r}")
+    return drafts[0]
+
+
+def cache_file() -> epath.Path:
+    """Where measured step times are kept."""
+    return epath.Path(_TIMES.value or tree_size.default_file())

@@ -1,5 +1,7 @@
 """The whole RELAY method with one command: five models, chains, table, figures.
 
+At the end, REST: what the AR model says is drafted from the chains that it learnt from.
+
     python -m experiments.quickstart [--workdir DIR] [--config FILE] [--seed N]
 
 Interrupted and started again, every stage goes on where it was.
@@ -15,10 +17,10 @@ from etils import epath
 from ml_collections import config_flags
 
 from experiments import command
+from relay_jax import chain_store, records, stages
 from relay_jax import config as configs
-from relay_jax import records, stages
 from relay_jax.evaluation import figures
-from relay_jax.evaluation.table import make_table
+from relay_jax.evaluation.table import make_speed_table, make_table
 
 _DEFAULT = pathlib.Path(__file__).parent / "configs" / "quickstart.py"
 _CONFIG = config_flags.DEFINE_config_file("config", str(_DEFAULT), "The experiment.")
@@ -38,6 +40,7 @@ def main() -> None:
     path.mkdir(parents=True, exist_ok=True)
     stages.run_stages(planned, path, _JOBS.value)
     trained = report(config, path)
+    report_speed(config, path)
     minutes = (time.monotonic() - started) / 60
     run = command.describe() | {"minutes": round(minutes, 1), "seed": _SEED.value}
     run["trained"] = trained
@@ -82,6 +85,18 @@ def report(config: configs.RelayConfig, path: epath.Path) -> dict[str, tuple[int
         first, last = trained[task]
         print(f"trained on lengths {first} to {last}; the rest was never seen\n")
     return trained
+
+
+def report_speed(config: configs.RelayConfig, path: epath.Path) -> None:
+    """Plain decoding of `ar_relay` against drafts from its chains, honestly."""
+    lines = chain_store.compare_speed(config, path)
+    if lines:
+        figures.speed_by_drafter(lines, path / "figures" / "rest_speed.png")
+    for task in dict.fromkeys(line["prompts"] for line in lines):
+        chosen = [line for line in lines if line["prompts"] == task]
+        about = f"{task}, length {chosen[0]['length']}, {chosen[0]['texts']} problems"
+        print(f"ar_relay with drafts from the looped model's chains: {about}")
+        print(make_speed_table(chosen), end="\n\n")
 
 
 if __name__ == "__main__":

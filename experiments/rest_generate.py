@@ -7,7 +7,8 @@
     python -m experiments.rest_generate --run=DIR/ar --drafter=none \
         --prompt_ids=2,43,11 --print_ids --ignore_eos
 
-Whatever drafts, the text is the same. In a terminal it is shown as it is written.
+Whatever drafts, the text is the same. In a terminal it is shown as it is written. How
+much is drafted is measured (--num_draft=auto): where drafts do not pay, none are made.
 """
 
 import sys
@@ -15,21 +16,11 @@ import sys
 import jax
 import numpy as np
 from absl import flags
-from etils import epath
 
-from experiments import command, drafting
+from experiments import command, drafting, prompting
 from relay_jax.config import SamplingConfig
-from relay_jax.rest import decode
-from relay_jax.tokens import load_tokenizer
-from relay_jax.training import checkpoint
+from relay_jax.rest import decode, tree_size
 
-_RUN = flags.DEFINE_string("run", None, "The decoder's run directory.", required=True)
-_TOKENIZER = flags.DEFINE_string(
-    "tokenizer", "", "A sentencepiece file; default: the task vocabulary of the run."
-)
-_PROMPT = flags.DEFINE_multi_string("prompt", [], "A text to go on with; repeatable.")
-_PROMPT_FILE = flags.DEFINE_string("prompt_file", "", "A file with a prompt a line.")
-_PROMPT_IDS = flags.DEFINE_multi_string("prompt_ids", [], "A prompt as ids: 1,2,3.")
 _PRINT_IDS = flags.DEFINE_bool("print_ids", False, "Print ids instead of text.")
 _IGNORE_EOS = flags.DEFINE_bool("ignore_eos", False, "Go on after the end of text.")
 _SHOW = flags.DEFINE_bool("show_accepted", False, "Mark accepted drafts: «like this».")
@@ -39,47 +30,57 @@ _TOP_P = flags.DEFINE_float("top_p", 1.0, "Least mass of the words drawn from.")
 _TOP_K = flags.DEFINE_integer("top_k", 0, "Words drawn from; 0: all.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the noise when sampling.", 0)
 STREAM_STEPS = 8  # steps between two looks at the text
+WATCH_STEPS = 128  # steps between two looks at whether drafts pay
 
 
 def main() -> None:
     sampling = SamplingConfig(_TEMPERATURE.value, _TOP_P.value, _TOP_K.value)
-    config, params = checkpoint.load_params(_RUN.value)
-    if config.model.kind != "decoder":
-        raise ValueError(
-            f"{_RUN.value} holds a {config.model.kind} model; decoding needs a decoder"
-        )
-    tokenizer = load_tokenizer(_TOKENIZER.value or f"relay:{config.model.num_numbers}")
-    if tokenizer.vocab_size != config.model.num_words:
-        raise ValueError(
-            f"the tokenizer has {tokenizer.vocab_size} words, the model "
-            f"{config.model.num_words}; give the model's own with --tokenizer"
-        )
-    (draft,), _, index = drafting.from_flags(tokenizer.identity)
-    prompts = read_prompts(tokenizer)
+    config, params, tokenizer = prompting.open_run()
+    drafts, _, index = drafting.from_flags(tokenizer.identity)
+    draft = drafting.one(drafts)
+    prompts = prompting.read_prompts(tokenizer)
     tokens, length = decode.pad_prompts(prompts, config.model.num_words)
+    settings = {
+        "model": config.model,
+        "sampling": sampling,
+        "mesh": None,
+        "eos_id": decode.NO_EOS if _IGNORE_EOS.value else tokenizer.eos_id,
+    }
     state = decode.start(
         params,
         *(tokens, length, decode.request_keys(_SEED.value, len(tokens))),
         model=config.model,
         max_new_tokens=_MOST.value,
     )
+    fit = None
+    if draft.num_draft == tree_size.AUTO:
+        file = drafting.cache_file()
+        state, fit = tree_size.fit(
+            params, state, index, draft=draft, cache_file=file, **settings
+        )
+        draft = fit.draft
+        print(fit.tell(), file=sys.stderr)
     streams = sys.stdout.isatty() and len(prompts) == 1
     shown = ""
-    while not bool(state.done.all()):
-        state = decode.advance(
-            params,
-            state,
-            index,
-            model=config.model,
-            draft=draft,
-            sampling=sampling,
-            eos_id=decode.NO_EOS if _IGNORE_EOS.value else tokenizer.eos_id,
-            num_steps=STREAM_STEPS if streams else None,
-        )
+    while True:
         if streams:
             text = show(state, 0, length[0], tokenizer)
             print(text[len(shown) :], end="", flush=True)
             shown = text
+        if bool(state.done.all()):
+            break
+        before = _progress(state)
+        state = decode.advance(
+            params,
+            state,
+            index if draft.num_draft else None,
+            draft=draft,
+            num_steps=STREAM_STEPS if streams else WATCH_STEPS,
+            **settings,
+        )
+        if fit and draft.num_draft and not fit.pays(*(_progress(state) - before)):
+            draft = decode.PLAIN
+            print("drafts do not pay any more: going on plainly", file=sys.stderr)
     for row in range(len(prompts)):
         print("" if streams else show(state, row, length[row], tokenizer))
     rate = decode.tokens_per_step(state, length)
@@ -90,19 +91,9 @@ def main() -> None:
     )
 
 
-def read_prompts(tokenizer) -> list[list[int]]:
-    """The prompts of all three flags."""
-    texts = list(_PROMPT.value)
-    if _PROMPT_FILE.value:
-        file = epath.Path(_PROMPT_FILE.value)
-        if not file.exists():
-            raise ValueError(f"--prompt_file: {file} does not exist")
-        texts += [line for line in file.read_text().splitlines() if line.strip()]
-    ids = [list(command.whole_numbers("prompt_ids", x)) for x in _PROMPT_IDS.value]
-    prompts = [tokenizer.encode(text) for text in texts] + ids
-    if not prompts:
-        raise ValueError("give --prompt, --prompt_file or --prompt_ids")
-    return prompts
+def _progress(state: decode.DecodeState) -> np.ndarray:
+    """Tokens and steps of all rows so far."""
+    return np.array([int(state.length.sum()), int(state.steps.sum())])
 
 
 def show(state: decode.DecodeState, row: int, first: int, tokenizer) -> str:

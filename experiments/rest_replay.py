@@ -19,10 +19,14 @@ _TARGETS = flags.DEFINE_string("targets", None, "A .npz file of texts.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Texts at once.", lower_bound=1)
 _TIMED = flags.DEFINE_integer("timed_calls", 500, "Single calls timed.", lower_bound=1)
 flags.mark_flag_as_required("targets")
+flags.set_default(drafting.NUM_DRAFT, "64")  # no model, so no step to time
 
 
 def main() -> None:
-    (draft,), store, index = drafting.from_flags()
+    if "auto" in drafting.NUM_DRAFT.value:
+        raise ValueError("--num_draft must be a number here: there is no model to time")
+    drafts, store, index = drafting.from_flags()
+    draft = drafting.one(drafts)
     targets = replay.load_targets(_TARGETS.value)
     if store is not None:
         replay.check_targets(targets, store.vocab_size)

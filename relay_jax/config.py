@@ -97,10 +97,12 @@ class BucketConfig:
     """One source of batches: all examples of a batch come from one bucket."""
 
     task: str
-    lengths: tuple[int, int]  # LENGTHS_HELP
+    lengths: tuple[int, int]  # LENGTHS_HELP; text: the second is the window's tokens
     weight: float = 1.0  # how often this bucket is drawn
-    kind: Literal["synthetic", "tfds", "chains"] = "synthetic"
-    path: str = ""  # tfds: its data directory; chains: a chains directory (`resolve`)
+    kind: Literal["synthetic", "tfds", "chains", "text"] = "synthetic"
+    # tfds: its data directory; chains: a chains directory (both by `resolve`); text: a
+    # .npy file of token ids, in the run directory unless it is absolute.
+    path: str = ""
     num_examples: int = 0  # synthetic: how many distinct ones; 0: never the same again
     most_rounds: int = 0  # of each chain are trained, the first ones; 0: all
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the task
@@ -123,6 +125,8 @@ class EvaluationConfig:
     final: int = 1024
     step: Mapping[str, int] = dataclasses.field(default_factory=dict)  # see `steps_to`
     batch_size: int = 256
+    text: str = ""  # held-out token ids, a file as `path` of a text bucket
+    context: int = 256  # text: tokens of a window; `during` and `final` count windows
 
     def steps_to(self, task: str, lengths: tuple[int, int]) -> list[int]:
         """Every `step[task]`-th length (by default every one), the longest included."""
@@ -162,6 +166,26 @@ class ChainsConfig:
     name: str = "chains"
     seed: int = 0
     batch_size: int = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class CorpusConfig:
+    """Which files a language model learns from."""
+
+    folder: str = ""  # default: the standard library of the Python that runs
+    suffix: str = ".py"
+    # Names of folders and files that are left out, with blanks between: other people's
+    # packages, tests, and tables that are no text.
+    exclude: str = "site-packages test tests idle_test encodings pydoc_data"
+    held_out_one_in: int = 20  # files
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageConfig:
+    """A language model and its corpus; `train.model.vocab_size` words are learnt."""
+
+    train: TrainConfig
+    corpus: CorpusConfig = CorpusConfig()
 
 
 @dataclasses.dataclass(frozen=True)

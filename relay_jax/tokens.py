@@ -22,6 +22,7 @@ PLUS, MINUS, TIMES, DIVIDE = range(11, 15)
 FIRST_LETTER = 15
 NUM_LETTERS = 26
 FIRST_NUMBER = FIRST_LETTER + NUM_LETTERS
+RUN_TOKENIZER = "tokenizer.model"  # in a run directory
 
 _SYMBOLS = (
     *("<pad>", "<eos>", "[ARI]", "[ED]", "[LIS]", "<sep>"),
@@ -176,3 +177,10 @@ def load_tokenizer(name: str) -> Tokenizer:
             raise ValueError(f"after relay: stands how many numbers, got {name!r}")
         return TaskTokenizer(int(count))
     return SentencePieceTokenizer(name)
+
+
+def load_run_tokenizer(run: epath.PathLike, num_numbers: int) -> Tokenizer:
+    """The tokenizer of a run directory: the sentencepiece model that lies in it, else
+    the task vocabulary."""
+    file = epath.Path(run) / RUN_TOKENIZER
+    return SentencePieceTokenizer(file) if file.exists() else TaskTokenizer(num_numbers)

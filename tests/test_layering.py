@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "training": BASE | {"tasks", "data", "models", "evaluation"},
     "chains": BASE | {"tasks", "data", "models", "evaluation", "training"},
     "stages": BASE | {"chains", "training"},
+    "chain_store": BASE | {"tasks", "data", "rest", "evaluation", "training"},
 }
 UNSTABLE = ("flax.nnx", "jax._src", "jax.core", "jax.pmap", "tensorflow")
 HEAVY = ("tensorflow_datasets", "grain", "ml_collections")  # not on accelerator images

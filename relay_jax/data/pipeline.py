@@ -23,6 +23,7 @@ from relay_jax.data.align import (
     looped_width,
 )
 from relay_jax.data.source import Source, Synthetic
+from relay_jax.data.text import Text, Windows, open_windows
 from relay_jax.data.written import read_chains
 from relay_jax.tasks import TASKS, Task
 
@@ -40,11 +41,24 @@ class Bucket(NamedTuple):
     weight: float
 
 
+class TextBucket(NamedTuple):
+    """The same for text; there is nothing to loop over."""
+
+    task: Text
+    source: Windows
+    longest: int  # tokens of a window
+    weight: float
+    num_loops: int = 0
+
+
+AnyBucket = Bucket | TextBucket
+
+
 class Step(NamedTuple):
     """What one training step works on."""
 
     step: int
-    task: Task
+    task: Task | Text
     num_loops: int
     batch: LoopedBatch | DecoderBatch
 
@@ -72,7 +86,7 @@ def check_lengths(task: Task, lengths: tuple[int, int], model: ModelConfig) -> N
         )
 
 
-def open_buckets(config: TrainConfig, workdir: epath.PathLike = ".") -> list[Bucket]:
+def open_buckets(config: TrainConfig, workdir: epath.PathLike = ".") -> list[AnyBucket]:
     """Opens every bucket of the run in `workdir`.
 
     Raises:
@@ -93,7 +107,9 @@ def open_buckets(config: TrainConfig, workdir: epath.PathLike = ".") -> list[Buc
     return [_open(b, config.model, config.seed, workdir) for b in buckets]
 
 
-def _open(bucket: BucketConfig, model: ModelConfig, seed: int, workdir) -> Bucket:
+def _open(bucket: BucketConfig, model: ModelConfig, seed: int, workdir) -> AnyBucket:
+    if bucket.kind == "text":
+        return _open_text(bucket, model, seed, workdir)
     task = make_task(bucket.task, bucket.options)
     check_lengths(task, bucket.lengths, model)
     if bucket.kind == "synthetic":
@@ -116,12 +132,27 @@ def _open(bucket: BucketConfig, model: ModelConfig, seed: int, workdir) -> Bucke
     return Bucket(task, source, longest, num_loops, bucket.weight)
 
 
-def step_at(step: int, buckets: list[Bucket], config: TrainConfig) -> Step:
+def _open_text(
+    bucket: BucketConfig, model: ModelConfig, seed: int, workdir
+) -> TextBucket:
+    if model.kind != "decoder":
+        raise ValueError(
+            f"text trains a decoder: set model.kind='decoder', got {model.kind!r}"
+        )
+    file, size = epath.Path(workdir) / bucket.path, bucket.lengths[1]
+    windows = open_windows(file, size, model.num_words, seed)
+    return TextBucket(Text(bucket.task), windows, size, bucket.weight)
+
+
+def step_at(step: int, buckets: list[AnyBucket], config: TrainConfig) -> Step:
     """The work of one step: a function of (seed, step) and the buckets."""
     batch_size, seed = config.data.batch_size, config.seed
     weights = np.array([bucket.weight for bucket in buckets])
     rng = np.random.default_rng([seed, BUCKET_CHOICE, step])
     bucket = buckets[rng.choice(len(buckets), p=weights / weights.sum())]
+    if isinstance(bucket, TextBucket):
+        drawn = bucket.source.draw(step, batch_size)
+        return Step(step, bucket.task, bucket.num_loops, drawn)
     examples = bucket.source.take(step * batch_size + np.arange(batch_size))
     if config.model.kind == "looped":
         examples = cut_chains(examples, bucket.num_loops)

@@ -2,6 +2,7 @@
 
 accuracy_by_length   Figures 2 and 4 (answers), Figure 7 (tokens)
 hit_matrices         Figures 5 and 6 (round x place)
+speed_by_drafter     REST: speed-up and tokens a step, drafter by drafter
 """
 
 from collections.abc import Sequence
@@ -111,6 +112,46 @@ def hit_matrices(
         panel.yaxis.get_major_locator().set_params(integer=True)
     panels[0].set_ylabel(f"round ({task}, length {length})")
     figure.colorbar(images[0], ax=panels, label="accuracy")
+    _save(figure, path)
+
+
+def speed_by_drafter(lines: Sequence[dict[str, Any]], path: epath.PathLike) -> None:
+    """Speed-up and M as bars, a row of panels for each model, prompts and batch size.
+
+    Of lines that tell of the same, the last counts.
+
+    Raises:
+      ValueError: there is no line.
+    """
+    if not lines:
+        raise ValueError("there is no record of speed to draw")
+    settings: dict[tuple, dict[str, dict]] = {}
+    for line in lines:
+        nodes = f" {line['num_draft']}" if line["num_draft"] else ""
+        auto = " (auto: plain)" if not nodes else " (auto)"
+        name = line["drafter"] + nodes + (auto if line["chosen"] else "")
+        key = (line["model"], line["prompts"], line["length"], line["batch_size"])
+        settings.setdefault(key, {})[name] = line
+    most = max(map(len, settings.values()))
+    size = (9, len(settings) * (1.2 + 0.32 * most))
+    figure = Figure(figsize=size, layout="constrained")
+    rows = figure.subplots(len(settings), 2, squeeze=False, sharey="row")
+    for panels, (key, named) in zip(rows, settings.items(), strict=True):
+        model, prompts, _, batch_size = key
+        names = list(named)
+        for panel, field in zip(panels, ("speed_up", "M"), strict=True):
+            values = [named[name][field] for name in names]
+            bars = panel.barh(names, values, color="C0" if field == "M" else "C2")
+            panel.bar_label(bars, fmt="%.2f", padding=2, fontsize=8)
+            panel.axvline(1, color="0.4", lw=0.8)
+            panel.margins(x=0.15)
+        panels[0].invert_yaxis()
+        what = epath.Path(prompts).name
+        panels[0].set(
+            title=f"{model}, {what}, batch size {batch_size}",
+            xlabel="times as fast as plain decoding",
+        )
+        panels[1].set(xlabel="tokens a step (M)")
     _save(figure, path)
 
 

@@ -27,3 +27,17 @@ def make_table(
         ]
         rows.append(model.ljust(width) + "".join(shown))
     return "\n".join(rows)
+
+
+def make_speed_table(lines: Iterable[dict[str, Any]]) -> str:
+    """One row a drafter: the size of its trees, M, and speed against plain decoding."""
+    rows = [f"{'drafter':<11}{'nodes':>15}{'M':>7}{'tokens/s':>10}{'speed-up':>10}"]
+    for line in lines:
+        nodes = str(line["num_draft"])
+        if line["chosen"]:
+            nodes = f"{nodes if line['num_draft'] else 'plain'} (chosen)"
+        rows.append(
+            f"{line['drafter']:<11}{nodes:>15}{line['M']:>7.2f}"
+            f"{line['tokens_per_second']:>10.0f}{line['speed_up']:>10.2f}"
+        )
+    return "\n".join(rows)

@@ -34,6 +34,7 @@ GREEDY = SamplingConfig()
 PLAIN = DraftConfig(drafter="none", num_draft=0)
 CHUNK = 128  # prompt tokens read at once
 NO_EOS = -1
+NO_LIMIT = 2**31 - 1  # steps
 
 
 class DecodeState(NamedTuple):
@@ -102,6 +103,7 @@ def decode(
         draft=draft,
         sampling=sampling,
         eos_id=eos_id,
+        num_steps=NO_LIMIT,
         mesh=mesh,
     )
 
@@ -175,7 +177,7 @@ def start(
 
 @functools.partial(
     jax.jit,
-    static_argnames=("model", "draft", "sampling", "num_steps", "mesh"),
+    static_argnames=("model", "draft", "sampling", "mesh"),
     donate_argnames="state",
 )
 def advance(
@@ -187,10 +189,13 @@ def advance(
     draft: DraftConfig = PLAIN,
     sampling: SamplingConfig = GREEDY,
     eos_id: int | Int[Array, ""] = NO_EOS,
-    num_steps: int | None = None,
+    num_steps: int | Int[Array, ""] = NO_LIMIT,
     mesh: jax.sharding.Mesh | None = None,
 ) -> DecodeState:
-    """Decodes until every row is done, or for `num_steps` steps. Donates `state`."""
+    """Decodes until every row is done, at most `num_steps` steps. Donates `state`.
+
+    Compiled once for a batch size and a draft config, however many steps are taken.
+    """
 
     def target(state: DecodeState, tree: Tree) -> tuple[Choice, KeyValues]:
         root = jnp.take_along_axis(state.tokens, state.length[:, None] - 1, axis=1)
@@ -234,7 +239,7 @@ def replay(
         token = jnp.take_along_axis(truth, place, axis=1)
         return Choice(token, jnp.ones(token.shape)), None
 
-    return _loop(target, state, index, draft, NO_EOS, None, mesh)
+    return _loop(target, state, index, draft, NO_EOS, NO_LIMIT, mesh)
 
 
 def written(state: DecodeState, prompt_length: Int[Host, " b"]) -> list[Int[Host, "_"]]:
@@ -273,8 +278,7 @@ def _first_state(tokens, length, stop, keys, cache) -> DecodeState:
 def _loop(target: Target, state, index, draft, eos_id, num_steps, mesh) -> DecodeState:
     def is_open(carry):
         count, state = carry
-        unfinished = ~jnp.all(state.done)
-        return unfinished if num_steps is None else unfinished & (count < num_steps)
+        return ~jnp.all(state.done) & (count < num_steps)
 
     def step(carry):
         count, state = carry

@@ -88,11 +88,17 @@ def check(config: DraftConfig, index: Index | HostIndex | None) -> None:
             f"{rows} rows of weight {heaviest} and depth {config.depth} exceed what is "
             f"counted exactly ({MOST_WEIGHT}); lower the weights"
         )
-    places = min(rows, config.num_text_rows, config.num_paper_rows) * config.depth
+    places = most_nodes(config)
     if not 0 <= config.num_draft <= places:
         raise ValueError(
             f"num_draft must be 0..{places} with these rows, got {config.num_draft}"
         )
+
+
+def most_nodes(config: DraftConfig) -> int:
+    """The largest tree that any drafter's rows can fill."""
+    rows = config.num_store_rows + config.num_text_rows
+    return min(rows, config.num_text_rows, config.num_paper_rows) * config.depth
 
 
 def _own_rows(text: Text, query, config: DraftConfig) -> Rows:

@@ -20,7 +20,9 @@ from relay_jax import records
 from relay_jax.arrays import PyTree
 from relay_jax.config import TrainConfig
 from relay_jax.data import pipeline
+from relay_jax.data.text import open_windows
 from relay_jax.evaluation import accuracy
+from relay_jax.evaluation.text import make_text_records
 from relay_jax.training import checkpoint
 from relay_jax.training.step import (
     TrainState,
@@ -55,7 +57,7 @@ def train(config: TrainConfig, workdir: epath.PathLike) -> dict:
         log = _Log(path, config, start, spent)
         with _stop_requested() as asked:
             state = _run(config, state, manager, log, asked)
-        final = evaluate_run(config, state.params, path.name, final=True)
+        final = evaluate_run(config, state.params, path, final=True)
         log.accuracy(config.num_steps, final)
         summary = log.summary(state, final)
     records.write_json(done, summary)
@@ -93,6 +95,8 @@ def check(config: TrainConfig, workdir: epath.PathLike) -> None:
     for name, lengths in config.evaluation.lengths.items():
         task = pipeline.make_task(name, config.evaluation.options.get(name, {}))
         pipeline.check_lengths(task, lengths, model)
+    if config.evaluation.text:
+        _held_out(config, workdir)
 
 
 def _first_state(config, path, manager) -> tuple[TrainState, float]:
@@ -120,7 +124,7 @@ def _run(config, state, manager, log, asked) -> TrainState:
                 values = log.metrics(step, jax.device_get(metrics))
                 bar.set_postfix(loss=f"{values['loss']:.4f}")
             if step % config.evaluation.every_steps == 0 and step < stop:
-                lines = evaluate_run(config, state.params, log.path.name, final=False)
+                lines = evaluate_run(config, state.params, log.path, final=False)
                 log.accuracy(step, lines)
             late = time.monotonic() - saved_at > config.checkpoint_every_seconds
             if late or asked() or step == stop:
@@ -134,23 +138,34 @@ def _run(config, state, manager, log, asked) -> TrainState:
 
 
 def evaluate_run(
-    config: TrainConfig, params: PyTree, run: str, *, final: bool
+    config: TrainConfig, params: PyTree, path: epath.Path, *, final: bool
 ) -> list[dict]:
-    """Records over the config's evaluation lengths."""
+    """Records over the config's evaluation lengths, and on its held-out text."""
     settings, lines = config.evaluation, []
+    count = settings.final if final else settings.during
+    about = {"run": path.name, "model": config.name, "seed": config.seed}
     for name, bounds in settings.lengths.items():
         task = pipeline.make_task(name, settings.options.get(name, {}))
         lengths = settings.steps_to(name, bounds)
-        count = settings.final if final else settings.during
         problems = accuracy.test_problems(
             task, lengths, count, config.seed, final=final
         )
         scored = accuracy.score(
             params, config.model, task, problems, settings.batch_size
         )
-        common = {"run": run, "task": name, "model": config.name, "seed": config.seed}
-        lines += accuracy.make_records(scored, common)
+        lines += accuracy.make_records(scored, about | {"task": name})
+    if settings.text:
+        windows = _held_out(config, path)
+        work = (params, config.model, windows, count, settings.batch_size)
+        lines += make_text_records(*work, about | {"task": "text"})
     return lines
+
+
+def _held_out(config: TrainConfig, path: epath.PathLike):
+    """The held-out text. Raises ValueError where it is missing or of other words."""
+    settings = config.evaluation
+    file = epath.Path(path) / settings.text
+    return open_windows(file, settings.context, config.model.num_words)
 
 
 class _Log:

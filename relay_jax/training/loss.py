@@ -7,6 +7,7 @@ import optax
 from relay_jax.arrays import AnyArray, Array, Bool, Float, Int, Key, PyTree
 from relay_jax.config import LossConfig, ModelConfig
 from relay_jax.data.align import DecoderBatch, LoopedBatch
+from relay_jax.data.text import Text
 from relay_jax.models.decoder import run_decoder
 from relay_jax.models.looped import Teacher, run_looped, shift_numbers
 from relay_jax.tasks import Task
@@ -92,7 +93,7 @@ def decoder_loss(
     key: Key[Array, ""],
     forcing: Float[Array, ""],
     *,
-    task: Task,
+    task: Task | Text,
     num_loops: int,
     model: ModelConfig,
     loss: LossConfig,

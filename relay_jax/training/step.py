@@ -10,6 +10,7 @@ import optax
 from relay_jax.arrays import Array, Float, Int, PyTree
 from relay_jax.config import LossConfig, TrainConfig
 from relay_jax.data.align import DecoderBatch, LoopedBatch
+from relay_jax.data.text import Text
 from relay_jax.models import MODELS
 from relay_jax.tasks import TASKS, Task
 from relay_jax.training.loss import LOSSES
@@ -62,7 +63,7 @@ def make_train_step(config: TrainConfig):
         state: TrainState,
         batch: LoopedBatch | DecoderBatch,
         *,
-        task: Task,
+        task: Task | Text,
         num_loops: int,
     ) -> tuple[TrainState, dict]:
         key = jax.random.fold_in(run_key, state.step)

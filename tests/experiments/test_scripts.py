@@ -112,6 +112,10 @@ def test_quickstart_from_end_to_end(tmp_path):
     done = script("quickstart", f"--config={file}", f"--workdir={tmp_path}/work")
     assert done.returncode == 0, done.stderr
     assert "answer_accuracy on arithmetic, by length" in done.stdout
+    drafted = list(records.read_lines(tmp_path / "work" / "rest_records.jsonl"))
+    assert [line["drafter"] for line in drafted][:2] == ["none", "rest"]
+    assert drafted[1]["num_draft"] == 8 and drafted[2]["chosen"]
+    assert all(line["same_texts"] == 1 for line in drafted)
     lines = list(records.read_lines(tmp_path / "work" / "records.jsonl"))
     assert {line["model"] for line in lines} == {
         *("ar", "looped_vanilla", "looped_aligned", "ar_relay", "ar_control"),
@@ -194,6 +198,7 @@ def test_drafts_from_a_store_change_no_text(tmp_path):
     assert line["steps"] == round(260 / line["M"])
 
     prompt = "--prompt=[ARI] 1+2*3=", "--max_new_tokens=30", "--ignore_eos"
+    fixed = "--drafter=context", "--num_draft=8"
     plain = script("rest_generate", run, "--drafter=none", *prompt)
     assert plain.returncode == 0, plain.stderr
     assert "30 tokens in 30 steps (M = 1.00)" in plain.stderr
@@ -201,19 +206,24 @@ def test_drafts_from_a_store_change_no_text(tmp_path):
         *("rest_generate", run, "--drafter=none", "--print_ids"),
         *("--prompt_ids=2,42,11,43,13,44,8", *prompt[1:]),
     )
-    drafted = script("rest_generate", run, "--drafter=context", *prompt)
+    drafted = script("rest_generate", run, *fixed, *prompt)
     assert drafted.stdout == plain.stdout
     assert len(ids.stdout.split(",")) == 30
 
     arguments = "--task=arithmetic", "--length=2", "--count=4", "--repeats=1"
     done = script(
         *("rest_benchmark", run, *arguments, f"--workdir={tmp_path}/bench"),
-        *("--drafters=context", "--num_draft=4"),
+        *("--drafters=context", "--num_draft=4,auto"),
+        f"--tree_size_cache={tmp_path}/times.json",
     )
     assert done.returncode == 0, done.stderr
     lines = list(records.read_lines(tmp_path / "bench" / "records.jsonl"))
-    assert [line["drafter"] for line in lines] == ["none", "context"]
+    assert [line["drafter"] for line in lines] == ["none", "context", "context"]
     assert lines[0]["M"] == 1.0 and lines[1]["M"] >= 1.0
+    assert [line["chosen"] for line in lines] == [False, False, True]
+    assert lines[2]["num_draft"] in (0, 4, 8, 16, 32, 64)
+    assert (tmp_path / "bench" / "speed.png").stat().st_size > 1000
+    assert "speed-up" in done.stdout
 
     foreign = script("rest_generate", run, store, *prompt)
     assert foreign.returncode == 1

@@ -1,0 +1,50 @@
+"""Trains a small language model of source code: words, tokens and model, in one run.
+
+    python -m experiments.train_lm --config=experiments/configs/code_lm.py \
+        --workdir=runs/code_lm
+
+The corpus is the standard library of the Python that runs, some files held out. Running
+the same command again goes on where it was interrupted. What is in the directory is all
+that the following needs:
+
+    python -m experiments.build_datastore --datastore=runs/code_store \
+        --token_array=runs/code_lm/train.npy --tokenizer=runs/code_lm/tokenizer.model
+    python -m experiments.rest_benchmark --run=runs/code_lm --datastore=runs/code_store \
+        --token_array=runs/code_lm/held_out.npy --drafters=context,rest_paper,rest \
+        --workdir=runs/code_bench
+"""
+
+import json
+import sys
+
+from absl import flags
+from ml_collections import config_flags
+
+from experiments import command
+from relay_jax import config as configs
+from relay_jax.data.text_corpus import prepare_corpus
+from relay_jax.training import loop
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment's file.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run's directory.")
+flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main() -> None:
+    config = configs.build(configs.LanguageConfig, command.plain(_CONFIG.value))
+    vocab_size = config.train.model.vocab_size
+    told = prepare_corpus(config.corpus, vocab_size, _WORKDIR.value)
+    for name in ("train", "held_out"):
+        print(f"{name}: {told[name]['files']} files, {told[name]['tokens']:,} tokens")
+    try:
+        summary = loop.train(config.train, _WORKDIR.value)
+    except loop.Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(143)
+    print(json.dumps({k: v for k, v in summary.items() if k != "final"}, indent=2))
+    for line in summary["final"]:
+        print(f"held-out {line['metric']}: {line['value']:.3f}")
+
+
+if __name__ == "__main__":
+    command.run(main)

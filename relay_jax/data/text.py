@@ -1,0 +1,86 @@
+"""Text for a language model: windows of a token array, at places drawn anew each step.
+
+tokens    ... the cat sat <eos> a dog ran <eos> ...
+window        cat sat <eos> a dog                  input: all but its last token
+                                                   trained: all but its first
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+from etils import epath
+
+from relay_jax.arrays import Host, Int, Integer
+from relay_jax.data.align import DecoderBatch
+
+WINDOW_CHOICE = 4  # a purpose, see `source.PURPOSES`
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """Stands where a task stands for the decoder's other data."""
+
+    name: str = "text"
+
+    def max_number(self, length: int) -> int:
+        """Words of a text are no numbers of the task vocabulary."""
+        del length
+        return 0
+
+
+class Windows(NamedTuple):
+    """A token array, memory-mapped, and how many tokens one example has."""
+
+    tokens: Integer[Host, " n"]
+    size: int
+    seed: int = 0
+
+    def draw(self, step: int, batch_size: int) -> DecoderBatch:
+        """The batch of a step: a function of (seed, step)."""
+        rng = np.random.default_rng([self.seed, WINDOW_CHOICE, step])
+        return self._read(rng.integers(len(self.tokens) - self.size, size=batch_size))
+
+    def spread(self, count: int) -> DecoderBatch:
+        """`count` windows at even distances, fewer if they would overlap."""
+        count = min(count, (len(self.tokens) - 1) // self.size)
+        starts = np.linspace(0, len(self.tokens) - 1 - self.size, count)
+        return self._read(starts.astype(np.int64))
+
+    def _read(self, starts: Int[Host, " b"]) -> DecoderBatch:
+        tokens = self.tokens[starts[:, None] + np.arange(self.size + 1)[None]]
+        trained = np.ones(tokens.shape, bool)
+        trained[:, 0] = False
+        return DecoderBatch(tokens.astype(np.int32), trained)
+
+
+def open_windows(
+    file: epath.PathLike, size: int, num_words: int, seed: int = 0
+) -> Windows:
+    """Opens a .npy file of token ids.
+
+    Raises:
+      ValueError: it is missing, holds something else, ids outside a vocabulary of
+        `num_words`, or no whole window.
+    """
+    if not epath.Path(file).exists():
+        raise ValueError(
+            f"{file} does not exist; python -m experiments.train_lm makes it of a corpus"
+        )
+    tokens = np.load(file, mmap_mode="r")
+    if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
+        raise ValueError(
+            f"{file} must hold whole numbers in one dimension, it holds "
+            f"{tokens.dtype} in {tokens.ndim}"
+        )
+    if size < 1 or len(tokens) <= size:
+        raise ValueError(
+            f"{file} holds {len(tokens)} tokens: too few for a window of {size} and "
+            "the token after it"
+        )
+    if tokens.max() >= num_words or tokens.min() < 0:
+        raise ValueError(
+            f"{file} holds token ids from {tokens.min()} to {tokens.max()}, but the "
+            f"model's vocabulary has {num_words} words; set model.vocab_size"
+        )
+    return Windows(tokens, size, seed)

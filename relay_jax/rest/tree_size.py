@@ -1,0 +1,304 @@
+"""How large a draft tree pays: measured, not guessed; none where drafting does not pay.
+
+    seconds(C)   of one step of the real loop with C nodes: measured once, kept in a file
+    M(C)         tokens a step with C nodes: counted on text that the model has just said
+    C            where M(C) / seconds(C) is highest; 0, plain decoding, if nothing gains
+
+M is counted for all sizes at once. At every place of the text the largest tree is made;
+its first C nodes are the tree of C nodes, so the node that holds each true next token
+tells which sizes would have kept it, and a walk over the places gives the steps taken.
+
+`fit` spends the first `PROBE` steps of a decode on plain text, and chooses by that.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from relay_jax import config as configs
+from relay_jax import records
+from relay_jax.arrays import Array, Host, Int, PyTree
+from relay_jax.config import DraftConfig, ModelConfig, SamplingConfig
+from relay_jax.rest import decode, drafters
+from relay_jax.rest.decode import DecodeState
+from relay_jax.rest.drafters import Text
+
+AUTO = -1  # as `num_draft`: choose
+SIZES = (0, 4, 8, 16, 32, 64)
+MARGIN = 1.05  # drafting must gain this much, or decoding stays plain
+PROBE = 64  # plain steps whose text the choice is made by
+PROBED_ROWS = 4
+TIMED_STEPS = 8
+TIMED_RUNS = 3
+FORMAT = 1
+NEVER = 2**30  # the number of a node that is not there
+
+
+class Fit(NamedTuple):
+    """A choice, and what it was made by."""
+
+    draft: DraftConfig
+    seconds: dict[int, float]  # of a step, by tree size
+    rates: dict[int, float]  # M, by tree size
+
+    @property
+    def gain(self) -> float:
+        """The speed-up to be expected of the best size, chosen or not."""
+        return max(_speed_ups(self.seconds, self.rates).values())
+
+    def pays(self, new_tokens: int, steps: int) -> bool:
+        """Whether the drafts that were made are faster than plain decoding."""
+        cost = self.seconds[self.draft.num_draft] / self.seconds[0]
+        return new_tokens >= steps * cost
+
+    def tell(self) -> str:
+        """One line for the user."""
+        if self.draft.num_draft:
+            return (
+                f"{self.draft.num_draft} draft nodes a step: {self.gain:.2f} expected"
+            )
+        return (
+            f"decoding plainly: drafts would not pay here (at best {self.gain:.2f} times "
+            "as fast); force a tree with --num_draft"
+        )
+
+
+def fit(
+    params: PyTree,
+    state: DecodeState,
+    index: Any,
+    *,
+    model: ModelConfig,
+    draft: DraftConfig,
+    sampling: SamplingConfig = decode.GREEDY,
+    eos_id: int = decode.NO_EOS,
+    mesh: jax.sharding.Mesh | None = None,
+    cache_file: epath.PathLike | None = None,
+) -> tuple[DecodeState, Fit]:
+    """Decodes `PROBE` plain steps, and chooses the tree for what follows.
+
+    Donates `state`. The result does not depend on the choice, only the time does.
+
+    Args:
+      draft: its `num_draft` is ignored.
+      cache_file: where measured step times are kept; by default `default_file()`.
+    """
+    sizes = [c for c in SIZES if c <= drafters.most_nodes(draft)]
+    if draft.drafter == "none":
+        sizes = [0]
+    # Told in full, as `decode` does: what is compiled here is what decodes later.
+    settings = {"model": model, "sampling": sampling, "eos_id": eos_id, "mesh": mesh}
+    measure = functools.partial(_time_step, params, state, index, draft, settings)
+    about = describe(model, draft, sampling, index, *state.tokens.shape)
+    seconds = step_seconds(measure, sizes, about, cache_file or default_file())
+    first = np.asarray(state.length)
+    state = decode.advance(
+        params, state, None, draft=decode.PLAIN, num_steps=PROBE, **settings
+    )
+    rates = tokens_per_step(state, first, index, draft, sizes, mesh)
+    return state, choose(draft, seconds, rates)
+
+
+def choose(
+    draft: DraftConfig, seconds: dict[int, float], rates: dict[int, float]
+) -> Fit:
+    """The size with the most tokens a second; 0 unless it gains `MARGIN`."""
+    speed_ups = _speed_ups(seconds, rates)
+    best = max(speed_ups, key=speed_ups.__getitem__)
+    chosen = best if speed_ups[best] >= MARGIN else 0
+    return Fit(resize(draft, chosen), seconds, rates)
+
+
+def resize(draft: DraftConfig, num_draft: int) -> DraftConfig:
+    """The same drafter with another tree size; 0 is plain decoding."""
+    if num_draft == 0:
+        return decode.PLAIN
+    return dataclasses.replace(draft, num_draft=num_draft)
+
+
+def step_seconds(
+    measure: Callable[[int], float],
+    sizes: list[int],
+    about: dict[str, Any],
+    file: epath.PathLike,
+) -> dict[int, float]:
+    """Seconds of a step by tree size: from the file, or measured and kept there.
+
+    A damaged or foreign file is written anew; one that cannot be written is done
+    without.
+
+    Args:
+      about: all that the times depend on, see `describe`.
+    """
+    about = json.loads(json.dumps(about))
+    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+    entries = _read_entries(file)
+    known = _known_seconds(entries.get(key), about, sizes)
+    if known:
+        return known
+    seconds = {size: measure(size) for size in sizes}
+    entry = {"about": about, "seconds": {str(c): x for c, x in seconds.items()}}
+    try:
+        epath.Path(file).parent.mkdir(parents=True, exist_ok=True)
+        content = {"format": FORMAT, "entries": _read_entries(file) | {key: entry}}
+        records.write_json(file, content)
+    except OSError:
+        pass  # a home that cannot be written only costs measuring again
+    return seconds
+
+
+def tokens_per_step(
+    state: DecodeState,
+    first: Int[Host, " b"],
+    index: Any,
+    draft: DraftConfig,
+    sizes: list[int],
+    mesh: jax.sharding.Mesh | None = None,
+) -> dict[int, float]:
+    """M by tree size, had the text of `state` from `first` on been drafted.
+
+    Exactly what decoding takes; of the first rows that have text, `PROBE` tokens each.
+    """
+    if max(sizes) == 0:
+        return {0: 1.0}
+    length = np.asarray(state.length)
+    rows = np.argsort(-(length - first), kind="stable")[:PROBED_ROWS]
+    place = first[rows][:, None] + np.arange(PROBE)[None]
+    is_told = place < length[rows][:, None]
+    largest = resize(draft, max(sizes))
+    nodes = _true_nodes(
+        state.tokens[np.repeat(rows, PROBE)],
+        jnp.asarray(np.minimum(place, length[rows][:, None]).ravel()),
+        jnp.asarray(np.repeat(length[rows], PROBE)),
+        index,
+        draft=largest,
+        mesh=mesh,
+    )
+    nodes = np.asarray(nodes).reshape(*place.shape, -1)
+    rates = {}
+    for size in sizes:
+        kept = np.sum(nodes <= size, axis=-1)
+        taken = sum(_steps(k[told]) for k, told in zip(kept, is_told))
+        rates[size] = float(is_told.sum() / max(taken, 1))
+    return rates
+
+
+def describe(
+    model: ModelConfig,
+    draft: DraftConfig,
+    sampling: SamplingConfig,
+    index: Any,
+    batch_size: int,
+    room: int,
+) -> dict[str, Any]:
+    """All that the time of a step depends on, but for the size of the tree.
+
+    Args:
+      room: of the cache, in tokens; counted in powers of two.
+    """
+    cores = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
+    return {
+        "model": configs.to_dict(model),
+        "draft": configs.to_dict(resize(draft, 1)),
+        "sampling": configs.to_dict(sampling),
+        "index": type(index).__name__,
+        "batch_size": batch_size,
+        "room": 1 << (room - 1).bit_length(),
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
+        "cores": len(cores),
+        "jax": jax.__version__,
+    }
+
+
+def default_file() -> epath.Path:
+    """`tree_sizes.json` in $RELAY_JAX_CACHE, by default ~/.cache/relay_jax."""
+    folder = os.environ.get("RELAY_JAX_CACHE") or "~/.cache/relay_jax"
+    return epath.Path(folder).expanduser() / "tree_sizes.json"
+
+
+def _read_entries(file: epath.PathLike) -> dict[str, Any]:
+    try:
+        content = json.loads(epath.Path(file).read_text())
+        entries = content["entries"] if content["format"] == FORMAT else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return entries if isinstance(entries, dict) else {}
+
+
+def _known_seconds(entry: Any, about: dict, sizes: list[int]) -> dict[int, float]:
+    """The times of an entry; none if it is not one of these settings and sizes."""
+    if not isinstance(entry, dict) or entry.get("about") != about:
+        return {}
+    held = entry.get("seconds")
+    if not isinstance(held, dict) or set(held) != {str(size) for size in sizes}:
+        return {}
+    if not all(isinstance(x, float) and 0 < x < float("inf") for x in held.values()):
+        return {}
+    return {size: held[str(size)] for size in sizes}
+
+
+def _speed_ups(seconds: dict[int, float], rates: dict[int, float]) -> dict[int, float]:
+    return {size: rates[size] * seconds[0] / seconds[size] for size in seconds}
+
+
+def _time_step(params, state, index, draft, settings, size: int) -> float:
+    """Seconds of a step of the very loop that decodes, on a copy of `state`."""
+    endless = {"eos_id": decode.NO_EOS, "num_steps": TIMED_STEPS}
+    settings = settings | {"draft": resize(draft, size)} | endless
+    index = index if size else None
+    best = float("inf")
+    for timed in range(TIMED_RUNS + 1):
+        copy = jax.block_until_ready(jax.tree.map(jnp.copy, state))
+        before = time.perf_counter()
+        after = jax.block_until_ready(decode.advance(params, copy, index, **settings))
+        spent = time.perf_counter() - before
+        steps = int((after.steps - state.steps).max())
+        if timed:  # the first run compiles
+            best = min(best, spent / max(steps, 1))
+    return best
+
+
+@functools.partial(jax.jit, static_argnames=("draft", "mesh"))
+def _true_nodes(
+    tokens: Int[Array, "b m"],
+    length: Int[Array, " b"],
+    stop: Int[Array, " b"],
+    index: Any = None,
+    *,
+    draft: DraftConfig,
+    mesh: jax.sharding.Mesh | None = None,
+) -> Int[Array, "b s"]:
+    """The nodes that hold the tokens after `length`; `NEVER` from the first miss on."""
+    tree = drafters.draft(Text(tokens, length), index, draft, mesh)
+    place = length[:, None] + jnp.arange(draft.depth)[None]
+    truth = jnp.take_along_axis(tokens, jnp.minimum(place, tokens.shape[1] - 1), axis=1)
+    truth = jnp.where(place < stop[:, None], truth, -1)
+
+    def descend(node, token):
+        fits = (tree.parent == node[:, None]) & (tree.tokens == token[:, None])
+        fits &= tree.valid
+        child = jnp.where(fits.any(axis=1), jnp.argmax(fits, axis=1) + 1, NEVER)
+        return child, child
+
+    root = jnp.zeros(len(length), jnp.int32)
+    return jax.lax.scan(descend, root, truth.T)[1].T
+
+
+def _steps(kept: Int[Host, " n"]) -> int:
+    """Steps to the end of a text of whose next tokens `kept[i]` hold at place i."""
+    place = steps = 0
+    while place < len(kept):
+        place += int(kept[place]) + 1
+        steps += 1
+    return steps

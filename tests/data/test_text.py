@@ -1,0 +1,162 @@
+"""Text as training data: windows, the corpus of a folder, words that lose nothing."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from relay_jax.config import (
+    BucketConfig,
+    CorpusConfig,
+    DataConfig,
+    ModelConfig,
+    TrainConfig,
+)
+from relay_jax.data import pipeline
+from relay_jax.data.text import open_windows
+from relay_jax.data.text_corpus import find_sources, is_held_out, prepare_corpus
+from relay_jax.tokens import SentencePieceTokenizer, load_run_tokenizer
+
+SOURCE = '''
+class Point{i}:
+    """A point."""
+
+    def __init__(self, x, y):
+        self.x, self.y = x, y
+
+\tdef tabs_and  blanks(self):   # trailing   \r
+        return [self.x * {i} for x in range({i})] + "é漢😀"
+'''
+
+
+def save(path, tokens):
+    np.save(path, tokens)
+    return path
+
+
+def test_a_window_is_a_piece_of_the_text(tmp_path):
+    file = save(tmp_path / "tokens.npy", np.arange(50, dtype=np.uint16))
+    windows = open_windows(file, 8, 50)
+    batch = windows.draw(3, 16)
+    assert batch.tokens.shape == batch.trained.shape == (16, 9)
+    assert np.all(np.diff(batch.tokens, axis=1) == 1)
+    assert batch.trained[:, 1:].all() and not batch.trained[:, 0].any()
+    assert batch.tokens.dtype == np.int32
+    spread = windows.spread(100)
+    np.testing.assert_array_equal(spread.tokens[[0, -1], [0, -1]], [0, 49])
+    assert len(spread.tokens) == 6  # none overlap
+    starts = {
+        int(windows.draw(i, 16).tokens[j, 0]) for i in range(60) for j in range(16)
+    }
+    assert starts == set(range(42))
+
+
+def test_a_batch_is_a_function_of_seed_and_step(tmp_path):
+    save(tmp_path / "train.npy", np.arange(500, dtype=np.uint16))
+    bucket = BucketConfig("text", (8, 8), kind="text", path="train.npy")
+    model = ModelConfig(kind="decoder", vocab_size=500)
+    config = TrainConfig(model=model, data=DataConfig(4, {"text": bucket}))
+    made = list(pipeline.steps(config, tmp_path, 2, 5))
+    buckets = pipeline.open_buckets(config, tmp_path)
+    for now, step in zip(made, range(2, 5), strict=True):
+        again = pipeline.step_at(step, buckets, config)
+        assert now.task.name == "text" and now.step == step
+        np.testing.assert_array_equal(now.batch.tokens, again.batch.tokens)
+    for one, two in itertools.combinations(made, 2):
+        assert not np.array_equal(one.batch.tokens, two.batch.tokens)
+    looped = TrainConfig(data=config.data)
+    with pytest.raises(ValueError, match="text trains a decoder"):
+        pipeline.open_buckets(looped, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "size", "message"),
+    [
+        (None, 4, "does not exist; python -m experiments.train_lm makes it"),
+        (np.zeros((2, 9), int), 4, "must hold whole numbers in one dimension"),
+        (np.zeros(9), 4, "must hold whole numbers in one dimension"),
+        (np.zeros(4, int), 4, "holds 4 tokens: too few for a window of 4"),
+        (np.full(9, 20), 4, "ids from 20 to 20, but the model's vocabulary has 20"),
+    ],
+)
+def test_token_files_that_cannot_work(tmp_path, tokens, size, message):
+    if tokens is not None:
+        save(tmp_path / "tokens.npy", tokens)
+    with pytest.raises(ValueError, match=message):
+        open_windows(tmp_path / "tokens.npy", size, 20)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Thirty files, and some that are left out."""
+    root = tmp_path / "library"
+    for i in range(30):
+        file = root / ("inner" if i % 2 else "test") / f"file_{i}.py"
+        file = file if i % 2 else root / f"file_{i}.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes((SOURCE.replace("{i}", str(i)) * 4).encode())
+    for name in ("test/wrong.py", "site-packages/wrong.py", "wrong.txt"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text("wrong")
+    return root
+
+
+def test_a_corpus_is_made_once_and_loses_nothing(folder, tmp_path):
+    config, run = CorpusConfig(folder=str(folder), held_out_one_in=4), tmp_path / "run"
+    told = prepare_corpus(config, 340, run)
+    tokenizer = SentencePieceTokenizer(run / "tokenizer.model")
+    assert load_run_tokenizer(run, 8).identity == tokenizer.identity
+    assert tokenizer.vocab_size == 340 and told["tokenizer"] == tokenizer.identity
+    root, files = find_sources(config)
+    assert len(files) == 30 and not any("wrong" in str(file) for file in files)
+    texts: dict[bool, list[str]] = {False: [], True: []}
+    for file in files:
+        held = is_held_out(str(file.relative_to(root)), 4)
+        texts[held].append(file.read_bytes().decode())
+    assert len(texts[True]) == told["held_out"]["files"] > 0
+    for name, held in (("train", False), ("held_out", True)):
+        tokens = np.load(run / f"{name}.npy")
+        assert tokens.dtype == np.uint16 and len(tokens) == told[name]["tokens"]
+        ends = np.flatnonzero(tokens == tokenizer.eos_id)
+        documents = np.split(tokens, ends + 1)[:-1]
+        assert [tokenizer.decode(d[:-1]) for d in documents] == texts[held]
+    (run / "train.npy").unlink()  # it is not made again
+    assert prepare_corpus(config, 340, run) == told
+    with pytest.raises(ValueError, match="holds a corpus of .* give another --workdir"):
+        prepare_corpus(config, 341, run)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "    x\n\n\t y \n",
+        "a\r\nb",
+        "é漢字😀",
+        "\x00\x7f",
+        "<s></s> [ARI] <0x0A>",
+    ],
+)
+def test_any_text_comes_back(folder, tmp_path, text):
+    prepare_corpus(CorpusConfig(folder=str(folder), held_out_one_in=4), 340, tmp_path)
+    tokenizer = load_run_tokenizer(tmp_path, 8)
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text and tokenizer.eos_id not in ids
+
+
+@pytest.mark.parametrize(
+    ("changes", "vocab_size", "message"),
+    [
+        ({"folder": "/nowhere"}, 300, "corpus.folder /nowhere is no folder"),
+        ({"suffix": ".rs"}, 300, "has no file that ends with '.rs'"),
+        ({"held_out_one_in": 1}, 300, "of 30 files none is left for train"),
+        ({"held_out_one_in": 2**60}, 300, "of 30 files none is left for held_out"),
+        ({}, 9000, "no vocabulary of 9000 words could be learnt"),
+    ],
+)
+def test_corpora_that_cannot_work(folder, tmp_path, changes, vocab_size, message):
+    config = CorpusConfig(**{"folder": str(folder)} | changes)
+    with pytest.raises(ValueError, match=message):
+        prepare_corpus(config, vocab_size, tmp_path / "run")
+    assert not (tmp_path / "run" / "corpus.json").exists()

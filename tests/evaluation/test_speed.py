@@ -1,0 +1,67 @@
+"""Plain decoding against drafters: what is compared, and what is told of it."""
+
+import numpy as np
+import pytest
+
+from relay_jax.config import DraftConfig, ModelConfig, TrainConfig
+from relay_jax.evaluation import figures, speed
+from relay_jax.evaluation.table import make_speed_table
+from relay_jax.rest import tree_size
+from relay_jax.training.step import init_params
+
+MODEL = ModelConfig(kind="decoder", num_layers=1, dim=16, mlp_dim=16, vocab_size=12)
+CONTEXT = DraftConfig("context", num_draft=4)
+AUTO = DraftConfig("context", num_draft=tree_size.AUTO)
+
+
+def make_work(batch_size=2):
+    prompts = [np.array([2, 3, 4]), np.array([5]), np.array([2, 5]), np.array([7])]
+    params = init_params(TrainConfig(model=MODEL))
+    return speed.Work(params, MODEL, prompts, 24, batch_size=batch_size)
+
+
+@pytest.fixture
+def dear(monkeypatch):
+    """A step costs 1 + C seconds, so that no draft can pay."""
+    monkeypatch.setattr(tree_size, "SIZES", (0, 4))
+    monkeypatch.setattr(tree_size, "_time_step", lambda *args: 1.0 + args[-1])
+
+
+def test_every_drafter_is_told_of_against_plain_decoding(dear, tmp_path):
+    lines = speed.compare(make_work(), [CONTEXT, AUTO], 2, tmp_path / "times.json")
+    assert [line["drafter"] for line in lines] == ["none", "context", "context"]
+    assert [line["num_draft"] for line in lines] == [0, 4, 0]
+    assert [line["chosen"] for line in lines] == [False, False, True]
+    assert lines[0]["M"] == lines[2]["M"] == 1.0 < lines[1]["M"]
+    assert lines[0]["speed_up"] == lines[2]["speed_up"] == 1.0
+    assert lines[0]["drafting_share"] == 0.0
+    for line in lines:
+        assert line["texts"] == 4 and line["new_tokens"] == 96 and line["same_texts"]
+        assert line["speed_up_least"] <= line["speed_up"] <= line["speed_up_most"]
+    about = {"model": "lm", "prompts": "some/file.npy", "length": 3, "batch_size": 2}
+    figures.speed_by_drafter([line | about for line in lines], tmp_path / "speed.png")
+    assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
+    rows = make_speed_table(lines).splitlines()
+    assert len(rows) == 4 and "plain (chosen)" in rows[3]
+    with pytest.raises(ValueError, match="no record of speed"):
+        figures.speed_by_drafter([], tmp_path / "speed.png")
+
+
+def test_another_text_is_an_error(monkeypatch):
+    real = speed._run
+
+    def wrong(work, draft):
+        texts, seconds = real(work, draft)
+        if draft.num_draft:
+            texts[0].tokens[0, -1] += 1
+        return texts, seconds
+
+    monkeypatch.setattr(speed.jax, "device_get", lambda x: type(x)(*map(np.array, x)))
+    monkeypatch.setattr(speed, "_run", wrong)
+    with pytest.raises(ValueError, match="context wrote another text than plain"):
+        speed.compare(make_work(), [CONTEXT], 1)
+
+
+def test_too_few_prompts_are_refused():
+    with pytest.raises(ValueError, match="4 prompts do not fill one batch of 5"):
+        speed.compare(make_work(batch_size=5), [CONTEXT])

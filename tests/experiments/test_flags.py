@@ -1,0 +1,81 @@
+"""The flags that scripts share: tree sizes and prompts, read in this process."""
+
+import json
+
+import numpy as np
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from experiments import drafting, prompting
+from relay_jax.rest import tree_size
+from relay_jax.tokens import TaskTokenizer
+
+WORDS = TaskTokenizer(12)
+
+
+@pytest.fixture(autouse=True)
+def parsed():
+    flags.FLAGS(["test", "--run=nowhere"])
+    yield
+    flags.FLAGS.unparse_flags()
+
+
+def test_num_draft_is_auto_or_numbers():
+    assert drafting.read_sizes() == [tree_size.AUTO]
+    with flagsaver.flagsaver(num_draft="8,auto, 64", drafter="context"):
+        drafts, store, index = drafting.from_flags()
+        assert [draft.num_draft for draft in drafts] == [8, tree_size.AUTO, 64]
+        assert store is index is None
+        with pytest.raises(ValueError, match="takes one size here, got '8,auto, 64'"):
+            drafting.one(drafts)
+    for wrong in ("many", "-1", "", "8,"):
+        refused = pytest.raises(ValueError, match="must be auto or whole numbers")
+        with flagsaver.flagsaver(num_draft=wrong), refused:
+            drafting.read_sizes()
+    refused = pytest.raises(ValueError, match="num_draft must be 0..320")
+    with flagsaver.flagsaver(num_draft="999", drafter="context"), refused:
+        drafting.from_flags()
+
+
+def test_prompts_come_from_text_and_files(tmp_path):
+    (tmp_path / "lines.txt").write_text("1+2=\n\n3*4=\n")
+    rows = [{"question": "5-1="}, {"question": "(1)="}]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "long.txt").write_text("1+2+3+4+5=")
+    (tmp_path / "code" / "short.txt").write_text("1+2")
+    documents = [*WORDS.encode("9*8*7*6"), 1, *WORDS.encode("0="), 1]
+    np.save(tmp_path / "tokens.npy", np.array(documents, np.uint16))
+    given = {
+        "prompt": ["0="],
+        "prompt_ids": ["2,3"],
+        "prompt_file": f"{tmp_path}/lines.txt",
+        "prompts_jsonl": [f"{tmp_path}/rows.jsonl"],
+        "prompt_key": "question",
+        "files": [f"{tmp_path}/code"],
+        "token_array": f"{tmp_path}/tokens.npy",
+        "prompt_tokens": 4,
+    }
+    with flagsaver.flagsaver(**given):
+        prompts = prompting.read_prompts(WORDS)
+        assert prompting.read_prompts(WORDS, 3) == prompts[:3]
+        assert prompting.source().endswith("code," + f"{tmp_path}/tokens.npy")
+    texts = ["0=", "1+2=", "3*4=", "5-1=", "(1)=", "1+2+", "9*8*"]
+    expected = [WORDS.encode(text) for text in texts]
+    assert prompts == [expected[0], [2, 3], *expected[1:]]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "no prompt: give --prompt, "),
+        ({"prompt_file": "/nowhere"}, "--prompt_file: /nowhere does not exist"),
+        ({"prompts_jsonl": ["/nowhere"]}, "'/nowhere' names no file"),
+        ({"token_array": "/nowhere"}, "/nowhere does not exist"),
+        ({"prompt_ids": ["1,x"]}, "--prompt_ids must be whole numbers with commas"),
+    ],
+)
+def test_bad_prompts(given, message):
+    with flagsaver.flagsaver(**given), pytest.raises(ValueError, match=message):
+        prompting.read_prompts(WORDS)

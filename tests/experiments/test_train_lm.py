@@ -1,0 +1,52 @@
+"""From source files to a datastore that drafts a language model's text."""
+
+import pytest
+
+from experiments.configs import code_lm, code_lm_gpu
+from relay_jax import config as configs
+from relay_jax import records
+from tests.experiments.test_scripts import script
+
+SMALL = [
+    "--config=experiments/configs/code_lm.py",
+    *("--config.train.model.dim=16", "--config.train.model.num_layers=1"),
+    *("--config.train.model.num_heads=2", "--config.train.model.mlp_dim=16"),
+    *("--config.train.model.vocab_size=340", "--config.train.num_steps=4"),
+    *("--config.train.evaluation.final=4", "--config.corpus.held_out_one_in=4"),
+]
+
+
+@pytest.mark.parametrize("module", [code_lm, code_lm_gpu])
+def test_configs_are_whole(module):
+    config = configs.build(configs.LanguageConfig, module.get_config().to_dict())
+    assert config.train.model.kind == "decoder" and config.train.model.vocab_size
+
+
+def test_the_run_directory_is_all_that_drafting_needs(tmp_path):
+    for number in range(24):
+        text = f"def function_{number}(x):\n    return x + {number}\n\n\n" * 60
+        (tmp_path / "code").mkdir(exist_ok=True)
+        (tmp_path / "code" / f"module_{number}.py").write_text(text)
+    run = tmp_path / "run"
+    train = *SMALL, f"--config.corpus.folder={tmp_path}/code", f"--workdir={run}"
+    done = script("train_lm", *train)
+    assert done.returncode == 0, done.stderr
+    assert "held-out token_loss" in done.stdout
+    assert script("train_lm", *train).stdout == done.stdout
+
+    store = f"--datastore={tmp_path}/store"
+    words = f"--token_array={run}/train.npy", f"--tokenizer={run}/tokenizer.model"
+    done = script("build_datastore", store, *words)
+    assert done.returncode == 0, done.stderr
+    done = script(
+        *("rest_benchmark", f"--run={run}", store, f"--workdir={tmp_path}/bench"),
+        *(f"--token_array={run}/held_out.npy", "--prompt_tokens=20", "--count=2"),
+        *("--drafters=rest", "--num_draft=8", "--max_new_tokens=12", "--repeats=1"),
+    )
+    assert done.returncode == 0, done.stderr
+    lines = list(records.read_lines(tmp_path / "bench" / "records.jsonl"))
+    assert [line["drafter"] for line in lines] == ["none", "rest"]
+    assert lines[0]["texts"] == 2 and lines[0]["prompts"].endswith("held_out.npy")
+    prompt = "--prompt=def function_", "--max_new_tokens=12", "--num_draft=8"
+    done = script("rest_generate", f"--run={run}", store, *prompt)
+    assert done.returncode == 0, done.stderr

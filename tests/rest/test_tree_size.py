@@ -1,0 +1,187 @@
+"""The choice of the tree size, by times that are made up: no test measures anything."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from relay_jax.config import DraftConfig, ModelConfig, TrainConfig
+from relay_jax.rest import decode, tree_size
+from relay_jax.rest.datastore import build_datastore
+from relay_jax.rest.retrieve import load_index
+from relay_jax.rest.tree_size import choose, step_seconds
+from relay_jax.training.step import init_params
+
+SIZES = [0, 4, 16]
+DRAFT = DraftConfig(num_store_rows=8, num_text_rows=8, num_paper_rows=8, depth=4)
+MODEL = ModelConfig(kind="decoder", num_layers=1, dim=16, mlp_dim=16, vocab_size=12)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rates", "size"),
+    [
+        ({0: 1.0, 4: 1.1, 16: 1.2}, {0: 1.0, 4: 2.0, 16: 3.0}, 16),
+        ({0: 1.0, 4: 1.1, 16: 2.0}, {0: 1.0, 4: 2.0, 16: 3.0}, 4),
+        ({0: 1.0, 4: 2.1, 16: 3.1}, {0: 1.0, 4: 2.0, 16: 3.0}, 0),
+        ({0: 1.0, 4: 1.0, 16: 9.0}, {0: 1.0, 4: 1.04, 16: 3.0}, 0),  # too little
+        ({0: 1.0}, {0: 1.0}, 0),
+    ],
+)
+def test_the_size_with_the_most_tokens_a_second(seconds, rates, size):
+    fit = choose(DRAFT, seconds, rates)
+    assert fit.draft.num_draft == size
+    assert fit.draft.drafter == ("rest" if size else "none")
+
+
+def test_times_are_measured_once(tmp_path):
+    measured, file = [], tmp_path / "deep" / "cache.json"
+
+    def measure(size):
+        measured.append(size)
+        return 1.0 + size
+
+    for about in ({"batch_size": 1}, {"batch_size": 1}, {"batch_size": 8}):
+        seconds = step_seconds(measure, SIZES, about, file)
+        assert seconds == {0: 1.0, 4: 5.0, 16: 17.0}
+    assert measured == SIZES * 2
+    step_seconds(measure, [0, 4], {"batch_size": 1}, file)  # other sizes
+    assert measured == [*SIZES * 2, 0, 4]
+
+
+def damage(content):
+    entry = next(iter(content["entries"].values()))
+    return {
+        "not JSON": "{",
+        "no dict": "[1]",
+        "no entries": '{"format": 1}',
+        "another format": json.dumps(content | {"format": 99}),
+        "another's": json.dumps(content).replace('"batch_size": 1', '"batch_size": 2'),
+        "a time of 0": json.dumps(content).replace("5.0", "0.0"),
+        "no number": json.dumps(content).replace("5.0", '"fast"'),
+        "entry no dict": json.dumps(content).replace(json.dumps(entry), "3"),
+    }
+
+
+@pytest.mark.parametrize("kind", damage({"entries": {"": {}}}))
+def test_a_damaged_or_foreign_file_is_written_anew(tmp_path, kind):
+    file, measured = tmp_path / "cache.json", []
+
+    def measure(size):
+        measured.append(size)
+        return 1.0 + size
+
+    first = step_seconds(measure, SIZES, {"batch_size": 1}, file)
+    file.write_text(damage(json.loads(file.read_text()))[kind])
+    assert step_seconds(measure, SIZES, {"batch_size": 1}, file) == first
+    assert step_seconds(measure, SIZES, {"batch_size": 1}, file) == first
+    assert measured == SIZES * 2
+
+
+def test_a_file_that_cannot_be_written_is_done_without(tmp_path):
+    (tmp_path / "file").write_text("")
+    below = tmp_path / "file" / "cache.json"
+    assert step_seconds(lambda size: 1.0, SIZES, {}, below) == dict.fromkeys(SIZES, 1.0)
+
+
+def test_the_place_of_the_file_can_be_chosen(monkeypatch):
+    monkeypatch.setenv("RELAY_JAX_CACHE", "/somewhere")
+    assert str(tree_size.default_file()) == "/somewhere/tree_sizes.json"
+    monkeypatch.delenv("RELAY_JAX_CACHE")
+    assert str(tree_size.default_file()).endswith("/.cache/relay_jax/tree_sizes.json")
+
+
+def test_what_times_depend_on():
+    base = {"model": MODEL, "draft": DRAFT, "sampling": decode.GREEDY, "index": None}
+    one = tree_size.describe(**base, batch_size=1, room=100)
+    assert one == tree_size.describe(**base, batch_size=1, room=120)
+    for name, value in {
+        "batch_size": 2,
+        "room": 200,
+        "draft": dataclasses.replace(DRAFT, drafter="context"),
+        "model": dataclasses.replace(MODEL, num_layers=2),
+    }.items():
+        assert one != tree_size.describe(
+            **base | {"batch_size": 1, "room": 100, name: value}
+        )
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    path = tmp_path_factory.mktemp("store") / "store"
+    texts = np.random.default_rng(0).integers(2, 12, (40, 30))
+    texts[:, 5:] = np.arange(25) % 9 + 2  # half of it can be told
+    words = {"tokenizer": "test", "vocab_size": 12, "eos_id": 1}
+    return build_datastore(list(texts), path, **words)
+
+
+def test_tokens_a_step_are_those_of_decoding(store):
+    """Counted at once for all sizes; the same as replaying the text with each."""
+    index = load_index(store)
+    rng = np.random.default_rng(1)
+    truth = rng.integers(2, 12, (3, 60)).astype(np.int32)
+    truth[:, 20:50] = np.arange(30) % 9 + 2
+    first, length = np.array([4, 9, 7], np.int32), np.array([55, 60, 30], np.int32)
+    truth[np.arange(60)[None] >= length[:, None]] = 0
+    replays = {
+        size: decode.replay(
+            truth, first, length, index, draft=tree_size.resize(DRAFT, size)
+        )
+        for size in SIZES
+    }
+    rates = tree_size.tokens_per_step(replays[4], first, index, DRAFT, SIZES)
+    for size, state in replays.items():
+        assert rates[size] == pytest.approx(decode.tokens_per_step(state, first))
+    assert rates[16] > rates[4] > 1.3 > rates[0] == 1.0
+
+
+@pytest.mark.parametrize("cost", [0.01, 1.0], ids=["drafts", "plain"])
+def test_fit_decodes_on_and_chooses(store, tmp_path, monkeypatch, cost):
+    """A step costs 1 + C x cost: cheap drafts are taken, dear ones are not."""
+    monkeypatch.setattr(tree_size, "_time_step", lambda *args: 1.0 + args[-1] * cost)
+    monkeypatch.setattr(tree_size, "PROBE", 24)
+    params, index = init_params(TrainConfig(model=MODEL)), load_index(store)
+    tokens, length = decode.pad_prompts([[2, 3], [4, 5, 6]], 12, 4)
+    settings = {"model": MODEL, "max_new_tokens": 40}
+    state = decode.start(params, tokens, length, decode.request_keys(0, 2), **settings)
+    state, fit = tree_size.fit(
+        *(params, state, index), model=MODEL, draft=DRAFT, cache_file=tmp_path / "c"
+    )
+    assert int(state.steps[0]) == 24 and not state.done.any()
+    assert fit.seconds[4] == 1.0 + 4 * cost and fit.rates[0] == 1.0
+    drafted = fit.draft.num_draft > 0
+    assert drafted == (cost < 1.0)
+    assert ("draft nodes" if drafted else "decoding plainly") in fit.tell()
+    state = decode.advance(params, state, index, model=MODEL, draft=fit.draft)
+    plain = decode.decode(params, [[2, 3], [4, 5, 6]], width=4, **settings)
+    np.testing.assert_array_equal(state.tokens, plain.tokens)
+
+
+def test_drafts_that_do_not_pay_are_noticed():
+    seconds, rates = {0: 1.0, 4: 1.5}, {0: 1.0, 4: 2.0}
+    fit = tree_size.Fit(DraftConfig(num_draft=4), seconds, rates)
+    assert fit.pays(new_tokens=16, steps=10) and not fit.pays(14, 10)
+
+
+def test_a_step_is_timed_on_a_copy(store):
+    params, index = init_params(TrainConfig(model=MODEL)), load_index(store)
+    tokens, length = decode.pad_prompts([[2, 3]], 12)
+    state = decode.start(
+        *(params, tokens, length, decode.request_keys(0, 1)),
+        model=MODEL,
+        max_new_tokens=20,
+    )
+    settings = {"model": MODEL, "sampling": decode.GREEDY, "mesh": None}
+    spent = tree_size._time_step(params, state, index, DRAFT, settings, 4)
+    assert 0 < spent < 60
+    assert not any(x.is_deleted() for x in jax.tree.leaves(state))
+    compiled = decode.advance._cache_size()
+    decode.decode(
+        *(params, [[2, 3]]),
+        model=MODEL,
+        max_new_tokens=20,
+        draft=tree_size.resize(DRAFT, 4),
+        index=index,
+    )
+    assert decode.advance._cache_size() == compiled  # the very same program
