@@ -15,7 +15,7 @@ PLANS = [
         within=16_000,
         train_options=(("max_extra", 8),),  # longer rows are met in training
         merged_buckets=4,
-        eval_step=2,
+        eval_step=4,
     )
 ]
 NUM_NUMBERS = 64
@@ -27,8 +27,8 @@ LOOPED = {
 }
 STEPS = {
     "looped_aligned": 2000,
-    "ar": 3000,
-    "looped_vanilla": 1500,
+    "ar": 2500,
+    "looped_vanilla": 600,
     "ar_relay": 800,
     "ar_control": 800,
 }
