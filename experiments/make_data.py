@@ -61,17 +61,17 @@ def main() -> None:
     )
 
 
-def parse_options(text: str) -> dict[str, int]:
-    """`"modulus=5"` -> {"modulus": 5}; all options of the tasks are whole numbers."""
+def parse_options(text: str) -> dict[str, int | bool]:
+    """`"modulus=5,lean=True"` -> {"modulus": 5, "lean": True}."""
     options = {}
     for part in filter(None, text.split(",")):
         name, _, value = part.partition("=")
-        if not value.isdecimal():
+        if value not in ("True", "False") and not value.isdecimal():
             raise ValueError(
-                "--options must be name=number, with commas between several, "
-                f"got {text!r}"
+                "--options must be name=number, name=True or name=False, with commas "
+                f"between several, got {text!r}"
             )
-        options[name] = int(value)
+        options[name] = int(value) if value.isdecimal() else value == "True"
     return options
 
 

@@ -160,7 +160,7 @@ def test_missing_dataset_message(tmp_path):
     expected = (
         f"{tmp_path} holds no dataset arithmetic_1_8_modulus_7, it has "
         "arithmetic_1_6_modulus_5; make it with python -m experiments.make_data "
-        f"--task=arithmetic --options=modulus=7 --lengths=1,8 --data_dir={tmp_path}"
+        f"--task=arithmetic --options=modulus=7,lean=False --lengths=1,8 --data_dir={tmp_path}"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
         builder.open_tfds(Arithmetic(7), (1, 8), tmp_path, 0)
@@ -230,7 +230,7 @@ def test_script_checks_before_work(tmp_path):
     flags = ["--task=lis", "--lengths=1,2", f"--data_dir={tmp_path}"]
     done = run("-m", "experiments.make_data", *flags, "--options=group")
     assert done.returncode == 1
-    assert done.stderr.startswith("error: --options must be name=number, with commas")
+    assert done.stderr.startswith("error: --options must be name=number, name=True")
     assert not list(tmp_path.iterdir())
 
 

@@ -108,7 +108,7 @@ def test_examples_per_length_are_proportional_to_the_length(split):
 
 
 def test_every_example_is_of_its_split_and_well_formed():
-    task = LongestIncreasingSubsequence(group=2, smallest=4, number_range=8)
+    task = LongestIncreasingSubsequence(group=2, smallest=7, number_range=13)
     for split in ("train", "test"):
         length = np.arange(300) % 5 + 2
         made = sample_split(task, np.random.default_rng(0), length, split)
