@@ -60,7 +60,7 @@ def slow_attention(model, params, x, positions, mask):
                 far = [np.clip(positions[j] - positions[i], -clip, clip) for j in keys]
                 scores = scores + table[np.array(far) + clip, h]
                 if place.distance_slopes:
-                    slopes = np.asarray(p["relative_bias"]["slopes"])
+                    slopes = np.asarray(p["relative_bias"]["slopes"]) * place.bias_scale
                     step = np.array([positions[j] - positions[i] for j in keys])
                     scores = scores - slopes[(step > 0).astype(int), h] * np.abs(step)
             weights = np.exp(scores - scores.max())
