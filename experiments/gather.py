@@ -46,6 +46,8 @@ def main() -> None:
     for task in dict.fromkeys(line["task"] for line in measured):
         for metric in ("answer_accuracy", "chain_accuracy"):
             for name, over_seeds in (("mean", statistics.mean), ("lowest", min)):
+                if name == "lowest" and len(_RUN.value) == 1:
+                    continue
                 print(f"{name} of {len(_RUN.value)} seeds")
                 print(make_table(measured, task, metric, over_seeds), end="\n\n")
     print(f"records: {file}")

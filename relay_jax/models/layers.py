@@ -51,7 +51,7 @@ class RelativeBias(nn.Module):
 
     With `distance_slopes`, each head and side also has a learnt slope (ALiBi, Press et
     al. 2022, whose slopes are fixed): a head can then prefer the nearest of several
-    places at any distance.
+    places at any distance. `bias_scale` multiplies both.
     """
 
     num_heads: int
