@@ -19,7 +19,7 @@ PLANS = [
     )
 ]
 NUM_NUMBERS = 64
-ALL_MODELS = {"number_code": "digits"}
+ALL_MODELS = {"num_heads": 4, "number_code": "digits"}  # texts are long: few heads
 LOOPED = {
     "model": {"differences": True},
     "optimizer": {"learning_rate": 5e-3, "weight_decay": 0.1},
@@ -27,10 +27,10 @@ LOOPED = {
 }
 STEPS = {
     "looped_aligned": 2000,
-    "ar": 2500,
+    "ar": 1500,
     "looped_vanilla": 600,
-    "ar_relay": 800,
-    "ar_control": 800,
+    "ar_relay": 400,
+    "ar_control": 400,
 }
 
 
