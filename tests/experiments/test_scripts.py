@@ -228,3 +228,34 @@ def test_drafts_from_a_store_change_no_text(tmp_path):
     foreign = script("rest_generate", run, store, *prompt)
     assert foreign.returncode == 1
     assert "was built with the tokenizer 'relay-tasks-v1-12'" in foreign.stderr
+
+
+def test_gather_joins_the_seeds_of_a_quickstart(tmp_path):
+    for seed in (0, 1):
+        run = tmp_path / f"seed{seed}"
+        (run / "ar").mkdir(parents=True)
+        call = {"command": "c", "seed": seed, "trained": {"lis": [1, 2]}}
+        records.append_lines(run / "run.jsonl", [call])
+        stage = {"steps": 7, "seconds": 1.5, "num_params": 3, "params_sha256": "ab"}
+        records.write_json(run / "ar" / "summary.json", stage | {"final": []})
+        common = {"run": "ar", "task": "lis", "model": "ar", "seed": seed, "count": 4}
+        lines = [
+            records.make_record(**common, length=2, metric=metric, value=0.5 + seed / 4)
+            for metric in ("answer_accuracy", "chain_accuracy", "token_accuracy")
+        ]
+        records.append_lines(run / "records.jsonl", lines)
+    arguments = (
+        f"--run={tmp_path}/seed0,{tmp_path}/seed1",
+        f"--results={tmp_path}/x.jsonl",
+    )
+    done = script("gather", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "mean of 2 seeds" in done.stdout and "ar  0.625" in done.stdout
+    assert "lowest of 2 seeds" in done.stdout and "ar  0.500" in done.stdout
+    lines = list(records.read_lines(tmp_path / "x.jsonl"))
+    assert [line["kind"] for line in lines] == ["call", "stage", *["record"] * 3] * 2
+    assert (tmp_path / "figures" / "x_answer_accuracy.png").exists()
+    again = script("gather", *arguments)
+    assert again.returncode == 1 and "pass --overwrite to replace it" in again.stderr
+    missing = script("gather", f"--run={tmp_path}", f"--results={tmp_path}/y.jsonl")
+    assert "holds no finished quickstart" in missing.stderr
