@@ -25,8 +25,8 @@ STEPS = {
     "looped_aligned": 20_000,
     "ar": 1200,
     "looped_vanilla": 2000,
-    "ar_relay": 700,
-    "ar_control": 700,
+    "ar_relay": 450,
+    "ar_control": 450,
 }
 # AdamW goes further beyond the training lengths here than Muon does. Of four steps three
 # practise first rounds alone: a step is then four times as cheap, and long expressions,
@@ -80,15 +80,19 @@ def quickstart(
     changes = all_models or {}
     vanilla = recipe.merge(model | both_ways | {"kind": "looped"}, changes)
     aligned = vanilla | {"loop_input": "feedback"}
-    decoder = recipe.merge(model | {"kind": "decoder", "position": position}, changes)
-    own = {
+    # Texts are long, and fewer heads are faster; parameters are as many.
+    own = {"kind": "decoder", "num_heads": 4, "position": position}
+    decoder = recipe.merge(model | own, changes)
+    stages = {
         "looped_aligned": recipe.merge({"model": aligned}, looped_aligned or {}),
         "ar": {"model": decoder},
         "looped_vanilla": {"model": vanilla, "loss": {"round_weight": 0.0}},
         "ar_relay": {"model": decoder},
         "ar_control": {"model": decoder},
     }
-    runs = {name: values | {"num_steps": steps[name]} for name, values in own.items()}
+    runs = {
+        name: values | {"num_steps": steps[name]} for name, values in stages.items()
+    }
     train = {
         "optimizer": {
             "kind": "muon",
