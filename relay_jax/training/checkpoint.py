@@ -35,7 +35,12 @@ def open_run(workdir: epath.PathLike, config: TrainConfig | ChainsConfig) -> epa
         raise ValueError(f"--workdir {path} is a file; give a directory")
     wanted = json.loads(json.dumps(configs.to_dict(config)))  # tuples are lists there
     if (path / "config.json").exists():
-        difference = _differences(read_json(path / "config.json"), wanted)
+        held = read_json(path / "config.json")
+        try:  # a field that did not exist yet had what is now its default
+            held = json.loads(json.dumps(configs.complete(type(config), held)))
+        except ValueError:
+            pass  # it has fields that are gone: the comparison names them
+        difference = _differences(held, wanted)
         if difference:
             raise ValueError(
                 f"{path} holds a run of another config: {'; '.join(difference[:3])}. "

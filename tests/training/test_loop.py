@@ -104,6 +104,22 @@ def test_run_directory_holds_all_that_a_later_stage_needs(tmp_path):
     assert loop.train(tuned, tmp_path / "tuned")["steps"] == 3
 
 
+def test_a_field_that_a_run_does_not_name_has_its_default(tmp_path):
+    checkpoint.open_run(tmp_path, small())
+    file = tmp_path / "config.json"
+    held = records.read_json(file)
+    del held["optimizer"]["kind"]  # as in a directory of a version without it
+    records.write_json(file, held)
+    checkpoint.open_run(tmp_path, small())
+    with pytest.raises(ValueError, match="optimizer.kind is 'adamw' there and 'muon'"):
+        checkpoint.open_run(
+            tmp_path, small(optimizer=held["optimizer"] | {"kind": "muon"})
+        )
+    records.write_json(file, held | {"gone": 1})
+    with pytest.raises(ValueError, match="gone is 1 there and None here"):
+        checkpoint.open_run(tmp_path, small())
+
+
 def test_other_config_is_refused(tmp_path):
     loop.train(small(num_steps=2), tmp_path)
     with pytest.raises(
