@@ -11,6 +11,7 @@ import pytest
 
 from experiments.configs import paper, quickstart, quickstart_ed, quickstart_lis
 from experiments.configs import quickstart_multitask as multitask
+from experiments.configs import quickstart_self_made as self_made
 from relay_jax import config as configs
 from relay_jax import records
 from relay_jax.stages import check_stages
@@ -126,15 +127,16 @@ def test_quickstart_from_end_to_end(tmp_path):
     assert again.stdout.split("\n\n")[1:-1] == done.stdout.split("\n\n")[1:-1]
 
 
-QUICKSTARTS = [quickstart, quickstart_lis, quickstart_ed, multitask]
+QUICKSTARTS = [quickstart, quickstart_lis, quickstart_ed, multitask, self_made]
 
 
 @pytest.mark.parametrize("module", QUICKSTARTS)
 def test_quickstart_configs_are_whole(module):
     config = configs.build(configs.RelayConfig, module.get_config().to_dict())
     check_stages({**config.runs, **config.chains})
-    one = module.get_config("looped_aligned").to_dict()
-    assert configs.build(configs.TrainConfig, one) == config.runs["looped_aligned"]
+    for name in ("ar", "looped_vanilla"):
+        one = module.get_config(name).to_dict()
+        assert configs.build(configs.TrainConfig, one) == config.runs[name]
 
 
 def shrink(run):
