@@ -27,7 +27,7 @@ LOOPED = {
 }
 STEPS = {
     "looped_aligned": 2000,
-    "ar": 1500,
+    "ar": 5000,
     "looped_vanilla": 600,
     "ar_relay": 400,
     "ar_control": 400,
