@@ -31,6 +31,7 @@ COUNT = 32  # problems of each task
 BATCH_SIZE = 8
 MOST_TOKENS = 256  # of a chain
 SMALL_TREE = 8
+REPEATS = 9  # decoding takes a fraction of a second: many, so that medians hold
 
 
 def compare_speed(
@@ -75,7 +76,7 @@ def compare_speed(
         about = {"model": RUN, "prompts": stage.task, "length": length}
         about |= {"batch_size": BATCH_SIZE, "store_tokens": store.num_tokens}
         about |= {"seed": model.seed}
-        lines += [about | line for line in speed.compare(work, drafts, 3, cache_file)]
+        lines += [about | line for line in speed.compare(work, drafts, REPEATS, cache_file)]
     records.write_lines(done, lines)
     return lines
 
