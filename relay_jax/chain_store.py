@@ -76,7 +76,9 @@ def compare_speed(
         about = {"model": RUN, "prompts": stage.task, "length": length}
         about |= {"batch_size": BATCH_SIZE, "store_tokens": store.num_tokens}
         about |= {"seed": model.seed}
-        lines += [about | line for line in speed.compare(work, drafts, REPEATS, cache_file)]
+        lines += [
+            about | line for line in speed.compare(work, drafts, REPEATS, cache_file)
+        ]
     records.write_lines(done, lines)
     return lines
 
