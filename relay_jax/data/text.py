@@ -23,11 +23,6 @@ class Text:
 
     name: str = "text"
 
-    def max_number(self, length: int) -> int:
-        """Words of a text are no numbers of the task vocabulary."""
-        del length
-        return 0
-
 
 class Windows(NamedTuple):
     """A token array, memory-mapped, and how many tokens one example has."""

@@ -84,19 +84,24 @@ def check(config: TrainConfig, workdir: epath.PathLike) -> None:
             f"{config.data.batch_size} and {config.num_steps}"
         )
     for bucket in pipeline.open_buckets(config, workdir):
-        task, shift = bucket.task, config.loss.max_shift.get(bucket.task.name, 0)
-        largest = task.max_number(bucket.longest)
-        if largest + shift >= model.num_numbers:
-            raise ValueError(
-                f"{task.name}: numbers up to {largest}, raised by up to {shift} "
-                f"(loss.max_shift), pass the vocabulary's last, {model.num_numbers - 1}; "
-                "raise model.num_numbers"
-            )
+        shift = config.loss.max_shift.get(bucket.task.name, 0)
+        if shift and isinstance(bucket, pipeline.Bucket):
+            _check_shift(bucket, shift, model.num_numbers)
     for name, lengths in config.evaluation.lengths.items():
         task = pipeline.make_task(name, config.evaluation.options.get(name, {}))
         pipeline.check_lengths(task, lengths, model)
     if config.evaluation.text:
         _held_out(config, workdir)
+
+
+def _check_shift(bucket: pipeline.Bucket, shift: int, num_numbers: int) -> None:
+    largest = bucket.task.max_number(bucket.longest)
+    if largest + shift >= num_numbers:
+        raise ValueError(
+            f"{bucket.task.name}: numbers up to {largest}, raised by up to {shift} "
+            f"(loss.max_shift), pass the vocabulary's last, {num_numbers - 1}; "
+            "raise model.num_numbers"
+        )
 
 
 def _first_state(config, path, manager) -> tuple[TrainState, float]:

@@ -1,4 +1,4 @@
-"""AdamW with clipping and the paper's linear schedule (Tables 1 and 2)."""
+"""AdamW (Tables 1 and 2) or Muon, with clipping and the paper's linear schedule."""
 
 import jax
 import optax
