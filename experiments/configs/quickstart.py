@@ -44,7 +44,9 @@ LOOPED = {
 
 
 def get_config(run: str = "") -> ConfigDict:
-    return ConfigDict(quickstart(PLANS, NUM_NUMBERS, STEPS, run, LOOPED))
+    return ConfigDict(
+        quickstart(PLANS, NUM_NUMBERS, STEPS, run, {"looped_aligned": LOOPED})
+    )
 
 
 def quickstart(
@@ -52,12 +54,12 @@ def quickstart(
     num_numbers: int,
     steps: dict[str, int],
     run: str = "",
-    looped_aligned: dict | None = None,
+    changes: dict[str, dict] | None = None,
     all_models: dict | None = None,
 ) -> dict:
     """The small size: 64 wide, 3 layers; trained in minutes on two cores.
 
-    `looped_aligned` is what a task changes in that run, `all_models` in every model.
+    `changes` is what a task changes in each run, `all_models` in every model.
     """
     model = {
         "num_layers": 3,
@@ -77,21 +79,23 @@ def quickstart(
         "log_length_scaling": True,
     }
     both_ways = {"position": position | {"directional_heads": True}}
-    changes = all_models or {}
-    vanilla = recipe.merge(model | both_ways | {"kind": "looped"}, changes)
+    everywhere = all_models or {}
+    vanilla = recipe.merge(model | both_ways | {"kind": "looped"}, everywhere)
     aligned = vanilla | {"loop_input": "feedback"}
     # Texts are long, and fewer heads are faster; parameters are as many.
     own = {"kind": "decoder", "num_heads": 4, "position": position}
-    decoder = recipe.merge(model | own, changes)
+    decoder = recipe.merge(model | own, everywhere)
     stages = {
-        "looped_aligned": recipe.merge({"model": aligned}, looped_aligned or {}),
+        "looped_aligned": {"model": aligned},
         "ar": {"model": decoder},
         "looped_vanilla": {"model": vanilla, "loss": {"round_weight": 0.0}},
         "ar_relay": {"model": decoder},
         "ar_control": {"model": decoder},
     }
     runs = {
-        name: values | {"num_steps": steps[name]} for name, values in stages.items()
+        name: recipe.merge(values, (changes or {}).get(name, {}))
+        | {"num_steps": steps[name]}
+        for name, values in stages.items()
     }
     train = {
         "optimizer": {

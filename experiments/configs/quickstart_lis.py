@@ -42,5 +42,7 @@ STEPS = {
 
 def get_config(run: str = "") -> ConfigDict:
     return ConfigDict(
-        quickstart.quickstart(PLANS, NUM_NUMBERS, STEPS, run, LOOPED, ALL_MODELS)
+        quickstart.quickstart(
+            PLANS, NUM_NUMBERS, STEPS, run, {"looped_aligned": LOOPED}, ALL_MODELS
+        )
     )
