@@ -99,6 +99,7 @@ class BucketConfig:
     task: str
     lengths: tuple[int, int]  # LENGTHS_HELP; text: the second is the window's tokens
     weight: float = 1.0  # how often this bucket is drawn
+    start_share: float = 0.0  # of all steps, before it is first drawn: a curriculum
     kind: Literal["synthetic", "tfds", "chains", "text"] = "synthetic"
     # tfds: its data directory; chains: a chains directory (both by `resolve`); text: a
     # .npy file of token ids, in the run directory unless it is absolute.

@@ -108,7 +108,7 @@ def bucket(**values):
             bucket(length=3),
             (
                 "unknown key config.data.buckets.b.length; valid keys: kind, lengths, "
-                "most_rounds, num_examples, options, path, task, weight"
+                "most_rounds, num_examples, options, path, start_share, task, weight"
             ),
         ),
         (

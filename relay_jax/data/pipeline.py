@@ -39,6 +39,7 @@ class Bucket(NamedTuple):
     longest: int  # length of its longest problems
     num_loops: int  # their T
     weight: float
+    first_step: float = 0
 
 
 class TextBucket(NamedTuple):
@@ -48,6 +49,7 @@ class TextBucket(NamedTuple):
     source: Windows
     longest: int  # tokens of a window
     weight: float
+    first_step: float = 0
     num_loops: int = 0
 
 
@@ -100,16 +102,34 @@ def open_buckets(config: TrainConfig, workdir: epath.PathLike = ".") -> list[Any
             raise ValueError(
                 f"data.buckets.{name}.weight must be above 0, got {bucket.weight}"
             )
+        if not 0 <= bucket.start_share < 1:
+            raise ValueError(
+                f"data.buckets.{name}.start_share must be at least 0 and below 1, got "
+                f"{bucket.start_share}"
+            )
         if bucket.kind != "synthetic" and not bucket.path:
             raise ValueError(
                 f"data.buckets.{name} has kind={bucket.kind!r} and needs a path"
             )
-    return [_open(b, config.model, config.seed, workdir) for b in buckets]
+    if all(bucket.start_share for bucket in buckets):
+        raise ValueError(
+            "every bucket of data.buckets has a start_share, so there is nothing to "
+            "begin with; let one have 0"
+        )
+    return [_open(b, config, workdir) for b in buckets]
 
 
-def _open(bucket: BucketConfig, model: ModelConfig, seed: int, workdir) -> AnyBucket:
+def _open(bucket: BucketConfig, config: TrainConfig, workdir) -> AnyBucket:
+    model, seed = config.model, config.seed
+    when = bucket.weight, bucket.start_share * config.num_steps
     if bucket.kind == "text":
-        return _open_text(bucket, model, seed, workdir)
+        if model.kind != "decoder":
+            raise ValueError(
+                f"text trains a decoder: set model.kind='decoder', got {model.kind!r}"
+            )
+        file, size = epath.Path(workdir) / bucket.path, bucket.lengths[1]
+        windows = open_windows(file, size, model.num_words, seed)
+        return TextBucket(Text(bucket.task), windows, size, *when)
     task = make_task(bucket.task, bucket.options)
     check_lengths(task, bucket.lengths, model)
     if bucket.kind == "synthetic":
@@ -129,25 +149,13 @@ def _open(bucket: BucketConfig, model: ModelConfig, seed: int, workdir) -> AnyBu
     num_loops = task.num_rounds(longest)
     if bucket.most_rounds:
         num_loops = min(num_loops, bucket.most_rounds)
-    return Bucket(task, source, longest, num_loops, bucket.weight)
-
-
-def _open_text(
-    bucket: BucketConfig, model: ModelConfig, seed: int, workdir
-) -> TextBucket:
-    if model.kind != "decoder":
-        raise ValueError(
-            f"text trains a decoder: set model.kind='decoder', got {model.kind!r}"
-        )
-    file, size = epath.Path(workdir) / bucket.path, bucket.lengths[1]
-    windows = open_windows(file, size, model.num_words, seed)
-    return TextBucket(Text(bucket.task), windows, size, bucket.weight)
+    return Bucket(task, source, longest, num_loops, *when)
 
 
 def step_at(step: int, buckets: list[AnyBucket], config: TrainConfig) -> Step:
     """The work of one step: a function of (seed, step) and the buckets."""
     batch_size, seed = config.data.batch_size, config.seed
-    weights = np.array([bucket.weight for bucket in buckets])
+    weights = np.array([b.weight * (step >= b.first_step) for b in buckets])
     rng = np.random.default_rng([seed, BUCKET_CHOICE, step])
     bucket = buckets[rng.choice(len(buckets), p=weights / weights.sum())]
     if isinstance(bucket, TextBucket):

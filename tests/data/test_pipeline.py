@@ -78,6 +78,19 @@ def test_buckets_are_drawn_by_weight():
         assert now.num_loops == {"lis": 2, "arithmetic": 3}[now.task.name]
 
 
+def test_a_bucket_that_starts_late_is_not_drawn_before():
+    easy = {"task": "arithmetic", "lengths": (1, 3), "options": {"modulus": 5}}
+    late = {"task": "lis", "lengths": (2, 12), "weight": 3.0, "start_share": 0.25}
+    run = config({"easy": easy, "late": late}, num_steps=40)
+    buckets = open_buckets(run)
+    names = [step_at(step, buckets, run).task.name for step in range(40)]
+    assert set(names[:10]) == {"arithmetic"}
+    assert 20 <= names[10:].count("lis") < 30
+    for step in range(10, 40):  # afterwards, nothing tells that it came late
+        always = [bucket._replace(first_step=0) for bucket in buckets]
+        assert step_at(step, always, run).task.name == names[step]
+
+
 def test_a_bucket_of_first_rounds_has_as_many_loops():
     whole = {"task": "arithmetic", "lengths": (1, 4), "options": {"modulus": 5}}
     runs = [config({"b": whole | {"most_rounds": n}}) for n in (0, 1, 9)]
@@ -119,6 +132,14 @@ def test_messages(tmp_path):
     assert "modulo" in refusal(make_task, "arithmetic", {"modulo": 5})
     assert refusal(open_buckets, config({})) == (
         "data.buckets is empty; name at least one task to train on"
+    )
+    one = {"task": "lis", "lengths": (1, 3)}
+    assert refusal(open_buckets, config({"one": one | {"start_share": 1.0}})) == (
+        "data.buckets.one.start_share must be at least 0 and below 1, got 1.0"
+    )
+    assert refusal(open_buckets, config({"one": one | {"start_share": 0.5}})) == (
+        "every bucket of data.buckets has a start_share, so there is nothing to begin "
+        "with; let one have 0"
     )
     for lengths in [(0, 3), (4, 3)]:
         run = config({"one": {"task": "lis", "lengths": lengths}})
