@@ -12,8 +12,10 @@ from tqdm import tqdm
 
 from experiments import command
 from relay_jax import records
+from relay_jax.config import TrainConfig
 from relay_jax.data import pipeline
-from relay_jax.evaluation import accuracy, figures
+from relay_jax.evaluation import figures
+from relay_jax.evaluation.run import evaluate_run
 from relay_jax.evaluation.table import make_table
 from relay_jax.training import checkpoint
 
@@ -31,44 +33,76 @@ def main() -> None:
     path = epath.Path(_WORKDIR.value)
     if (path / "records.jsonl").exists() and not _OVERWRITE.value:
         raise ValueError(f"{path} holds an evaluation; pass --overwrite to replace it")
-    runs = [checkpoint.load_params(run) for run in _RUN.value]
-    work = [
-        (epath.Path(run).name, config, params, name)
-        for run, (config, params) in zip(_RUN.value, runs, strict=True)
-        for name in ([_TASK.value] if _TASK.value else config.evaluation.lengths)
-    ]
+    work = []
+    for run in _RUN.value:  # all that can be wrong, before any of the work
+        config, params = checkpoint.load_params(run)
+        work.append((run, config, params, wanted_lengths(run, config)))
     lines = []
-    for run, config, params, name in tqdm(work, desc="evaluate"):
-        task = pipeline.make_task(name, config.evaluation.options.get(name, {}))
-        bounds = config.evaluation.lengths.get(name, (1, 1))
-        if _LENGTHS.value:
-            bounds = command.whole_numbers("lengths", _LENGTHS.value, 2)
-        pipeline.check_lengths(task, bounds, config.model)
-        lengths = config.evaluation.steps_to(name, bounds)
-        problems = accuracy.test_problems(
-            task, lengths, _COUNT.value, _SEED.value, final=True
+    for run, config, params, lengths in tqdm(work, desc="evaluate"):
+        about = {"run": run, "model": config.name, "seed": config.seed}
+        measured = evaluate_run(
+            *(config, params, run, about | {"problem_seed": _SEED.value}),
+            count=_COUNT.value,
+            seed=_SEED.value,
+            final=True,
+            lengths=lengths,
+            details=True,
         )
-        scored = accuracy.score(
-            params, config.model, task, problems, config.evaluation.batch_size
-        )
-        common = {
-            "run": run,
-            "task": name,
-            "model": config.name,
-            "seed": _SEED.value,
-        }
-        lines += accuracy.make_records(scored, common, details=True)
+        lines += [
+            line
+            for line in measured
+            if config.says_rounds or line["metric"] == "answer_accuracy"
+        ]
     path.mkdir(parents=True, exist_ok=True)
     records.write_lines(path / "records.jsonl", lines)
+    report(lines, path)
+    print(f"records and figures are in {path}")
 
+
+def wanted_lengths(run: str, config: TrainConfig) -> dict[str, list[int]] | None:
+    """The lengths of the flags for each task; None: what the run's config says.
+
+    Raises:
+      ValueError: the flags do not say what is to be measured, or it cannot be.
+    """
+    known = config.evaluation.lengths
+    tasks = [_TASK.value] if _TASK.value else list(known)
+    if _TASK.value not in known and not _LENGTHS.value and _TASK.value:
+        raise ValueError(
+            f"{run} was not evaluated on {_TASK.value!r}, only on "
+            f"{', '.join(known) or 'text'}; give --lengths=FIRST,LAST with that --task"
+        )
+    if _LENGTHS.value and not tasks:
+        raise ValueError(f"{run} knows no task: give --task with --lengths")
+    lengths = {}
+    for name in tasks:
+        task = pipeline.make_task(name, config.evaluation.options.get(name, {}))
+        bounds = known.get(name)
+        if _LENGTHS.value:
+            bounds = command.whole_numbers("lengths", _LENGTHS.value, 2)
+        pipeline.check_lengths(task, bounds, config.model, "test")
+        every = range(bounds[0], bounds[1] + 1)
+        named = list(every) if _LENGTHS.value else None
+        lengths[name] = named or config.evaluation.steps_to(name, bounds)
+    return lengths if _TASK.value or _LENGTHS.value else None
+
+
+def report(lines: list[dict], path: epath.Path) -> None:
+    """Draws the figures and prints the tables."""
+    texts = [line for line in lines if line["task"] == "text"]
+    for line in texts:
+        print(f"{line['run']}: {line['metric']} {line['value']:.4f} on held-out text")
+    lines = [line for line in lines if line["task"] != "text"]
     for metric in figures.TITLES:
-        figures.accuracy_by_length(lines, metric, path / f"figures/{metric}.png")
+        if any(line["metric"] == metric for line in lines):
+            figures.accuracy_by_length(lines, metric, path / f"figures/{metric}.png")
     for task in dict.fromkeys(line["task"] for line in lines):
         print(make_table(lines, task, "answer_accuracy"), end="\n\n")
-        longest = max(line["length"] for line in lines if line["task"] == task)
-        name = f"figures/hit_matrix_{task}_{longest}.png"
-        figures.hit_matrices(lines, task, longest, path / name)
-    print(f"records and figures are in {path}")
+        hits = [x for x in lines if (x["task"], x["metric"]) == (task, "hit_accuracy")]
+        if hits:
+            longest = max(line["length"] for line in hits)
+            name = f"figures/hit_matrix_{task}_{longest}.png"
+            figures.hit_matrices(hits, task, longest, path / name)
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def problems(config: TrainConfig) -> list:
         raise ValueError("--task needs --length")
     name = _TASK.value
     task = pipeline.make_task(name, config.evaluation.options.get(name, {}))
-    pipeline.check_lengths(task, (_LENGTH.value, _LENGTH.value), config.model)
+    pipeline.check_lengths(task, (_LENGTH.value, _LENGTH.value), config.model, "test")
     examples = accuracy.test_problems(
         task, [_LENGTH.value], _COUNT.value, _SEED.value, final=True
     )

@@ -9,5 +9,5 @@ environment run
 
 # The caller's directory stays, so that a relative --workdir means what the caller meant,
 # and is kept off Python's path, where its files could hide our modules.
-export PYTHONPATH="$root" PYTHONSAFEPATH=1
+export PYTHONPATH="$root" PYTHONSAFEPATH=1 JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
 exec "$python" -m experiments.quickstart "$@"

@@ -12,8 +12,8 @@ Filters decide which chains are kept:
     none            all of them: the default, as in the paper. With an accurate looped
                     model a filter changes little, and every filter leaves out the harder
                     problems first, which bends the distribution that is learnt.
-    answer_agrees   the chain's answer is the answer of the judge (another run), or, with
-                    no judge, of the looped model's own answer head
+    answer_agrees   the answer is that of the judge (another run); with no judge, what the
+                    looped model's chain amounts to is what its answer head says
     confidence      every token had at least this probability
     oracle          the answer is the true one: not to be had outside an experiment
 """
@@ -47,8 +47,9 @@ class Written(NamedTuple):
 
     examples: Examples  # as the model wrote them, answers included
     confidence: Float[Host, " b"]
-    own_answer: Int[Host, " b"]  # what its chain ends with
-    is_right: Bool[Host, " b"]  # the whole chain, to the token
+    chain_answer: Int[Host, " b"]  # what the chain amounts to
+    head_answer: Int[Host, " b"]  # what the answer head says; a decoder has none
+    is_right: Bool[Host, " b"]  # chain and answer, to the token
 
 
 class Writer(NamedTuple):
@@ -70,6 +71,11 @@ def write_chains(config: ChainsConfig, workdir: epath.PathLike) -> dict:
         return records.read_json(path / "summary.json")
     writer = _open_writer(config.model, path)
     judge = _open_writer(config.judge, path) if config.judge else None
+    if config.filter == "answer_agrees" and writer.model.kind != "looped" and not judge:
+        raise ValueError(
+            f"the filter 'answer_agrees' needs a judge: {config.model} is a decoder, "
+            "which has no answer head to agree with; name another run as judge"
+        )
     for length in map(int, config.counts):
         pipeline.check_lengths(task, (length, length), writer.model)
 
@@ -101,25 +107,26 @@ def _write_length(file, writer, judge, task, length, count, config) -> None:
     """Writes `count` kept chains of one length, and what is needed to report on them."""
     seed = config.seed + SEED_OFFSET
     problems = Synthetic(task, (length, length), seed, "train")
-    kept, found, tried, right, kept_right = [], 0, 0, 0, 0
+    kept, found, tried, right, passed, passed_right = [], 0, 0, 0, 0, 0
     while found < count:
         wanted = max(min(count - found, 4096), config.batch_size)
         given = problems.take(tried + np.arange(wanted))
         written = speak(writer, task, given, config.batch_size)
         keep = FILTERS[config.filter](written, given, judge, task, config)
+        tried += wanted
+        right += int(written.is_right.sum())
+        passed += int(keep.sum())
+        passed_right += int((keep & written.is_right).sum())
         keep &= np.cumsum(keep) <= count - found
         kept.append(Examples(*(part[keep] for part in written.examples)))
-        tried += wanted
         found += int(keep.sum())
-        right += int(written.is_right.sum())
-        kept_right += int((keep & written.is_right).sum())
         if tried > MOST_TRIES * max(count, config.batch_size):
             raise ValueError(
                 f"{task.name}, length {length}: the filter {config.filter!r} kept "
                 f"{found} of {tried} chains, {count} are wanted; use another filter, "
                 "shorter problems or a better model"
             )
-    report = np.array([tried, right, found, kept_right])
+    report = np.array([tried, right, passed, passed_right])
     save_chains(file, concatenate(kept), report)
 
 
@@ -132,12 +139,13 @@ def speak(writer: Writer, task: Task, given: Examples, batch_size: int) -> Writt
     if writer.model.kind == "looped":
         said = looped_chains(writer.params, writer.model, task, given, batch_size)
         rounds = left_align(said.rounds)
-        examples = given._replace(rounds=rounds, answer=said.answer)
-        last = said.rounds[np.arange(len(rounds)), given.num_rounds - 1, -1]
-        ends = last if task.answer_in_chain else said.answer
+        chain_answer = task.chain_answer(rounds, given.num_rounds)
+        answer = chain_answer if task.answer_in_chain else said.answer
+        examples = given._replace(rounds=rounds, answer=answer)
         width = max(rounds.shape[-1], given.rounds.shape[-1])
         is_right = np.all(_widen(rounds, width) == _widen(given.rounds, width), (1, 2))
-        return Written(examples, said.confidence, ends, is_right)
+        is_right &= answer == given.answer
+        return Written(examples, said.confidence, chain_answer, said.answer, is_right)
     tokens, confidence = decoder_texts(
         writer.params, writer.model, task, given, batch_size
     )
@@ -149,7 +157,8 @@ def speak(writer: Writer, task: Task, given: Examples, batch_size: int) -> Writt
     true = left_align(given.rounds.reshape(len(tokens), 1, -1))
     width = max(chain.shape[-1], true.shape[-1])
     is_right = np.all(_widen(chain, width) == _widen(true, width), (1, 2))
-    return Written(examples, confidence, answer, is_right)
+    is_right &= answer == given.answer
+    return Written(examples, confidence, answer, answer, is_right)
 
 
 def _widen(tokens, width):
@@ -162,9 +171,9 @@ def _keep_all(written, given, judge, task, config):
 
 def _keep_agreeing(written, given, judge, task, config):
     if judge is None:
-        return written.own_answer == written.examples.answer
+        return written.chain_answer == written.head_answer
     other = speak(judge, task, given, config.batch_size)
-    return written.own_answer == other.examples.answer
+    return written.examples.answer == other.head_answer
 
 
 def _keep_confident(written, given, judge, task, config):
@@ -172,7 +181,7 @@ def _keep_confident(written, given, judge, task, config):
 
 
 def _keep_true(written, given, judge, task, config):
-    return written.own_answer == given.answer
+    return written.examples.answer == given.answer
 
 
 FILTERS = {

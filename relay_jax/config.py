@@ -87,7 +87,7 @@ class LossConfig:
     task_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
     # Feedback: a task's chains are trained with all numbers raised by up to this much.
     max_shift: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    # Teacher forcing (feedback only) falls linearly between these shares of all steps.
+    # Feedback: the share of rounds that the teacher feeds back, linear over the run.
     forcing_start: float = 1.0
     forcing_end: float = 1.0
 
@@ -151,6 +151,11 @@ class TrainConfig:
     log_every_steps: int = 50
     checkpoint_every_seconds: float = 60.0
     keep_checkpoints: int = 2
+
+    @property
+    def says_rounds(self) -> bool:
+        """Whether its chains mean anything: a vanilla looped model's do not."""
+        return self.model.kind == "decoder" or self.loss.round_weight > 0
 
 
 @dataclasses.dataclass(frozen=True)

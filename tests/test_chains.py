@@ -50,7 +50,7 @@ def test_written_chains_become_a_source(tmp_path, writer):
     task = TASKS["lis"](**LIS)
     config = TrainConfig(model=ModelConfig(kind="decoder", num_numbers=64))
     bucket = BucketConfig("lis", (3, 4), kind="chains", path="chains", options=LIS)
-    opened = pipeline._open(bucket, config.model, 0, tmp_path / "run")
+    opened = pipeline._open(bucket, config, tmp_path / "run")
     held = opened.source
     assert len(held) == 7
     made = held.take(np.arange(7))
@@ -86,7 +86,8 @@ def test_filters():
     written = Written(
         given._replace(answer=answer),
         confidence=np.array([0.95, 0.95, 0.5, 0.9]),
-        own_answer=np.where([True, True, False, True], answer, 0),
+        chain_answer=np.where([True, True, False, True], answer, 0),
+        head_answer=answer,
         is_right=right,
     )
 
@@ -97,7 +98,41 @@ def test_filters():
     assert kept("none") == [True, True, True, True]
     assert kept("answer_agrees") == [True, True, False, True]
     assert kept("confidence") == [True, True, False, True]
-    assert kept("oracle") == [True, False, False, False]
+    assert kept("oracle") == [True, False, True, False]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_an_answer_that_its_chain_does_not_give_is_found(name, monkeypatch):
+    """Right rounds, wrong answers of the head: by way of what the model says."""
+    task = TASKS[name](**(LIS if name == "lis" else {}))
+    given = task.sample(np.random.default_rng(0), np.full(6, 3))
+    wrong = np.arange(6) < 2
+    say = perfect(task)
+
+    def errs(*arguments):
+        said = say(*arguments)
+        return said._replace(answer=said.answer + wrong)
+
+    monkeypatch.setattr(chains, "looped_chains", errs)
+    writer = chains.Writer(ModelConfig(kind="looped", num_numbers=64), {})
+    written = chains.speak(writer, task, given, 4)
+    config = chains_config(filter="answer_agrees")
+    kept = FILTERS["answer_agrees"](written, given, None, task, config)
+    np.testing.assert_array_equal(kept, ~wrong)
+    true = FILTERS["oracle"](written, given, None, task, config)
+    if task.answer_in_chain:  # the head's answer is not written down
+        assert written.is_right.all() and true.all()
+    else:
+        np.testing.assert_array_equal(written.is_right, ~wrong)
+        np.testing.assert_array_equal(true, ~wrong)
+
+
+def test_a_decoder_has_no_answer_of_its_own_to_agree_with(tmp_path, monkeypatch):
+    model = ModelConfig(kind="decoder", num_numbers=64)
+    run = lambda path: (TrainConfig(model=model), {})
+    monkeypatch.setattr(checkpoint, "load_params", run)
+    with pytest.raises(ValueError, match="'answer_agrees' needs a judge: m is a decod"):
+        chains.write_chains(chains_config(filter="answer_agrees"), tmp_path)
 
 
 def test_a_filter_that_keeps_too_little_is_an_error(tmp_path, writer):
@@ -127,3 +162,10 @@ def test_report_counts_before_and_after_the_filter(tmp_path, writer):
     share = {x["metric"]: x["value"] for x in lines if x["length"] == 3}
     assert share["chain_accuracy"] == share["kept_chain_accuracy"] == 1.0
     assert 0.4 < share["kept_share"] < 0.8
+
+
+def test_shares_are_of_all_that_was_tried(tmp_path, writer):
+    """Though more are written than are wanted, and the last are thrown away."""
+    chains.write_chains(chains_config(batch_size=64), tmp_path)
+    lines = list(records.read_lines(tmp_path / "records.jsonl"))
+    assert [x["value"] for x in lines if x["metric"] == "kept_share"] == [1.0, 1.0]

@@ -103,6 +103,7 @@ def paper(plans: list[recipe.TaskPlan]) -> dict:
         phase = {
             "optimizer": {"learning_rate": 5e-5},
             "num_steps": 100 * merged // BATCH,
+            "loss": {"task_weights": {}},  # Table 2: 1 / 1 / 1
         }
         recipe.add_self_made(config, plans[0], SELF_MADE[plans[0].task], phase)
     return config

@@ -3,7 +3,8 @@
 ar, looped_vanilla, looped_aligned      trained on the original lengths
 chains                                  written by looped_aligned for longer ones
 ar_relay                                ar, trained on with both
-ar_control                              ar, trained as long on the original lengths
+ar_control                              ar, trained as long on the former's problems of
+                                        the original lengths, without the chains
 ar_self_loop_N, ar_self_oracle_N        the paper's baselines: N phases in which ar
                                         learns its own chains, one length further each
 """
@@ -92,9 +93,12 @@ def whole(
       train: the fields that all runs share.
     """
     original, merged = original_buckets(plans), merged_buckets(plans)
+    merged_originals = {k: b for k, b in merged.items() if b.get("kind") != "chains"}
     made = {}
     for name, own in runs.items():
-        buckets = merged if name == "ar_relay" else original
+        buckets = {"ar_relay": merged, "ar_control": merged_originals}.get(
+            name, original
+        )
         named = {"name": name, "data": {"buckets": buckets}}
         config = merge(merge(train, named), own)
         if name in ("ar_relay", "ar_control"):

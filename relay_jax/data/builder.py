@@ -154,7 +154,8 @@ def build(
     overwrite: bool = False,
     progress: Callable[[int], Any] = lambda count: None,
 ) -> epath.Path:
-    """Writes a dataset under another name and renames it when it is whole.
+    """Writes a dataset aside and puts it in its place when it is whole; until then
+    the one that is to be replaced stays.
 
     Raises:
       ValueError: it is there already, or cannot be made.
@@ -162,11 +163,20 @@ def build(
     path = dataset_path(config.task, config.lengths, data_dir)
     if path.exists() and not overwrite:
         raise ValueError(f"{path} exists; give --overwrite to make it anew")
-    path.rmtree(missing_ok=True)
-    builder = RelayTasks(config=config, data_dir=data_dir)
+    aside = epath.Path(data_dir) / f".unfinished-{config.name}"
+    aside.rmtree(missing_ok=True)
+    builder = RelayTasks(config=config, data_dir=aside)
     builder.progress = progress
     with tempfile.TemporaryDirectory() as unused:  # TFDS wants a place for downloads
         builder.download_and_prepare(file_format="array_record", download_dir=unused)
+    old = epath.Path(data_dir) / f".old-{config.name}"
+    old.rmtree(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        path.rename(old)
+    dataset_path(config.task, config.lengths, aside).rename(path)
+    old.rmtree(missing_ok=True)
+    aside.rmtree()
     return path
 
 

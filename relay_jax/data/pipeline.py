@@ -22,7 +22,7 @@ from relay_jax.data.align import (
     looped_batch,
     looped_width,
 )
-from relay_jax.data.source import Source, Synthetic
+from relay_jax.data.source import Source, Synthetic, sample_split
 from relay_jax.data.text import Text, Windows, open_windows
 from relay_jax.data.written import read_chains
 from relay_jax.tasks import TASKS, Task
@@ -72,8 +72,11 @@ def make_task(name: str, options=()) -> Task:
     return configs.build(TASKS[name], dict(options), f"options of {name}")
 
 
-def check_lengths(task: Task, lengths: tuple[int, int], model: ModelConfig) -> None:
-    """Raises ValueError at a range that is empty or too long for the vocabulary."""
+def check_lengths(
+    task: Task, lengths: tuple[int, int], model: ModelConfig, split: str = "train"
+) -> None:
+    """Raises ValueError at a range that is empty, that is too long for the vocabulary,
+    or that the task has no problems of in this split."""
     shortest, longest = lengths
     if not 1 <= shortest <= longest:
         raise ValueError(
@@ -86,6 +89,7 @@ def check_lengths(task: Task, lengths: tuple[int, int], model: ModelConfig) -> N
             f"{task.max_number(longest)}, but the vocabulary ends at "
             f"{model.num_numbers - 1}; raise model.num_numbers"
         )
+    sample_split(task, np.random.default_rng(0), np.array(lengths), split)
 
 
 def open_buckets(config: TrainConfig, workdir: epath.PathLike = ".") -> list[AnyBucket]:
@@ -150,6 +154,17 @@ def _open(bucket: BucketConfig, config: TrainConfig, workdir) -> AnyBucket:
     if bucket.most_rounds:
         num_loops = min(num_loops, bucket.most_rounds)
     return Bucket(task, source, longest, num_loops, *when)
+
+
+def open_held_out(config: TrainConfig, workdir: epath.PathLike) -> Windows:
+    """The held-out text of a run that trains on text.
+
+    Raises:
+      ValueError: it is missing, or has words that the model does not.
+    """
+    settings = config.evaluation
+    file = epath.Path(workdir) / settings.text
+    return open_windows(file, settings.context, config.model.num_words)
 
 
 def step_at(step: int, buckets: list[AnyBucket], config: TrainConfig) -> Step:

@@ -5,7 +5,8 @@ hit_matrices         Figures 5 and 6 (round x place)
 speed_by_drafter     REST: speed-up and tokens a step, drafter by drafter
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ LABELS = {
     "ar_self_loop": "AR-CoT + own chains, looped answers",
     "ar_self_oracle": "AR-CoT + own chains, true answers",
 }
+PHASE = re.compile(r"(ar_self_\w+)_(\d+)")
 
 
 def accuracy_by_length(
@@ -50,7 +52,7 @@ def accuracy_by_length(
     panels = figure.subplots(1, len(tasks), squeeze=False)[0]
     for panel, task in zip(panels, tasks, strict=True):
         chosen = [line for line in lines if line["task"] == task]
-        for model in dict.fromkeys(line["model"] for line in chosen):
+        for model in _shown(dict.fromkeys(line["model"] for line in chosen)):
             _curve(panel, [line for line in chosen if line["model"] == model], model)
         if train_lengths and task in train_lengths:
             shortest, longest = train_lengths[task]
@@ -67,18 +69,36 @@ def _curve(panel, lines, model):
     lengths = sorted({line["length"] for line in lines})
     values = [[x["value"] for x in lines if x["length"] == n] for n in lengths]
     mean = [np.mean(value) for value in values]
-    (line,) = panel.plot(
-        lengths, mean, marker="o", ms=3, label=LABELS.get(model, model)
-    )
+    (line,) = panel.plot(lengths, mean, marker="o", ms=3, label=_label(model))
     if any(len(value) > 1 for value in values):
         low, high = [min(v) for v in values], [max(v) for v in values]
         panel.fill_between(lengths, low, high, color=line.get_color(), alpha=0.15, lw=0)
 
 
+def _label(model: str) -> str:
+    phase = PHASE.fullmatch(model)
+    if phase and phase[1] in LABELS:
+        return f"{LABELS[phase[1]]}, {phase[2]} phases"
+    return LABELS.get(model, model)
+
+
+def _shown(models: Iterable[str]) -> list[str]:
+    """All models; of those that learn in phases (section 4.3), the last phase."""
+    last: dict[str, str] = {}
+    for model in models:
+        phase = PHASE.fullmatch(model)
+        kind = phase[1] if phase else model
+        held = PHASE.fullmatch(last.get(kind, ""))
+        if not (phase and held and int(held[2]) > int(phase[2])):
+            last[kind] = model
+    return list(last.values())
+
+
 def hit_matrices(
     lines: Sequence[dict[str, Any]], task: str, length: int, path: epath.PathLike
 ) -> None:
-    """A panel a model: the accuracy of each place of each round, at one length.
+    """A panel a model: the accuracy of each place of each round, at one length; the
+    mean of several seeds.
 
     Raises:
       ValueError: no `hit_accuracy` record of this task and length.
@@ -98,17 +118,19 @@ def hit_matrices(
     panels = figure.subplots(1, len(models), squeeze=False)[0]
     images = []
     for panel, model in zip(panels, models, strict=True):
-        matrix = np.full((rounds, places), np.nan)
+        total, count = np.zeros((2, rounds, places))
         for line in lines:
             if line["model"] == model:
-                matrix[line["round"], line["place"]] = line["value"]
+                total[line["round"], line["place"]] += line["value"]
+                count[line["round"], line["place"]] += 1
+        matrix = np.where(count > 0, total / np.maximum(count, 1), np.nan)
         extent = (-places + 0.5, 0.5, rounds + 0.5, 0.5)
         images.append(
             panel.imshow(
                 matrix, vmin=0, vmax=1, cmap="viridis", aspect="auto", extent=extent
             )
         )
-        panel.set(title=LABELS.get(model, model), xlabel="place, from the right")
+        panel.set(title=_label(model), xlabel="place, from the right")
         panel.yaxis.get_major_locator().set_params(integer=True)
     panels[0].set_ylabel(f"round ({task}, length {length})")
     figure.colorbar(images[0], ax=panels, label="accuracy")

@@ -21,7 +21,7 @@ class Speech(NamedTuple):
 
     answer: Int[Host, " b"]
     rounds: Int[Host, "b t n"]  # right-aligned
-    confidence: Float[Host, " b"]  # probability of the least certain token
+    confidence: Float[Host, " b"]  # probability of the least certain token written
 
 
 def looped_chains(
@@ -55,6 +55,9 @@ def _looped_runner(model: ModelConfig, task: Task, num_loops: int):
         certain = jnp.where(rounds != PAD, spoken.confidence.swapaxes(0, 1), 1.0).min(
             axis=(1, 2)
         )
+        if not task.answer_in_chain:  # it is written after the chain
+            chance = jax.nn.softmax(spoken.answer_logits.astype(jnp.float32), axis=-1)
+            certain = jnp.minimum(certain, chance.max(axis=-1))
         return jnp.argmax(spoken.answer_logits, axis=-1), rounds, certain
 
     return run

@@ -24,6 +24,8 @@ from relay_jax.models.layers import NEVER, Codebook, Layer, make_norm
 from relay_jax.tasks.task import Task, Workspace
 from relay_jax.tokens import FIRST_NUMBER, PAD
 
+NUM_MARKS = 32  # pointers of a workspace that have a vector, and 0: no pointer
+
 
 class Teacher(NamedTuple):
     """The true rounds, and where they replace what the model said in the feedback."""
@@ -66,7 +68,7 @@ class LoopedModel(nn.Module):
         if config.loop_input == "feedback":
             self.memory_words = Codebook(config)
             normal = nn.initializers.normal(1.0)
-            self.marks = self.param("marks", normal, (2, 32, config.dim))
+            self.marks = self.param("marks", normal, (2, NUM_MARKS, config.dim))
             if config.differences:
                 size = 2 * config.max_difference + 1
                 self.difference_words = self.param(

@@ -18,7 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from relay_jax.arrays import Array, Host, Int
-from relay_jax.tasks.task import Examples, Workspace, check_length, empty_tokens
+from relay_jax.tasks.task import (
+    Examples,
+    Workspace,
+    check_length,
+    empty_tokens,
+    last_number,
+)
 from relay_jax.tokens import (
     ARI,
     CLOSE,
@@ -185,6 +191,11 @@ class Arithmetic:
             value * y,
         )
         return x % p, y
+
+    def chain_answer(
+        self, rounds: Int[Host, "b t r"], num_rounds: Int[Host, " b"]
+    ) -> Int[Host, " b"]:
+        return last_number(rounds, num_rounds)
 
     def workspace(self, problem: Int[Array, "b n"], num_loops: int) -> Workspace:
         """The rounds are Markov: what was said last is all that the next loop needs."""

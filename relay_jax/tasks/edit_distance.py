@@ -12,7 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from relay_jax.arrays import Array, Host, Int
-from relay_jax.tasks.task import Examples, Workspace, check_length, empty_tokens
+from relay_jax.tasks.task import (
+    Examples,
+    Workspace,
+    check_length,
+    empty_tokens,
+    last_number,
+)
 from relay_jax.tokens import (
     BAR,
     COMMA,
@@ -135,6 +141,11 @@ class EditDistance:
         written = active & ~delete
         moved[written, place[written]] = letter[written, 0]
         return moved, size + insert - delete
+
+    def chain_answer(
+        self, rounds: Int[Host, "b t r"], num_rounds: Int[Host, " b"]
+    ) -> Int[Host, " b"]:
+        return last_number(rounds, num_rounds)
 
     def workspace(self, problem: Int[Array, "b n"], num_loops: int) -> Workspace:
         """A right-aligned row and its `,` fall exactly on s2 and `<sep>`.

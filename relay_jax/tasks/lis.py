@@ -125,6 +125,14 @@ class LongestIncreasingSubsequence:
             stop[:, k] = done
         return planted, stop
 
+    def chain_answer(
+        self, rounds: Int[Host, "b t r"], num_rounds: Int[Host, " b"]
+    ) -> Int[Host, " b"]:
+        """The largest value that was said."""
+        said = np.arange(rounds.shape[1])[None] < num_rounds[:, None]
+        counts = said[..., None] & (rounds >= FIRST_NUMBER)
+        return np.max(np.where(counts, rounds, PAD), axis=(1, 2))
+
     def workspace(self, problem: Int[Array, "b n"], num_loops: int) -> Workspace:
         """Each value is kept at its number, and that of no numbers, 0, at the task
         token; slot marks tie a group to its output.

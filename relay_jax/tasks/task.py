@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol, SupportsIndex, runtime_checkable
 import numpy as np
 
 from relay_jax.arrays import Array, Host, Int
-from relay_jax.tokens import PAD
+from relay_jax.tokens import FIRST_NUMBER, PAD
 
 
 class Examples(NamedTuple):
@@ -69,9 +69,27 @@ class Task(Protocol):
         """The largest number that its problem or chain can hold."""
         ...
 
+    def chain_answer(
+        self, rounds: Int[Host, "b t r"], num_rounds: Int[Host, " b"]
+    ) -> Int[Host, " b"]:
+        """What chains, right or wrong, amount to: read off their (left-aligned) rounds,
+        `<pad>` where there is nothing to read."""
+        ...
+
     def workspace(self, problem: Int[Array, "b n"], num_loops: int) -> Workspace:
         """Memory and pointers for right-aligned problems."""
         ...
+
+
+def last_number(
+    rounds: Int[Host, "b t r"], num_rounds: Int[Host, " b"]
+) -> Int[Host, " b"]:
+    """The last number of each chain's last round; `<pad>` where it has none."""
+    row = np.arange(len(rounds))
+    last = rounds[row, num_rounds - 1, ::-1]
+    is_number = last >= FIRST_NUMBER
+    found = last[row, np.argmax(is_number, axis=1)]
+    return np.where(np.any(is_number, axis=1), found, PAD)
 
 
 def check_length(task: Task, length: Int[Host, " b"], lowest: int = 1) -> None:

@@ -108,6 +108,12 @@ def restore(
     return TrainState(**found["state"]), found["progress"]["seconds"]
 
 
+def has_checkpoint(workdir: epath.PathLike) -> bool:
+    """Whether a run directory holds a finished checkpoint."""
+    folder = epath.Path(workdir) / "checkpoints"
+    return folder.is_dir() and any(step.name.isdigit() for step in folder.iterdir())
+
+
 def load_params(workdir: epath.PathLike) -> tuple[TrainConfig, PyTree]:
     """Config and newest parameters of a run directory.
 

@@ -17,13 +17,11 @@ from tqdm import tqdm
 
 from relay_jax import config as configs
 from relay_jax import records
-from relay_jax.arrays import PyTree
 from relay_jax.config import TrainConfig
 from relay_jax.data import pipeline
-from relay_jax.data.text import open_windows
-from relay_jax.evaluation import accuracy
-from relay_jax.evaluation.text import make_text_records
+from relay_jax.evaluation.run import evaluate_run
 from relay_jax.training import checkpoint
+from relay_jax.training.check import check
 from relay_jax.training.step import (
     TrainState,
     init_params,
@@ -57,7 +55,7 @@ def train(config: TrainConfig, workdir: epath.PathLike) -> dict:
         log = _Log(path, config, start, spent)
         with _stop_requested() as asked:
             state = _run(config, state, manager, log, asked)
-        final = evaluate_run(config, state.params, path, final=True)
+        final = _evaluate(config, state.params, path, final=True)
         log.accuracy(config.num_steps, final)
         summary = log.summary(state, final)
     records.write_json(done, summary)
@@ -65,52 +63,16 @@ def train(config: TrainConfig, workdir: epath.PathLike) -> dict:
     return summary
 
 
-def check(config: TrainConfig, workdir: epath.PathLike) -> None:
-    """Raises ValueError at whatever is wrong with a config, before any long work."""
-    model = config.model
-    if model.dim % model.num_heads:
-        raise ValueError(
-            f"model.dim ({model.dim}) must be a multiple of model.num_heads "
-            f"({model.num_heads})"
-        )
-    if model.feedback == "soft" and model.differences:
-        raise ValueError(
-            "model.differences needs model.feedback='discrete': a difference of two "
-            "soft numbers is not defined"
-        )
-    if config.data.batch_size < 1 or config.num_steps < 1:
-        raise ValueError(
-            "data.batch_size and num_steps must be 1 or more, got "
-            f"{config.data.batch_size} and {config.num_steps}"
-        )
-    for bucket in pipeline.open_buckets(config, workdir):
-        shift = config.loss.max_shift.get(bucket.task.name, 0)
-        if shift and isinstance(bucket, pipeline.Bucket):
-            _check_shift(bucket, shift, model.num_numbers)
-    for name, lengths in config.evaluation.lengths.items():
-        task = pipeline.make_task(name, config.evaluation.options.get(name, {}))
-        pipeline.check_lengths(task, lengths, model)
-    if config.evaluation.text:
-        _held_out(config, workdir)
-
-
-def _check_shift(bucket: pipeline.Bucket, shift: int, num_numbers: int) -> None:
-    largest = bucket.task.max_number(bucket.longest)
-    if largest + shift >= num_numbers:
-        raise ValueError(
-            f"{bucket.task.name}: numbers up to {largest}, raised by up to {shift} "
-            f"(loss.max_shift), pass the vocabulary's last, {num_numbers - 1}; "
-            "raise model.num_numbers"
-        )
-
-
 def _first_state(config, path, manager) -> tuple[TrainState, float]:
+    like = jax.eval_shape(lambda: init_state(config, init_params(config)))
+    found = checkpoint.restore(manager, like)
+    if found:
+        return found
     if config.init_from:
         _, params = checkpoint.load_params(configs.resolve(config.init_from, path))
     else:
         params = init_params(config)
-    state = init_state(config, params)
-    return checkpoint.restore(manager, state) or (state, 0.0)
+    return init_state(config, params), 0.0
 
 
 def _run(config, state, manager, log, asked) -> TrainState:
@@ -129,7 +91,7 @@ def _run(config, state, manager, log, asked) -> TrainState:
                 values = log.metrics(step, jax.device_get(metrics))
                 bar.set_postfix(loss=f"{values['loss']:.4f}")
             if step % config.evaluation.every_steps == 0 and step < stop:
-                lines = evaluate_run(config, state.params, log.path, final=False)
+                lines = _evaluate(config, state.params, log.path, final=False)
                 log.accuracy(step, lines)
             late = time.monotonic() - saved_at > config.checkpoint_every_seconds
             if late or asked() or step == stop:
@@ -142,35 +104,11 @@ def _run(config, state, manager, log, asked) -> TrainState:
     return state
 
 
-def evaluate_run(
-    config: TrainConfig, params: PyTree, path: epath.Path, *, final: bool
-) -> list[dict]:
-    """Records over the config's evaluation lengths, and on its held-out text."""
-    settings, lines = config.evaluation, []
-    count = settings.final if final else settings.during
+def _evaluate(config, params, path, *, final: bool) -> list[dict]:
+    count = config.evaluation.final if final else config.evaluation.during
     about = {"run": path.name, "model": config.name, "seed": config.seed}
-    for name, bounds in settings.lengths.items():
-        task = pipeline.make_task(name, settings.options.get(name, {}))
-        lengths = settings.steps_to(name, bounds)
-        problems = accuracy.test_problems(
-            task, lengths, count, config.seed, final=final
-        )
-        scored = accuracy.score(
-            params, config.model, task, problems, settings.batch_size
-        )
-        lines += accuracy.make_records(scored, about | {"task": name})
-    if settings.text:
-        windows = _held_out(config, path)
-        work = (params, config.model, windows, count, settings.batch_size)
-        lines += make_text_records(*work, about | {"task": "text"})
-    return lines
-
-
-def _held_out(config: TrainConfig, path: epath.PathLike):
-    """The held-out text. Raises ValueError where it is missing or of other words."""
-    settings = config.evaluation
-    file = epath.Path(path) / settings.text
-    return open_windows(file, settings.context, config.model.num_words)
+    work = {"count": count, "seed": config.seed, "final": final}
+    return evaluate_run(config, params, path, about, **work)
 
 
 class _Log:

@@ -134,6 +134,10 @@ QUICKSTARTS = [quickstart, quickstart_lis, quickstart_ed, multitask, self_made]
 def test_quickstart_configs_are_whole(module):
     config = configs.build(configs.RelayConfig, module.get_config().to_dict())
     check_stages({**config.runs, **config.chains})
+    relay, control = (config.runs.get(f"ar_{name}") for name in ("relay", "control"))
+    if relay and control:  # they differ in the chains alone
+        old = {n: b for n, b in relay.data.buckets.items() if b.kind != "chains"}
+        assert old == control.data.buckets
     for name in ("ar", "looped_vanilla"):
         one = module.get_config(name).to_dict()
         assert configs.build(configs.TrainConfig, one) == config.runs[name]
@@ -165,6 +169,9 @@ def test_paper_configs_have_the_papers_values_and_take_a_step(which, tmp_path):
         rates = {"looped_vanilla": 1e-3, "ar_relay": 1e-4, "ar_control": 1e-4}
         expected = 5e-5 if "self" in name else rates.get(name, 5e-4)
         assert run.optimizer.learning_rate == expected
+        plain = name == "looped_aligned" or "self" in name
+        weights = {"arithmetic": 1.0, "edit_distance": 10.0, "lis": 5.0}
+        assert run.loss.task_weights == ({} if plain else weights)
     for name in ("looped_aligned", "ar", "ar_relay"):
         small = configs.build(configs.TrainConfig, shrink(values["runs"][name]))
         assert loop.train(small, tmp_path / name)["steps"] == 1

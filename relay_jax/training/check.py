@@ -1,0 +1,150 @@
+"""Everything that can be wrong with a training config, found before any long work."""
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from relay_jax import config as configs
+from relay_jax.config import ModelConfig, TrainConfig
+from relay_jax.data import pipeline
+from relay_jax.data.align import right_align
+from relay_jax.data.source import sample_split
+from relay_jax.models.looped import NUM_MARKS
+from relay_jax.tasks import TASKS
+from relay_jax.training import checkpoint
+from relay_jax.training.step import init_params
+
+
+def check(config: TrainConfig, workdir: epath.PathLike) -> None:
+    """Raises ValueError at whatever is wrong with a config, naming it."""
+    _check_model(config.model)
+    for name, value in _counts(config):
+        if value < 1:
+            raise ValueError(f"{name} must be 1 or more, got {value}")
+    buckets = pipeline.open_buckets(config, workdir)
+    _check_names(config, {bucket.task.name for bucket in buckets})
+    for bucket in buckets:
+        if isinstance(bucket, pipeline.Bucket):
+            _check_shift(bucket, config)
+            if config.model.loop_input == "feedback" and config.model.kind == "looped":
+                _check_marks(bucket)
+    for name, lengths in config.evaluation.lengths.items():
+        task = pipeline.make_task(name, config.evaluation.options.get(name, {}))
+        pipeline.check_lengths(task, lengths, config.model, "test")
+    if config.evaluation.text:
+        pipeline.open_held_out(config, workdir)
+    if config.init_from and not checkpoint.has_checkpoint(workdir):
+        _check_start(config, configs.resolve(config.init_from, epath.Path(workdir)))
+
+
+def _check_model(model: ModelConfig) -> None:
+    if model.dim % model.num_heads:
+        raise ValueError(
+            f"model.dim ({model.dim}) must be a multiple of model.num_heads "
+            f"({model.num_heads})"
+        )
+    if model.num_kv_heads and model.num_heads % model.num_kv_heads:
+        raise ValueError(
+            f"model.num_heads ({model.num_heads}) must be a multiple of "
+            f"model.num_kv_heads ({model.num_kv_heads})"
+        )
+    if model.feedback == "soft" and model.differences:
+        raise ValueError(
+            "model.differences needs model.feedback='discrete': a difference of two "
+            "soft numbers is not defined"
+        )
+    hears = model.kind == "looped" and model.loop_input == "feedback"
+    for name, given in (
+        ("differences", model.differences),
+        ("feedback='soft'", model.feedback == "soft"),
+    ):
+        if given and not hears:
+            raise ValueError(
+                f"model.{name} needs kind='looped' and loop_input='feedback', got "
+                f"{model.kind!r} and {model.loop_input!r}"
+            )
+
+
+def _counts(config: TrainConfig) -> Iterator[tuple[str, int]]:
+    yield "data.batch_size", config.data.batch_size
+    yield "num_steps", config.num_steps
+    yield "log_every_steps", config.log_every_steps
+    yield "keep_checkpoints", config.keep_checkpoints
+    yield "model.num_layers", config.model.num_layers
+    for name in ("every_steps", "during", "final", "batch_size"):
+        yield f"evaluation.{name}", getattr(config.evaluation, name)
+    for task, step in config.evaluation.step.items():
+        yield f"evaluation.step.{task}", step
+
+
+def _check_names(config: TrainConfig, trained: set[str]) -> None:
+    """What is set for a task must be set for one that there is."""
+    valid = sorted({*TASKS, *trained})
+    for where, names in (
+        ("loss.task_weights", config.loss.task_weights),
+        ("loss.max_shift", config.loss.max_shift),
+        ("evaluation.options", config.evaluation.options),
+        ("evaluation.step", config.evaluation.step),
+    ):
+        for name in names:
+            if name not in valid:
+                raise ValueError(
+                    f"{where} names an unknown task {name!r}; valid tasks: "
+                    f"{', '.join(valid)}"
+                )
+
+
+def _check_shift(bucket: pipeline.Bucket, config: TrainConfig) -> None:
+    shift, model = config.loss.max_shift.get(bucket.task.name, 0), config.model
+    if not shift:
+        return
+    if model.kind != "looped" or model.loop_input != "feedback":
+        raise ValueError(
+            f"loss.max_shift.{bucket.task.name} is {shift}, but only a looped model "
+            "with loop_input='feedback' can see from where a chain counts; set it to 0"
+        )
+    largest = bucket.task.max_number(bucket.longest)
+    if largest + shift >= model.num_numbers:
+        raise ValueError(
+            f"{bucket.task.name}: numbers up to {largest}, raised by up to {shift} "
+            f"(loss.max_shift), pass the vocabulary's last, {model.num_numbers - 1}; "
+            "raise model.num_numbers"
+        )
+
+
+def _check_marks(bucket: pipeline.Bucket) -> None:
+    """The pointers of a task must be among those that the model has vectors for."""
+    task, length = bucket.task, np.array([bucket.longest])
+    problem = sample_split(task, np.random.default_rng(0), length, "train").problem
+    aligned = jnp.asarray(right_align(problem, task.problem_size(bucket.longest)))
+    marks = int(task.workspace(aligned, bucket.num_loops).marks.max())
+    if marks >= NUM_MARKS:
+        raise ValueError(
+            f"{task} points at {marks} places in a loop, and round feedback knows "
+            f"{NUM_MARKS - 1}; use smaller groups"
+        )
+
+
+def _check_start(config: TrainConfig, run: epath.PathLike) -> None:
+    """`init_from` must hold a checkpoint of a model of the same shapes."""
+    held = checkpoint.read_config(run)
+    if not checkpoint.has_checkpoint(run):
+        raise ValueError(
+            f"init_from: {run} holds no checkpoint yet; train it first, with "
+            f"python -m experiments.train --workdir={run} --config=..."
+        )
+    shapes = []
+    for each in (held, config):
+        params = jax.eval_shape(lambda each=each: init_params(each))
+        leaves = jax.tree_util.tree_leaves_with_path(params)
+        shapes.append({jax.tree_util.keystr(p): leaf.shape for p, leaf in leaves})
+    for name in sorted(shapes[0].keys() | shapes[1].keys()):
+        there, here = shapes[0].get(name), shapes[1].get(name)
+        if there != here:
+            raise ValueError(
+                f"init_from: the parameter {name} has the shape {there} in {run} and "
+                f"{here} here; give this run the same model"
+            )

@@ -1,0 +1,39 @@
+"""What all tasks share: chains amount to their answers."""
+
+import numpy as np
+import pytest
+
+from relay_jax.tasks import TASKS
+from relay_jax.tokens import COMMA, FIRST_NUMBER, PAD, SEP
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_chain_amounts_to_its_answer(name):
+    task = TASKS[name]()
+    length = np.random.default_rng(0).integers(1, 13, size=300)
+    made = task.sample(np.random.default_rng(1), length)
+    answer = task.chain_answer(made.rounds, made.num_rounds)
+    np.testing.assert_array_equal(answer, made.answer)
+
+
+@pytest.mark.parametrize(
+    ("name", "rounds", "answer"),
+    [
+        ("arithmetic", [[3, 4], [5], [6]], 5),  # the third is past its end
+        ("arithmetic", [[3], [None]], None),
+        ("edit_distance", [[9, 9, ","], [2, 4, ","]], 4),
+        ("edit_distance", [[9, 9, ","], [2, 4]], 4),  # without its mark
+        ("lis", [[1, 2, ";"], [1, 1, ";"], [7]], 2),
+        ("lis", [[None], [None]], None),
+    ],
+)
+def test_the_answer_is_read_off_wrong_chains_too(name, rounds, answer):
+    marks = {",": COMMA, ";": SEP, None: PAD}
+
+    def token(x):
+        return marks[x] if x in marks else FIRST_NUMBER + x
+
+    width = max(map(len, rounds))
+    told = [[token(x) for x in r] + [PAD] * (width - len(r)) for r in rounds]
+    found = TASKS[name]().chain_answer(np.array([told]), np.array([2]))
+    assert found.tolist() == [token(answer)]

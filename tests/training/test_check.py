@@ -1,0 +1,130 @@
+"""What is wrong with a training config is said before any work, naming it."""
+
+import pytest
+
+from experiments.configs import tiny
+from relay_jax import config as configs
+from relay_jax.training import loop
+from relay_jax.training.check import check
+
+LIS = {"task": "lis", "lengths": (1, 40), "options": {"group": 40}}
+
+
+def config(*changes):
+    values = tiny.get_config().to_dict()
+    for path, value in changes:
+        *outer, last = path.split(".")
+        inner = values
+        for name in outer:
+            inner = inner[name]
+        inner[last] = value
+    return configs.build(configs.TrainConfig, values)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            ("model.num_kv_heads", 3),
+            "model.num_heads (4) must be a multiple of model.num_kv_heads (3)",
+        ),
+        (
+            ("model.loop_input", "problem"),
+            (
+                "model.differences needs kind='looped' and loop_input='feedback', got "
+                "'looped' and 'problem'"
+            ),
+        ),
+        (("num_steps", 0), "num_steps must be 1 or more, got 0"),
+        (("log_every_steps", 0), "log_every_steps must be 1 or more, got 0"),
+        (
+            ("evaluation.every_steps", 0),
+            "evaluation.every_steps must be 1 or more, got 0",
+        ),
+        (
+            ("evaluation.step", {"arithmetic": 0}),
+            "evaluation.step.arithmetic must be 1 or more, got 0",
+        ),
+        (
+            ("loss.task_weights", {"LIS": 5.0}),
+            (
+                "loss.task_weights names an unknown task 'LIS'; valid tasks: arithmetic, "
+                "edit_distance, lis"
+            ),
+        ),
+        (
+            ("loss.max_shift", {"liss": 3}),
+            (
+                "loss.max_shift names an unknown task 'liss'; valid tasks: arithmetic, "
+                "edit_distance, lis"
+            ),
+        ),
+        (
+            ("evaluation.options", {"sums": {}}),
+            (
+                "evaluation.options names an unknown task 'sums'; valid tasks: arithmetic, "
+                "edit_distance, lis"
+            ),
+        ),
+        (
+            ("evaluation.lengths", {"lis": (1, 130)}),
+            "lis: length 130 is out of range: with smallest",
+        ),
+        (
+            ("data.buckets", {"b": LIS}),
+            "LongestIncreasingSubsequence(group=40, ",
+        ),
+        (
+            ("init_from", "nowhere"),
+            "is not a run directory: it has no config.json; train one with",
+        ),
+    ],
+)
+def test_messages(change, message, tmp_path):
+    changes = [change]
+    if change[0] == "model.loop_input":
+        changes.append(("model.differences", True))
+    if "lis" in str(change[1]).lower() and "shift" not in change[0]:
+        changes.append(("model.num_numbers", 300))
+    with pytest.raises(ValueError) as error:
+        check(config(*changes), tmp_path / "run")
+    assert message in str(error.value)
+
+
+def test_a_refused_run_leaves_its_directory_to_the_corrected_one(tmp_path):
+    few = (("num_steps", 1), ("evaluation.final", 4), ("data.batch_size", 4))
+    with pytest.raises(ValueError):
+        loop.train(config(*few, ("init_from", "nowhere")), tmp_path / "run")
+    assert loop.train(config(*few), tmp_path / "run")["steps"] == 1
+
+
+def test_only_round_feedback_sees_from_where_a_chain_counts(tmp_path):
+    shift = ("loss.max_shift", {"arithmetic": 2})
+    check(config(shift, ("model.num_numbers", 12)), tmp_path)
+    hidden = config(shift, ("model.loop_input", "hidden"))
+    with pytest.raises(ValueError, match=r"max_shift.arithmetic is 2, but only a loop"):
+        check(hidden, tmp_path)
+
+
+def test_the_parameters_to_start_from_must_fit(tmp_path):
+    few = (("num_steps", 2), ("evaluation.final", 4), ("data.batch_size", 4))
+    loop.train(config(*few), tmp_path / "first")
+    start = ("init_from", str(tmp_path / "first"))
+    loop.train(config(*few, start), tmp_path / "second")
+    wider = config(*few, start, ("model.mlp_dim", 48))
+    with pytest.raises(
+        ValueError, match=r"init_from: the parameter .*feed_forward.* has the"
+    ):
+        loop.train(wider, tmp_path / "third")
+    assert not (tmp_path / "third").exists()
+
+
+def test_a_run_that_goes_on_does_not_need_its_start_any_more(tmp_path):
+    few = (("num_steps", 2), ("evaluation.final", 4), ("data.batch_size", 4))
+    loop.train(config(*few), tmp_path / "first")
+    second = config(*few, ("init_from", "first"))
+    done = loop.train(second, tmp_path / "second")
+    (tmp_path / "second" / "summary.json").unlink()
+    (tmp_path / "first").rename(tmp_path / "elsewhere")
+    again = loop.train(second, tmp_path / "second")
+    assert again["params_sha256"] == done["params_sha256"]
