@@ -26,14 +26,18 @@ LOOPED = {
     },
 }
 AR = {
+    "optimizer": {"constant_share": 0.75},
     "data": {
-        "buckets": shares(arithmetic=0.15, edit_distance=0.25, lis=0.3)
-        | {"short_strings": quickstart_ed.SHORT | {"weight": 0.3}}
-    }
+        "buckets": shares(arithmetic=0.15, lis=0.3)
+        | {
+            "short_strings": quickstart_ed.SHORT | {"weight": 0.3},
+            "edit_distance": {"weight": 0.6, "start_share": 0.5},
+        }
+    },
 }
 STEPS = {
     "looped_aligned": 8000,
-    "ar": 8000,
+    "ar": 9000,
     "looped_vanilla": 1200,
     "ar_relay": 800,
     "ar_control": 800,
