@@ -3,8 +3,8 @@
     python -m experiments.gather --run=runs/seed0,runs/seed1,runs/seed2 \\
         --results=experiments/results/quickstart.jsonl
 
-Writes the command, commit and machine of every call, what every stage took, and all
-final records; draws figures/NAME_METRIC.png beside the file; prints the means over the
+Writes the command, commit and machine of every call, what every stage took and its last
+training loss, all final records, and the speed of decoding; draws figures/NAME_METRIC.png beside the file; prints the means over the
 seeds and the lowest of them.
 """
 
@@ -25,6 +25,7 @@ _RUN = flags.DEFINE_list(
 _RESULTS = flags.DEFINE_string("results", None, "The file of records to write.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the file of records.")
 flags.mark_flags_as_required(["run", "results"])
+LAST_LOSSES = 10
 STAGE_FIELDS = ("steps", "seconds", "num_params", "params_sha256")
 
 
@@ -71,12 +72,20 @@ def read_quickstart(run: epath.Path) -> list[dict[str, Any]]:
         summary = records.read_json(file)
         if "steps" in summary:
             held = {name: summary[name] for name in STAGE_FIELDS}
+            held["loss"] = last_loss(file.parent)
             lines.append({"kind": "stage", "run": file.parent.name} | common | held)
         else:
             lines.append({"kind": "chains", "run": file.parent.name} | common | summary)
-    return lines + [
-        {"kind": "record"} | line for line in records.read_lines(run / "records.jsonl")
-    ]
+    for kind, name in (("record", "records.jsonl"), ("speed", "rest_records.jsonl")):
+        if (run / name).exists():
+            lines += [{"kind": kind} | x for x in records.read_lines(run / name)]
+    return lines
+
+
+def last_loss(run: epath.Path) -> float:
+    """The mean of the last training losses that were logged: has it converged?"""
+    lines = records.read_lines(run / "metrics.jsonl")
+    return statistics.mean([line["loss"] for line in lines][-LAST_LOSSES:])
 
 
 if __name__ == "__main__":

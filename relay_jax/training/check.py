@@ -15,6 +15,7 @@ from relay_jax.data.source import sample_split
 from relay_jax.models.looped import NUM_MARKS
 from relay_jax.tasks import TASKS
 from relay_jax.training import checkpoint
+from relay_jax.training.devices import check_devices
 from relay_jax.training.step import init_params
 
 
@@ -24,6 +25,7 @@ def check(config: TrainConfig, workdir: epath.PathLike) -> None:
     for name, value in _counts(config):
         if value < 1:
             raise ValueError(f"{name} must be 1 or more, got {value}")
+    check_devices(config.data.num_devices, config.data.batch_size)
     buckets = pipeline.open_buckets(config, workdir)
     _check_names(config, {bucket.task.name for bucket in buckets})
     for bucket in buckets:

@@ -22,6 +22,7 @@ from relay_jax.data import pipeline
 from relay_jax.evaluation.run import evaluate_run
 from relay_jax.training import checkpoint
 from relay_jax.training.check import check
+from relay_jax.training.devices import make_mesh, replicate, spread
 from relay_jax.training.step import (
     TrainState,
     init_params,
@@ -79,12 +80,15 @@ def _run(config, state, manager, log, asked) -> TrainState:
     """The steps that are left."""
     train_step = make_train_step(config)
     start, stop = int(state.step), config.num_steps
+    mesh = make_mesh(config.data.num_devices)
+    state = replicate(state, mesh)
     saved_at = time.monotonic()
     work = pipeline.steps(config, log.path, start, stop)
     with tqdm(work, config.name, stop, initial=start, unit="step") as bar:
         for now in bar:
+            batch = spread(now.batch, mesh)
             state, metrics = train_step(
-                state, now.batch, task=now.task, num_loops=now.num_loops
+                state, batch, task=now.task, num_loops=now.num_loops
             )
             step = now.step + 1
             if step % config.log_every_steps == 0 or step == stop:

@@ -155,6 +155,21 @@ def test_interrupted_build_leaves_nothing(tmp_path):
         builder.open_tfds(Arithmetic(), (1, 3), tmp_path, 0)
 
 
+def test_interrupted_overwriting_leaves_the_old_dataset(tmp_path):
+    def interrupt(count):
+        raise KeyboardInterrupt
+
+    make(tmp_path)
+    count = len(builder.open_tfds(SMALL, (1, 6), tmp_path, 0))
+    config = builder.TaskRange(task=SMALL, lengths=(1, 6), num_train=7, num_test=0)
+    with pytest.raises(KeyboardInterrupt):
+        builder.build(config, tmp_path, overwrite=True, progress=interrupt)
+    assert len(builder.open_tfds(SMALL, (1, 6), tmp_path, 0)) == count
+    builder.build(config, tmp_path, overwrite=True)
+    assert len(builder.open_tfds(SMALL, (1, 6), tmp_path, 0)) == 7
+    assert [path.name for path in tmp_path.iterdir()] == ["relay_tasks"]
+
+
 def test_missing_dataset_message(tmp_path):
     make(tmp_path, lengths=(1, 6))
     expected = (

@@ -109,6 +109,15 @@ def test_records_table_and_figures(tmp_path, monkeypatch):
         figures.hit_matrices(again, "lis", 9, tmp_path / "x.png")
 
 
+def test_a_figure_shows_the_last_phase_of_those_that_learn_in_phases():
+    phases = [f"ar_self_oracle_{n}" for n in (1, 10, 9)]
+    assert figures._shown(["ar", *phases, "own"]) == ["ar", "ar_self_oracle_10", "own"]
+    assert figures._label("ar_self_oracle_10") == (
+        "AR-CoT + own chains, true answers, 10 phases"
+    )
+    assert figures._label("ar") == "AR-CoT" and figures._label("own") == "own"
+
+
 def test_a_line_cut_off_by_a_crash_is_left_out(tmp_path):
     file = tmp_path / "metrics.jsonl"
     file.write_text('{"step": 1}\n{"step": 2}\n{"st')

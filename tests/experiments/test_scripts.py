@@ -247,6 +247,8 @@ def test_gather_joins_the_seeds_of_a_quickstart(tmp_path):
         records.append_lines(run / "run.jsonl", [call])
         stage = {"steps": 7, "seconds": 1.5, "num_params": 3, "params_sha256": "ab"}
         records.write_json(run / "ar" / "summary.json", stage | {"final": []})
+        losses = [{"step": n, "loss": 0.5} for n in range(1, 8)]
+        records.append_lines(run / "ar" / "metrics.jsonl", losses)
         common = {"run": "ar", "task": "lis", "model": "ar", "seed": seed, "count": 4}
         lines = [
             records.make_record(**common, length=2, metric=metric, value=0.5 + seed / 4)
@@ -263,6 +265,7 @@ def test_gather_joins_the_seeds_of_a_quickstart(tmp_path):
     assert "lowest of 2 seeds" in done.stdout and "ar  0.500" in done.stdout
     lines = list(records.read_lines(tmp_path / "x.jsonl"))
     assert [line["kind"] for line in lines] == ["call", "stage", *["record"] * 3] * 2
+    assert lines[1]["loss"] == 0.5
     assert (tmp_path / "figures" / "x_answer_accuracy.png").exists()
     again = script("gather", *arguments)
     assert again.returncode == 1 and "pass --overwrite to replace it" in again.stderr

@@ -33,6 +33,12 @@ def test_the_run_directory_is_all_that_drafting_needs(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "held-out token_loss" in done.stdout
     assert script("train_lm", *train).stdout == done.stdout
+    measure = f"--run={run}", "--count=4"
+    done = script("evaluate", *measure, f"--workdir={tmp_path}/evaluation")
+    assert done.returncode == 0, done.stderr
+    assert f"{run}: token_loss" in done.stdout
+    foreign = script("evaluate", *measure, "--task=lis", f"--workdir={tmp_path}/other")
+    assert "was not evaluated on 'lis', only on text; give --lengths" in foreign.stderr
 
     store = f"--datastore={tmp_path}/store"
     words = f"--token_array={run}/train.npy", f"--tokenizer={run}/tokenizer.model"

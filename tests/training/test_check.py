@@ -128,3 +128,12 @@ def test_a_run_that_goes_on_does_not_need_its_start_any_more(tmp_path):
     (tmp_path / "first").rename(tmp_path / "elsewhere")
     again = loop.train(second, tmp_path / "second")
     assert again["params_sha256"] == done["params_sha256"]
+
+
+def test_a_batch_divides_over_the_devices(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"batch_size \(6\) does not divide over 4 dev"
+    ):
+        check(config(("data.batch_size", 6), ("data.num_devices", 4)), tmp_path)
+    with pytest.raises(ValueError, match=r"num_devices must be 1\.\.\d+ .* got 1000"):
+        check(config(("data.num_devices", 1000)), tmp_path)
