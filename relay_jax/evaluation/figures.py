@@ -28,6 +28,7 @@ LABELS = {
     "ar_self_loop": "AR-CoT + own chains, looped answers",
     "ar_self_oracle": "AR-CoT + own chains, true answers",
 }
+LETTER = 0.065  # inches, at 8 points
 PHASE = re.compile(r"(ar_self_\w+)_(\d+)")
 
 
@@ -61,7 +62,9 @@ def accuracy_by_length(
         panel.xaxis.get_major_locator().set_params(integer=True)
         panel.grid(alpha=0.3)
     curves, names = panels[0].get_legend_handles_labels()
-    figure.legend(curves, names, fontsize=8, loc="outside upper center", ncols=2)
+    widest = LETTER * (max(map(len, names)) + 7)  # with the line before the name
+    columns = max(1, int(figure.get_figwidth() / widest))
+    figure.legend(curves, names, fontsize=8, loc="outside upper center", ncols=columns)
     _save(figure, path)
 
 
