@@ -24,6 +24,7 @@ from experiments import command
 from relay_jax import config as configs
 from relay_jax.data.text_corpus import prepare_corpus
 from relay_jax.training import loop
+from relay_jax.training.check import check_settings
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment's file.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's directory.")
@@ -32,6 +33,7 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 def main() -> None:
     config = configs.build(configs.LanguageConfig, command.plain(_CONFIG.value))
+    check_settings(config.train)  # the corpus takes a while
     vocab_size = config.train.model.vocab_size
     told = prepare_corpus(config.corpus, vocab_size, _WORKDIR.value)
     for name in ("train", "held_out"):

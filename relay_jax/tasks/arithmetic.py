@@ -17,7 +17,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from relay_jax.arrays import Array, Host, Int
+from relay_jax.arrays import Array, Bool, Host, Int
 from relay_jax.tasks.task import (
     Examples,
     Workspace,
@@ -210,7 +210,9 @@ class Arithmetic:
         )
 
 
-def needs_brackets(before, operator, after):
+def needs_brackets(
+    before: Int[Host, " b"], operator: Int[Host, " b"], after: Int[Host, " b"]
+) -> Bool[Host, " b"]:
     """Whether `x operator y` needs brackets between these two neighbouring tokens."""
     is_sum = operator <= MINUS
     inside_product = (before == TIMES) | (before == DIVIDE)

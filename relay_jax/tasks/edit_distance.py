@@ -176,8 +176,10 @@ class EditDistance:
         )
 
 
-def distance_rows(first, second):
-    """All edit-distance matrices, `[b, len(first) + 1, len(second) + 1]`.
+def distance_rows(
+    first: Int[Host, "b n"], second: Int[Host, "b m"]
+) -> Int[Host, "b n+1 m+1"]:
+    """All edit-distance matrices.
 
     Within a row, D[j] = min_k<=j (C[k] + GAP (j - k)) where C[k] is the best way to
     reach column k without a final insertion: a running minimum, so rows are vectorised.

@@ -169,7 +169,7 @@ class LongestIncreasingSubsequence:
         )
 
 
-def subsequence_lengths(numbers):
+def subsequence_lengths(numbers: Int[Host, "b n"]) -> Int[Host, "b n"]:
     """The longest increasing subsequence that ends at each number, for every row."""
     values = np.ones_like(numbers)
     for i in range(1, numbers.shape[1]):

@@ -20,12 +20,8 @@ from relay_jax.training.step import init_params
 
 
 def check(config: TrainConfig, workdir: epath.PathLike) -> None:
-    """Raises ValueError at whatever is wrong with a config, naming it."""
-    _check_model(config.model)
-    for name, value in _counts(config):
-        if value < 1:
-            raise ValueError(f"{name} must be 1 or more, got {value}")
-    check_devices(config.data.num_devices, config.data.batch_size)
+    """Raises ValueError at whatever is wrong with a config or its data, naming it."""
+    check_settings(config)
     buckets = pipeline.open_buckets(config, workdir)
     _check_names(config, {bucket.task.name for bucket in buckets})
     for bucket in buckets:
@@ -40,6 +36,15 @@ def check(config: TrainConfig, workdir: epath.PathLike) -> None:
         pipeline.open_held_out(config, workdir)
     if config.init_from and not checkpoint.has_checkpoint(workdir):
         _check_start(config, configs.resolve(config.init_from, epath.Path(workdir)))
+
+
+def check_settings(config: TrainConfig) -> None:
+    """Raises ValueError at what is wrong whatever the data."""
+    _check_model(config.model)
+    for name, value in _counts(config):
+        if value < 1:
+            raise ValueError(f"{name} must be 1 or more, got {value}")
+    check_devices(config.data.num_devices, config.data.batch_size)
 
 
 def _check_model(model: ModelConfig) -> None:

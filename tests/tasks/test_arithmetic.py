@@ -152,8 +152,8 @@ def test_needs_brackets_is_precedence(before, operator, after):
     left, right = ["2", before] * bool(before), [after, "5"] * bool(after)
     bare, bracketed = [*left, *inner, *right], [*left, "(", *inner, ")", *right]
     needed = not means_the_same(bare, bracketed, np.random.default_rng(0))
-    ids = [encode(word)[0] if word else PAD for word in (before, operator, after)]
-    assert needs_brackets(*map(np.array, ids)) == needed
+    ids = [encode(word)[:1] if word else [PAD] for word in (before, operator, after)]
+    assert needs_brackets(*map(np.array, ids)).tolist() == [needed]
 
 
 def test_operators_and_results_are_spread_evenly():
