@@ -10,7 +10,7 @@ from etils import epath
 from relay_jax.config import DraftConfig
 from relay_jax.rest import decode, drafters, tree_size
 from relay_jax.rest.datastore import Datastore, open_datastore
-from relay_jax.rest.retrieve import HostIndex, load_index
+from relay_jax.rest.index import HostIndex, load_index, make_mesh
 
 _DATASTORE = flags.DEFINE_string("datastore", "", "A datastore's directory.")
 _DRAFTER = flags.DEFINE_enum("drafter", "rest", list(drafters.DRAFTERS), "Who drafts.")
@@ -20,8 +20,17 @@ NUM_DRAFT = flags.DEFINE_string(
     "Nodes of the draft tree; auto: what pays here, as measured (none if none does).",
 )
 _DEPTH = flags.DEFINE_integer("draft_depth", 10, "Depth of the draft tree.", 1)
+INDEXES = {
+    "device": load_index,
+    "mesh": lambda store: load_index(store, make_mesh()),
+    "host": HostIndex,
+}
 _INDEX = flags.DEFINE_enum(
-    "index", "device", ["device", "host"], "Where the datastore is searched."
+    "index",
+    "device",
+    list(INDEXES),
+    "Where the datastore is searched: on the first device, spread over all devices "
+    "(shard by shard: build it with as many or more), or in its files, on the host.",
 )
 _VERIFY = flags.DEFINE_bool("verify_datastore", False, "Check every byte of the store.")
 _TIMES = flags.DEFINE_string(
@@ -58,7 +67,7 @@ def from_flags(
         store = open_datastore(
             _DATASTORE.value, tokenizer=tokenizer, verify=_VERIFY.value
         )
-        index = load_index(store) if _INDEX.value == "device" else HostIndex(store)
+        index = INDEXES[_INDEX.value](store)
     for draft in drafts:
         is_auto = draft.num_draft == tree_size.AUTO
         drafters.check(tree_size.resize(draft, 1) if is_auto else draft, index)

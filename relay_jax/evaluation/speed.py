@@ -14,6 +14,7 @@ from etils import epath
 from relay_jax.arrays import Array, Host, Int, PyTree
 from relay_jax.config import DraftConfig, ModelConfig
 from relay_jax.rest import decode, drafters, tree_size
+from relay_jax.rest.index import place_beside
 from relay_jax.rest.replay import Target, time_drafter
 
 TIMED_DRAFTS = 200
@@ -59,6 +60,7 @@ def compare(
         raise ValueError(
             f"{len(work.prompts)} prompts do not fill one batch of {work.batch_size}"
         )
+    work = work._replace(params=place_beside(work.params, work.index))
     wanted = [decode.PLAIN, *(d for d in drafts if d.drafter != "none")]
     used = [_sized(work, draft, cache_file) for draft in wanted]
     unique = list(dict.fromkeys(used))  # a chosen size may be asked for too, or be 0

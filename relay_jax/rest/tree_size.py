@@ -82,7 +82,6 @@ def fit(
     draft: DraftConfig,
     sampling: SamplingConfig = decode.GREEDY,
     eos_id: int = decode.NO_EOS,
-    mesh: jax.sharding.Mesh | None = None,
     cache_file: epath.PathLike | None = None,
 ) -> tuple[DecodeState, Fit]:
     """Decodes `PROBE` plain steps, and chooses the tree for what follows.
@@ -97,7 +96,7 @@ def fit(
     if draft.drafter == "none":
         sizes = [0]
     # Told in full, as `decode` does: what is compiled here is what decodes later.
-    settings = {"model": model, "sampling": sampling, "eos_id": eos_id, "mesh": mesh}
+    settings = {"model": model, "sampling": sampling, "eos_id": eos_id}
     measure = functools.partial(_time_step, params, state, index, draft, settings)
     about = describe(model, draft, sampling, index, *state.tokens.shape)
     seconds = step_seconds(measure, sizes, about, cache_file or default_file())
@@ -105,7 +104,7 @@ def fit(
     state = decode.advance(
         params, state, None, draft=decode.PLAIN, num_steps=PROBE, **settings
     )
-    rates = tokens_per_step(state, first, index, draft, sizes, mesh)
+    rates = tokens_per_step(state, first, index, draft, sizes)
     return state, choose(draft, seconds, rates)
 
 
@@ -163,7 +162,6 @@ def tokens_per_step(
     index: Any,
     draft: DraftConfig,
     sizes: list[int],
-    mesh: jax.sharding.Mesh | None = None,
 ) -> dict[int, float]:
     """M by tree size, had the text of `state` from `first` on been drafted.
 
@@ -182,7 +180,6 @@ def tokens_per_step(
         jnp.asarray(np.repeat(length[rows], PROBE)),
         index,
         draft=largest,
-        mesh=mesh,
     )
     nodes = np.asarray(nodes).reshape(*place.shape, -1)
     rates = {}
@@ -269,7 +266,7 @@ def _time_step(params, state, index, draft, settings, size: int) -> float:
     return best
 
 
-@functools.partial(jax.jit, static_argnames=("draft", "mesh"))
+@functools.partial(jax.jit, static_argnames="draft")
 def _true_nodes(
     tokens: Int[Array, "b m"],
     length: Int[Array, " b"],
@@ -277,10 +274,9 @@ def _true_nodes(
     index: Any = None,
     *,
     draft: DraftConfig,
-    mesh: jax.sharding.Mesh | None = None,
 ) -> Int[Array, "b s"]:
     """The nodes that hold the tokens after `length`; `NEVER` from the first miss on."""
-    tree = drafters.draft(Text(tokens, length), index, draft, mesh)
+    tree = drafters.draft(Text(tokens, length), index, draft)
     place = length[:, None] + jnp.arange(draft.depth)[None]
     truth = jnp.take_along_axis(tokens, jnp.minimum(place, tokens.shape[1] - 1), axis=1)
     truth = jnp.where(place < stop[:, None], truth, -1)

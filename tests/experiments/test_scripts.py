@@ -25,11 +25,11 @@ TINY = [
 ]
 
 
-def script(name, *arguments, cwd=ROOT):
+def script(name, *arguments, cwd=ROOT, devices=1):
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
     }
     return subprocess.run(
         [sys.executable, "-m", f"experiments.{name}", *arguments],

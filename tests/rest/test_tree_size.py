@@ -10,7 +10,7 @@ import pytest
 from relay_jax.config import DraftConfig, ModelConfig, TrainConfig
 from relay_jax.rest import decode, tree_size
 from relay_jax.rest.datastore import build_datastore
-from relay_jax.rest.retrieve import load_index
+from relay_jax.rest.index import load_index
 from relay_jax.rest.tree_size import choose, step_seconds
 from relay_jax.training.step import init_params
 
@@ -172,7 +172,7 @@ def test_a_step_is_timed_on_a_copy(store):
         model=MODEL,
         max_new_tokens=20,
     )
-    settings = {"model": MODEL, "sampling": decode.GREEDY, "mesh": None}
+    settings = {"model": MODEL, "sampling": decode.GREEDY}
     spent = tree_size._time_step(params, state, index, DRAFT, settings, 4)
     assert 0 < spent < 60
     assert not any(x.is_deleted() for x in jax.tree.leaves(state))
