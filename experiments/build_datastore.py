@@ -5,7 +5,7 @@
     python -m experiments.build_datastore --datastore=DIR --tokenizer=code.model \
         --jsonl=the_stack.jsonl --text_key=content
     python -m experiments.build_datastore --datastore=DIR --token_array=corpus.npy \
-        --eos_id=2 --vocab_size=32000
+        --eos_id=2 --vocab_size=32000 --tokenizer_identity=sentencepiece-0123456789abcdef
     python -m experiments.build_datastore --datastore=DIR --token_array=RUN/train.npy \
         --tokenizer=RUN/tokenizer.model
 
@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from experiments import command
 from relay_jax.data import corpus
-from relay_jax.rest.datastore import SHARD_TOKENS, build_datastore
+from relay_jax.rest.builder import SHARD_TOKENS, build_datastore
 from relay_jax.tokens import Tokenizer, load_tokenizer
 
 _DATASTORE = flags.DEFINE_string("datastore", None, "The directory to be.")
@@ -38,7 +38,10 @@ _TOKEN_ARRAY = flags.DEFINE_string("token_array", "", "A .npy file of token ids.
 _EOS_ID = flags.DEFINE_integer("eos_id", None, "Token array: ends a document.")
 _VOCAB_SIZE = flags.DEFINE_integer("vocab_size", None, "Token array: number of words.")
 _TOKENIZER_ID = flags.DEFINE_string(
-    "tokenizer_identity", "", "Token array: whose ids these are; default: not told."
+    "tokenizer_identity",
+    "",
+    "Token array: whose ids these are. Untold, any model with as many words drafts with "
+    "them as if they were its own: never another text, but perhaps no help.",
 )
 _SHARD_TOKENS = flags.DEFINE_integer("shard_tokens", SHARD_TOKENS, "Sorted at once.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing store.")

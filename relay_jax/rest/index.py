@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from relay_jax.arrays import Array, Int, Integer, PyTree
-from relay_jax.rest.datastore import Datastore
+from relay_jax.rest.datastore import Datastore, read_part
 
 SHARD_AXIS = "store"
 
@@ -73,7 +73,10 @@ def load_index(
     """Puts a store on the device, or its shards on the devices of a mesh's axis `store`.
 
     Six bytes a token, eight where the vocabulary has 65,536 words or more. A device of
-    a mesh is given its own shards straight from their files.
+    a mesh is given its own shards straight from their files. Every byte is checked.
+
+    Raises:
+      ValueError: a file of the store is not what was written.
     """
     sizes = [len(shard.tokens) for shard in store.shards]
     num, widest = len(sizes), max(sizes)
@@ -84,8 +87,8 @@ def load_index(
         """Some rows of all shards' tokens (part 0) or orders (part 1), filled up."""
         first, stop, _ = where.indices(num)
         held = np.zeros((stop - first, widest), dtype)
-        for row, shard in zip(held, store.shards[first:stop]):
-            row[: len(shard[part])] = shard[part]
+        for row, number in zip(held, range(first, min(stop, len(sizes)))):
+            row[: sizes[number]] = read_part(store, number, part)
         return held
 
     size = np.array(sizes + [0] * (num - len(sizes)), np.int32)

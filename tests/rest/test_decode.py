@@ -22,7 +22,7 @@ from relay_jax.config import (
 )
 from relay_jax.models.decoder import Decoder
 from relay_jax.rest import decode, drafters, tree, verify
-from relay_jax.rest.datastore import build_datastore
+from relay_jax.rest.builder import build_datastore
 from relay_jax.rest.decode import GREEDY
 from relay_jax.rest.index import HostIndex, load_index, make_mesh
 from relay_jax.training.step import init_params

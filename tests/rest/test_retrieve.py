@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from relay_jax.rest import retrieve
-from relay_jax.rest.datastore import build_datastore
+from relay_jax.rest.builder import build_datastore
 from relay_jax.rest.index import SHARD_AXIS, HostIndex, load_index
 from relay_jax.rest.tree import END
 

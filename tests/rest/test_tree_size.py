@@ -9,7 +9,7 @@ import pytest
 
 from relay_jax.config import DraftConfig, ModelConfig, TrainConfig
 from relay_jax.rest import decode, tree_size
-from relay_jax.rest.datastore import build_datastore
+from relay_jax.rest.builder import build_datastore
 from relay_jax.rest.index import load_index
 from relay_jax.rest.tree_size import choose, step_seconds
 from relay_jax.training.step import init_params
