@@ -1,6 +1,7 @@
 """The flags of every script that drafts: which drafter, from which store, how much."""
 
 import itertools
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from relay_jax.config import DraftConfig
 from relay_jax.rest import decode, drafters, tree_size
 from relay_jax.rest.datastore import Datastore, open_datastore
 from relay_jax.rest.index import HostIndex, load_index, make_mesh
+from relay_jax.tokens import Tokenizer
 
 _DATASTORE = flags.DEFINE_string("datastore", "", "A datastore's directory.")
 _DRAFTER = flags.DEFINE_enum("drafter", "rest", list(drafters.DRAFTERS), "Who drafts.")
@@ -39,7 +41,7 @@ _TIMES = flags.DEFINE_string(
 
 
 def from_flags(
-    tokenizer: str = "", names: Sequence[str] = ()
+    tokenizer: Tokenizer | None = None, names: Sequence[str] = ()
 ) -> tuple[list[DraftConfig], Datastore | None, Any]:
     """Draft configs, the opened store and its index; None where none is needed.
 
@@ -47,7 +49,7 @@ def from_flags(
     for auto.
 
     Args:
-      tokenizer: identity of the tokenizer that the store must be of, if any.
+      tokenizer: what the store must be of, if there is a model.
       names: the drafters; by default the one that --drafter names.
 
     Raises:
@@ -67,6 +69,12 @@ def from_flags(
         store = open_datastore(
             _DATASTORE.value, tokenizer=tokenizer, verify=_VERIFY.value
         )
+        if tokenizer and not store.tokenizer:
+            print(
+                f"{store.path} does not tell its tokenizer (build_datastore: --tokenizer "
+                "or --tokenizer_identity); its words are taken to be the model's",
+                file=sys.stderr,
+            )
         index = INDEXES[_INDEX.value](store)
     for draft in drafts:
         is_auto = draft.num_draft == tree_size.AUTO

@@ -37,7 +37,7 @@ WATCH_STEPS = 128  # steps between two looks at whether drafts pay
 def main() -> None:
     sampling = SamplingConfig(_TEMPERATURE.value, _TOP_P.value, _TOP_K.value)
     config, params, tokenizer = prompting.open_run()
-    drafts, _, index = drafting.from_flags(tokenizer.identity)
+    drafts, _, index = drafting.from_flags(tokenizer)
     draft, params = drafting.one(drafts), place_beside(params, index)
     prompts = prompting.read_prompts(tokenizer)
     tokens, length = decode.pad_prompts(prompts, config.model.num_words)
