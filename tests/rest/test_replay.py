@@ -1,0 +1,65 @@
+"""The file of targets: what is written is read, and what does not fit is refused."""
+
+import numpy as np
+import pytest
+
+from relay_jax.rest.replay import Target, load_targets, save_targets
+
+TEXTS = [Target(np.arange(2, 9, dtype=np.int32), 3), Target(np.arange(4, 6), 1)]
+
+
+def test_targets_are_kept_in_a_file(tmp_path):
+    file = tmp_path / "targets.npz"
+    save_targets(file, TEXTS)
+    for one, two in zip(load_targets(file), TEXTS, strict=True):
+        np.testing.assert_array_equal(one.tokens, two.tokens)
+        assert one.prompt_length == two.prompt_length
+    with pytest.raises(ValueError, match="exists; choose another file or give --overw"):
+        save_targets(file, TEXTS)
+    save_targets(file, TEXTS[:1], overwrite=True)
+    assert len(load_targets(file)) == 1
+    with pytest.raises(ValueError, match="there is nothing to draft"):
+        save_targets(tmp_path / "none.npz", [])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"starts": np.array([0, 9, 4])}, "starts must rise from 0 to at most 9"),
+        ({"starts": np.array([0, 9, 4], np.uint32)}, "starts must rise from 0 to at m"),
+        ({"starts": np.array([0, 7, 10])}, "starts must rise from 0 to at most 9"),
+        (
+            {"starts": np.array([0])},
+            r"as many as prompt_lengths \(2\), or one more; go",
+        ),
+        ({"starts": np.array([0.0, 7])}, "targets.npz: starts must hold whole numbers"),
+        ({"prompt_lengths": np.array([3, 0])}, "every prompt needs at least one token"),
+        (
+            {"prompt_lengths": np.array([7, 2])},
+            "no text that is longer than its prompt",
+        ),
+    ],
+)
+def test_targets_that_do_not_fit(tmp_path, changes, message):
+    arrays = {"tokens": np.arange(9), "starts": np.array([0, 7])}
+    np.savez(
+        tmp_path / "targets.npz",
+        **arrays | {"prompt_lengths": np.array([3, 1])} | changes,
+    )
+    with pytest.raises(ValueError, match=message):
+        load_targets(tmp_path / "targets.npz")
+
+
+def test_files_that_hold_no_targets(tmp_path):
+    np.save(tmp_path / "t.npy", np.arange(3))
+    with pytest.raises(
+        ValueError, match=r"t.npy cannot be read .* expected a .npz file"
+    ):
+        load_targets(tmp_path / "t.npy")
+    save_targets(tmp_path / "t.npz", TEXTS)
+    content = (tmp_path / "t.npz").read_bytes()
+    (tmp_path / "t.npz").write_bytes(content[:-100])
+    with pytest.raises(ValueError, match=r"t.npz cannot be read \(File is not a zip"):
+        load_targets(tmp_path / "t.npz")
+    with pytest.raises(ValueError, match="experiments/make_targets.py makes one"):
+        load_targets(tmp_path / "none.npz")
