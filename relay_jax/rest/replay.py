@@ -129,16 +129,28 @@ def replay_targets(
 
 
 def time_drafter(
-    targets: list[Target], index: Any, draft: DraftConfig, count: int = 500
+    texts: list[Text], index: Any, draft: DraftConfig
 ) -> Float[Host, " k"]:
-    """Seconds of single calls, at batch size 1: retrieval and tree, nothing else.
+    """Seconds of single calls, one for each batch of texts: retrieval and tree alone.
 
-    The places are drawn evenly from all texts; first calls, which compile, are left out.
+    First calls, which compile, are left out.
     """
+    run = jax.jit(drafters.draft, static_argnames="config")
+    for text in texts[:10]:
+        jax.block_until_ready(run(text, index, config=draft))
+    seconds = np.zeros(len(texts))
+    for i, text in enumerate(texts):
+        before = time.perf_counter()
+        jax.block_until_ready(run(text, index, config=draft))
+        seconds[i] = time.perf_counter() - before
+    return seconds
+
+
+def draw_texts(targets: list[Target], count: int) -> list[Text]:
+    """Single texts up to places that are drawn evenly from all targets, in one width."""
     widths = np.array([len(target.tokens) for target in targets])
     width = -(-int(np.quantile(widths, 0.9)) // WIDTH_STEP) * WIDTH_STEP
     texts = [target for target in targets if len(target.tokens) <= width]
-    run = jax.jit(drafters.draft, static_argnames="config")
     rng = np.random.default_rng(0)
     calls = []
     for i in range(count):
@@ -147,14 +159,7 @@ def time_drafter(
         tokens = np.zeros((1, width), np.int32)
         tokens[0, :length] = target.tokens[:length]
         calls.append(Text(jnp.asarray(tokens), jnp.asarray([length], jnp.int32)))
-    for call in calls[:10]:
-        jax.block_until_ready(run(call, index, config=draft))
-    seconds = np.zeros(count)
-    for i, call in enumerate(calls):
-        before = time.perf_counter()
-        jax.block_until_ready(run(call, index, config=draft))
-        seconds[i] = time.perf_counter() - before
-    return seconds
+    return calls
 
 
 def _as_arrays(rows: list[Target], batch_size: int):

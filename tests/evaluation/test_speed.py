@@ -62,6 +62,25 @@ def test_another_text_is_an_error(monkeypatch):
         speed.compare(make_work(), [CONTEXT], 1)
 
 
+def test_the_drafter_is_timed_on_the_batches_that_were_decoded(monkeypatch):
+    """A step and its drafter: the same rows, the same room."""
+    shapes, real = [], speed.time_drafter
+
+    def look(texts, index, draft):
+        shapes.extend((*text.tokens.shape, *text.length.shape) for text in texts)
+        for text in texts:
+            told = np.arange(27)[None] < np.asarray(text.length)[:, None]
+            assert not np.any(text.tokens[~told])
+        assert {int(n) for text in texts for n in text.length} > set(range(3, 20))
+        return real(texts, index, draft) * 0 + 0.5
+
+    monkeypatch.setattr(speed, "time_drafter", look)
+    lines = speed.compare(make_work(batch_size=4), [CONTEXT], 1)
+    assert set(shapes) == {(4, 27, 4)}
+    step = lines[1]["ms_a_step"] / 1e3
+    assert lines[1]["drafting_share"] == pytest.approx(0.5 / step, rel=0.02)
+
+
 def test_too_few_prompts_are_refused():
     with pytest.raises(ValueError, match="4 prompts do not fill one batch of 5"):
         speed.compare(make_work(batch_size=5), [CONTEXT])
