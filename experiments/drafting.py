@@ -19,7 +19,9 @@ _DRAFTER = flags.DEFINE_enum("drafter", "rest", list(drafters.DRAFTERS), "Who dr
 NUM_DRAFT = flags.DEFINE_string(
     "num_draft",
     "auto",
-    "Nodes of the draft tree; auto: what pays here, as measured (none if none does).",
+    "Nodes of the draft tree; auto: what pays here, as measured (none if none does). "
+    f"rest_generate measures on the first {tree_size.PROBE} tokens, which it writes "
+    "plainly: with auto, a shorter text is never drafted.",
 )
 _DEPTH = flags.DEFINE_integer("draft_depth", 10, "Depth of the draft tree.", 1)
 INDEXES = {

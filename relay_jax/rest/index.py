@@ -111,6 +111,25 @@ def load_index(
     return MeshIndex(parts, mesh)
 
 
+def describe(index: AnyIndex | None) -> dict[str, Any]:
+    """What the time of a search depends on: tokens a shard as a power of two."""
+    if isinstance(index, HostIndex):
+        shards = index.store.shards
+        count, widest = len(shards), max(len(shard.tokens) for shard in shards)
+    elif index is not None:
+        parts = index.parts if isinstance(index, MeshIndex) else index
+        count, widest = parts.tokens.shape
+    else:
+        return {"kind": "none"}
+    return {
+        "kind": type(index).__name__,
+        "token_bytes": index.token_dtype.itemsize,
+        "shards": count,
+        "tokens": 1 << (widest - 1).bit_length(),
+        "mesh": index.mesh.size if isinstance(index, MeshIndex) else 1,
+    }
+
+
 def make_mesh() -> jax.sharding.Mesh:
     """All devices on the axis `store`."""
     kinds = (jax.sharding.AxisType.Auto,)

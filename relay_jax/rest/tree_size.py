@@ -32,6 +32,7 @@ from relay_jax.config import DraftConfig, ModelConfig, SamplingConfig
 from relay_jax.rest import decode, drafters
 from relay_jax.rest.decode import DecodeState
 from relay_jax.rest.drafters import Text
+from relay_jax.rest.index import describe as describe_index
 
 AUTO = -1  # as `num_draft`: choose
 SIZES = (0, 4, 8, 16, 32, 64)
@@ -208,7 +209,7 @@ def describe(
         "model": configs.to_dict(model),
         "draft": configs.to_dict(resize(draft, 1)),
         "sampling": configs.to_dict(sampling),
-        "index": type(index).__name__,
+        "index": describe_index(index),
         "batch_size": batch_size,
         "room": 1 << (room - 1).bit_length(),
         "device": jax.devices()[0].device_kind,

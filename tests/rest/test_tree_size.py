@@ -10,7 +10,7 @@ import pytest
 from relay_jax.config import DraftConfig, ModelConfig, TrainConfig
 from relay_jax.rest import decode, tree_size
 from relay_jax.rest.builder import build_datastore
-from relay_jax.rest.index import load_index
+from relay_jax.rest.index import SHARD_AXIS, HostIndex, load_index, make_mesh
 from relay_jax.rest.tree_size import choose, step_seconds
 from relay_jax.training.step import init_params
 
@@ -105,6 +105,28 @@ def test_what_times_depend_on():
         assert one != tree_size.describe(
             **base | {"batch_size": 1, "room": 100, name: value}
         )
+
+
+def test_times_are_those_of_a_store_of_this_size(tmp_path):
+    """Shards, their width, the tokens' width and the mesh: each has its own times."""
+    words = {"tokenizer": "test", "vocab_size": 12, "eos_id": 1}
+    texts = list(np.random.default_rng(0).integers(2, 12, (20, 20)))
+
+    def make(name, texts=texts, **changes):
+        return build_datastore(texts, tmp_path / name, **words | changes)
+
+    small, shards = make("small", texts[:2]), make("shards", shard_tokens=128)
+    stores = [small, make("large"), shards, make("wide", vocab_size=70_000)]
+    two = jax.make_mesh((2,), (SHARD_AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
+    indexes = [None, *map(load_index, stores), *map(HostIndex, stores)]
+    indexes += [load_index(shards, mesh) for mesh in (make_mesh(), two)]
+    told = [
+        json.dumps(tree_size.describe(MODEL, DRAFT, decode.GREEDY, index, 1, 100))
+        for index in indexes
+    ]
+    assert len(set(told)) == len(indexes)
+    alike = tree_size.describe_index(load_index(make("alike", texts[1:])))
+    assert alike == tree_size.describe_index(indexes[2])
 
 
 @pytest.fixture(scope="module")
