@@ -9,7 +9,7 @@ from absl import flags
 from etils import epath
 
 from relay_jax.config import DraftConfig
-from relay_jax.rest import decode, drafters, tree_size
+from relay_jax.rest import decode, drafters, step_times, tree_size
 from relay_jax.rest.datastore import Datastore, open_datastore
 from relay_jax.rest.index import HostIndex, load_index, make_mesh
 from relay_jax.tokens import Tokenizer
@@ -104,4 +104,4 @@ def one(drafts: list[DraftConfig]) -> DraftConfig:
 
 def cache_file() -> epath.Path:
     """Where measured step times are kept."""
-    return epath.Path(_TIMES.value or tree_size.default_file())
+    return epath.Path(_TIMES.value or step_times.default_file())
