@@ -3,7 +3,17 @@
 import numpy as np
 import pytest
 
-from relay_jax.rest.replay import Target, load_targets, save_targets
+from relay_jax.config import DraftConfig
+from relay_jax.rest.builder import build_datastore
+from relay_jax.rest.index import load_index, make_mesh
+from relay_jax.rest.replay import (
+    Target,
+    draw_texts,
+    load_targets,
+    replay_targets,
+    save_targets,
+    time_drafter,
+)
 
 TEXTS = [Target(np.arange(2, 9, dtype=np.int32), 3), Target(np.arange(4, 6), 1)]
 
@@ -20,6 +30,19 @@ def test_targets_are_kept_in_a_file(tmp_path):
     assert len(load_targets(file)) == 1
     with pytest.raises(ValueError, match="there is nothing to draft"):
         save_targets(tmp_path / "none.npz", [])
+
+
+def test_a_replay_is_the_same_over_a_mesh(tmp_path):
+    words = {"tokenizer": "test", "vocab_size": 12, "eos_id": 1}
+    texts = list(np.random.default_rng(0).integers(2, 12, (20, 20)))
+    store = build_datastore(texts, tmp_path / "store", shard_tokens=200, **words)
+    draft = DraftConfig(num_draft=4, depth=4, num_store_rows=8, num_text_rows=8)
+    targets = [Target(text, 3) for text in texts[:2]]
+    indexes = load_index(store), load_index(store, make_mesh())
+    one, two = (replay_targets(targets, index, draft, 2) for index in indexes)
+    assert one == two and one[0].steps < one[0].new_tokens / 2
+    drawn = draw_texts(targets, 3)
+    assert np.all(time_drafter(drawn, indexes[1], draft) > 0)
 
 
 @pytest.mark.parametrize(
