@@ -5,14 +5,15 @@
     python -m experiments.build_datastore --datastore=DIR --tokenizer=code.model \
         --jsonl=the_stack.jsonl --text_key=content
     python -m experiments.build_datastore --datastore=DIR --token_array=corpus.npy \
-        --eos_id=2 --vocab_size=32000
+        --eos_id=2 --vocab_size=32000 --tokenizer_identity=sentencepiece-0123456789abcdef
     python -m experiments.build_datastore --datastore=DIR --token_array=RUN/train.npy \
         --tokenizer=RUN/tokenizer.model
 
-Interrupted, it leaves nothing that opens; the same command goes on with the shards that
-were sorted. Memory: about 20 bytes for each token of a shard (--shard_tokens).
+Interrupted, it leaves nothing that opens, or the store that was to be replaced; the same
+command goes on with the shards that were sorted. Memory: about 20 bytes for each token of a shard (--shard_tokens).
 """
 
+import statistics
 import time
 from collections.abc import Iterator
 
@@ -20,8 +21,10 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import command
+from relay_jax import records
 from relay_jax.data import corpus
-from relay_jax.rest.datastore import SHARD_TOKENS, build_datastore
+from relay_jax.rest.builder import SHARD_TOKENS, build_datastore
+from relay_jax.rest.datastore import Datastore, open_datastore
 from relay_jax.tokens import Tokenizer, load_tokenizer
 
 _DATASTORE = flags.DEFINE_string("datastore", None, "The directory to be.")
@@ -38,11 +41,18 @@ _TOKEN_ARRAY = flags.DEFINE_string("token_array", "", "A .npy file of token ids.
 _EOS_ID = flags.DEFINE_integer("eos_id", None, "Token array: ends a document.")
 _VOCAB_SIZE = flags.DEFINE_integer("vocab_size", None, "Token array: number of words.")
 _TOKENIZER_ID = flags.DEFINE_string(
-    "tokenizer_identity", "", "Token array: whose ids these are; default: not told."
+    "tokenizer_identity",
+    "",
+    "Token array: whose ids these are. Untold, any model with as many words drafts with "
+    "them as if they were its own: never another text, but perhaps no help.",
 )
 _SHARD_TOKENS = flags.DEFINE_integer("shard_tokens", SHARD_TOKENS, "Sorted at once.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing store.")
+_RECORDS = flags.DEFINE_string(
+    "records", "", "A file to which what was measured is added, as a JSON line."
+)
 flags.mark_flag_as_required("datastore")
+OPENINGS = 5
 
 
 def main() -> None:
@@ -57,7 +67,7 @@ def main() -> None:
         raise ValueError(
             f"give one of {', '.join(sources)}, got {' and '.join(given) or 'none'}"
         )
-    start = time.monotonic()
+    start, busy = time.monotonic(), time.process_time()
     documents, vocabulary = _read(given[0])
     store = build_datastore(
         tqdm(documents, unit=" documents", delay=0.5),
@@ -66,11 +76,35 @@ def main() -> None:
         shard_tokens=_SHARD_TOKENS.value,
         overwrite=_OVERWRITE.value,
     )
-    seconds = time.monotonic() - start
+    line = measure(store, time.monotonic() - start, time.process_time() - busy)
     print(
         f"{store.path}: {store.num_documents:,} documents, {store.num_tokens:,} tokens "
-        f"in {len(store.shards)} shards, {seconds:.1f} s"
+        f"in {len(store.shards)} shards, {line['bytes_a_token']} bytes a token; "
+        f"{line['seconds']} s, {line['tokens_a_cpu_second']:,} tokens a CPU-second; "
+        f"opens in {line['opening_ms']} ms"
     )
+    if _RECORDS.value:
+        records.append_lines(_RECORDS.value, [line | command.describe()])
+
+
+def measure(store: Datastore, seconds: float, cpu_seconds: float) -> dict:
+    """What building the store took, what it takes on disk, and how fast it opens."""
+    size = sum(file.stat().length for file in store.path.iterdir())
+    openings = []
+    for _ in range(OPENINGS):
+        before = time.perf_counter()
+        open_datastore(store.path)
+        openings.append(time.perf_counter() - before)
+    return {
+        "documents": store.num_documents,
+        "tokens": store.num_tokens,
+        "shards": len(store.shards),
+        "bytes_a_token": round(size / store.num_tokens, 3),
+        "seconds": round(seconds, 2),
+        "cpu_seconds": round(cpu_seconds, 2),
+        "tokens_a_cpu_second": round(store.num_tokens / cpu_seconds),
+        "opening_ms": round(statistics.median(openings) * 1e3, 2),
+    }
 
 
 def _read(source: str) -> tuple[Iterator, dict]:

@@ -1,6 +1,7 @@
 """The flags of every script that drafts: which drafter, from which store, how much."""
 
 import itertools
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,20 +9,32 @@ from absl import flags
 from etils import epath
 
 from relay_jax.config import DraftConfig
-from relay_jax.rest import decode, drafters, tree_size
+from relay_jax.rest import decode, drafters, step_times, tree_size
 from relay_jax.rest.datastore import Datastore, open_datastore
-from relay_jax.rest.retrieve import HostIndex, load_index
+from relay_jax.rest.index import HostIndex, load_index, make_mesh
+from relay_jax.tokens import Tokenizer
 
 _DATASTORE = flags.DEFINE_string("datastore", "", "A datastore's directory.")
 _DRAFTER = flags.DEFINE_enum("drafter", "rest", list(drafters.DRAFTERS), "Who drafts.")
 NUM_DRAFT = flags.DEFINE_string(
     "num_draft",
     "auto",
-    "Nodes of the draft tree; auto: what pays here, as measured (none if none does).",
+    "Nodes of the draft tree; auto: what pays here, as measured (none if none does). "
+    f"rest_generate measures on the first {tree_size.PROBE} tokens, which it writes "
+    "plainly: with auto, a shorter text is never drafted.",
 )
 _DEPTH = flags.DEFINE_integer("draft_depth", 10, "Depth of the draft tree.", 1)
+INDEXES = {
+    "device": load_index,
+    "mesh": lambda store: load_index(store, make_mesh()),
+    "host": HostIndex,
+}
 _INDEX = flags.DEFINE_enum(
-    "index", "device", ["device", "host"], "Where the datastore is searched."
+    "index",
+    "device",
+    list(INDEXES),
+    "Where the datastore is searched: on the first device, spread over all devices "
+    "(shard by shard: build it with as many or more), or in its files, on the host.",
 )
 _VERIFY = flags.DEFINE_bool("verify_datastore", False, "Check every byte of the store.")
 _TIMES = flags.DEFINE_string(
@@ -30,7 +43,7 @@ _TIMES = flags.DEFINE_string(
 
 
 def from_flags(
-    tokenizer: str = "", names: Sequence[str] = ()
+    tokenizer: Tokenizer | None = None, names: Sequence[str] = ()
 ) -> tuple[list[DraftConfig], Datastore | None, Any]:
     """Draft configs, the opened store and its index; None where none is needed.
 
@@ -38,7 +51,7 @@ def from_flags(
     for auto.
 
     Args:
-      tokenizer: identity of the tokenizer that the store must be of, if any.
+      tokenizer: what the store must be of, if there is a model.
       names: the drafters; by default the one that --drafter names.
 
     Raises:
@@ -58,7 +71,13 @@ def from_flags(
         store = open_datastore(
             _DATASTORE.value, tokenizer=tokenizer, verify=_VERIFY.value
         )
-        index = load_index(store) if _INDEX.value == "device" else HostIndex(store)
+        if tokenizer and not store.tokenizer:
+            print(
+                f"{store.path} does not tell its tokenizer (build_datastore: --tokenizer "
+                "or --tokenizer_identity); its words are taken to be the model's",
+                file=sys.stderr,
+            )
+        index = INDEXES[_INDEX.value](store)
     for draft in drafts:
         is_auto = draft.num_draft == tree_size.AUTO
         drafters.check(tree_size.resize(draft, 1) if is_auto else draft, index)
@@ -85,4 +104,4 @@ def one(drafts: list[DraftConfig]) -> DraftConfig:
 
 def cache_file() -> epath.Path:
     """Where measured step times are kept."""
-    return epath.Path(_TIMES.value or tree_size.default_file())
+    return epath.Path(_TIMES.value or step_times.default_file())

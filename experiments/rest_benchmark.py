@@ -38,7 +38,7 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of the problems.", 0)
 
 def main() -> None:
     config, params, tokenizer = prompting.open_run()
-    drafts, store, index = drafting.from_flags(tokenizer.identity, _DRAFTERS.value)
+    drafts, store, index = drafting.from_flags(tokenizer, _DRAFTERS.value)
     if _TASK.value:
         prompts = problems(config)
     else:

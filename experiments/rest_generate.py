@@ -20,6 +20,7 @@ from absl import flags
 from experiments import command, drafting, prompting
 from relay_jax.config import SamplingConfig
 from relay_jax.rest import decode, tree_size
+from relay_jax.rest.index import place_beside
 
 _PRINT_IDS = flags.DEFINE_bool("print_ids", False, "Print ids instead of text.")
 _IGNORE_EOS = flags.DEFINE_bool("ignore_eos", False, "Go on after the end of text.")
@@ -36,14 +37,13 @@ WATCH_STEPS = 128  # steps between two looks at whether drafts pay
 def main() -> None:
     sampling = SamplingConfig(_TEMPERATURE.value, _TOP_P.value, _TOP_K.value)
     config, params, tokenizer = prompting.open_run()
-    drafts, _, index = drafting.from_flags(tokenizer.identity)
-    draft = drafting.one(drafts)
+    drafts, _, index = drafting.from_flags(tokenizer)
+    draft, params = drafting.one(drafts), place_beside(params, index)
     prompts = prompting.read_prompts(tokenizer)
     tokens, length = decode.pad_prompts(prompts, config.model.num_words)
     settings = {
         "model": config.model,
         "sampling": sampling,
-        "mesh": None,
         "eos_id": decode.NO_EOS if _IGNORE_EOS.value else tokenizer.eos_id,
     }
     state = decode.start(

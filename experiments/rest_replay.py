@@ -34,7 +34,8 @@ def main() -> None:
         targets, index, draft, _BATCH_SIZE.value, progress=True
     )
     new, steps, nodes = np.sum(scores, axis=0)
-    seconds = replay.time_drafter(targets, index, draft, _TIMED.value)
+    texts = replay.draw_texts(targets, _TIMED.value)
+    seconds = replay.time_drafter(texts, index, draft)
     means = [score.new_tokens / score.steps for score in scores]
     line = {
         "drafter": draft.drafter,

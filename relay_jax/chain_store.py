@@ -21,8 +21,9 @@ from relay_jax.data.source import is_test
 from relay_jax.data.written import read_chains
 from relay_jax.evaluation import accuracy, speed
 from relay_jax.rest import tree_size
-from relay_jax.rest.datastore import Datastore, build_datastore
-from relay_jax.rest.retrieve import load_index
+from relay_jax.rest.builder import build_datastore
+from relay_jax.rest.datastore import Datastore
+from relay_jax.rest.index import load_index
 from relay_jax.tokens import TaskTokenizer
 from relay_jax.training import checkpoint
 

@@ -4,14 +4,18 @@ Every source is an iterator of documents, which are texts or token ids; it is re
 from its start, and never held as a whole.
 """
 
+import contextlib
 import glob
+import gzip
 import json
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
 
+from relay_jax.array_file import open_tokens
 from relay_jax.arrays import Host, Integer
 from relay_jax.tokens import Tokenizer
 
@@ -53,28 +57,50 @@ def read_files(files: Iterable[epath.Path]) -> Iterator[str]:
 
 
 def read_json_lines(files: Iterable[epath.Path], key: str) -> Iterator[str]:
-    """One document a line: its field `key`. Empty lines are passed over.
+    """One document a line: its field `key`; see `read_json_fields`."""
+    for (text,) in read_json_fields(files, [key]):
+        yield text
+
+
+def read_json_fields(
+    files: Iterable[epath.Path], keys: Sequence[str]
+) -> Iterator[list[str]]:
+    """Some texts of each line. Empty lines are passed over; .gz files are unpacked.
 
     Raises:
-      ValueError: a line is not JSON, or has no such text.
+      ValueError: a file is not what its name says, a line is not JSON, or lacks a text.
     """
     for file in files:
-        with file.open("r") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                try:
-                    record = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise ValueError(f"{file}, line {number}: not JSON") from error
-                fields = record if isinstance(record, dict) else {}
-                text = fields.get(key)
-                if text is None or not isinstance(text, str):
-                    raise ValueError(
-                        f"{file}, line {number} has no text under {key!r}, but "
-                        f"{sorted(fields)}; choose with --text_key"
-                    )
-                yield text
+        for number, line in enumerate(_lines(file), 1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{file}, line {number}: not JSON") from error
+            fields = record if isinstance(record, dict) else {}
+            missing = [key for key in keys if not isinstance(fields.get(key), str)]
+            if missing:
+                raise ValueError(
+                    f"{file}, line {number} has no text under {missing[0]!r}, but "
+                    f"{sorted(fields)}; choose one of them"
+                )
+            yield [fields[key] for key in keys]
+
+
+def _lines(file: epath.Path) -> Iterator[str]:
+    try:
+        with contextlib.ExitStack() as stack:
+            lines = stack.enter_context(file.open("rb"))
+            if file.suffix == ".gz":
+                lines = stack.enter_context(gzip.open(lines))
+            for line in lines:
+                yield line.decode()
+    except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{file} cannot be read ({error}); expected lines of JSON, packed by gzip "
+            "if the name ends with .gz"
+        ) from error
 
 
 def read_tfds(name: str, split: str, key: str, data_dir: str = "") -> Iterator[str]:
@@ -99,16 +125,9 @@ def read_tokens(file: epath.PathLike, eos_id: int) -> Iterator[Integer[Host, "_"
     """The documents of a token array: each ends with `eos_id`, but for the last.
 
     Raises:
-      ValueError: it is not an array of whole numbers in one dimension.
+      ValueError: it is no file of whole numbers in one dimension.
     """
-    if not epath.Path(file).exists():
-        raise ValueError(f"{file} does not exist; give a .npy file of token ids")
-    tokens = np.load(file, mmap_mode="r")
-    if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
-        raise ValueError(
-            f"{file} must hold whole numbers in one dimension, it holds "
-            f"{tokens.dtype} in {tokens.ndim}"
-        )
+    tokens = open_tokens(file, "give a .npy file of token ids")
     step = 1 << 22
     held = []
     for first in range(0, len(tokens), step):

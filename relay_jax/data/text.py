@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from etils import epath
 
+from relay_jax.array_file import open_tokens
 from relay_jax.arrays import Host, Int, Integer
 from relay_jax.data.align import DecoderBatch
 
@@ -58,16 +59,8 @@ def open_windows(
       ValueError: it is missing, holds something else, ids outside a vocabulary of
         `num_words`, or no whole window.
     """
-    if not epath.Path(file).exists():
-        raise ValueError(
-            f"{file} does not exist; python -m experiments.train_lm makes it of a corpus"
-        )
-    tokens = np.load(file, mmap_mode="r")
-    if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
-        raise ValueError(
-            f"{file} must hold whole numbers in one dimension, it holds "
-            f"{tokens.dtype} in {tokens.ndim}"
-        )
+    remedy = "python -m experiments.train_lm makes it of a corpus"
+    tokens = open_tokens(file, remedy)
     if size < 1 or len(tokens) <= size:
         raise ValueError(
             f"{file} holds {len(tokens)} tokens: too few for a window of {size} and "

@@ -8,12 +8,15 @@ import time
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
 from relay_jax.arrays import Array, Host, Int, PyTree
 from relay_jax.config import DraftConfig, ModelConfig
 from relay_jax.rest import decode, drafters, tree_size
+from relay_jax.rest.drafters import Text
+from relay_jax.rest.index import place_beside
 from relay_jax.rest.replay import Target, time_drafter
 
 TIMED_DRAFTS = 200
@@ -59,6 +62,7 @@ def compare(
         raise ValueError(
             f"{len(work.prompts)} prompts do not fill one batch of {work.batch_size}"
         )
+    work = work._replace(params=place_beside(work.params, work.index))
     wanted = [decode.PLAIN, *(d for d in drafts if d.drafter != "none")]
     used = [_sized(work, draft, cache_file) for draft in wanted]
     unique = list(dict.fromkeys(used))  # a chosen size may be asked for too, or be 0
@@ -74,7 +78,7 @@ def compare(
     told = {
         draft: {"same_texts": same[draft]}
         | _measures(made[draft], seconds[draft], seconds[decode.PLAIN], targets)
-        | _drafting(draft, made[draft], seconds[draft], targets, work.index)
+        | _drafting(draft, made[draft], seconds[draft], work)
         for draft in unique
     }
     return [
@@ -185,10 +189,27 @@ def _passes(texts: list[Written]) -> int:
     return sum(int(part.steps.max()) for part in texts)
 
 
-def _drafting(draft, texts, seconds, targets, index) -> dict[str, float]:
-    """The share of a step that retrieval and tree take."""
+def _drafting(draft, texts, seconds, work) -> dict[str, float]:
+    """The share of a step that retrieval and tree take, for the same batches."""
     if not draft.num_draft:
         return {"drafting_share": 0.0}
-    alone = float(np.median(time_drafter(targets, index, draft, TIMED_DRAFTS)))
+    calls = _draw_texts(work, texts, TIMED_DRAFTS)
+    alone = float(np.median(time_drafter(calls, work.index, draft)))
     step = float(np.median(seconds)) / _passes(texts)
     return {"drafting_share": round(alone / step, 3)}
+
+
+def _draw_texts(work: Work, texts: list[Written], count: int) -> list[Text]:
+    """The batches that were decoded, each row up to a place that is drawn evenly."""
+    rng = np.random.default_rng(0)
+    firsts = [
+        np.array([len(work.prompts[row]) for row in rows]) for rows in _groups(work)
+    ]
+    drawn = []
+    for i in range(count):
+        written, first = texts[i % len(texts)], firsts[i % len(texts)]
+        length = rng.integers(first, written.length)
+        told = np.arange(written.tokens.shape[1])[None] < length[:, None]
+        tokens = np.where(told, written.tokens, 0)
+        drawn.append(Text(jnp.asarray(tokens), jnp.asarray(length, jnp.int32)))
+    return drawn

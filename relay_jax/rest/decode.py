@@ -26,6 +26,7 @@ from relay_jax.models.decoder import run_decoder
 from relay_jax.models.layers import KeyValues
 from relay_jax.rest import drafters
 from relay_jax.rest.drafters import Text
+from relay_jax.rest.index import place_beside
 from relay_jax.rest.tree import Tree
 from relay_jax.rest.verify import Choice, accept, choose
 from relay_jax.tokens import check_ids
@@ -65,7 +66,6 @@ def decode(
     draft: DraftConfig = PLAIN,
     sampling: SamplingConfig = GREEDY,
     index: Any = None,
-    mesh: jax.sharding.Mesh | None = None,
     seed: int = 0,
     width: int = 0,
 ) -> DecodeState:
@@ -74,8 +74,7 @@ def decode(
     Args:
       prompts: token ids, a list for each text; they may differ in length.
       eos_id: ends a text (and is written); by default nothing does.
-      index: the datastore, `retrieve.load_index` or `HostIndex`.
-      mesh: over whose axis `store` the index is spread, if it is.
+      index: the datastore, `index.load_index` or `HostIndex`.
       seed: of the noise when sampling; row i uses `fold_in(key(seed), i)`.
       width: room for prompts, so that different ones need no new compilation.
 
@@ -84,6 +83,7 @@ def decode(
         draft config cannot work.
     """
     drafters.check(draft, index)
+    params = place_beside(params, index)
     tokens, length = pad_prompts(prompts, model.num_words, width)
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be 1 or more, got {max_new_tokens}")
@@ -104,7 +104,6 @@ def decode(
         sampling=sampling,
         eos_id=eos_id,
         num_steps=NO_LIMIT,
-        mesh=mesh,
     )
 
 
@@ -177,7 +176,7 @@ def start(
 
 @functools.partial(
     jax.jit,
-    static_argnames=("model", "draft", "sampling", "mesh"),
+    static_argnames=("model", "draft", "sampling"),
     donate_argnames="state",
 )
 def advance(
@@ -190,7 +189,6 @@ def advance(
     sampling: SamplingConfig = GREEDY,
     eos_id: int | Int[Array, ""] = NO_EOS,
     num_steps: int | Int[Array, ""] = NO_LIMIT,
-    mesh: jax.sharding.Mesh | None = None,
 ) -> DecodeState:
     """Decodes until every row is done, at most `num_steps` steps. Donates `state`.
 
@@ -213,10 +211,10 @@ def advance(
         chosen = choose(logits, sampling, state.keys, state.length, depth, deepest)
         return chosen, new
 
-    return _loop(target, state, index, draft, eos_id, num_steps, mesh)
+    return _loop(target, state, index, draft, eos_id, num_steps)
 
 
-@functools.partial(jax.jit, static_argnames=("draft", "mesh"))
+@functools.partial(jax.jit, static_argnames="draft")
 def replay(
     truth: Int[Array, "b m"],
     prompt_length: Int[Array, " b"],
@@ -224,7 +222,6 @@ def replay(
     index: Any = None,
     *,
     draft: DraftConfig,
-    mesh: jax.sharding.Mesh | None = None,
 ) -> DecodeState:
     """Decodes known texts as if a model said them: the very loop, without a model."""
     is_prompt = jnp.arange(truth.shape[1])[None] < prompt_length[:, None]
@@ -239,7 +236,7 @@ def replay(
         token = jnp.take_along_axis(truth, place, axis=1)
         return Choice(token, jnp.ones(token.shape)), None
 
-    return _loop(target, state, index, draft, NO_EOS, NO_LIMIT, mesh)
+    return _loop(target, state, index, draft, NO_EOS, NO_LIMIT)
 
 
 def written(state: DecodeState, prompt_length: Int[Host, " b"]) -> list[Int[Host, "_"]]:
@@ -275,14 +272,14 @@ def _first_state(tokens, length, stop, keys, cache) -> DecodeState:
     )
 
 
-def _loop(target: Target, state, index, draft, eos_id, num_steps, mesh) -> DecodeState:
+def _loop(target: Target, state, index, draft, eos_id, num_steps) -> DecodeState:
     def is_open(carry):
         count, state = carry
         return ~jnp.all(state.done) & (count < num_steps)
 
     def step(carry):
         count, state = carry
-        tree = drafters.draft(Text(state.tokens, state.length), index, draft, mesh)
+        tree = drafters.draft(Text(state.tokens, state.length), index, draft)
         choice, new = target(state, tree)
         return count + 1, _keep(state, tree, choice, new, _deepest(draft), eos_id)
 

@@ -11,14 +11,14 @@ than the corpus. `tree.make_tree` makes one tree of all rows.
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from relay_jax.arrays import Array, Int
 from relay_jax.config import DraftConfig
 from relay_jax.rest import retrieve
-from relay_jax.rest.retrieve import HostIndex, Index, Matches
+from relay_jax.rest.index import AnyIndex
+from relay_jax.rest.retrieve import Matches
 from relay_jax.rest.tree import MOST_WEIGHT, Rows, Tree, empty_tree, make_tree
 
 
@@ -29,24 +29,24 @@ class Text(NamedTuple):
     length: Int[Array, " b"]
 
 
-def rest(text: Text, index, config: DraftConfig, mesh=None) -> Rows:
+def rest(text: Text, index, config: DraftConfig) -> Rows:
     query = retrieve.last_tokens(*text)
     size = (config.num_store_rows, config.depth)
-    found = retrieve.nearest(index, query, *size, mesh=mesh)
+    found = retrieve.nearest(index, query, *size)
     rows = _weigh(found, config.store_weights)
     own = _own_rows(text, query, config)
     return Rows(*(jnp.concatenate(part, axis=1) for part in zip(rows, own)))
 
 
-def rest_paper(text: Text, index, config: DraftConfig, mesh=None) -> Rows:
+def rest_paper(text: Text, index, config: DraftConfig) -> Rows:
     query = retrieve.last_tokens(*text)
     size = (config.num_paper_rows, config.depth)
-    found = retrieve.longest(index, query, *size, mesh=mesh)
+    found = retrieve.longest(index, query, *size)
     return Rows(found.tokens, (found.length > 0).astype(jnp.int32))
 
 
-def context(text: Text, index, config: DraftConfig, mesh=None) -> Rows:
-    del index, mesh
+def context(text: Text, index, config: DraftConfig) -> Rows:
+    del index
     return _own_rows(text, retrieve.last_tokens(*text), config)
 
 
@@ -56,20 +56,19 @@ NEEDS_STORE = ("rest", "rest_paper")
 
 def draft(
     text: Text,
-    index: Index | HostIndex | None,
+    index: AnyIndex | None,
     config: DraftConfig,
-    mesh: jax.sharding.Mesh | None = None,
 ) -> Tree:
     """The draft tree under a text's last token."""
     drafter = DRAFTERS[config.drafter]
     if drafter is None or config.num_draft == 0:
         return empty_tree(len(text.length))
-    rows = drafter(text, index, config, mesh)
+    rows = drafter(text, index, config)
     narrow = index is not None and index.token_dtype == np.uint16
     return make_tree(rows, config.num_draft, narrow)
 
 
-def check(config: DraftConfig, index: Index | HostIndex | None) -> None:
+def check(config: DraftConfig, index: AnyIndex | None) -> None:
     """Raises ValueError at a draft config that cannot work."""
     if config.drafter not in DRAFTERS:
         raise ValueError(

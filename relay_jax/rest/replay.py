@@ -7,8 +7,10 @@ Targets are kept in a .npz file:
     prompt_lengths  [k] how many of its tokens are given; the others are to be drafted
 """
 
+import io
 import itertools
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +19,8 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
+from relay_jax import records
+from relay_jax.array_file import read_whole_numbers
 from relay_jax.arrays import Float, Host, Int
 from relay_jax.config import DraftConfig
 from relay_jax.rest import drafters
@@ -24,6 +28,7 @@ from relay_jax.rest.decode import replay
 from relay_jax.rest.drafters import Text
 from relay_jax.tokens import check_ids
 
+ARRAYS = ("tokens", "starts", "prompt_lengths")
 WIDTH_STEP = 512  # texts of similar length are replayed together
 
 
@@ -48,20 +53,11 @@ def load_targets(path: epath.PathLike) -> list[Target]:
     Raises:
       ValueError: the file is not such a file, or its numbers do not fit each other.
     """
-    path = epath.Path(path)
-    if not path.exists():
-        raise ValueError(f"{path} does not exist; give a .npz file of targets")
-    try:
-        with path.open("rb") as file, np.load(file) as arrays:
-            tokens, starts, prompts = (
-                arrays[name] for name in ("tokens", "starts", "prompt_lengths")
-            )
-    except (KeyError, ValueError, OSError) as error:
-        raise ValueError(
-            f"{path} must hold the arrays tokens, starts, prompt_lengths: {error}"
-        ) from error
+    remedy = "experiments/make_targets.py makes one"
+    tokens, starts, prompts = read_whole_numbers(path, ARRAYS, remedy)
     if len(starts) == len(prompts):
         starts = np.append(starts, len(tokens))
+    starts = starts.astype(np.int64)  # unsigned differences are never below 0
     fits = len(starts) == len(prompts) + 1 and starts[-1] <= len(tokens)
     if not fits or np.any(np.diff(starts) < 0) or np.any(starts < 0):
         raise ValueError(
@@ -76,6 +72,30 @@ def load_targets(path: epath.PathLike) -> list[Target]:
     if not kept:
         raise ValueError(f"{path} holds no text that is longer than its prompt")
     return kept
+
+
+def save_targets(
+    path: epath.PathLike, targets: Sequence[Target], overwrite: bool = False
+) -> None:
+    """Writes targets in the format above.
+
+    Raises:
+      ValueError: there is such a file, unless `overwrite`, or nothing to write.
+    """
+    path = epath.Path(path)
+    if path.exists() and not overwrite:
+        raise ValueError(f"{path} exists; choose another file or give --overwrite")
+    if not targets:
+        raise ValueError("no text is longer than its prompt: there is nothing to draft")
+    sizes = [len(target.tokens) for target in targets]
+    arrays = (
+        np.concatenate([target.tokens for target in targets]),
+        np.cumsum([0, *sizes]),
+        np.array([target.prompt_length for target in targets]),
+    )
+    stream = io.BytesIO()
+    np.savez_compressed(stream, **dict(zip(ARRAYS, arrays)))
+    records.write_whole(path, stream.getvalue())
 
 
 def check_targets(targets: list[Target], vocab_size: int) -> None:
@@ -109,16 +129,28 @@ def replay_targets(
 
 
 def time_drafter(
-    targets: list[Target], index: Any, draft: DraftConfig, count: int = 500
+    texts: list[Text], index: Any, draft: DraftConfig
 ) -> Float[Host, " k"]:
-    """Seconds of single calls, at batch size 1: retrieval and tree, nothing else.
+    """Seconds of single calls, one for each batch of texts: retrieval and tree alone.
 
-    The places are drawn evenly from all texts; first calls, which compile, are left out.
+    First calls, which compile, are left out.
     """
+    run = jax.jit(drafters.draft, static_argnames="config")
+    for text in texts[:10]:
+        jax.block_until_ready(run(text, index, config=draft))
+    seconds = np.zeros(len(texts))
+    for i, text in enumerate(texts):
+        before = time.perf_counter()
+        jax.block_until_ready(run(text, index, config=draft))
+        seconds[i] = time.perf_counter() - before
+    return seconds
+
+
+def draw_texts(targets: list[Target], count: int) -> list[Text]:
+    """Single texts up to places that are drawn evenly from all targets, in one width."""
     widths = np.array([len(target.tokens) for target in targets])
     width = -(-int(np.quantile(widths, 0.9)) // WIDTH_STEP) * WIDTH_STEP
     texts = [target for target in targets if len(target.tokens) <= width]
-    run = jax.jit(drafters.draft, static_argnames="config")
     rng = np.random.default_rng(0)
     calls = []
     for i in range(count):
@@ -127,14 +159,7 @@ def time_drafter(
         tokens = np.zeros((1, width), np.int32)
         tokens[0, :length] = target.tokens[:length]
         calls.append(Text(jnp.asarray(tokens), jnp.asarray([length], jnp.int32)))
-    for call in calls[:10]:
-        jax.block_until_ready(run(call, index, config=draft))
-    seconds = np.zeros(count)
-    for i, call in enumerate(calls):
-        before = time.perf_counter()
-        jax.block_until_ready(run(call, index, config=draft))
-        seconds[i] = time.perf_counter() - before
-    return seconds
+    return calls
 
 
 def _as_arrays(rows: list[Target], batch_size: int):

@@ -10,54 +10,25 @@ of every length stand around it:
            cat the on ...        match 3    <- first place that is not before the query
            cat the up ...        match 2
 
-The same few lines search an index on the device, inside a jitted loop (`load_index`),
-an index spread over the devices of a mesh, and the memory-mapped files of a store that
-fits no device (`HostIndex`); all three find the same.
+The same few lines search whatever `index` there is: on the device, inside a jitted
+loop, spread over the devices of a mesh, or in the memory-mapped files.
 """
 
-import dataclasses
-import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from relay_jax.arrays import Array, Int, Integer
-from relay_jax.rest.datastore import Datastore, Shard
+from relay_jax.arrays import Array, Int
+from relay_jax.rest.datastore import Shard
+from relay_jax.rest.index import SHARD_AXIS, SPREAD, AnyIndex, HostIndex, MeshIndex
 from relay_jax.rest.tree import END
 
 LONGEST_MATCH = 16
 SHORTEST_PAPER_MATCH = 2
 NO_TEXT, NO_CORPUS = -1, -2  # before the start of the text, of the shard: never equal
-SHARD_AXIS = "store"
-
-
-class Index(NamedTuple):
-    """A datastore on the device; shorter shards are filled up."""
-
-    tokens: Integer[Array, "w n"]
-    order: Int[Array, "w n"]
-    size: Int[Array, " w"]  # tokens of each shard
-    eos_id: Int[Array, ""]
-
-    @property
-    def token_dtype(self) -> np.dtype:
-        return self.tokens.dtype
-
-
-@jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True, eq=False)
-class HostIndex:
-    """A datastore that stays on disk. Every step of a decode calls back to the host."""
-
-    store: Datastore
-
-    @property
-    def token_dtype(self) -> np.dtype:
-        return self.store.shards[0].tokens.dtype
 
 
 class Matches(NamedTuple):
@@ -67,52 +38,22 @@ class Matches(NamedTuple):
     length: Int[Array, "b r"]  # of the match; 0 where there is none
 
 
-def load_index(store: Datastore, mesh: jax.sharding.Mesh | None = None) -> Index:
-    """Puts a store on the device, or its shards on the devices of a mesh's axis `store`.
-
-    Six bytes a token, eight where the vocabulary has 65,536 words or more.
-    """
-    sizes = [len(shard.tokens) for shard in store.shards]
-    num, widest = len(sizes), max(sizes)
-    if mesh is not None:
-        num = -(-num // mesh.shape[SHARD_AXIS]) * mesh.shape[SHARD_AXIS]
-    tokens = np.zeros((num, widest), store.shards[0].tokens.dtype)
-    order = np.zeros((num, widest), np.int32)
-    for i, shard in enumerate(store.shards):
-        tokens[i, : sizes[i]], order[i, : sizes[i]] = shard
-    size = np.array(sizes + [0] * (num - len(sizes)), np.int32)
-    eos_id = np.array(store.eos_id, np.int32)
-    index = Index(*map(jnp.asarray, (tokens, order, size, eos_id)))
-    if mesh is None:
-        return index
-    place = functools.partial(NamedSharding, mesh)
-    return jax.device_put(index, jax.tree.map(place, _specs()))
-
-
 def nearest(
-    index: Index | HostIndex,
-    query: Int[Array, "b k"],
-    num_rows: int,
-    depth: int,
-    mesh: jax.sharding.Mesh | None = None,
+    index: AnyIndex, query: Int[Array, "b k"], num_rows: int, depth: int
 ) -> Matches:
     """The `num_rows` places around the query's own: matches of all lengths.
 
     Of several shards, the longest matches of all.
     """
-    return _search(_nearest, index, query, num_rows, depth, mesh)
+    return _search(_nearest, index, query, num_rows, depth)
 
 
 def longest(
-    index: Index | HostIndex,
-    query: Int[Array, "b k"],
-    num_rows: int,
-    depth: int,
-    mesh: jax.sharding.Mesh | None = None,
+    index: AnyIndex, query: Int[Array, "b k"], num_rows: int, depth: int
 ) -> Matches:
     """The paper's policy: only places that match as long as any does, 16 tokens down to
     2; of more than `num_rows` of them, evenly spread ones (section 3.1)."""
-    found = _search(_longest, index, query, num_rows, depth, mesh)
+    found = _search(_longest, index, query, num_rows, depth)
     best = found.length.max(axis=1, keepdims=True)
     return Matches(found.tokens, jnp.where(found.length == best, found.length, 0))
 
@@ -126,35 +67,30 @@ def last_tokens(
     return jnp.where(place >= 0, held, NO_TEXT).astype(jnp.int32)
 
 
-def _search(find, index, query, num_rows, depth, mesh) -> Matches:
+def _search(find, index, query, num_rows, depth) -> Matches:
+    def on_device(index, query):
+        def one(tokens, order, size):
+            shard = Shard(tokens, order)
+            return find(jnp, shard, size, query, num_rows, depth, index.eos_id)
+
+        return jax.vmap(one)(*index[:3])
+
+    def on_its_device(index, query):
+        return jax.lax.all_gather(on_device(index, query), SHARD_AXIS, tiled=True)
+
     if isinstance(index, HostIndex):
         found = _on_host(find, index, query, num_rows, depth)
+    elif isinstance(index, MeshIndex):
+        found = jax.shard_map(
+            on_its_device,
+            mesh=index.mesh,
+            in_specs=(SPREAD, P()),
+            out_specs=P(),
+            check_vma=False,
+        )(index.parts, query)
     else:
-
-        def local(index, query):
-            def one(tokens, order, size):
-                shard = Shard(tokens, order)
-                return find(jnp, shard, size, query, num_rows, depth, index.eos_id)
-
-            found = jax.vmap(one)(*index[:3])
-            if mesh is None:
-                return found
-            return jax.lax.all_gather(found, SHARD_AXIS, tiled=True)
-
-        if mesh is not None:
-            specs = (_specs(), P())
-            local = jax.shard_map(
-                local, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False
-            )
-        found = local(index, query)
+        found = on_device(index, query)
     return _best(found, num_rows)
-
-
-def _specs() -> Any:
-    """How the parts of an index are spread over a mesh."""
-    spread: Any = P(SHARD_AXIS)
-    whole: Any = P()
-    return Index(spread, spread, spread, whole)
 
 
 def _on_host(find, index: HostIndex, query, num_rows: int, depth: int) -> Matches:

@@ -13,11 +13,7 @@ tells which sizes would have kept it, and a walk over the places gives the steps
 
 import dataclasses
 import functools
-import hashlib
-import json
-import os
 import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -25,13 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from relay_jax import config as configs
-from relay_jax import records
 from relay_jax.arrays import Array, Host, Int, PyTree
 from relay_jax.config import DraftConfig, ModelConfig, SamplingConfig
 from relay_jax.rest import decode, drafters
 from relay_jax.rest.decode import DecodeState
 from relay_jax.rest.drafters import Text
+from relay_jax.rest.step_times import default_file, describe, step_seconds
 
 AUTO = -1  # as `num_draft`: choose
 SIZES = (0, 4, 8, 16, 32, 64)
@@ -40,7 +35,6 @@ PROBE = 64  # plain steps whose text the choice is made by
 PROBED_ROWS = 4
 TIMED_STEPS = 8
 TIMED_RUNS = 3
-FORMAT = 1
 NEVER = 2**30  # the number of a node that is not there
 
 
@@ -82,7 +76,6 @@ def fit(
     draft: DraftConfig,
     sampling: SamplingConfig = decode.GREEDY,
     eos_id: int = decode.NO_EOS,
-    mesh: jax.sharding.Mesh | None = None,
     cache_file: epath.PathLike | None = None,
 ) -> tuple[DecodeState, Fit]:
     """Decodes `PROBE` plain steps, and chooses the tree for what follows.
@@ -97,7 +90,7 @@ def fit(
     if draft.drafter == "none":
         sizes = [0]
     # Told in full, as `decode` does: what is compiled here is what decodes later.
-    settings = {"model": model, "sampling": sampling, "eos_id": eos_id, "mesh": mesh}
+    settings = {"model": model, "sampling": sampling, "eos_id": eos_id}
     measure = functools.partial(_time_step, params, state, index, draft, settings)
     about = describe(model, draft, sampling, index, *state.tokens.shape)
     seconds = step_seconds(measure, sizes, about, cache_file or default_file())
@@ -105,7 +98,7 @@ def fit(
     state = decode.advance(
         params, state, None, draft=decode.PLAIN, num_steps=PROBE, **settings
     )
-    rates = tokens_per_step(state, first, index, draft, sizes, mesh)
+    rates = tokens_per_step(state, first, index, draft, sizes)
     return state, choose(draft, seconds, rates)
 
 
@@ -126,44 +119,12 @@ def resize(draft: DraftConfig, num_draft: int) -> DraftConfig:
     return dataclasses.replace(draft, num_draft=num_draft)
 
 
-def step_seconds(
-    measure: Callable[[int], float],
-    sizes: list[int],
-    about: dict[str, Any],
-    file: epath.PathLike,
-) -> dict[int, float]:
-    """Seconds of a step by tree size: from the file, or measured and kept there.
-
-    A damaged or foreign file is written anew; one that cannot be written is done
-    without.
-
-    Args:
-      about: all that the times depend on, see `describe`.
-    """
-    about = json.loads(json.dumps(about))
-    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
-    entries = _read_entries(file)
-    known = _known_seconds(entries.get(key), about, sizes)
-    if known:
-        return known
-    seconds = {size: measure(size) for size in sizes}
-    entry = {"about": about, "seconds": {str(c): x for c, x in seconds.items()}}
-    try:
-        epath.Path(file).parent.mkdir(parents=True, exist_ok=True)
-        content = {"format": FORMAT, "entries": _read_entries(file) | {key: entry}}
-        records.write_json(file, content)
-    except OSError:
-        pass  # a home that cannot be written only costs measuring again
-    return seconds
-
-
 def tokens_per_step(
     state: DecodeState,
     first: Int[Host, " b"],
     index: Any,
     draft: DraftConfig,
     sizes: list[int],
-    mesh: jax.sharding.Mesh | None = None,
 ) -> dict[int, float]:
     """M by tree size, had the text of `state` from `first` on been drafted.
 
@@ -182,7 +143,6 @@ def tokens_per_step(
         jnp.asarray(np.repeat(length[rows], PROBE)),
         index,
         draft=largest,
-        mesh=mesh,
     )
     nodes = np.asarray(nodes).reshape(*place.shape, -1)
     rates = {}
@@ -191,61 +151,6 @@ def tokens_per_step(
         taken = sum(_steps(k[told]) for k, told in zip(kept, is_told))
         rates[size] = float(is_told.sum() / max(taken, 1))
     return rates
-
-
-def describe(
-    model: ModelConfig,
-    draft: DraftConfig,
-    sampling: SamplingConfig,
-    index: Any,
-    batch_size: int,
-    room: int,
-) -> dict[str, Any]:
-    """All that the time of a step depends on, but for the size of the tree.
-
-    Args:
-      room: of the cache, in tokens; counted in powers of two.
-    """
-    cores = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
-    return {
-        "model": configs.to_dict(model),
-        "draft": configs.to_dict(resize(draft, 1)),
-        "sampling": configs.to_dict(sampling),
-        "index": type(index).__name__,
-        "batch_size": batch_size,
-        "room": 1 << (room - 1).bit_length(),
-        "device": jax.devices()[0].device_kind,
-        "devices": jax.device_count(),
-        "cores": len(cores),
-        "jax": jax.__version__,
-    }
-
-
-def default_file() -> epath.Path:
-    """`tree_sizes.json` in $RELAY_JAX_CACHE, by default ~/.cache/relay_jax."""
-    folder = os.environ.get("RELAY_JAX_CACHE") or "~/.cache/relay_jax"
-    return epath.Path(folder).expanduser() / "tree_sizes.json"
-
-
-def _read_entries(file: epath.PathLike) -> dict[str, Any]:
-    try:
-        content = json.loads(epath.Path(file).read_text())
-        entries = content["entries"] if content["format"] == FORMAT else {}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-    return entries if isinstance(entries, dict) else {}
-
-
-def _known_seconds(entry: Any, about: dict, sizes: list[int]) -> dict[int, float]:
-    """The times of an entry; none if it is not one of these settings and sizes."""
-    if not isinstance(entry, dict) or entry.get("about") != about:
-        return {}
-    held = entry.get("seconds")
-    if not isinstance(held, dict) or set(held) != {str(size) for size in sizes}:
-        return {}
-    if not all(isinstance(x, float) and 0 < x < float("inf") for x in held.values()):
-        return {}
-    return {size: held[str(size)] for size in sizes}
 
 
 def _speed_ups(seconds: dict[int, float], rates: dict[int, float]) -> dict[int, float]:
@@ -269,7 +174,7 @@ def _time_step(params, state, index, draft, settings, size: int) -> float:
     return best
 
 
-@functools.partial(jax.jit, static_argnames=("draft", "mesh"))
+@functools.partial(jax.jit, static_argnames="draft")
 def _true_nodes(
     tokens: Int[Array, "b m"],
     length: Int[Array, " b"],
@@ -277,10 +182,9 @@ def _true_nodes(
     index: Any = None,
     *,
     draft: DraftConfig,
-    mesh: jax.sharding.Mesh | None = None,
 ) -> Int[Array, "b s"]:
     """The nodes that hold the tokens after `length`; `NEVER` from the first miss on."""
-    tree = drafters.draft(Text(tokens, length), index, draft, mesh)
+    tree = drafters.draft(Text(tokens, length), index, draft)
     place = length[:, None] + jnp.arange(draft.depth)[None]
     truth = jnp.take_along_axis(tokens, jnp.minimum(place, tokens.shape[1] - 1), axis=1)
     truth = jnp.where(place < stop[:, None], truth, -1)

@@ -1,5 +1,6 @@
 """Plain decoding against drafters: what is compared, and what is told of it."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -7,6 +8,8 @@ from relay_jax.config import DraftConfig, ModelConfig, TrainConfig
 from relay_jax.evaluation import figures, speed
 from relay_jax.evaluation.table import make_speed_table
 from relay_jax.rest import tree_size
+from relay_jax.rest.builder import build_datastore
+from relay_jax.rest.index import load_index, make_mesh
 from relay_jax.training.step import init_params
 
 MODEL = ModelConfig(kind="decoder", num_layers=1, dim=16, mlp_dim=16, vocab_size=12)
@@ -60,6 +63,39 @@ def test_another_text_is_an_error(monkeypatch):
     monkeypatch.setattr(speed, "_run", wrong)
     with pytest.raises(ValueError, match="context wrote another text than plain"):
         speed.compare(make_work(), [CONTEXT], 1)
+
+
+def test_the_drafter_is_timed_on_the_batches_that_were_decoded(monkeypatch):
+    """A step and its drafter: the same rows, the same room."""
+    shapes, real = [], speed.time_drafter
+
+    def look(texts, index, draft):
+        shapes.extend((*text.tokens.shape, *text.length.shape) for text in texts)
+        for text in texts:
+            told = np.arange(27)[None] < np.asarray(text.length)[:, None]
+            assert not np.any(text.tokens[~told])
+        assert {int(n) for text in texts for n in text.length} > set(range(3, 20))
+        return real(texts, index, draft) * 0 + 0.5
+
+    monkeypatch.setattr(speed, "time_drafter", look)
+    lines = speed.compare(make_work(batch_size=4), [CONTEXT], 1)
+    assert set(shapes) == {(4, 27, 4)}
+    step = lines[1]["ms_a_step"] / 1e3
+    assert lines[1]["drafting_share"] == pytest.approx(0.5 / step, rel=0.02)
+
+
+def test_a_store_over_a_mesh_is_compared_alike(dear, tmp_path):
+    """Also with parameters that a checkpoint has put on one device."""
+    words = {"tokenizer": "test", "vocab_size": 12, "eos_id": 1}
+    texts = list(np.random.default_rng(0).integers(2, 12, (20, 20)))
+    store = build_datastore(texts, tmp_path / "store", shard_tokens=200, **words)
+    work = make_work()._replace(index=load_index(store, make_mesh()))
+    work = work._replace(params=jax.device_put(work.params, jax.devices()[0]))
+    drafts = [DraftConfig("rest", num_draft=4, depth=4, num_store_rows=8)]
+    drafts += [tree_size.resize(drafts[0], tree_size.AUTO)]
+    lines = speed.compare(work, drafts, 1, tmp_path / "times.json")
+    assert [line["num_draft"] for line in lines] == [0, 4, 0]
+    assert all(line["same_texts"] == 1 for line in lines)
 
 
 def test_too_few_prompts_are_refused():

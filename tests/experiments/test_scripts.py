@@ -25,11 +25,11 @@ TINY = [
 ]
 
 
-def script(name, *arguments, cwd=ROOT):
+def script(name, *arguments, cwd=ROOT, devices=1):
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
     }
     return subprocess.run(
         [sys.executable, "-m", f"experiments.{name}", *arguments],
@@ -190,9 +190,13 @@ def test_drafts_from_a_store_change_no_text(tmp_path):
         file = tmp_path / "corpus" / f"{number}.txt"
         file.write_text(f"[ARI] 1+{number}*2= 1+{number}= 3" * 20)
     words = f"--files={tmp_path}/corpus", "--tokenizer=relay:12"
-    done = script("build_datastore", store, *words)
+    done = script("build_datastore", store, *words, f"--records={tmp_path}/built.jsonl")
     assert done.returncode == 0, done.stderr
-    assert "5 documents, 1,205 tokens in 1 shards" in done.stdout
+    assert "5 documents, 1,205 tokens in 1 shards, " in done.stdout
+    (built,) = records.read_lines(tmp_path / "built.jsonl")
+    assert built["tokens"] == 1205 and 6 < built["bytes_a_token"] < 8.5
+    assert built["tokens_a_cpu_second"] > 0 and built["opening_ms"] > 0
+    assert built["command"].startswith("python -m experiments.build_datastore")
     again = script("build_datastore", store, *words)
     assert again.returncode == 1 and "give --overwrite" in again.stderr
 

@@ -55,6 +55,20 @@ def test_the_run_directory_is_all_that_drafting_needs(tmp_path):
     lines = list(records.read_lines(tmp_path / "bench" / "records.jsonl"))
     assert [line["drafter"] for line in lines] == ["none", "rest"]
     assert lines[0]["texts"] == 2 and lines[0]["prompts"].endswith("held_out.npy")
-    prompt = "--prompt=def function_", "--max_new_tokens=12", "--num_draft=8"
-    done = script("rest_generate", f"--run={run}", store, *prompt)
+    # The ids alone, and nothing said of whose they are.
+    untold = f"--datastore={tmp_path}/untold"
+    done = script(
+        *("build_datastore", untold, words[0], "--eos_id=1", "--vocab_size=340")
+    )
     assert done.returncode == 0, done.stderr
+    prompt = "--prompt=def function_", "--max_new_tokens=12", "--num_draft=8"
+    texts = []
+    for index in ("device", "mesh", "host"):
+        arguments = f"--run={run}", store, f"--index={index}", *prompt
+        done = script("rest_generate", *arguments, devices=3)
+        assert done.returncode == 0, done.stderr
+        texts.append(done.stdout)
+    done = script("rest_generate", f"--run={run}", untold, *prompt)
+    assert "untold does not tell its tokenizer (build_datastore: --tok" in done.stderr
+    texts.append(done.stdout)
+    assert len(set(texts)) == 1 and len(texts[0]) > 5

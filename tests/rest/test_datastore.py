@@ -5,8 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from relay_jax.rest import datastore
-from relay_jax.rest.datastore import build_datastore, open_datastore, order_places
+from relay_jax import records
+from relay_jax.rest import builder, datastore
+from relay_jax.rest.builder import build_datastore, order_places
+from relay_jax.rest.datastore import open_datastore
+from relay_jax.rest.index import load_index
+from relay_jax.tokens import TaskTokenizer
 
 WORDS = {"tokenizer": "test", "vocab_size": 50, "eos_id": 1}
 
@@ -64,6 +68,49 @@ def test_nothing_is_replaced_unless_asked(tmp_path):
     again = build_datastore(documents(1), path, overwrite=True, **WORDS)
     assert again.num_documents == 20
     assert [file.name for file in tmp_path.iterdir()] == ["store"]
+    assert len(list(path.iterdir())) == 3  # nothing is left of the old one
+
+
+def test_what_is_no_store_is_never_replaced(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="holds notes.txt, which is no part of a data"):
+        build_datastore(documents(), tmp_path, overwrite=True, **WORDS)
+    with pytest.raises(ValueError, match="notes.txt holds notes.txt, which is no"):
+        build_datastore(documents(), tmp_path / "notes.txt", overwrite=True, **WORDS)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("same", [False, True])
+@pytest.mark.parametrize("writes", range(7))
+def test_an_interrupted_overwrite_leaves_the_old_store(
+    tmp_path, monkeypatch, writes, same
+):
+    """Cut off before any of its writes; the same command then makes the new store."""
+    path, count = tmp_path / "store", 0
+    old = build_datastore(documents(0), path, shard_tokens=100, **WORDS)
+    texts = documents(0 if same else 1)
+
+    def cut_short(real):
+        def write(*args):
+            nonlocal count
+            count += 1
+            if count > writes:
+                raise KeyboardInterrupt
+            return real(*args)
+
+        return write
+
+    monkeypatch.setattr(builder, "_save", cut_short(builder._save))
+    monkeypatch.setattr(records, "write_json", cut_short(records.write_json))
+    with pytest.raises(KeyboardInterrupt):
+        build_datastore(texts, path, shard_tokens=100, overwrite=True, **WORDS)
+    still = open_datastore(path, verify=True)
+    assert still.seals == old.seals
+    monkeypatch.undo()
+    made = build_datastore(texts, path, shard_tokens=100, overwrite=True, **WORDS)
+    other = build_datastore(texts, tmp_path / "other", shard_tokens=100, **WORDS)
+    assert made.seals == other.seals
+    assert len(list(path.iterdir())) == 1 + 2 * len(made.shards)
 
 
 def test_an_interrupted_build_leaves_nothing_that_opens(tmp_path, monkeypatch):
@@ -77,12 +124,10 @@ def test_an_interrupted_build_leaves_nothing_that_opens(tmp_path, monkeypatch):
         build_datastore(cut_short(), path, shard_tokens=40, **WORDS)
     with pytest.raises(ValueError, match="is not a datastore"):
         open_datastore(path)
-    with pytest.raises(ValueError, match="is not a datastore"):
-        open_datastore(tmp_path / "store.partial")
     # Going on sorts only what is not there yet, and the result is the same.
-    sorted_, sort = [], datastore.order_places
+    sorted_, sort = [], builder.order_places
     monkeypatch.setattr(
-        datastore, "order_places", lambda t: (sorted_.append(1), sort(t))[1]
+        builder, "order_places", lambda t: (sorted_.append(1), sort(t))[1]
     )
     store = build_datastore(texts, path, shard_tokens=40, **WORDS)
     assert 0 < len(sorted_) < len(store.shards)
@@ -109,42 +154,92 @@ def test_an_altered_shard_is_sorted_again(tmp_path):
 def test_damage_is_found(tmp_path):
     path = tmp_path / "store"
     build_datastore(documents(), path, **WORDS)
-    file = path / "order_00000.npy"
+    (file,) = path.glob("order_00000_*.npy")
     whole = file.read_bytes()
     file.write_bytes(whole[:-4])
-    with pytest.raises(ValueError, match=r"order_00000.npy has \d+ bytes.*build it a"):
+    found = pytest.raises(
+        ValueError, match=r"order_\w+.npy has \d+ bytes.*build it anew"
+    )
+    with found:
         open_datastore(path)
     file.write_bytes(whole[:-4] + b"\0\0\0\7")
     with pytest.raises(ValueError, match="is not what was written"):
         open_datastore(path)
-    file.write_bytes(whole)
-    (path / "metadata.json").write_text("{")
-    with pytest.raises(ValueError, match="metadata.json is damaged"):
-        open_datastore(path)
 
 
-def test_every_byte_is_checked_when_asked(tmp_path):
+def test_every_byte_is_checked_when_it_is_read(tmp_path):
     path = tmp_path / "store"
     build_datastore([np.full(200_000, 5)], path, **WORDS)
-    file = path / "tokens_00000.npy"
+    (file,) = path.glob("tokens_*.npy")
     content = bytearray(file.read_bytes())
     content[20_000] ^= 1  # between the blocks that are always checked
     file.write_bytes(content)
-    open_datastore(path)
-    with pytest.raises(ValueError, match="is not what was written"):
-        open_datastore(path, verify=True)
+    store = open_datastore(path)
+    for read in (
+        lambda: open_datastore(path, verify=True),
+        lambda: load_index(store),
+        lambda: datastore.read_part(store, 0, 0),
+    ):
+        with pytest.raises(ValueError, match="tokens_.* is not what was written"):
+            read()
+
+
+def altered(content, **changes):
+    """Metadata that someone has edited, checksum and all."""
+    store = content["store"] | changes
+    return content | {"store": store, "sha256": datastore._hash_content(store)}
+
+
+DAMAGES = {
+    "not JSON": lambda c: "{",
+    "no dict": lambda c: "[1]",
+    "empty": lambda c: "{}",
+    "another end of text": lambda c: c | {"store": c["store"] | {"eos_id": 2}},
+    "a larger vocabulary": lambda c: c | {"store": c["store"] | {"vocab_size": 51}},
+    "shards left out": lambda c: c | {"store": c["store"] | {"shards": []}},
+    "no checksum": lambda c: {"format": c["format"], "store": c["store"]},
+    "no shard": lambda c: altered(c, shards=[]),
+    "a shard without files": lambda c: altered(c, shards=[{"num_tokens": 3}]),
+    "a file without a size": lambda c: altered(c, shards=[[{"name": "x"}] * 2]),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_altered_metadata_does_not_open(tmp_path, kind):
+    build_datastore(documents(), tmp_path, **WORDS)
+    file = tmp_path / "metadata.json"
+    content = DAMAGES[kind](json.loads(file.read_text()))
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(ValueError, match=r"metadata.json is damaged .*build the store"):
+        open_datastore(tmp_path)
 
 
 def test_foreign_stores_do_not_open(tmp_path):
-    path = tmp_path / "store"
-    build_datastore(documents(), path, **WORDS)
-    open_datastore(path, tokenizer="test")
-    with pytest.raises(ValueError, match="built with the tokenizer 'test'.*'other'"):
-        open_datastore(path, tokenizer="other")
+    path, tokenizer = tmp_path / "store", TaskTokenizer(9)
+    words = WORDS | {"tokenizer": tokenizer.identity}
+    build_datastore(documents(), path, **words)
+    open_datastore(path, tokenizer=tokenizer)
+    message = "built with the tokenizer 'relay-tasks-v1-9', but.* 'relay-tasks-v1-8'"
+    with pytest.raises(ValueError, match=message):
+        open_datastore(path, tokenizer=TaskTokenizer(8))
     metadata = json.loads((path / "metadata.json").read_text())
-    (path / "metadata.json").write_text(json.dumps(metadata | {"format": 99}))
-    with pytest.raises(ValueError, match="has format 99, this version reads 1"):
+    (path / "metadata.json").write_text(json.dumps(metadata | {"format": 1}))
+    message = "has format 1, this version reads 2; build the store anew, with --overw"
+    with pytest.raises(ValueError, match=message):
         open_datastore(path)
+
+
+def test_a_store_of_untold_ids_opens_for_as_many_words(tmp_path):
+    store = build_datastore(documents(), tmp_path, **WORDS | {"tokenizer": ""})
+    opened = open_datastore(tmp_path, tokenizer=TaskTokenizer(50 - 41))
+    assert opened.seals == store.seals
+    with pytest.raises(ValueError) as error:
+        open_datastore(tmp_path, tokenizer=TaskTokenizer(12))
+    assert str(error.value) == (
+        f"{tmp_path} was built without telling its tokenizer, and has 50 words, the "
+        "model 53; build it with the model's --tokenizer, or with "
+        "--tokenizer_identity=relay-tasks-v1-12"
+    )
 
 
 @pytest.mark.parametrize(

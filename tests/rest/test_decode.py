@@ -22,9 +22,9 @@ from relay_jax.config import (
 )
 from relay_jax.models.decoder import Decoder
 from relay_jax.rest import decode, drafters, tree, verify
-from relay_jax.rest.datastore import build_datastore
+from relay_jax.rest.builder import build_datastore
 from relay_jax.rest.decode import GREEDY
-from relay_jax.rest.retrieve import HostIndex, load_index
+from relay_jax.rest.index import HostIndex, load_index, make_mesh
 from relay_jax.training.step import init_params
 
 EOS, VOCAB = 1, 40
@@ -242,7 +242,7 @@ def test_advancing_in_pieces_is_decoding(store):
     model, params = MODELS["rope"], params_of("rope")
     state = decode.start(params, tokens, length, keys, model=model, max_new_tokens=24)
     settings = {"model": model, "draft": DRAFTS[2], "sampling": GREEDY}
-    settings |= {"eos_id": EOS, "num_steps": 1, "mesh": None}
+    settings |= {"eos_id": EOS, "num_steps": 1}
     for _ in range(24):  # more than there are steps: a finished text stays as it is
         state = decode.advance(params, state, index, **settings)
     same(whole, state)
@@ -253,6 +253,25 @@ def test_the_host_index_decodes_alike(store):
     device = run("rope", prompts, DRAFTS[2], load_index(store))
     same(device, run("rope", prompts, DRAFTS[2], HostIndex(store)))
     assert device.steps.sum() < device.length.sum()
+
+
+@pytest.mark.parametrize("draft", DRAFTS[1:], ids=lambda draft: draft.drafter)
+def test_a_store_over_all_devices_decodes_alike(draft, store, tmp_path):
+    """With more devices than shards; parameters that lie on one device are copied."""
+    params, prompts = jax.device_put(params_of("rope"), jax.devices()[0]), prompts_of(8)
+    texts = np.split(store.shards[0].tokens, 5 * np.arange(1, 200))
+    words = {"tokenizer": "test", "vocab_size": VOCAB, "eos_id": EOS}
+    parts = build_datastore(texts, tmp_path / "parts", shard_tokens=300, **words)
+    index = load_index(parts, make_mesh())
+    assert index.parts.tokens.shape[0] == jax.device_count() > len(parts.shards) > 2
+    plain = run("rope", prompts)
+    settings = {"model": MODELS["rope"], "max_new_tokens": 24}
+    settings |= {"eos_id": EOS, "width": 16, "draft": draft}
+    spread = decode.decode(params, prompts, index=index, **settings)
+    same(plain, spread)
+    assert spread.steps.sum() < 0.9 * plain.steps.sum()
+    whole = decode.decode(params, prompts, index=load_index(parts), **settings)
+    np.testing.assert_array_equal(spread.steps, whole.steps)
 
 
 def test_drafted_marks_what_was_drafted_and_kept(store):
@@ -322,7 +341,7 @@ def test_every_piece_matters(monkeypatch, store, module, name, broken):
     index, prompts = load_index(store), prompts_of(8)
     plain = run("rope", prompts)  # and the prompts are read as they should be
     monkeypatch.setattr(module, name, broken(getattr(module, name)))
-    compile_anew(monkeypatch, "advance", "draft", "sampling", "mesh")
+    compile_anew(monkeypatch, "advance", "draft", "sampling")
     drafted = run("rope", prompts, DRAFTS[2], index)
     assert not np.array_equal(plain.tokens, drafted.tokens)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from relay_jax.rest import retrieve
-from relay_jax.rest.datastore import build_datastore
-from relay_jax.rest.retrieve import HostIndex, load_index
+from relay_jax.rest.builder import build_datastore
+from relay_jax.rest.index import SHARD_AXIS, HostIndex, load_index
 from relay_jax.rest.tree import END
 
 EOS, DEPTH = 1, 6
@@ -124,13 +124,11 @@ def test_host_and_mesh_find_what_the_device_finds(
     tmp_path, find, shard_tokens, vocab_size
 ):
     store = make_store(tmp_path, shard_tokens, vocab_size)
-    run = jax.jit(find, static_argnums=(2, 3), static_argnames="mesh")
+    run = jax.jit(find, static_argnums=(2, 3))
     expected = run(load_index(store), queries(), 16, DEPTH)
     on_host = run(HostIndex(store), queries(), 16, DEPTH)
-    mesh = jax.make_mesh(
-        (4,), (retrieve.SHARD_AXIS,), axis_types=(jax.sharding.AxisType.Auto,)
-    )
-    spread = run(load_index(store, mesh), queries(), 16, DEPTH, mesh=mesh)
+    mesh = jax.make_mesh((4,), (SHARD_AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
+    spread = run(load_index(store, mesh), queries(), 16, DEPTH)
     for other in (on_host, spread):
         assert told(other) == told(expected)
 

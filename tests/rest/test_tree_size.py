@@ -1,17 +1,14 @@
 """The choice of the tree size, by times that are made up: no test measures anything."""
 
-import dataclasses
-import json
-
 import jax
 import numpy as np
 import pytest
 
 from relay_jax.config import DraftConfig, ModelConfig, TrainConfig
 from relay_jax.rest import decode, tree_size
-from relay_jax.rest.datastore import build_datastore
-from relay_jax.rest.retrieve import load_index
-from relay_jax.rest.tree_size import choose, step_seconds
+from relay_jax.rest.builder import build_datastore
+from relay_jax.rest.index import load_index
+from relay_jax.rest.tree_size import choose
 from relay_jax.training.step import init_params
 
 SIZES = [0, 4, 16]
@@ -33,78 +30,6 @@ def test_the_size_with_the_most_tokens_a_second(seconds, rates, size):
     fit = choose(DRAFT, seconds, rates)
     assert fit.draft.num_draft == size
     assert fit.draft.drafter == ("rest" if size else "none")
-
-
-def test_times_are_measured_once(tmp_path):
-    measured, file = [], tmp_path / "deep" / "cache.json"
-
-    def measure(size):
-        measured.append(size)
-        return 1.0 + size
-
-    for about in ({"batch_size": 1}, {"batch_size": 1}, {"batch_size": 8}):
-        seconds = step_seconds(measure, SIZES, about, file)
-        assert seconds == {0: 1.0, 4: 5.0, 16: 17.0}
-    assert measured == SIZES * 2
-    step_seconds(measure, [0, 4], {"batch_size": 1}, file)  # other sizes
-    assert measured == [*SIZES * 2, 0, 4]
-
-
-def damage(content):
-    entry = next(iter(content["entries"].values()))
-    return {
-        "not JSON": "{",
-        "no dict": "[1]",
-        "no entries": '{"format": 1}',
-        "another format": json.dumps(content | {"format": 99}),
-        "another's": json.dumps(content).replace('"batch_size": 1', '"batch_size": 2'),
-        "a time of 0": json.dumps(content).replace("5.0", "0.0"),
-        "no number": json.dumps(content).replace("5.0", '"fast"'),
-        "entry no dict": json.dumps(content).replace(json.dumps(entry), "3"),
-    }
-
-
-@pytest.mark.parametrize("kind", damage({"entries": {"": {}}}))
-def test_a_damaged_or_foreign_file_is_written_anew(tmp_path, kind):
-    file, measured = tmp_path / "cache.json", []
-
-    def measure(size):
-        measured.append(size)
-        return 1.0 + size
-
-    first = step_seconds(measure, SIZES, {"batch_size": 1}, file)
-    file.write_text(damage(json.loads(file.read_text()))[kind])
-    assert step_seconds(measure, SIZES, {"batch_size": 1}, file) == first
-    assert step_seconds(measure, SIZES, {"batch_size": 1}, file) == first
-    assert measured == SIZES * 2
-
-
-def test_a_file_that_cannot_be_written_is_done_without(tmp_path):
-    (tmp_path / "file").write_text("")
-    below = tmp_path / "file" / "cache.json"
-    assert step_seconds(lambda size: 1.0, SIZES, {}, below) == dict.fromkeys(SIZES, 1.0)
-
-
-def test_the_place_of_the_file_can_be_chosen(monkeypatch):
-    monkeypatch.setenv("RELAY_JAX_CACHE", "/somewhere")
-    assert str(tree_size.default_file()) == "/somewhere/tree_sizes.json"
-    monkeypatch.delenv("RELAY_JAX_CACHE")
-    assert str(tree_size.default_file()).endswith("/.cache/relay_jax/tree_sizes.json")
-
-
-def test_what_times_depend_on():
-    base = {"model": MODEL, "draft": DRAFT, "sampling": decode.GREEDY, "index": None}
-    one = tree_size.describe(**base, batch_size=1, room=100)
-    assert one == tree_size.describe(**base, batch_size=1, room=120)
-    for name, value in {
-        "batch_size": 2,
-        "room": 200,
-        "draft": dataclasses.replace(DRAFT, drafter="context"),
-        "model": dataclasses.replace(MODEL, num_layers=2),
-    }.items():
-        assert one != tree_size.describe(
-            **base | {"batch_size": 1, "room": 100, name: value}
-        )
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +97,7 @@ def test_a_step_is_timed_on_a_copy(store):
         model=MODEL,
         max_new_tokens=20,
     )
-    settings = {"model": MODEL, "sampling": decode.GREEDY, "mesh": None}
+    settings = {"model": MODEL, "sampling": decode.GREEDY}
     spent = tree_size._time_step(params, state, index, DRAFT, settings, 4)
     assert 0 < spent < 60
     assert not any(x.is_deleted() for x in jax.tree.leaves(state))

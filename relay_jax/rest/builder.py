@@ -1,0 +1,177 @@
+"""The builder of datastores: documents into shards, each sorted and saved by itself.
+
+A store is built in its place, shard by shard; its metadata is written last. What an
+interrupted build leaves does not open, or opens as the store that was to be replaced.
+The same command goes on where it was: a shard is named by its tokens, and is not sorted
+again if its files are there and whole.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from etils import epath
+
+from relay_jax import records
+from relay_jax.arrays import Host, Integer
+from relay_jax.rest.datastore import (
+    METADATA,
+    Datastore,
+    open_datastore,
+    read_pair,
+    token_dtype,
+    write_metadata,
+)
+from relay_jax.rest.seal import Seal, load_sealed, make_seal
+from relay_jax.tokens import check_ids
+
+SHARD_TOKENS = 100_000_000
+LONGEST_SHARD = 2**30 - 1
+_OWN = re.compile(r"metadata\.json|(tokens|order|shard)_\d{5}.*|\..*\.unfinished")
+
+
+def build_datastore(
+    documents: Iterable[Integer[Host, "_"]],
+    path: epath.PathLike,
+    *,
+    tokenizer: str,
+    vocab_size: int,
+    eos_id: int,
+    shard_tokens: int = SHARD_TOKENS,
+    overwrite: bool = False,
+) -> Datastore:
+    """Writes a store; memory is bounded by the size of a shard, about 20 bytes a token.
+
+    Args:
+      documents: token ids of each document, with or without its end-of-text token.
+      path: the directory to be; it may hold a store only if `overwrite`.
+      tokenizer: whose ids these are, `Tokenizer.identity`.
+      vocab_size: ids are 0 .. vocab_size - 1.
+      eos_id: the token that ends a document; drafts do not go past it.
+      shard_tokens: how many tokens are sorted together.
+
+    Raises:
+      ValueError: the path is taken, there is no document, or an id is out of range.
+    """
+    path = epath.Path(path)
+    _check_place(path, overwrite)
+    if not 0 <= eos_id < vocab_size:
+        raise ValueError(f"eos_id {eos_id} is outside a vocabulary of {vocab_size}")
+    if not 0 < shard_tokens <= LONGEST_SHARD:
+        raise ValueError(
+            f"shard_tokens must be 1..{LONGEST_SHARD}, got {shard_tokens}: "
+            "an order is kept in 32 bits"
+        )
+    seals, num_tokens, num_documents = [], 0, 0
+    checked = _checked(documents, vocab_size, eos_id)
+    for tokens in _cut(checked, shard_tokens, token_dtype(vocab_size)):
+        seals.append(_write_shard(path, len(seals), tokens))
+        num_tokens += len(tokens)
+        num_documents += int(np.count_nonzero(tokens == eos_id))
+    if not seals:
+        raise ValueError("the corpus is empty: not one document was found")
+    fields = {
+        "tokenizer": tokenizer,
+        "vocab_size": vocab_size,
+        "eos_id": eos_id,
+        "num_tokens": num_tokens,
+        "num_documents": num_documents,
+    }
+    write_metadata(path, fields, seals)
+    kept = {METADATA, *(seal.name for pair in seals for seal in pair)}
+    for file in path.iterdir():
+        if file.name not in kept:
+            file.unlink()
+    return open_datastore(path)
+
+
+def order_places(tokens: Integer[Host, " n"]) -> Integer[Host, " n"]:
+    """The places 1..n, sorted by the text before them read backwards."""
+    import pydivsufsort
+
+    if tokens.dtype.itemsize > 2:  # the sorter works on bytes: the fewer, the faster
+        tokens = np.unique(tokens, return_inverse=True)[1]
+    smallest = np.min_scalar_type(int(tokens.max(initial=0)))
+    backwards = np.ascontiguousarray(tokens[::-1].astype(smallest))
+    suffixes = pydivsufsort.divsufsort(backwards)
+    return (len(tokens) - suffixes).astype(np.int32)
+
+
+def _checked(documents, vocab_size, eos_id) -> Iterator[Integer[Host, "_"]]:
+    """Documents that are not empty, each with its end-of-text token."""
+    limit = f"outside the vocabulary of {vocab_size}"
+    for number, document in enumerate(documents):
+        document = np.asarray(document)
+        if not document.size:
+            continue
+        check_ids(document, vocab_size, f"document {number}", limit)
+        yield document
+        if document[-1] != eos_id:
+            yield np.array([eos_id])
+
+
+def _cut(documents, size: int, dtype) -> Iterator[Integer[Host, "_"]]:
+    """The documents in pieces of `size` tokens, cut inside a document if need be."""
+    held, room = [], size
+    for document in documents:
+        document = document.astype(dtype)
+        while len(document) >= room:
+            yield np.concatenate([*held, document[:room]])
+            document, held, room = document[room:], [], size
+        held.append(document)
+        room -= len(document)
+    if room < size:
+        yield np.concatenate(held)
+
+
+def _check_place(path: epath.Path, overwrite: bool) -> None:
+    """Raises ValueError where a store must not be built."""
+    if not path.exists():
+        return
+    names = [file.name for file in path.iterdir()] if path.is_dir() else [path.name]
+    foreign = sorted(name for name in names if not _OWN.fullmatch(name))
+    if foreign:
+        raise ValueError(
+            f"{path} holds {foreign[0]}, which is no part of a datastore; "
+            "choose another place"
+        )
+    if METADATA in names and not overwrite:
+        raise ValueError(f"{path} exists; choose another place or give --overwrite")
+
+
+def _write_shard(folder: epath.Path, number: int, tokens) -> tuple[Seal, Seal]:
+    """Saves a shard, or finds it saved by a build that was interrupted."""
+    folder.mkdir(parents=True, exist_ok=True)
+    key = hashlib.sha256(tokens.dtype.str.encode())
+    key.update(tokens.data)
+    name = f"{number:05d}_{key.hexdigest()[:12]}"
+    done = folder / f"shard_{name}.json"  # removed when the store is whole
+    if seals := _sorted_before(folder, done):
+        return seals
+    seals = (
+        _save(folder / f"tokens_{name}.npy", tokens),
+        _save(folder / f"order_{name}.npy", order_places(tokens)),
+    )
+    records.write_json(done, [seal._asdict() for seal in seals])
+    return seals
+
+
+def _sorted_before(folder: epath.Path, done: epath.Path) -> tuple[Seal, Seal] | None:
+    try:
+        seals = read_pair(json.loads(done.read_text()))
+        for seal in seals:
+            load_sealed(folder, seal)
+    except (OSError, ValueError, TypeError):
+        return None  # it is not there, or not whole
+    return seals
+
+
+def _save(file: epath.Path, array) -> Seal:
+    """A file of that name may belong to the old store: it stays whole."""
+    unfinished = file.parent / f".{file.name}.unfinished"
+    with unfinished.open("wb") as stream:
+        np.save(stream, array)
+    unfinished.replace(file)
+    return make_seal(file)

@@ -1,0 +1,143 @@
+"""The index: where a datastore lies while texts are drafted from it.
+
+    Index       on one device, searched inside the jitted loop
+    MeshIndex   its shards on the devices of a mesh, each searched where it lies
+    HostIndex   in its memory-mapped files; every step calls back to the host
+
+`retrieve` finds the same in all three.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from relay_jax.arrays import Array, Int, Integer, PyTree
+from relay_jax.rest.datastore import Datastore, read_part
+
+SHARD_AXIS = "store"
+
+
+class Index(NamedTuple):
+    """A datastore on the device; shorter shards are filled up."""
+
+    tokens: Integer[Array, "w n"]
+    order: Int[Array, "w n"]
+    size: Int[Array, " w"]  # tokens of each shard
+    eos_id: Int[Array, ""]
+
+    @property
+    def token_dtype(self) -> np.dtype:
+        return self.tokens.dtype
+
+
+_BY_SHARD: Any = P(SHARD_AXIS)
+_WHOLE: Any = P()
+SPREAD = Index(_BY_SHARD, _BY_SHARD, _BY_SHARD, _WHOLE)  # how it lies on a mesh
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class MeshIndex:
+    """A datastore over a mesh's axis `store`: each device has some of the shards."""
+
+    parts: Any  # an `Index`
+    mesh: jax.sharding.Mesh = dataclasses.field(metadata={"static": True})
+
+    @property
+    def token_dtype(self) -> np.dtype:
+        return self.parts.token_dtype
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True, eq=False)
+class HostIndex:
+    """A datastore that stays on disk. Every step of a decode calls back to the host."""
+
+    store: Datastore
+
+    @property
+    def token_dtype(self) -> np.dtype:
+        return self.store.shards[0].tokens.dtype
+
+
+AnyIndex = Index | MeshIndex | HostIndex
+
+
+def load_index(
+    store: Datastore, mesh: jax.sharding.Mesh | None = None
+) -> Index | MeshIndex:
+    """Puts a store on the device, or its shards on the devices of a mesh's axis `store`.
+
+    Six bytes a token, eight where the vocabulary has 65,536 words or more. A device of
+    a mesh is given its own shards straight from their files. Every byte is checked.
+
+    Raises:
+      ValueError: a file of the store is not what was written.
+    """
+    sizes = [len(shard.tokens) for shard in store.shards]
+    num, widest = len(sizes), max(sizes)
+    if mesh is not None:
+        num = -(-num // mesh.shape[SHARD_AXIS]) * mesh.shape[SHARD_AXIS]
+
+    def rows(part: int, dtype, where: slice):
+        """Some rows of all shards' tokens (part 0) or orders (part 1), filled up."""
+        first, stop, _ = where.indices(num)
+        held = np.zeros((stop - first, widest), dtype)
+        for row, number in zip(held, range(first, min(stop, len(sizes)))):
+            row[: sizes[number]] = read_part(store, number, part)
+        return held
+
+    size = np.array(sizes + [0] * (num - len(sizes)), np.int32)
+    eos_id = np.array(store.eos_id, np.int32)
+    dtype = store.shards[0].tokens.dtype
+    if mesh is None:
+        whole = rows(0, dtype, slice(None)), rows(1, np.int32, slice(None))
+        return Index(*map(jax.numpy.asarray, (*whole, size, eos_id)))
+
+    def spread(spec, shape, read):
+        place = NamedSharding(mesh, spec)
+        return jax.make_array_from_callback(shape, place, read)
+
+    parts = Index(
+        spread(SPREAD.tokens, (num, widest), lambda at: rows(0, dtype, at[0])),
+        spread(SPREAD.order, (num, widest), lambda at: rows(1, np.int32, at[0])),
+        spread(SPREAD.size, size.shape, size.__getitem__),
+        spread(SPREAD.eos_id, (), eos_id.__getitem__),
+    )
+    return MeshIndex(parts, mesh)
+
+
+def describe(index: AnyIndex | None) -> dict[str, Any]:
+    """What the time of a search depends on: tokens a shard as a power of two."""
+    if isinstance(index, HostIndex):
+        shards = index.store.shards
+        count, widest = len(shards), max(len(shard.tokens) for shard in shards)
+    elif index is not None:
+        parts = index.parts if isinstance(index, MeshIndex) else index
+        count, widest = parts.tokens.shape
+    else:
+        return {"kind": "none"}
+    return {
+        "kind": type(index).__name__,
+        "token_bytes": index.token_dtype.itemsize,
+        "shards": count,
+        "tokens": 1 << (widest - 1).bit_length(),
+        "mesh": index.mesh.size if isinstance(index, MeshIndex) else 1,
+    }
+
+
+def make_mesh() -> jax.sharding.Mesh:
+    """All devices on the axis `store`."""
+    kinds = (jax.sharding.AxisType.Auto,)
+    return jax.make_mesh((jax.device_count(),), (SHARD_AXIS,), axis_types=kinds)
+
+
+def place_beside(params: PyTree, index: AnyIndex | None) -> PyTree:
+    """Parameters where the index lies: a copy on each device of its mesh, if it has one."""
+    if not isinstance(index, MeshIndex):
+        return params
+    return jax.device_put(params, NamedSharding(index.mesh, P()))

@@ -1,0 +1,56 @@
+"""Corpora: what is read of files, and what is refused."""
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+from etils import epath
+
+from relay_jax.data import corpus
+
+RECORDS = [{"prompt": "1+2", "text": "=3"}, {"prompt": "2*2", "text": "=4 é"}]
+LINES = "\n\n".join(map(json.dumps, RECORDS)).encode()
+
+
+def write(path, content):
+    path.write_bytes(content)
+    return [epath.Path(path)]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+def test_json_lines_packed_or_not(tmp_path, name):
+    content = gzip.compress(LINES) if name.endswith(".gz") else LINES
+    files = write(tmp_path / name, content)
+    assert list(corpus.read_json_lines(files, "prompt")) == ["1+2", "2*2"]
+    pairs = list(corpus.read_json_fields(files, ["prompt", "text"]))
+    assert pairs == [["1+2", "=3"], ["2*2", "=4 é"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b"{", "a.jsonl, line 1: not JSON"),
+        ("a.jsonl", LINES + b"\n[1]", "line 4 has no text under 'text', but []; ch"),
+        ("a.jsonl", b'{"text": 1}', "line 1 has no text under 'text', but ['text'];"),
+        ("a.jsonl", gzip.compress(LINES), "a.jsonl cannot be read ('utf-8' codec"),
+        ("a.gz", LINES, "a.gz cannot be read (Not a gzipped file"),
+        ("a.gz", gzip.compress(LINES)[:-12], "a.gz cannot be read (Compressed file"),
+    ],
+)
+def test_bad_json_lines(tmp_path, name, content, message):
+    files = write(tmp_path / name, content)
+    with pytest.raises(ValueError) as error:
+        list(corpus.read_json_lines(files, "text"))
+    assert message in str(error.value)
+
+
+def test_documents_of_a_token_array(tmp_path):
+    np.save(tmp_path / "tokens.npy", np.array([5, 6, 1, 7, 1, 8], np.uint16))
+    documents = corpus.read_tokens(tmp_path / "tokens.npy", 1)
+    assert [d.tolist() for d in documents] == [[5, 6, 1], [7, 1], [8]]
+    np.savez(tmp_path / "tokens.npz", tokens=np.arange(3))
+    with pytest.raises(
+        ValueError, match="tokens.npz cannot be read .* expected a .npy"
+    ):
+        list(corpus.read_tokens(tmp_path / "tokens.npz", 1))

@@ -1,0 +1,79 @@
+"""Texts to replay: prompts and what follows them, from JSON lines, files and tokens."""
+
+import gzip
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from etils import epath
+
+from relay_jax.data.corpus import read_json_fields
+from relay_jax.data.text_corpus import train_words
+from relay_jax.rest.replay import load_targets
+from relay_jax.tokens import SentencePieceTokenizer, TaskTokenizer
+from tests.experiments.test_scripts import script
+
+HUMAN_EVAL = pathlib.Path("/work/shared/data/HumanEval.jsonl.gz")
+WORDS = TaskTokenizer(12)
+
+
+def make(path, *arguments, tokenizer="relay:12"):
+    file = f"--targets={path}/targets.npz"
+    return script("make_targets", file, f"--tokenizer={tokenizer}", *arguments)
+
+
+def told(path):
+    """Prompt and text of each target, as ids."""
+    targets = load_targets(path / "targets.npz")
+    cuts = [np.split(target.tokens, [target.prompt_length]) for target in targets]
+    return [tuple(part.tolist() for part in cut) for cut in cuts]
+
+
+def test_every_other_line_of_packed_json(tmp_path):
+    lines = [{"ask": f"{i}*2", "say": f"={i} + {i}"} for i in range(5)]
+    lines.insert(3, {"ask": "9-9", "say": ""})  # nothing to draft
+    content = "\n".join(map(json.dumps, lines)).encode()
+    (tmp_path / "lines.jsonl.gz").write_bytes(gzip.compress(content))
+    keys = "--prompt_key=ask", "--text_key=say", "--every=2", "--offset=1"
+    source = f"--jsonl={tmp_path}/lines.jsonl.gz", *keys
+    done = make(tmp_path, *source)
+    assert done.returncode == 0, done.stderr
+    assert "targets.npz: 2 texts, 8 tokens after their prompts" in done.stdout
+    expected = [(f"{i}*2", f"={i}+{i}") for i in (1, 4)]
+    assert told(tmp_path) == [tuple(map(WORDS.encode, pair)) for pair in expected]
+    again = make(tmp_path, *source)
+    assert again.returncode == 1 and "or give --overwrite" in again.stderr
+    done = make(tmp_path, *source, "--count=1", "--overwrite")
+    assert done.returncode == 0 and len(told(tmp_path)) == 1
+
+
+def test_files_and_token_arrays_are_cut(tmp_path):
+    (tmp_path / "code").mkdir()
+    for name, text in (("long", "1+2+3+4+5="), ("short", "1+2")):
+        (tmp_path / "code" / name).write_text(text)
+    done = make(tmp_path, f"--files={tmp_path}/code", "--prompt_tokens=4")
+    assert done.returncode == 0, done.stderr
+    assert told(tmp_path) == [(WORDS.encode("1+2+"), WORDS.encode("3+4+5="))]
+    np.save(tmp_path / "tokens.npy", np.array([5, 6, 7, 8, 9, 1, 5, 1], np.uint16))
+    array = f"--token_array={tmp_path}/tokens.npy", "--prompt_tokens=4", "--overwrite"
+    done = make(tmp_path, *array)
+    assert done.returncode == 0, done.stderr
+    assert told(tmp_path) == [([5, 6, 7, 8], [9, 1])]
+    both = make(tmp_path, *array, f"--files={tmp_path}/code")
+    assert "give one of --jsonl, --files and --token_array" in both.stderr
+
+
+@pytest.mark.skipif(not HUMAN_EVAL.exists(), reason="HumanEval is not on this machine")
+def test_half_of_human_eval(tmp_path):
+    keys = "prompt", "canonical_solution"
+    pairs = list(read_json_fields([epath.Path(HUMAN_EVAL)], keys))
+    assert len(pairs) == 164
+    words = tmp_path / "words.model"
+    words.write_bytes(train_words([a + b for a, b in pairs], 600))
+    arguments = (f"--jsonl={HUMAN_EVAL}", f"--text_key={keys[1]}", "--every=2")
+    done = make(tmp_path, *arguments, "--offset=1", tokenizer=words)
+    assert done.returncode == 0, done.stderr
+    tokenizer = SentencePieceTokenizer(words)
+    decoded = [tuple(map(tokenizer.decode, pair)) for pair in told(tmp_path)]
+    assert decoded == [tuple(pair) for pair in pairs[1::2]]

@@ -1,0 +1,96 @@
+"""Files that are not what they should be: one line that names the file."""
+
+import numpy as np
+import pytest
+
+from relay_jax.array_file import open_tokens, read_whole_numbers
+
+NAMES = ("tokens", "starts")
+
+
+def write(path, kind):
+    """A file of each kind -> its path."""
+    file = path / kind
+    tokens = np.arange(2000, dtype=np.uint16)
+    with file.open("wb") as stream:
+        if kind == "folder":
+            stream.close()
+            file.unlink()
+            file.mkdir()
+        elif kind.startswith("archive"):
+            np.savez_compressed(stream, tokens=tokens, starts=np.zeros(1, int))
+        elif kind == "one array":
+            np.savez(stream, other=tokens)
+        elif kind == "text":
+            stream.write(b"1,2,3\n")
+        elif kind == "objects":
+            np.save(stream, np.array([{}]))
+        elif kind == "floats":
+            np.save(stream, tokens / 2)
+        elif kind == "table":
+            np.save(stream, tokens.reshape(2, -1))
+        elif kind == "float archive":
+            np.savez(stream, tokens=tokens, starts=np.zeros(1))
+        elif kind != "empty":
+            np.save(stream, tokens)
+    if "cut" in kind:
+        file.write_bytes(file.read_bytes()[:-700])
+    if "altered" in kind:
+        content = bytearray(file.read_bytes())
+        content[200:240] = bytes(40)
+        file.write_bytes(content)
+    return file
+
+
+def test_good_files_are_read(tmp_path):
+    tokens = open_tokens(write(tmp_path, "tokens"), "")
+    assert isinstance(tokens, np.memmap) and len(tokens) == 2000
+    tokens, starts = read_whole_numbers(write(tmp_path, "archive"), NAMES, "")
+    assert len(tokens) == 2000 and starts == [0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("archive", "expected a .npy file of token ids: it is damaged, or something "),
+        ("tokens, cut", "cannot be read (mmap length is greater than file size); exp"),
+        ("text", "expected a .npy file of token ids: it is damaged, or something else"),
+        ("empty", "expected a .npy file of token ids: it is damaged, or something el"),
+        ("folder", "expected a .npy file of token ids: it is damaged, or something el"),
+        ("objects", "expected a .npy file of token ids: it is damaged, or something e"),
+        ("floats", "must hold whole numbers in one dimension, it holds float64 in 1"),
+        ("table", "must hold whole numbers in one dimension, it holds uint16 in 2"),
+    ],
+)
+def test_what_is_no_token_array(tmp_path, kind, message):
+    file = write(tmp_path, kind)
+    with pytest.raises(ValueError) as error:
+        open_tokens(file, "make one")
+    assert str(error.value).startswith(f"{file} ") and message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("tokens", " cannot be read (File is not a zip file); expected a .npz file w"),
+        ("one array", "\"There is no item named 'tokens.npy' in the archive\""),
+        ("archive, cut", " cannot be read (File is not a zip file); expected a .npz f"),
+        ("archive, altered", "expected a .npz file with the arrays tokens, starts: it"),
+        ("text", "expected a .npz file with the arrays tokens, starts: it is damaged"),
+        ("empty", "expected a .npz file with the arrays tokens, starts: it is damaged"),
+        ("folder", "expected a .npz file with the arrays tokens, starts: it is damag"),
+        ("float archive", ": starts must hold whole numbers in one dimension, it hol"),
+    ],
+)
+def test_what_is_no_archive(tmp_path, kind, message):
+    file = write(tmp_path, kind)
+    with pytest.raises(ValueError) as error:
+        read_whole_numbers(file, NAMES, "make one")
+    assert str(error.value).startswith(str(file)) and message in str(error.value)
+
+
+def test_a_missing_file_is_told_with_its_remedy(tmp_path):
+    file = tmp_path / "none"
+    for read in (open_tokens, lambda *args: read_whole_numbers(args[0], [], args[1])):
+        with pytest.raises(ValueError, match="none does not exist; make one"):
+            read(file, "make one")
