@@ -12,7 +12,14 @@ FILES = [
     for path in sorted((ROOT / folder).rglob("*.py"))
 ]
 
-BASE = {"", "arrays", "config", "tokens", "records"}  # "": relay_jax/__init__.py
+BASE = {
+    "",
+    "arrays",
+    "config",
+    "subwords",
+    "tokens",
+    "records",
+}  # "": relay_jax/__init__.py
 # Training evaluates while it runs, so evaluation stands below it.
 MAY_IMPORT = {
     "base": BASE,

@@ -68,7 +68,7 @@ def train(config: TrainConfig, workdir: epath.PathLike) -> dict:
 def check(config: TrainConfig, workdir: epath.PathLike) -> None:
     """Raises ValueError at whatever is wrong with a config, before any long work."""
     model = config.model
-    if model.dim % model.num_heads:
+    if not model.head_dim and model.dim % model.num_heads:
         raise ValueError(
             f"model.dim ({model.dim}) must be a multiple of model.num_heads "
             f"({model.num_heads})"
