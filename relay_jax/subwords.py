@@ -141,7 +141,8 @@ def _without_prefix(content: bytes):
     import sentencepiece
     from sentencepiece import sentencepiece_model_pb2
 
-    model = sentencepiece_model_pb2.ModelProto.FromString(content)
+    # The class is made when the module is imported: the type checker cannot see it.
+    model = sentencepiece_model_pb2.ModelProto.FromString(content)  # type: ignore
     model.normalizer_spec.add_dummy_prefix = False
     pieces = sentencepiece.SentencePieceProcessor()
     pieces.LoadFromSerializedProto(model.SerializeToString())
