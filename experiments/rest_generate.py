@@ -20,7 +20,7 @@ from absl import flags
 
 from experiments import command, drafting, prompting
 from relay_jax.config import SamplingConfig
-from relay_jax.rest import decode, tree_size
+from relay_jax.rest import decode
 from relay_jax.tokens import UNFINISHED, decode_spans
 
 _PRINT_IDS = flags.DEFINE_bool("print_ids", False, "Print ids instead of text.")
@@ -55,37 +55,18 @@ def main() -> None:
         model=config.model,
         max_new_tokens=_MOST.value,
     )
-    fit = None
-    if draft.num_draft == tree_size.AUTO:
-        file = drafting.cache_file()
-        state, fit = tree_size.fit(
-            params, state, index, draft=draft, cache_file=file, **settings
-        )
-        draft = fit.draft
-        print(fit.tell(), file=sys.stderr)
+    state, fit, draft = drafting.choose(params, state, index, draft, settings)
     streams = sys.stdout.isatty() and len(prompts) == 1
+    num_steps = STREAM_STEPS if streams else WATCH_STEPS
     shown = ""
-    while True:
+    watched = drafting.watch(params, state, index, draft, fit, num_steps, settings)
+    for state in watched:
         if streams:
             text = show(state, 0, length[0], tokenizer)
             if not state.done.all():
                 text = text.rstrip(UNFINISHED)
             print(text[len(shown) :], end="", flush=True)
             shown = text
-        if bool(state.done.all()):
-            break
-        before = _progress(state)
-        state = decode.advance(
-            params,
-            state,
-            index if draft.num_draft else None,
-            draft=draft,
-            num_steps=STREAM_STEPS if streams else WATCH_STEPS,
-            **settings,
-        )
-        if fit and draft.num_draft and not fit.pays(*(_progress(state) - before)):
-            draft = decode.PLAIN
-            print("drafts do not pay any more: going on plainly", file=sys.stderr)
     for row in range(len(prompts)):
         print("" if streams else show(state, row, length[row], tokenizer))
     rate = decode.tokens_per_step(state, length)
@@ -94,11 +75,6 @@ def main() -> None:
         f"{int(state.steps.sum())} steps (M = {rate:.2f})",
         file=sys.stderr,
     )
-
-
-def _progress(state: decode.DecodeState) -> np.ndarray:
-    """Tokens and steps of all rows so far."""
-    return np.array([int(state.length.sum()), int(state.steps.sum())])
 
 
 def show(state: decode.DecodeState, row: int, first: int, tokenizer) -> str:

@@ -25,7 +25,7 @@ def vicuna(questions: Sequence[str], answers: Sequence[str]) -> str:
     """
     turns = _in_turn(
         [f"USER: {question} ASSISTANT:" for question in questions],
-        [f" {answer}</s>" for answer in answers],
+        [f" {answer.strip()}</s>" for answer in answers],
     )
     return f"{VICUNA_SYSTEM} {''.join(turns)}"
 
@@ -37,7 +37,7 @@ def llama2(questions: Sequence[str], answers: Sequence[str]) -> str:
     """
     turns = _in_turn(
         [f"[INST] {question} [/INST]" for question in questions],
-        [f" {answer} </s><s>" for answer in answers],
+        [f" {answer.strip()} </s><s>" for answer in answers],
     )
     return "".join(turns)
 

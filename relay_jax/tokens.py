@@ -128,7 +128,7 @@ def check_ids(ids: Integer[Host, "_"], vocab_size: int, where: str, limit: str) 
 
 
 def decode_spans(
-    tokenizer: Tokenizer, ids: Sequence[SupportsInt], cuts: Sequence[int]
+    tokenizer: Tokenizer, ids: Sequence[int] | Integer[Host, "_"], cuts: Sequence[int]
 ) -> list[str]:
     """What the ids between two cuts add to the text of all before them.
 

@@ -184,6 +184,10 @@ def test_a_mesh_of_four_holds_a_part_each_and_says_the_same(folders):
     tokens = some_tokens()
     one, four = (our_logits(model, held, tokens) for held in (params, spread))
     np.testing.assert_allclose(one, four, atol=1e-5)
+    draft = DraftConfig("context", num_draft=4)
+    how = {"model": model, "max_new_tokens": NEW, "draft": draft}
+    one, four = (decode.decode(held, PROMPTS, **how) for held in (params, spread))
+    np.testing.assert_array_equal(one.tokens, four.tokens)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
