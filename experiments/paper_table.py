@@ -62,6 +62,8 @@ def run(protocol: Protocol, questions: Sequence[trial.Question]) -> list[dict]:
       ValueError: the model, its tokenizer and the datastore do not fit; the directory
         holds records of other settings.
     """
+    if not questions:
+        raise ValueError(f"--data: {_DATA.value} holds no question")
     config, tokenizer = prompting.open_run()
     drafts, _, index = drafting.from_flags(tokenizer.identity)
     path = epath.Path(_WORKDIR.value)

@@ -58,9 +58,6 @@ def run(
     """Asks what the file does not hold yet, and yields every question's line.
 
     What is decoded for the first time is decoded twice, and timed the second time.
-
-    Raises:
-      ValueError: the file holds lines of other settings.
     """
     held = {}
     if epath.Path(file).exists():

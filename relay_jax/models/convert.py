@@ -164,7 +164,8 @@ def _find_tensors(folder: epath.Path) -> dict[str, epath.Path]:
     else:
         raise ValueError(
             f"{folder} has neither {WEIGHTS} nor {INDEX}; weights of another kind "
-            "(pytorch_model.bin) must be saved as safetensors first"
+            "(pytorch_model.bin) must be saved as safetensors first, as save_pretrained "
+            "of transformers does"
         )
     found = {}
     for file in files:
