@@ -65,7 +65,7 @@ def test_there_and_back_again(run, tmp_path):
     assert len(spread.stdout.split(",")) == 12
     taken = script("convert", f"--from={folder}", f"--workdir={again}")
     assert f"{again} holds a model already" in taken.stderr
-    many = script("rest_generate", *how, "--mesh=1,64")
+    many = script("rest_generate", *how, f"--run={again}", "--mesh=1,64")
     assert "a mesh of 1 x 64 does not fit the 1 devices here" in many.stderr
 
 
