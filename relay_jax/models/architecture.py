@@ -56,8 +56,14 @@ def read_model(folder: epath.PathLike, dtype: str = "") -> ModelConfig:
       dtype: of parameters and compute; by default that of the folder.
 
     Raises:
-      ValueError: an unsupported architecture, RoPE type or setting; a missing key.
+      ValueError: it is no such folder; an unsupported architecture, RoPE type or
+        setting; a missing key.
     """
+    if not is_hugging_face(folder):
+        raise ValueError(
+            f"{folder} is no Hugging Face folder: it has no config.json that names an "
+            "architecture"
+        )
     file = epath.Path(folder) / "config.json"
     return _parse(read_json(file), str(file), dtype)
 

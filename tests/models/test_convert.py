@@ -317,6 +317,9 @@ def test_missing_and_damaged_files_are_named(folders, broken):
     (broken / convert.WEIGHTS).unlink()
     with pytest.raises(ValueError, match="has neither model.safetensors nor .*index"):
         load(broken)
+    (broken / "config.json").write_text("{}")  # as a run directory of ours has
+    with pytest.raises(ValueError, match="is no Hugging Face folder: it has no config"):
+        load(broken)
 
 
 def test_decoders_without_a_counterpart_are_refused(tmp_path):
