@@ -8,9 +8,13 @@
         --eos_id=2 --vocab_size=32000 --tokenizer_identity=sentencepiece-0123456789abcdef
     python -m experiments.build_datastore --datastore=DIR --token_array=RUN/train.npy \
         --tokenizer=RUN/tokenizer.model
+    python -m experiments.build_datastore --datastore=DIR --tokenizer=vicuna-7b-v1.5 \
+        --recipe=ultrachat --data_dir=ultrachat
 
+The corpora of the paper, as published, are the recipes of `relay_jax/data/recipe.py`.
 Interrupted, it leaves nothing that opens, or the store that was to be replaced; the same
-command goes on with the shards that were sorted. Memory: about 20 bytes for each token of a shard (--shard_tokens).
+command goes on with the shards that were sorted. Memory: about 20 bytes for each token of
+a shard (--shard_tokens).
 """
 
 import statistics
@@ -23,19 +27,27 @@ from tqdm import tqdm
 from experiments import command
 from relay_jax import records
 from relay_jax.data import corpus
+from relay_jax.data.recipe import RECIPES, read_recipe
 from relay_jax.rest.builder import SHARD_TOKENS, build_datastore
 from relay_jax.rest.datastore import Datastore, open_datastore
 from relay_jax.tokens import Tokenizer, load_tokenizer
 
 _DATASTORE = flags.DEFINE_string("datastore", None, "The directory to be.")
 _TOKENIZER = flags.DEFINE_string(
-    "tokenizer", "", "A sentencepiece file, or relay:64 (task words, 64 numbers)."
+    "tokenizer",
+    "",
+    "A tokenizer's file or folder, or relay:64 (task words, 64 numbers).",
 )
 _FILES = flags.DEFINE_list("files", [], "Files, folders or patterns: a document each.")
 _JSONL = flags.DEFINE_list("jsonl", [], "JSON-lines files: a document a line.")
 _TFDS = flags.DEFINE_string("tfds", "", "A TFDS dataset: a document an example.")
 _SPLIT = flags.DEFINE_string("split", "train", "Split of the TFDS dataset.")
-_DATA_DIR = flags.DEFINE_string("data_dir", "", "Where TFDS datasets are kept.")
+_RECIPE = flags.DEFINE_enum("recipe", "", ["", *RECIPES], "A corpus of the paper.")
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir",
+    "",
+    "The recipe's folder, as published, or where TFDS datasets are kept.",
+)
 _TEXT_KEY = flags.DEFINE_string("text_key", "text", "Field of the text.")
 _TOKEN_ARRAY = flags.DEFINE_string("token_array", "", "A .npy file of token ids.")
 _EOS_ID = flags.DEFINE_integer("eos_id", None, "Token array: ends a document.")
@@ -60,6 +72,7 @@ def main() -> None:
         "--files": _FILES.value,
         "--jsonl": _JSONL.value,
         "--tfds": _TFDS.value,
+        "--recipe": _RECIPE.value,
         "--token_array": _TOKEN_ARRAY.value,
     }
     given = [name for name, value in sources.items() if value]
@@ -127,6 +140,10 @@ def _read(source: str) -> tuple[Iterator, dict]:
         texts = corpus.read_files(corpus.find_files(_FILES.value))
     elif source == "--jsonl":
         texts = corpus.read_json_lines(corpus.find_files(_JSONL.value), _TEXT_KEY.value)
+    elif source == "--recipe":
+        if not _DATA_DIR.value:
+            raise ValueError("--recipe needs --data_dir, the folder as it is published")
+        texts = read_recipe(RECIPES[_RECIPE.value], _DATA_DIR.value)
     else:
         texts = corpus.read_tfds(
             _TFDS.value, _SPLIT.value, _TEXT_KEY.value, _DATA_DIR.value

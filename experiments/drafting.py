@@ -2,12 +2,14 @@
 
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 from absl import flags
 from etils import epath
 
+from relay_jax.arrays import Host, Int, PyTree
 from relay_jax.config import DraftConfig
 from relay_jax.rest import decode, drafters, step_times, tree_size
 from relay_jax.rest.datastore import Datastore, open_datastore
@@ -100,6 +102,57 @@ def one(drafts: list[DraftConfig]) -> DraftConfig:
     if len(drafts) > 1:
         raise ValueError(f"--num_draft takes one size here, got {NUM_DRAFT.value!r}")
     return drafts[0]
+
+
+def choose(params, state, index, draft: DraftConfig, settings: dict[str, Any]):
+    """The tree size that pays, if it is open: the state after the probe, a `Fit` and
+    the draft config; the `Fit` is None where the size was given."""
+    if draft.num_draft != tree_size.AUTO:
+        return state, None, draft
+    state, fit = tree_size.fit(
+        params, state, index, draft=draft, cache_file=cache_file(), **settings
+    )
+    print(fit.tell(), file=sys.stderr)
+    return state, fit, fit.draft
+
+
+def watch(
+    params: PyTree,
+    state: decode.DecodeState,
+    index: Any,
+    draft: DraftConfig,
+    fit: tree_size.Fit | None,
+    num_steps: int,
+    settings: dict[str, Any],
+) -> Iterator[decode.DecodeState]:
+    """Decodes to the end; the state at first, and after every `num_steps` steps.
+
+    A state that was looked at is gone when the next one is asked for. Where drafts do
+    not pay any more, by `fit`, it goes on without.
+
+    Args:
+      settings: what `decode.advance` takes besides.
+    """
+    yield state
+    while not bool(state.done.all()):
+        before = _progress(state)
+        state = decode.advance(
+            params,
+            state,
+            index if draft.num_draft else None,
+            draft=draft,
+            num_steps=num_steps,
+            **settings,
+        )
+        yield state
+        if fit and draft.num_draft and not fit.pays(*(_progress(state) - before)):
+            draft = decode.PLAIN
+            print("drafts do not pay any more: going on plainly", file=sys.stderr)
+
+
+def _progress(state: decode.DecodeState) -> Int[Host, "2"]:
+    """Tokens and steps of all rows so far."""
+    return np.array([int(state.length.sum()), int(state.steps.sum())])
 
 
 def cache_file() -> epath.Path:

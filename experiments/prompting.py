@@ -1,20 +1,37 @@
 """The flags of every script that decodes: which run, with which words, from what."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from absl import flags
 from etils import epath
 
 from experiments import command
+from relay_jax.arrays import PyTree
 from relay_jax.config import TrainConfig
 from relay_jax.data import corpus
+from relay_jax.models import architecture, convert
+from relay_jax.models.mesh import make_mesh
+from relay_jax.rest.index import AnyIndex, MeshIndex, place_beside
 from relay_jax.tokens import Tokenizer, load_run_tokenizer, load_tokenizer
 from relay_jax.training import checkpoint
 
-_RUN = flags.DEFINE_string("run", None, "The decoder's run directory.", required=True)
+_RUN = flags.DEFINE_string(
+    "run",
+    None,
+    "The decoder: a run directory, or a Hugging Face folder.",
+    required=True,
+)
+_DTYPE = flags.DEFINE_enum(
+    "dtype",
+    "",
+    ["", "float32", "bfloat16", "float16"],
+    "Type of a Hugging Face model; default: its own.",
+)
+_MESH = flags.DEFINE_string(
+    "mesh", "1,1", "Over how many devices the model is spread: fsdp,tensor."
+)
 _TOKENIZER = flags.DEFINE_string(
-    "tokenizer", "", "A sentencepiece file; default: what the run was trained with."
+    "tokenizer", "", "A tokenizer's file or folder; default: that of the run."
 )
 _PROMPT = flags.DEFINE_multi_string("prompt", [], "A text to go on with; repeatable.")
 _PROMPT_IDS = flags.DEFINE_multi_string("prompt_ids", [], "A prompt as ids: 1,2,3.")
@@ -30,27 +47,55 @@ _CUT = flags.DEFINE_integer(
 )
 
 
-def open_run() -> tuple[TrainConfig, Any, Tokenizer]:
-    """Config, parameters and tokenizer of --run.
+def open_run() -> tuple[TrainConfig, Tokenizer]:
+    """Config and tokenizer of --run; no parameter is read yet.
 
     Raises:
       ValueError: it holds no decoder, or the tokenizer is another model's.
     """
-    config, params = checkpoint.load_params(_RUN.value)
+    run = epath.Path(_RUN.value)
+    is_foreign = architecture.is_hugging_face(run)
+    if is_foreign:
+        model = architecture.read_model(run, _DTYPE.value)
+        config = TrainConfig(model=model, name=run.name)
+    else:
+        config = checkpoint.read_config(run)
     if config.model.kind != "decoder":
         raise ValueError(
-            f"{_RUN.value} holds a {config.model.kind} model; decoding needs a decoder"
+            f"{run} holds a {config.model.kind} model; decoding needs a decoder"
         )
     if _TOKENIZER.value:
         tokenizer = load_tokenizer(_TOKENIZER.value)
     else:
-        tokenizer = load_run_tokenizer(_RUN.value, config.model.num_numbers)
-    if tokenizer.vocab_size != config.model.num_words:
+        tokenizer = load_run_tokenizer(run, config.model.num_numbers)
+    words, places = tokenizer.vocab_size, config.model.num_words
+    # Some published models have places for words to come: less is no error there.
+    may_be_less = is_foreign or not _TOKENIZER.value
+    if words > places or (words < places and not may_be_less):
         raise ValueError(
-            f"the tokenizer has {tokenizer.vocab_size} words, the model "
-            f"{config.model.num_words}; give the model's own with --tokenizer"
+            f"the tokenizer has {words} words, the model {places}; give the model's own "
+            "with --tokenizer"
         )
-    return config, params, tokenizer
+    return config, tokenizer
+
+
+def load_params(config: TrainConfig, index: AnyIndex | None) -> PyTree:
+    """The parameters of --run, spread over --mesh, or on all devices of the index.
+
+    Raises:
+      ValueError: they are missing, damaged, or of another shape.
+    """
+    mesh = make_mesh(*command.whole_numbers("mesh", _MESH.value, 2))
+    if mesh.size > 1 and isinstance(index, MeshIndex):
+        raise ValueError(
+            f"--mesh={_MESH.value} spreads the model and --index=mesh the datastore; "
+            "choose one of them"
+        )
+    if architecture.is_hugging_face(_RUN.value):
+        params = convert.load_params(_RUN.value, config.model, mesh)
+    else:
+        params = checkpoint.load_params(_RUN.value, mesh)[1]
+    return place_beside(params, index)
 
 
 def read_prompts(tokenizer: Tokenizer, most: int = 0) -> list[list[int]]:

@@ -37,14 +37,14 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of the problems.", 0)
 
 
 def main() -> None:
-    config, params, tokenizer = prompting.open_run()
+    config, tokenizer = prompting.open_run()
     drafts, store, index = drafting.from_flags(tokenizer, _DRAFTERS.value)
     if _TASK.value:
         prompts = problems(config)
     else:
         prompts = prompting.read_prompts(tokenizer, _COUNT.value)
     work = speed.Work(
-        params=params,
+        params=prompting.load_params(config, index),
         model=config.model,
         prompts=prompts,
         max_new_tokens=_MOST.value,

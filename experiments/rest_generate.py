@@ -11,6 +11,7 @@ Whatever drafts, the text is the same. In a terminal it is shown as it is writte
 much is drafted is measured (--num_draft=auto): where drafts do not pay, none are made.
 """
 
+import itertools
 import sys
 
 import jax
@@ -19,8 +20,8 @@ from absl import flags
 
 from experiments import command, drafting, prompting
 from relay_jax.config import SamplingConfig
-from relay_jax.rest import decode, tree_size
-from relay_jax.rest.index import place_beside
+from relay_jax.rest import decode
+from relay_jax.tokens import UNFINISHED, decode_spans
 
 _PRINT_IDS = flags.DEFINE_bool("print_ids", False, "Print ids instead of text.")
 _IGNORE_EOS = flags.DEFINE_bool("ignore_eos", False, "Go on after the end of text.")
@@ -36,11 +37,12 @@ WATCH_STEPS = 128  # steps between two looks at whether drafts pay
 
 def main() -> None:
     sampling = SamplingConfig(_TEMPERATURE.value, _TOP_P.value, _TOP_K.value)
-    config, params, tokenizer = prompting.open_run()
+    config, tokenizer = prompting.open_run()
     drafts, _, index = drafting.from_flags(tokenizer)
-    draft, params = drafting.one(drafts), place_beside(params, index)
+    draft = drafting.one(drafts)
     prompts = prompting.read_prompts(tokenizer)
     tokens, length = decode.pad_prompts(prompts, config.model.num_words)
+    params = prompting.load_params(config, index)
     settings = {
         "model": config.model,
         "sampling": sampling,
@@ -52,35 +54,18 @@ def main() -> None:
         model=config.model,
         max_new_tokens=_MOST.value,
     )
-    fit = None
-    if draft.num_draft == tree_size.AUTO:
-        file = drafting.cache_file()
-        state, fit = tree_size.fit(
-            params, state, index, draft=draft, cache_file=file, **settings
-        )
-        draft = fit.draft
-        print(fit.tell(), file=sys.stderr)
+    state, fit, draft = drafting.choose(params, state, index, draft, settings)
     streams = sys.stdout.isatty() and len(prompts) == 1
+    num_steps = STREAM_STEPS if streams else WATCH_STEPS
     shown = ""
-    while True:
+    watched = drafting.watch(params, state, index, draft, fit, num_steps, settings)
+    for state in watched:
         if streams:
             text = show(state, 0, length[0], tokenizer)
+            if not state.done.all():
+                text = text.rstrip(UNFINISHED)
             print(text[len(shown) :], end="", flush=True)
             shown = text
-        if bool(state.done.all()):
-            break
-        before = _progress(state)
-        state = decode.advance(
-            params,
-            state,
-            index if draft.num_draft else None,
-            draft=draft,
-            num_steps=STREAM_STEPS if streams else WATCH_STEPS,
-            **settings,
-        )
-        if fit and draft.num_draft and not fit.pays(*(_progress(state) - before)):
-            draft = decode.PLAIN
-            print("drafts do not pay any more: going on plainly", file=sys.stderr)
     for row in range(len(prompts)):
         print("" if streams else show(state, row, length[row], tokenizer))
     rate = decode.tokens_per_step(state, length)
@@ -91,26 +76,23 @@ def main() -> None:
     )
 
 
-def _progress(state: decode.DecodeState) -> np.ndarray:
-    """Tokens and steps of all rows so far."""
-    return np.array([int(state.length.sum()), int(state.steps.sum())])
-
-
 def show(state: decode.DecodeState, row: int, first: int, tokenizer) -> str:
     """The new text of a row; runs of accepted drafts in quotes if asked for."""
-    new = slice(int(first), int(state.length[row]))
-    tokens, drafted = jax.device_get((state.tokens[row, new], state.drafted[row, new]))
-
-    def write(ids):
-        return ",".join(map(str, ids)) if _PRINT_IDS.value else tokenizer.decode(ids)
-
+    length = int(state.length[row])
+    tokens, drafted = jax.device_get((state.tokens[row], state.drafted[row]))
+    cuts = [int(first), length]
+    if _SHOW.value:
+        changes = np.flatnonzero(np.diff(drafted[first:length])) + first + 1
+        cuts[1:1] = changes.tolist()
+    if _PRINT_IDS.value:
+        spans = [tokens[a:b] for a, b in itertools.pairwise(cuts)]
+        texts = [",".join(map(str, ids)) for ids in spans]
+    else:
+        texts = decode_spans(tokenizer, tokens, cuts)
     if not _SHOW.value:
-        return write(tokens)
-    cuts = np.flatnonzero(np.diff(drafted)) + 1
-    spans = zip(np.split(tokens, cuts), np.split(drafted, cuts))
-    return "".join(
-        f"«{write(ids)}»" if marks.any() else write(ids) for ids, marks in spans
-    )
+        return texts[0]
+    marked = zip(texts, cuts)
+    return "".join(f"«{text}»" if drafted[cut] else text for text, cut in marked)
 
 
 if __name__ == "__main__":

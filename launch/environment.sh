@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # Keeps .venv in the repository's root at the locked versions. Sourced by the scripts
-# beside it, which call `environment run` or `environment test` and then use "$python".
+# beside it, which call `environment run`, `test` or `oracle` (all that `test` is, and
+# what converted models are compared with) and then use "$python".
 root="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
 venv="$root/.venv" python="$root/.venv/bin/python" locks="$root/launch/locks"
 
@@ -56,5 +57,6 @@ environment() {
     install run --requirement "$root/requirements.txt"
   fi
   [[ "$1" == run ]] || install test --requirement "$locks/test.txt"
+  [[ "$1" != oracle ]] || install oracle --requirement "$locks/oracle.txt"
   exec 9<&-
 }

@@ -22,6 +22,16 @@ class PositionConfig:
 
     scheme: Literal["rope", "relative_bias", "none"] = "rope"
     rope_base: float = 10_000.0
+    # How RoPE's frequencies are stretched for texts longer than a model first knew:
+    #   linear   all of them by `rope_factor` (Chen et al. 2023)
+    #   llama3   the slow ones, which turn fewer than `rope_slow` times over
+    #            `rope_length` tokens; those from `rope_fast` turns on stay
+    rope_scaling: Literal["none", "linear", "llama3"] = "none"
+    rope_factor: float = 1.0
+    rope_slow: float = 1.0
+    rope_fast: float = 4.0
+    rope_length: int = 8192
+    window: int = 0  # a token sees so many tokens, itself among them; 0: all
     max_distance: int = 4  # relative_bias: distances beyond this share one bias
     bias_scale: float = 8.0  # relative_bias: its factor, i.e. a larger step for it
     distance_slopes: bool = False  # relative_bias: and a slope a head and side
@@ -39,6 +49,8 @@ class ModelConfig:
     dim: int = 256
     num_heads: int = 4
     num_kv_heads: int = 0  # 0: as many as num_heads
+    head_dim: int = 0  # 0: dim / num_heads
+    qkv_bias: bool = False  # queries, keys and values have a bias
     mlp_dim: int = 1024
     norm: Literal["layer", "rms"] = "layer"
     norm_epsilon: float = 1e-6
@@ -47,7 +59,9 @@ class ModelConfig:
     num_numbers: int = 256  # the task vocabulary ends with this many numbers
     vocab_size: int = 0  # of a text model; 0: the task vocabulary
     number_code: Literal["token", "digits", "ordinal"] = "token"
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of compute; parameters: float32
+    tied_words: bool = False  # decoder: one table reads words and says them
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of compute
+    param_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     remat: bool = False  # recompute each loop (or layer) in the backward pass
     position: PositionConfig = PositionConfig()
     # What a loop of the looped model sees besides its parameters:
@@ -63,6 +77,16 @@ class ModelConfig:
     def num_words(self) -> int:
         """Words of the vocabulary."""
         return self.vocab_size or FIRST_NUMBER + self.num_numbers
+
+    @property
+    def num_groups(self) -> int:
+        """Heads of keys and values."""
+        return self.num_kv_heads or self.num_heads
+
+    @property
+    def head_size(self) -> int:
+        """Width of one head."""
+        return self.head_dim or self.dim // self.num_heads
 
 
 @dataclasses.dataclass(frozen=True)

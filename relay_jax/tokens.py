@@ -1,4 +1,4 @@
-"""Tokenizers: a closed one for the RELAY tasks, sentencepiece models for text.
+"""Tokenizers: a closed one for the RELAY tasks; those of text are in `subwords`.
 
 The RELAY tasks share one vocabulary in which every number is one token:
 
@@ -8,14 +8,15 @@ The RELAY tasks share one vocabulary in which every number is one token:
 Numbers come last, so a vocabulary with fewer of them is a prefix of a larger one.
 """
 
-import hashlib
+import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol, SupportsInt, runtime_checkable
 
 from etils import epath
 
 from relay_jax.arrays import Host, Integer
+from relay_jax.subwords import SETTINGS, HuggingFaceTokenizer, SentencePieceTokenizer
 
 PAD, EOS, ARI, ED, LIS, SEP, BAR, COMMA, EQUALS, OPEN, CLOSE = range(11)
 PLUS, MINUS, TIMES, DIVIDE = range(11, 15)
@@ -23,6 +24,9 @@ FIRST_LETTER = 15
 NUM_LETTERS = 26
 FIRST_NUMBER = FIRST_LETTER + NUM_LETTERS
 RUN_TOKENIZER = "tokenizer.model"  # in a run directory
+TOKENIZER_FILES = (RUN_TOKENIZER, "tokenizer.json", SETTINGS)  # of a model's folder
+
+UNFINISHED = "\ufffd"  # how the first bytes of a character look
 
 _SYMBOLS = (
     *("<pad>", "<eos>", "[ARI]", "[ED]", "[LIS]", "<sep>"),
@@ -108,48 +112,6 @@ class TaskTokenizer(NamedTuple):
         return _SYMBOLS[index]
 
 
-class SentencePieceTokenizer:
-    """A sentencepiece model, kept in one file.
-
-    Raises:
-      ValueError: the file is not there, is no such model, or has no end-of-text piece.
-    """
-
-    def __init__(self, path: epath.PathLike):
-        import sentencepiece
-
-        file = epath.Path(path)
-        if not file.exists() or file.is_dir():
-            raise ValueError(f"{path!r} is no file; name a sentencepiece .model file")
-        content = file.read_bytes()
-        self._pieces = sentencepiece.SentencePieceProcessor()
-        try:
-            self._pieces.LoadFromSerializedProto(content)
-        except RuntimeError as error:
-            raise ValueError(f"{file} is not a sentencepiece model") from error
-        if self._pieces.eos_id() < 0:
-            raise ValueError(f"{file} has no end-of-text piece; train one with eos_id")
-        self._identity = f"sentencepiece-{hashlib.sha256(content).hexdigest()[:16]}"
-
-    @property
-    def vocab_size(self) -> int:
-        return self._pieces.vocab_size()
-
-    @property
-    def identity(self) -> str:
-        return self._identity
-
-    @property
-    def eos_id(self) -> int:
-        return self._pieces.eos_id()
-
-    def encode(self, text: str) -> list[int]:
-        return self._pieces.encode(text)
-
-    def decode(self, ids: Iterable[SupportsInt]) -> str:
-        return self._pieces.decode([int(i) for i in ids])
-
-
 def check_ids(ids: Integer[Host, "_"], vocab_size: int, where: str, limit: str) -> None:
     """Raises ValueError at the first id outside a vocabulary.
 
@@ -165,22 +127,41 @@ def check_ids(ids: Integer[Host, "_"], vocab_size: int, where: str, limit: str) 
         )
 
 
-def load_tokenizer(name: str) -> Tokenizer:
-    """`"relay:64"`, the task vocabulary with 64 numbers, or a sentencepiece file.
+def decode_spans(
+    tokenizer: Tokenizer, ids: Sequence[int] | Integer[Host, "_"], cuts: Sequence[int]
+) -> list[str]:
+    """What the ids between two cuts add to the text of all before them.
+
+    Decoded alone, a token may lose a space before it, or be a part of a character.
+    """
+    ends = [len(tokenizer.decode(ids[:cut]).rstrip(UNFINISHED)) for cut in cuts]
+    text = tokenizer.decode(ids[: cuts[-1]])
+    ends[-1] = len(text)
+    return [text[a:b] for a, b in itertools.pairwise(ends)]
+
+
+def load_tokenizer(name: epath.PathLike) -> Tokenizer:
+    """`"relay:64"`, the task vocabulary with 64 numbers; a sentencepiece model; a
+    `tokenizer.json`; or the folder of one of them.
 
     Raises:
-      ValueError: neither of them.
+      ValueError: none of them.
     """
-    if name.startswith("relay:"):
-        count = name.removeprefix("relay:")
+    if str(name).startswith("relay:"):
+        count = str(name).removeprefix("relay:")
         if not count.isdecimal() or int(count) < 1:
             raise ValueError(f"after relay: stands how many numbers, got {name!r}")
         return TaskTokenizer(int(count))
-    return SentencePieceTokenizer(name)
+    path = epath.Path(name)
+    for file in TOKENIZER_FILES[:2]:
+        if (path / file).exists():
+            path = path / file
+            break
+    kind = HuggingFaceTokenizer if path.suffix == ".json" else SentencePieceTokenizer
+    return kind(path)
 
 
 def load_run_tokenizer(run: epath.PathLike, num_numbers: int) -> Tokenizer:
-    """The tokenizer of a run directory: the sentencepiece model that lies in it, else
-    the task vocabulary."""
-    file = epath.Path(run) / RUN_TOKENIZER
-    return SentencePieceTokenizer(file) if file.exists() else TaskTokenizer(num_numbers)
+    """The tokenizer that lies in a run directory, else the task vocabulary."""
+    has_own = any((epath.Path(run) / file).exists() for file in TOKENIZER_FILES[:2])
+    return load_tokenizer(run) if has_own else TaskTokenizer(num_numbers)

@@ -12,14 +12,8 @@ FILES = [
     for path in sorted((ROOT / folder).rglob("*.py"))
 ]
 
-BASE = {
-    "",
-    "arrays",
-    "array_file",
-    "config",
-    "tokens",
-    "records",
-}  # "": relay_jax/__init__.py
+TEXT = {"conversation", "subwords", "tokens"}
+BASE = {"", "array_file", "arrays", "config", "records"} | TEXT  # "": __init__.py
 # Training evaluates while it runs, so evaluation stands below it.
 MAY_IMPORT = {
     "base": BASE,

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Writes the locks beside it anew, with the newest versions that requirements.txt and the
-# extra `test` of pyproject.toml allow. Needs uv (pip install uv) and a python3 >= 3.11.
+# extras `test` and `oracle` of pyproject.toml allow. Needs uv (pip install uv) and a python3 >= 3.11.
 # Before you commit what it wrote: PYTHON=python3.11 ./launch/test.sh --slow, then 3.12.
 set -euo pipefail
 cd "$(dirname -- "${BASH_SOURCE[0]}")/../.."
@@ -24,9 +24,19 @@ write() { # write NAME: standard input, under a line that says where it comes fr
 printf 'pip\nsetuptools\n' | compile 11 - | write build
 compile 11 requirements.txt | write py311
 compile 12 requirements.txt | write py312
-# What the tests need besides, on every Python.
-python3 -c 'import tomllib
+
+extra() { # extra NAME: what an extra of pyproject.toml asks for
+  python3 -c 'import sys, tomllib
 with open("pyproject.toml", "rb") as file:
-    print(*tomllib.load(file)["project"]["optional-dependencies"]["test"], sep="\n")' |
-  compile 11 requirements.txt - --constraint "$locks/py311.txt" |
+    print(*tomllib.load(file)["project"]["optional-dependencies"][sys.argv[1]], sep="\n")' "$1"
+}
+
+# What the tests need besides, on every Python.
+extra test | compile 11 requirements.txt - --constraint "$locks/py311.txt" |
   grep -vxFf "$locks/py311.txt" | write test
+# And what some of them compare with. A CPU build of torch does without CUDA's packages;
+# an index that has no such build adds them, some gigabytes, by itself.
+extra oracle | compile 11 requirements.txt - --constraint "$locks/py311.txt" \
+  --constraint "$locks/test.txt" |
+  grep -vxFf "$locks/py311.txt" | grep -vxFf "$locks/test.txt" |
+  grep -vE '^(cuda|nvidia|setuptools|triton)' | write oracle

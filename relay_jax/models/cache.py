@@ -19,10 +19,9 @@ class Cache(NamedTuple):
 
 def make_cache(config: ModelConfig, batch_size: int, size: int) -> Cache:
     """An empty cache of `size` positions a row."""
-    groups = config.num_kv_heads or config.num_heads
     shape = (
         *(config.num_layers, batch_size, size),
-        *(groups, config.dim // config.num_heads),
+        *(config.num_groups, config.head_size),
     )
     empty = jnp.zeros(shape, config.dtype)
     return Cache(KeyValues(empty, empty), jnp.zeros(batch_size, jnp.int32))

@@ -71,8 +71,11 @@ class Decoder(nn.Module):
         held_values = cache.key_values if cache else None
         x, new = stack(Layer(config, name="layers"), x, held_values)
         x = make_norm(config, "norm")(x)
-        head = Codebook(config, says=True, name="head")()
-        return (x @ head.T.astype(x.dtype)).astype(jnp.float32), new
+        head = words if config.tied_words else Codebook(config, True, name="head")()
+        x, head = x.astype(config.dtype), head.astype(config.dtype)
+        return jnp.einsum(
+            "bqd,vd->bqv", x, head, preferred_element_type=jnp.float32
+        ), new
 
 
 def run_decoder(

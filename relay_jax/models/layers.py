@@ -4,7 +4,7 @@ Attention is given positions, a mask and, in a decoder, a read-only cache. It kn
 nothing of causality, loops or trees: the callers say who sees whom.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -32,17 +32,36 @@ class Memory(NamedTuple):
     mask: Bool[Array, "b q m"]
 
 
+def frequencies(half: int, config: PositionConfig) -> Float[Array, " half"]:
+    """Radians that each pair of RoPE turns from one position to the next."""
+    frequency = config.rope_base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    stretched = frequency / config.rope_factor
+    if config.rope_scaling == "linear":
+        return stretched
+    if config.rope_scaling == "llama3":
+        turns = config.rope_length * frequency / (2 * jnp.pi)
+        slow, fast = config.rope_slow, config.rope_fast
+        kept = jnp.clip((turns - slow) / (fast - slow), 0, 1)
+        return kept * frequency + (1 - kept) * stretched
+    return frequency
+
+
 def rotate(
-    x: Float[Array, "b n h e"], positions: Int[Array, "#b n"], base: float
+    x: Float[Array, "b n h e"], positions: Int[Array, "#b n"], config: PositionConfig
 ) -> Float[Array, "b n h e"]:
     """Rotary position embedding (Su et al. 2021): pairs (i, i + e/2) turn together."""
-    half = x.shape[-1] // 2
-    frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle = positions[..., None, None].astype(jnp.float32) * frequency[None, None, None]
+    frequency = frequencies(x.shape[-1] // 2, config)[None, None, None]
+    angle = positions[..., None, None].astype(jnp.float32) * frequency
     sin, cos = jnp.sin(angle), jnp.cos(angle)
     left, right = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     turned = [left * cos - right * sin, right * cos + left * sin]
     return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+
+
+def dtypes(config: ModelConfig) -> dict[str, Any]:
+    """Arguments of a linen layer: the types of its compute and its parameters."""
+    names = {"dtype": config.dtype, "param_dtype": config.param_dtype}
+    return {key: jnp.dtype(name) for key, name in names.items()}
 
 
 class RelativeBias(nn.Module):
@@ -103,26 +122,27 @@ class Attention(nn.Module):
         memory: Memory | None,
     ) -> tuple[Float[Array, "b q d"], KeyValues]:
         config, place = self.config, self.config.position
-        groups = config.num_kv_heads or config.num_heads
-        size = config.dim // config.num_heads
-        dtype = jnp.dtype(config.dtype)
+        groups, size = config.num_groups, config.head_size
+        types, dtype = dtypes(config), jnp.dtype(config.dtype)
 
         def project(name, heads):
-            return nn.DenseGeneral(
-                (heads, size), use_bias=False, dtype=dtype, name=name
-            )(x)
+            shape, has_bias = (heads, size), config.qkv_bias
+            return nn.DenseGeneral(shape, use_bias=has_bias, name=name, **types)(x)
 
         query = project("query", config.num_heads)
         new = KeyValues(project("key", groups), project("value", groups))
         if place.scheme == "rope":
-            query = rotate(query, positions, place.rope_base)
-            new = new._replace(keys=rotate(new.keys, positions, place.rope_base))
+            query = rotate(query, positions, place)
+            new = new._replace(keys=rotate(new.keys, positions, place))
         parts = [(new, positions, mask)]
         if memory is not None:  # two products under one softmax: no copy of the cache
             past = jax.tree.map(lambda part: part.astype(dtype), memory.key_values)
             parts.insert(0, (past, memory.positions, memory.mask))
         key_positions = jnp.concatenate([part[1] for part in parts], axis=1)
         visible = jnp.concatenate([part[2] for part in parts], axis=2)[:, None]
+        if place.window:
+            distance = positions[:, :, None] - key_positions[:, None]
+            visible &= (distance < place.window)[:, None]
         seen = jnp.maximum(visible.sum(-1, keepdims=True), 2)
         if place.directional_heads:
             visible &= directions(config.num_heads, positions, key_positions)
@@ -147,7 +167,7 @@ class Attention(nn.Module):
             mixed += jnp.einsum("bgiqk,bkge->bqgie", share, part.values)
             start = stop
         mixed = mixed.reshape(*mixed.shape[:2], -1)
-        return nn.Dense(config.dim, use_bias=False, dtype=dtype, name="out")(mixed), new
+        return nn.Dense(config.dim, use_bias=False, name="out", **types)(mixed), new
 
 
 ACTIVATIONS = {"gelu": jax.nn.gelu, "relu": jax.nn.relu}
@@ -158,10 +178,10 @@ class FeedForward(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-        config, dtype = self.config, jnp.dtype(self.config.dtype)
+        config = self.config
 
         def dense(name, size):
-            return nn.Dense(size, use_bias=False, dtype=dtype, name=name)
+            return nn.Dense(size, use_bias=False, name=name, **dtypes(config))
 
         up = dense("up", config.mlp_dim)(x)
         if config.activation == "swiglu":
@@ -174,7 +194,8 @@ class FeedForward(nn.Module):
 def make_norm(config: ModelConfig, name: str) -> nn.Module:
     """Normalisation in float32 whatever the compute type."""
     kind = nn.RMSNorm if config.norm == "rms" else nn.LayerNorm
-    return kind(epsilon=config.norm_epsilon, dtype=jnp.float32, name=name)
+    types = dtypes(config) | {"dtype": jnp.float32}
+    return kind(epsilon=config.norm_epsilon, name=name, **types)
 
 
 class Layer(nn.Module):
@@ -225,16 +246,18 @@ class Codebook(nn.Module):
         config = self.config
         scale = config.dim**-0.5 if self.says else 1.0
         init = nn.initializers.normal(scale)
+        dtype = jnp.dtype(config.param_dtype)
         if config.number_code == "token":
-            return self.param("words", init, (config.num_words, config.dim))
-        symbols = self.param("words", init, (FIRST_NUMBER, config.dim))
+            return self.param("words", init, (config.num_words, config.dim), dtype)
+        symbols = self.param("words", init, (FIRST_NUMBER, config.dim), dtype)
         if config.number_code == "ordinal" and not self.says:
             waves = _waves(config.num_numbers)
             init = nn.initializers.normal((2 / waves.shape[1]) ** 0.5)
             shape = (waves.shape[1], config.dim)
-            return jnp.concatenate([symbols, waves @ self.param("waves", init, shape)])
+            numbers = waves @ self.param("waves", init, shape, dtype)
+            return jnp.concatenate([symbols, numbers.astype(dtype)])
         places = len(str(config.num_numbers - 1))
-        digits = self.param("digits", init, (places, 10, config.dim))
+        digits = self.param("digits", init, (places, 10, config.dim), dtype)
         number = jnp.arange(config.num_numbers)
         numbers = sum(digits[i, number // 10**i % 10] for i in range(places))
         return jnp.concatenate([symbols, numbers])

@@ -48,7 +48,7 @@ def check_settings(config: TrainConfig) -> None:
 
 
 def _check_model(model: ModelConfig) -> None:
-    if model.dim % model.num_heads:
+    if not model.head_dim and model.dim % model.num_heads:
         raise ValueError(
             f"model.dim ({model.dim}) must be a multiple of model.num_heads "
             f"({model.num_heads})"

@@ -13,6 +13,7 @@ import json
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
@@ -20,8 +21,9 @@ from etils import epath
 from relay_jax import config as configs
 from relay_jax.arrays import PyTree
 from relay_jax.config import ChainsConfig, TrainConfig
+from relay_jax.models.mesh import place
 from relay_jax.records import read_json, write_json
-from relay_jax.training.step import TrainState, init_params, init_state
+from relay_jax.training.step import TrainState, init_params
 
 
 def open_run(workdir: epath.PathLike, config: TrainConfig | ChainsConfig) -> epath.Path:
@@ -90,46 +92,74 @@ def restore(
     Raises:
       ValueError: it cannot be read.
     """
+    shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like._asdict())
+    found = _read_newest(manager, ocp.args.StandardRestore(shapes))
+    if found is None:
+        return None
+    return TrainState(**found["state"]), found["progress"]["seconds"]
+
+
+def save_params(workdir: epath.PathLike, config: TrainConfig, params: PyTree) -> None:
+    """Makes a run directory of parameters that were trained elsewhere.
+
+    Raises:
+      ValueError: the directory belongs to a run with another config.
+    """
+    path = open_run(workdir, config)
+    with make_manager(path, config.keep_checkpoints) as manager:
+        state = TrainState(jnp.zeros((), jnp.int32), params, ())
+        save(manager, state, seconds=0.0)
+
+
+def load_params(
+    workdir: epath.PathLike, mesh: jax.sharding.Mesh | None = None
+) -> tuple[TrainConfig, PyTree]:
+    """Config and newest parameters of a run directory.
+
+    Args:
+      mesh: over which a decoder is spread; by default it lies on the first device.
+
+    Raises:
+      ValueError: it is not a run directory, or holds no readable checkpoint.
+    """
+    config = read_config(workdir)
+    like = {"params": place(jax.eval_shape(lambda: init_params(config)), mesh)}
+    wanted = ocp.checkpoint_utils.construct_restore_args(like)
+    arguments = ocp.args.PyTreeRestore(like, restore_args=wanted, partial_restore=True)
+    with make_manager(workdir, config.keep_checkpoints) as manager:
+        found = _read_newest(manager, arguments)
+    if found is None:
+        raise ValueError(
+            f"{workdir} holds no checkpoint yet; train it first, with "
+            f"python -m experiments.train --workdir={workdir} --config=..."
+        )
+    return config, found["state"]["params"]
+
+
+def _read_newest(manager: ocp.CheckpointManager, state: Any) -> Any:
+    """What `state`, arguments of Orbax, asks of the newest checkpoint; None if none.
+
+    Raises:
+      ValueError: it cannot be read.
+    """
     step = manager.latest_step()
     if step is None:
         return None
-    shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like._asdict())
-    arguments = ocp.args.Composite(
-        state=ocp.args.StandardRestore(shapes), progress=ocp.args.JsonRestore()
-    )
+    arguments = ocp.args.Composite(state=state, progress=ocp.args.JsonRestore())
     try:
-        found = manager.restore(step, args=arguments)
+        return manager.restore(step, args=arguments)
     except Exception as error:  # Orbax raises many kinds
         folder = epath.Path(manager.directory) / str(step)
         raise ValueError(
             f"the checkpoint {folder} cannot be read ({type(error).__name__}: "
             f"{str(error)[:200]}); remove that folder to go on from the one before it"
         ) from error
-    return TrainState(**found["state"]), found["progress"]["seconds"]
 
 
 def has_checkpoint(workdir: epath.PathLike) -> bool:
     """Whether a run directory holds a finished checkpoint."""
     folder = epath.Path(workdir) / "checkpoints"
     return folder.is_dir() and any(step.name.isdigit() for step in folder.iterdir())
-
-
-def load_params(workdir: epath.PathLike) -> tuple[TrainConfig, PyTree]:
-    """Config and newest parameters of a run directory.
-
-    Raises:
-      ValueError: it is not a run directory, or holds no readable checkpoint.
-    """
-    config = read_config(workdir)
-    like = jax.eval_shape(lambda: init_state(config, init_params(config)))
-    with make_manager(workdir, config.keep_checkpoints) as manager:
-        found = restore(manager, like)
-    if found is None:
-        raise ValueError(
-            f"{workdir} holds no checkpoint yet; train it first, with "
-            f"python -m experiments.train --workdir={workdir} --config=..."
-        )
-    return config, found[0].params
 
 
 def hash_params(params: PyTree) -> str:

@@ -25,7 +25,7 @@ TINY = [
 ]
 
 
-def script(name, *arguments, cwd=ROOT, devices=1):
+def script(name, *arguments, cwd=ROOT, devices=1, given=""):
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
@@ -35,6 +35,7 @@ def script(name, *arguments, cwd=ROOT, devices=1):
         [sys.executable, "-m", f"experiments.{name}", *arguments],
         cwd=cwd,
         env=environment,
+        input=given,
         capture_output=True,
         text=True,
         check=False,

@@ -39,8 +39,8 @@ def slow_attention(model, params, x, positions, mask):
     q, k, v = project("query"), project("key"), project("value")
     if place.scheme == "rope":
         at = jnp.asarray(positions)[None]
-        q = np.asarray(rotate(jnp.asarray(q)[None], at, place.rope_base))[0]
-        k = np.asarray(rotate(jnp.asarray(k)[None], at, place.rope_base))[0]
+        q = np.asarray(rotate(jnp.asarray(q)[None], at, place))[0]
+        k = np.asarray(rotate(jnp.asarray(k)[None], at, place))[0]
     out = np.zeros((len(x), model.num_heads, size))
     for h in range(model.num_heads):
         for i in range(len(x)):
@@ -104,10 +104,11 @@ def test_a_row_without_keys_stays_finite():
 
 def test_rotation_depends_on_distance_only():
     x, y = np.random.default_rng(0).normal(size=(2, 1, 1, 1, 8)).astype(np.float32)
+    rope = PositionConfig(rope_base=100.0)
 
     def product(i, j):
         places = (x, i), (y, j)
-        turned = [rotate(jnp.asarray(a), jnp.array([[p]]), 100.0) for a, p in places]
+        turned = [rotate(jnp.asarray(a), jnp.array([[p]]), rope) for a, p in places]
         return float(jnp.sum(turned[0] * turned[1]))
 
     assert product(3, 5) == pytest.approx(product(13, 15), abs=1e-4)

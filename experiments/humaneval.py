@@ -1,0 +1,90 @@
+"""HumanEval as the REST paper runs it: 164 prompts, plain against drafts.
+
+    python -m experiments.humaneval --run=CodeLlama-7b-Instruct-hf --datastore=STORE \
+        --data=HumanEval.jsonl.gz --num_draft=64 --workdir=OUT [--nucleus] [--execute]
+
+At most 512 new tokens, greedy or at temperature 0.8 and top-p 0.95. Interrupted, the
+same command goes on. Completions, M and ms a token of every prompt are in
+OUT/records.jsonl. With --execute every completion is also run against the problem's
+tests, shut in (`relay_jax/evaluation/sandbox.py`), for pass@1: OUT/executed.jsonl.
+"""
+
+import gzip
+import json
+import re
+from typing import Any
+
+from absl import flags
+from etils import epath
+from tqdm import tqdm
+
+from experiments import command, paper_table
+from experiments.paper_table import Protocol, Row
+from relay_jax import records
+from relay_jax.config import SamplingConfig
+from relay_jax.evaluation import sandbox
+from relay_jax.evaluation.trial import Question
+
+PROTOCOL = Protocol(
+    max_new_tokens=512,
+    nucleus=SamplingConfig(temperature=0.8, top_p=0.95),
+    template="plain",
+    rows=(
+        Row("CodeLlama 7B", "greedy", 27.89, 11.82, 2.65),
+        Row("CodeLlama 13B", "greedy", 44.32, 19.53),
+        Row("CodeLlama 7B", "nucleus", 27.99, 13.18, 2.57),
+        Row("CodeLlama 13B", "nucleus", 44.46, 20.47),
+    ),
+)
+FIELDS = {"task_id", "prompt", "test", "entry_point"}
+_EXECUTE = flags.DEFINE_bool(
+    "execute", False, "Run what the model wrote, shut in, for pass@1."
+)
+
+
+def main() -> None:
+    problems = read_problems(paper_table.read_data())
+    if _EXECUTE.value:
+        sandbox.check()
+    questions = [Question(key, (it["prompt"],)) for key, it in problems.items()]
+    lines = paper_table.run(PROTOCOL, questions)
+    if not _EXECUTE.value:
+        return
+    told = []
+    for line in tqdm(lines, unit="program"):
+        for answer in line["turns"][0]:
+            result = sandbox.run(program(problems[line["question"]], answer["text"]))
+            about = {"question": line["question"], "drafter": answer["drafter"]}
+            told.append(about | {"result": result})
+    file = epath.Path(flags.FLAGS.workdir) / "executed.jsonl"
+    records.write_lines(file, told)
+    for drafter in dict.fromkeys(line["drafter"] for line in told):
+        results = [line["result"] for line in told if line["drafter"] == drafter]
+        passed = results.count("passed")
+        print(f"pass@1, {drafter}: {passed / len(results):.1%} of {len(results)}")
+
+
+def read_problems(file: epath.Path) -> dict[str, dict[str, Any]]:
+    """The problems by their names, from a JSON-lines file that may be gzipped.
+
+    Raises:
+      ValueError: it holds something else.
+    """
+    content = file.read_bytes()
+    text = (gzip.decompress(content) if file.suffix == ".gz" else content).decode()
+    problems = [json.loads(line) for line in text.splitlines() if line.strip()]
+    for number, problem in enumerate(problems, 1):
+        if not set(problem) >= FIELDS:
+            raise ValueError(f"{file}, line {number} is no problem of HumanEval")
+    return {problem["task_id"]: problem for problem in problems}
+
+
+def program(problem: dict[str, Any], completion: str) -> str:
+    """The function, as far as the completion stays inside it, and its tests."""
+    body = re.split(r"\n(?=\S)", completion, maxsplit=1)[0]
+    check = f"check({problem['entry_point']})"
+    return f"{problem['prompt']}{body}\n\n{problem['test']}\n{check}"
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,140 @@
+"""What `humaneval.py` and `mtbench.py` share: flags, the trial, and the two tables.
+
+The paper's figures are those of its Table 1 (one A6000, float16, batch size 1); M is of
+its Tables 2 and 3, where it tells it.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from absl import flags
+from etils import epath
+from tqdm import tqdm
+
+from experiments import command, drafting, prompting
+from relay_jax import records
+from relay_jax.config import SamplingConfig
+from relay_jax.conversation import TEMPLATES
+from relay_jax.evaluation import trial
+
+_DATA = flags.DEFINE_string("data", None, "The questions' file.", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where records go.", required=True)
+_COUNT = flags.DEFINE_integer("count", 0, "The first questions alone; 0: all.", 0)
+_NUCLEUS = flags.DEFINE_bool("nucleus", False, "Sample, as the paper does; or greedy.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of the noise when sampling.", 0)
+_MOST = flags.DEFINE_integer("max_new_tokens", 0, "Of an answer; 0: as the paper.", 0)
+_TEMPLATE = flags.DEFINE_enum(
+    "template", "", ["", *TEMPLATES], "How a model is asked; default: as in the paper."
+)
+
+
+class Row(NamedTuple):
+    """A row of the paper's Table 1."""
+
+    model: str
+    sampling: str
+    plain_ms: float  # a token
+    rest_ms: float
+    rest_M: float | None = None
+
+
+class Protocol(NamedTuple):
+    """What a benchmark of the paper fixes."""
+
+    max_new_tokens: int
+    nucleus: SamplingConfig
+    template: str
+    rows: tuple[Row, ...]
+
+
+def read_data() -> epath.Path:
+    """--data. Raises ValueError where there is no such file."""
+    file = epath.Path(_DATA.value)
+    if not file.exists():
+        raise ValueError(f"--data: {file} does not exist")
+    return file
+
+
+def run(protocol: Protocol, questions: Sequence[trial.Question]) -> list[dict]:
+    """Asks all questions, prints both tables, and gives the records' lines.
+
+    Raises:
+      ValueError: the model, its tokenizer and the datastore do not fit; the directory
+        holds records of other settings.
+    """
+    if not questions:
+        raise ValueError(f"--data: {_DATA.value} holds no question")
+    config, tokenizer = prompting.open_run()
+    drafts, _, index = drafting.from_flags(tokenizer)
+    path = epath.Path(_WORKDIR.value)
+    path.mkdir(parents=True, exist_ok=True)
+    settings = _settings(path, protocol)
+    asked = trial.Trial(
+        params=prompting.load_params(config, index),
+        model=config.model,
+        tokenizer=tokenizer,
+        template=TEMPLATES[settings["template"]],
+        draft=drafting.one(drafts),
+        sampling=protocol.nucleus if _NUCLEUS.value else SamplingConfig(),
+        max_new_tokens=settings["max_new_tokens"],
+        index=index,
+        seed=_SEED.value,
+    )
+    questions = questions[: _COUNT.value or None]
+    file = path / "records.jsonl"
+    asked = trial.choose_size(asked, questions[0], file, drafting.cache_file())
+    lines = trial.run(asked, questions, file)
+    lines = list(tqdm(lines, total=len(questions), unit="question"))
+    total = trial.summarise(lines)
+    records.write_json(path / "summary.json", {"total": total} | command.describe())
+    print(make_table(total, protocol.rows))
+    print(f"records: {file}")
+    return lines
+
+
+def make_table(total: Sequence[dict[str, Any]], rows: Sequence[Row]) -> str:
+    """What was measured, and what the paper tells."""
+    told = [f"{'measured':<28}{'M':>7}{'ms a token':>12}{'speed-up':>10}"]
+    for line in total:
+        name = f"{line['drafter']} ({line['num_draft']} nodes)"
+        name = name if line["num_draft"] else "plain"
+        told.append(_row(name, line["M"], line["ms_a_token"], line["speed_up"]))
+    told.append("the paper, on one A6000")
+    for row in rows:
+        name = f"{row.model}, {row.sampling}"
+        told.append(_row(f"{name}: plain", 1.0, row.plain_ms, 1.0))
+        told.append(_row("  REST", row.rest_M, row.rest_ms, row.plain_ms / row.rest_ms))
+    same = total[-1]["same_texts"]
+    return "\n".join([*told, f"answers that are those of plain decoding: {same:.1%}"])
+
+
+def _row(name: str, rate: float | None, ms: float, speed_up: float) -> str:
+    shown = "-" if rate is None else f"{rate:.2f}"
+    return f"{name:<28}{shown:>7}{ms:>12.2f}{speed_up:>10.2f}"
+
+
+def _settings(path: epath.Path, protocol: Protocol) -> dict[str, Any]:
+    """All that a directory's answers depend on, kept in it.
+
+    Raises:
+      ValueError: it holds answers of other settings.
+    """
+    fixed = ("run", "dtype", "tokenizer", "datastore", "drafter", "num_draft")
+    settings = {name: flags.FLAGS[name].value for name in fixed}
+    settings |= {
+        "data": _DATA.value,
+        "nucleus": _NUCLEUS.value,
+        "seed": _SEED.value,
+        "max_new_tokens": _MOST.value or protocol.max_new_tokens,
+        "template": _TEMPLATE.value or protocol.template,
+    }
+    file = path / "settings.json"
+    held = records.read_json(file) if file.exists() else settings
+    for name, value in settings.items():
+        if held.get(name) != value:
+            raise ValueError(
+                f"{path} holds answers with --{name}={held.get(name)}, not {value}; "
+                "give another --workdir"
+            )
+    records.write_json(file, settings)
+    return settings

@@ -1,0 +1,183 @@
+"""The config.json of Hugging Face folders and ours: which decoder a folder holds.
+
+Llama 1 to 3, CodeLlama and Vicuna are one architecture; Mistral adds a window, Qwen2
+biases. Whatever else a config asks for is an error, never passed over.
+"""
+
+import dataclasses
+from typing import Any
+
+from etils import epath
+
+from relay_jax import config as configs
+from relay_jax.config import ModelConfig
+from relay_jax.records import read_json
+
+# Name of theirs -> their model_type.
+ARCHITECTURES = {
+    "LlamaForCausalLM": "llama",
+    "MistralForCausalLM": "mistral",
+    "Qwen2ForCausalLM": "qwen2",
+}
+# What must have one value, which is also what a missing key means.
+FIXED = {
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "mlp_bias": False,
+    "use_sliding_window": False,
+    "partial_rotary_factor": 1.0,
+    "quantization_config": None,
+}
+# RoPE scaling: fields of theirs and of `PositionConfig`.
+ROPE_FIELDS = {
+    "default": {},
+    "linear": {"factor": "rope_factor"},
+    "llama3": {
+        "factor": "rope_factor",
+        "low_freq_factor": "rope_slow",
+        "high_freq_factor": "rope_fast",
+        "original_max_position_embeddings": "rope_length",
+    },
+}
+# Where a config does not tell.
+EPSILON, ROPE_BASE, MISTRAL_WINDOW = 1e-6, 10_000.0, 4096
+
+
+def is_hugging_face(folder: epath.PathLike) -> bool:
+    """Whether a folder is a Hugging Face model, not a run directory of ours."""
+    file = epath.Path(folder) / "config.json"
+    return file.exists() and "architectures" in read_json(file)
+
+
+def read_model(folder: epath.PathLike, dtype: str = "") -> ModelConfig:
+    """The decoder of a Hugging Face folder.
+
+    Args:
+      dtype: of parameters and compute; by default that of the folder.
+
+    Raises:
+      ValueError: it is no such folder; an unsupported architecture, RoPE type or
+        setting; a missing key.
+    """
+    if not is_hugging_face(folder):
+        raise ValueError(
+            f"{folder} is no Hugging Face folder: it has no config.json that names an "
+            "architecture"
+        )
+    file = epath.Path(folder) / "config.json"
+    return _parse(read_json(file), str(file), dtype)
+
+
+def write_model(model: ModelConfig) -> dict[str, Any]:
+    """The config.json of a decoder.
+
+    Raises:
+      ValueError: no architecture of theirs is like it.
+    """
+    place = model.position
+    architecture = "LlamaForCausalLM"
+    if model.qkv_bias:
+        architecture = "Qwen2ForCausalLM"
+    elif place.window:
+        architecture = "MistralForCausalLM"
+    values = {
+        "architectures": [architecture],
+        "model_type": ARCHITECTURES[architecture],
+        "num_hidden_layers": model.num_layers,
+        "hidden_size": model.dim,
+        "num_attention_heads": model.num_heads,
+        "num_key_value_heads": model.num_groups,
+        "head_dim": model.head_size,
+        "intermediate_size": model.mlp_dim,
+        "rms_norm_eps": model.norm_epsilon,
+        "hidden_act": "silu",
+        "vocab_size": model.num_words,
+        "tie_word_embeddings": model.tied_words,
+        "torch_dtype": model.param_dtype,
+        "rope_theta": place.rope_base,
+        "rope_scaling": None,
+        "sliding_window": place.window or None,
+    }
+    if place.rope_scaling != "none":
+        fields = ROPE_FIELDS[place.rope_scaling].items()
+        scaling = {theirs: getattr(place, ours) for theirs, ours in fields}
+        values["rope_scaling"] = {"rope_type": place.rope_scaling} | scaling
+    # What such a config would be read as must be the decoder itself.
+    read = configs.to_dict(_parse(values, "config.json"))
+    for key in ("kind", "norm", "activation", "qkv_bias", "number_code", "position"):
+        wanted = configs.to_dict(model)[key]
+        if read[key] != wanted:
+            raise ValueError(
+                f"no Hugging Face architecture is like this decoder: its {key} is "
+                f"{wanted!r}; the nearest one, {architecture}, has {read[key]!r}"
+            )
+    return values
+
+
+def _parse(values: dict[str, Any], file: str, dtype: str = "") -> ModelConfig:
+    name = (values["architectures"] or ["none"])[0]
+    if name not in ARCHITECTURES:
+        raise ValueError(
+            f"{file}: the architecture {name} is not supported; supported are "
+            f"{', '.join(ARCHITECTURES)}"
+        )
+    # Where RoPE is told of: transformers 5 has one place, older ones have two.
+    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    for key, wanted in FIXED.items():
+        found = values.get(key, rope.get(key, wanted))
+        if found != wanted:
+            raise ValueError(
+                f"{file}: {key} is {found!r}; only {wanted!r} is supported"
+            )
+
+    def size(key: str) -> int:
+        if type(values.get(key)) is not int:
+            raise ValueError(
+                f"{file}: {key} must be a whole number, got {values.get(key)!r}"
+            )
+        return values[key]
+
+    kind = ARCHITECTURES[name]
+    dtype = dtype or values.get("dtype") or values.get("torch_dtype") or "float32"
+    model = {
+        "kind": "decoder",
+        "num_layers": size("num_hidden_layers"),
+        "dim": size("hidden_size"),
+        "num_heads": size("num_attention_heads"),
+        "num_kv_heads": values.get("num_key_value_heads") or 0,
+        "head_dim": values.get("head_dim") or 0,
+        "qkv_bias": kind == "qwen2",
+        "mlp_dim": size("intermediate_size"),
+        "norm": "rms",
+        "norm_epsilon": values.get("rms_norm_eps", EPSILON),
+        "activation": "swiglu",
+        "dropout": 0.0,
+        "vocab_size": size("vocab_size"),
+        "tied_words": values.get("tie_word_embeddings", False),
+        "dtype": dtype,
+        "param_dtype": dtype,
+        "position": _parse_rope(rope, values.get("rope_theta") or ROPE_BASE, file),
+    }
+    if kind == "mistral":
+        window = values.get("sliding_window", MISTRAL_WINDOW)
+        model["position"]["window"] = window or 0
+    built = configs.build(ModelConfig, model, file)
+    return dataclasses.replace(
+        built, num_kv_heads=built.num_groups, head_dim=built.head_size
+    )
+
+
+def _parse_rope(rope: dict[str, Any], base: float, file: str) -> dict[str, Any]:
+    """RoPE as fields of `PositionConfig`; `base` where it does not tell."""
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    if kind not in ROPE_FIELDS:
+        raise ValueError(
+            f"{file}: the RoPE type {kind!r} is not supported; supported are "
+            f"{', '.join(ROPE_FIELDS)}"
+        )
+    missing = sorted(set(ROPE_FIELDS[kind]) - set(rope))
+    if missing:
+        raise ValueError(f"{file}: RoPE of type {kind!r} has no {missing[0]!r}")
+    fields = {ours: rope[theirs] for theirs, ours in ROPE_FIELDS[kind].items()}
+    scaling = {} if kind == "default" else {"rope_scaling": kind}
+    return {"rope_base": rope.get("rope_theta", base)} | scaling | fields

@@ -1,0 +1,45 @@
+"""What a shut-in program can do, and what it cannot."""
+
+import time
+
+import pytest
+
+from relay_jax.evaluation import sandbox
+
+try:
+    sandbox.check()
+except ValueError as error:
+    pytest.skip(str(error), allow_module_level=True)
+
+
+@pytest.mark.parametrize(
+    ("program", "told"),
+    [
+        ("import random, math, typing, hashlib; print(1)", "passed"),
+        ("assert 1 == 2, 'no'", "AssertionError: no"),
+        ("import os; os._exit(0)", "exit code 0"),
+        ("def f(:", "SyntaxError: "),
+        ("x = bytearray(1 << 31)", "MemoryError"),
+        ("open('/tmp/relay_jax_was_here', 'w')", "OSError: [Errno 30] Read-only"),
+        (
+            "import socket; socket.create_connection(('127.0.0.1', 80), 1)",
+            "OSError: [Errno 101] Network is unreachable",
+        ),
+    ],
+)
+def test_results(program, told):
+    assert sandbox.run(program).startswith(told)
+
+
+def test_time_is_limited_also_for_what_a_program_starts():
+    begin = time.monotonic()
+    child = "import subprocess; subprocess.run(['sleep', '60'])"
+    assert sandbox.run(child, seconds=1.0) == "stopped after 1 s"
+    assert sandbox.run("while True: pass", seconds=1.0) == "stopped after 1 s"
+    assert time.monotonic() - begin < 20
+
+
+def test_a_machine_without_namespaces_runs_nothing(monkeypatch):
+    monkeypatch.setattr(sandbox, "NAMESPACES", ("no-such-command",))
+    with pytest.raises(ValueError, match="none that a model wrote is run here .*no-su"):
+        sandbox.check()

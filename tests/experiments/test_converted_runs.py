@@ -1,0 +1,81 @@
+"""A Hugging Face folder and a run directory say the same, and turn into each other."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import sentencepiece
+
+from relay_jax import config as configs
+from relay_jax.config import TrainConfig
+from relay_jax.models import convert
+from relay_jax.training import checkpoint
+from relay_jax.training.step import init_params
+from tests.experiments.test_scripts import script
+
+LLAMA = {
+    "kind": "decoder",
+    "num_layers": 2,
+    "dim": 16,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "head_dim": 4,
+    "mlp_dim": 16,
+    "norm": "rms",
+    "activation": "swiglu",
+    "dropout": 0.0,
+    "vocab_size": 320,
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run directory as `save_params` makes it, with Llama's kind of tokenizer."""
+    path = tmp_path_factory.mktemp("runs") / "tiny"
+    config = configs.build(TrainConfig, {"model": LLAMA, "name": "tiny"})
+    checkpoint.save_params(path, config, init_params(config))
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([f"def f{i}(x): return x + {i}" for i in range(99)]),
+        model_prefix=str(path / "tokenizer"),
+        model_type="bpe",
+        vocab_size=300,  # fewer than the model's words, as in Qwen
+        hard_vocab_limit=False,
+        byte_fallback=True,
+        minloglevel=2,
+    )
+    return path
+
+
+def test_there_and_back_again(run, tmp_path):
+    folder, again = tmp_path / "hugging_face", tmp_path / "again"
+    done = script("convert", f"--from={run}", f"--hugging_face={folder}")
+    assert done.returncode == 0, done.stderr
+    assert (folder / convert.WEIGHTS).exists() and (folder / "tokenizer.model").exists()
+    done = script("convert", f"--from={folder}", f"--workdir={again}")
+    assert done.returncode == 0, done.stderr
+    (_, params), (config, found) = map(checkpoint.load_params, (run, again))
+    assert configs.to_dict(config.model) == configs.to_dict(config.model) | LLAMA
+    jax.tree.map(np.testing.assert_array_equal, params, found)
+
+    prompt = "--prompt=def f1(", "--max_new_tokens=12", "--num_draft=4", "--ignore_eos"
+    how = f"--run={folder}", "--drafter=context", *prompt
+    spread = script("rest_generate", *how, "--mesh=1,1", "--print_ids")
+    assert spread.returncode == 0, spread.stderr
+    assert len(spread.stdout.split(",")) == 12
+    taken = script("convert", f"--from={folder}", f"--workdir={again}")
+    assert f"{again} holds a model already" in taken.stderr
+    many = script("rest_generate", *how, f"--run={again}", "--mesh=1,64")
+    assert "a mesh of 1 x 64 does not fit the 1 devices here" in many.stderr
+
+
+def test_a_tokenizer_with_too_many_words_is_refused(run, tmp_path):
+    file = run / "config.json"
+    small = tmp_path / "small"
+    small.mkdir()
+    values = json.loads(file.read_text())
+    values["model"]["vocab_size"] = 99
+    (small / "config.json").write_text(json.dumps(values))
+    (small / "tokenizer.model").write_bytes((run / "tokenizer.model").read_bytes())
+    done = script("rest_generate", f"--run={small}", "--drafter=context", "--prompt=x")
+    assert "words, the model 99; give the model's own with --tokenizer" in done.stderr

@@ -1,0 +1,127 @@
+"""HumanEval and MT-Bench with a small model: both tables, resumed, executed."""
+
+import gzip
+import json
+import pathlib
+import re
+
+import pytest
+
+from experiments import humaneval, mtbench
+from relay_jax import config as configs
+from relay_jax.config import CorpusConfig, TrainConfig
+from relay_jax.data.text_corpus import prepare_corpus
+from relay_jax.evaluation import sandbox
+from relay_jax.training import checkpoint
+from relay_jax.training.step import init_params
+from tests.experiments.test_scripts import script
+
+DATA = pathlib.Path(__file__).parents[3] / "shared" / "data"
+PROBLEM = {
+    "task_id": "Made/0",
+    "prompt": 'def double(x):\n    """Twice x."""\n',
+    "entry_point": "double",
+    "canonical_solution": "    return 2 * x\n",
+    "test": "def check(candidate):\n    assert candidate(3) == 6\n",
+}
+try:
+    sandbox.check()
+    EXECUTE = ["--execute"]
+except ValueError:  # this machine cannot shut programs in
+    EXECUTE = []
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run directory of an untrained code model, and the flags that name it."""
+    path = tmp_path_factory.mktemp("run")
+    code = path / "code"
+    code.mkdir()
+    for number in range(24):
+        text = f"def function_{number}(x):\n    return x + {number}\n" * 20
+        (code / f"{number}.py").write_text(text)
+    prepare_corpus(CorpusConfig(str(code), held_out_one_in=4), 300, path)
+    model = {"kind": "decoder", "num_layers": 1, "dim": 16, "mlp_dim": 16}
+    values = {"model": model | {"vocab_size": 300}, "name": "tiny"}
+    config = configs.build(TrainConfig, values)
+    checkpoint.save_params(path, config, init_params(config))
+    return f"--run={path}", "--drafter=context", "--num_draft=4", "--max_new_tokens=8"
+
+
+def test_humaneval_is_resumed_and_executed(run, tmp_path):
+    problems = [PROBLEM | {"task_id": f"Made/{number}"} for number in range(3)]
+    text = "\n".join(map(json.dumps, problems))
+    (tmp_path / "data.jsonl.gz").write_bytes(gzip.compress(text.encode()))
+    data = f"--data={tmp_path}/data.jsonl.gz"
+    arguments = *run, data, f"--workdir={tmp_path}/out"
+    done = script("humaneval", *arguments, "--count=2")
+    assert done.returncode == 0, done.stderr
+    assert "plain                          1.00" in done.stdout
+    assert "CodeLlama 7B, greedy: plain    1.00       27.89      1.00" in done.stdout
+    assert "  REST                         2.65       11.82      2.36" in done.stdout
+    file = tmp_path / "out" / "records.jsonl"
+    before = file.read_text()
+    assert len(before.splitlines()) == 2
+    done = script("humaneval", *arguments, *EXECUTE)
+    assert done.returncode == 0, done.stderr
+    assert file.read_text().startswith(before)
+    assert len(file.read_text().splitlines()) == 3
+    if EXECUTE:
+        assert "pass@1, context: 0.0% of 3" in done.stdout
+    other = script("humaneval", *arguments, "--nucleus")
+    assert "holds answers with --nucleus=False, not True; give another" in other.stderr
+
+
+def test_mtbench_asks_two_turns(run, tmp_path):
+    question = {"question_id": 81, "category": "writing", "turns": ["Write.", "Again."]}
+    (tmp_path / "data.jsonl").write_text(json.dumps(question))
+    data = f"--data={tmp_path}/data.jsonl"
+    arguments = *run, data, f"--workdir={tmp_path}/out", "--nucleus"
+    done = script("mtbench", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "Vicuna 13B, nucleus: plain     1.00       44.32      1.00" in done.stdout
+    line = json.loads((tmp_path / "out" / "records.jsonl").read_text())
+    assert len(line["turns"]) == 2 and line["category"] == "writing"
+    (tmp_path / "data.jsonl").write_text("{}")
+    done = script("mtbench", *run, data, f"--workdir={tmp_path}/new")
+    assert "data.jsonl, line 1 is no question of MT-Bench" in done.stderr
+
+
+def test_a_chat_answers_every_line_and_tells_its_speed(run):
+    lines = "def f\n\n/new\nclass\n/quit\nnever read\n"
+    arguments = *run, "--template=llama2"
+    done = script("chat", *arguments, given=lines)
+    assert done.returncode == 0, done.stderr
+    told = re.findall(r"\[(\d+) tokens, [\d.]+ a second, M = ([\d.]+)\]", done.stdout)
+    assert len(told) == 2 and all(1 <= int(new) <= 8 for new, _ in told)
+    alone = script("chat", *arguments, "--drafter=none", given=lines)
+    speed = re.compile(r"\[.*\]")
+    assert speed.sub("", alone.stdout) == speed.sub("", done.stdout)
+
+
+def test_a_completion_ends_where_the_function_ends():
+    told = humaneval.program(PROBLEM, "    return 2 * x\n\nprint(double(1))\n")
+    assert "print" not in told and told.endswith("check(double)")
+    assert compile(told, "program", "exec")
+
+
+def test_the_original_problems_pass_with_their_own_solutions():
+    file = DATA / "HumanEval.jsonl.gz"
+    if not file.exists():
+        pytest.skip(f"{file} is not there")
+    problems = humaneval.read_problems(humaneval.epath.Path(file))
+    assert len(problems) == 164
+    if not EXECUTE:
+        pytest.skip("this machine cannot shut programs in")
+    for problem in list(problems.values())[::20]:
+        told = humaneval.program(problem, problem["canonical_solution"])
+        assert sandbox.run(told) == "passed", problem["task_id"]
+
+
+def test_the_original_questions_are_read():
+    file = DATA / "mt_bench_questions.jsonl"
+    if not file.exists():
+        pytest.skip(f"{file} is not there")
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert len(lines) == 80 and all(len(line["turns"]) == 2 for line in lines)
+    assert mtbench.PROTOCOL.max_new_tokens == 1024

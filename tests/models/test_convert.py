@@ -1,0 +1,341 @@
+"""Hugging Face folders: transformers' logits and texts are the oracle, both ways.
+
+Models are small and random, and made here: no hub is asked for anything.
+"""
+
+import dataclasses
+import json
+import shutil
+import tracemalloc
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from relay_jax.config import DraftConfig, ModelConfig, PositionConfig
+from relay_jax.models import architecture, convert
+from relay_jax.models.decoder import run_decoder
+from relay_jax.models.mesh import make_mesh
+from relay_jax.rest import decode
+from relay_jax.rest.builder import build_datastore
+from relay_jax.rest.index import load_index
+
+torch = pytest.importorskip("torch", reason="torch is the oracle of converted models")
+transformers = pytest.importorskip("transformers", reason="transformers is the oracle")
+
+SIZE = {
+    "vocab_size": 61,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "attn_implementation": "eager",
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500_000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
+CODE = {"rope_type": "default", "rope_theta": 1e6}
+FAMILIES = {
+    "llama2": (transformers.LlamaConfig, {}),
+    "llama3": (
+        transformers.LlamaConfig,
+        {"num_key_value_heads": 2, "head_dim": 16, "rope_parameters": LLAMA3},
+    ),
+    "llama3_tied": (
+        transformers.LlamaConfig,
+        {"num_key_value_heads": 1, "tie_word_embeddings": True},
+    ),
+    "codellama": (transformers.LlamaConfig, {"rope_parameters": CODE}),
+    "long_vicuna": (transformers.LlamaConfig, {"rope_parameters": LINEAR}),
+    "mistral": (
+        transformers.MistralConfig,
+        {"num_key_value_heads": 2, "sliding_window": 5},
+    ),
+    "qwen2": (transformers.Qwen2Config, {"num_key_value_heads": 2}),
+    "qwen2_tied": (
+        transformers.Qwen2Config,
+        {"num_key_value_heads": 2, "tie_word_embeddings": True},
+    ),
+}
+PROMPTS = [[3, 4, 5, 3, 4], [7], [9, 8, 7, 6, 5, 4, 3, 2, 30, 31, 32], [20, 21]]
+NEW, EOS = 16, 2
+
+
+def make_model(name, dtype=torch.float32, **changes):
+    """A random model, sharp enough that its texts are more than one word."""
+    kind, values = FAMILIES[name]
+    torch.manual_seed(1)
+    model = transformers.AutoModelForCausalLM.from_config(
+        kind(**SIZE | values | changes)
+    )
+    with torch.no_grad():
+        for leaf in model.parameters():
+            leaf += 0.15 * torch.randn_like(leaf)
+    return model.to(dtype).eval()
+
+
+@pytest.fixture(scope="module")
+def models():
+    return {name: make_model(name) for name in FAMILIES}
+
+
+@pytest.fixture(scope="module")
+def folders(models, tmp_path_factory):
+    """The models as folders: the first one in many files."""
+    made = {}
+    for name, model in models.items():
+        made[name] = tmp_path_factory.mktemp("models") / name
+        size = "20KB" if name == "llama2" else "1GB"
+        model.save_pretrained(made[name], max_shard_size=size)
+    return made
+
+
+@pytest.fixture(autouse=True)
+def exact():
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+def their_logits(model, tokens):
+    with torch.no_grad():
+        return model(torch.tensor(tokens)).logits.float().numpy()
+
+
+def our_logits(model, params, tokens):
+    return run_decoder(params, jnp.asarray(tokens), model=model)[0]
+
+
+def some_tokens(num=24):
+    return np.random.default_rng(0).integers(0, SIZE["vocab_size"], size=(2, num))
+
+
+def load(folder, mesh=None):
+    model = architecture.read_model(folder)
+    return model, convert.load_params(folder, model, mesh)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_logits_and_texts_are_those_of_transformers(name, models, folders, tmp_path):
+    model, params = load(folders[name])
+    tokens = some_tokens()
+    logits = our_logits(model, params, tokens)
+    np.testing.assert_allclose(logits, their_logits(models[name], tokens), atol=1e-4)
+
+    told = []
+    for prompt in PROMPTS:
+        ids = models[name].generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            generation_config=transformers.GenerationConfig(
+                max_new_tokens=NEW, do_sample=False, eos_token_id=EOS, pad_token_id=0
+            ),
+        )
+        told.append(ids[0, len(prompt) :].tolist())
+    state = decode.decode(params, PROMPTS, model=model, max_new_tokens=NEW, eos_id=EOS)
+    length = np.array(list(map(len, PROMPTS)))
+    assert [row.tolist() for row in decode.written(state, length)] == told
+    assert len({token for row in told for token in row}) > 3
+    assert params["norm"]["scale"].dtype == jnp.float32
+
+    convert.save_params(params, model, tmp_path / "back", shard_bytes=20_000)
+    assert (tmp_path / "back" / convert.INDEX).exists()
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "back")
+    np.testing.assert_allclose(
+        their_logits(again, tokens), their_logits(models[name], tokens), atol=1e-5
+    )
+    assert load(tmp_path / "back")[0] == model
+
+
+@pytest.mark.parametrize("name", ["mistral", "llama3"])
+def test_drafts_change_no_text_of_a_converted_model(name, folders, tmp_path):
+    model, params = load(folders[name])
+    plain = decode.decode(params, PROMPTS, model=model, max_new_tokens=NEW)
+    words = {"tokenizer": "t", "vocab_size": SIZE["vocab_size"], "eos_id": 0}
+    texts = np.split(np.asarray(plain.tokens), len(PROMPTS))
+    store = build_datastore([text[0] for text in texts], tmp_path / "store", **words)
+    draft = DraftConfig("rest", num_draft=16, num_store_rows=8)
+    drafted = decode.decode(
+        params,
+        PROMPTS,
+        model=model,
+        max_new_tokens=NEW,
+        draft=draft,
+        index=load_index(store),
+    )
+    np.testing.assert_array_equal(plain.tokens, drafted.tokens)
+    assert drafted.steps.sum() < 0.7 * plain.steps.sum()
+
+
+def test_a_mesh_of_four_holds_a_part_each_and_says_the_same(folders):
+    model, params = load(folders["llama3"])
+    _, spread = load(folders["llama3"], make_mesh(fsdp=2, tensor=2))
+    jax.tree.map(np.testing.assert_array_equal, params, spread)
+    kernel = spread["layers"]["attention"]["query"]["kernel"]  # [l, d, h, e]
+    assert kernel.sharding.shard_shape(kernel.shape) == (2, 16, 2, 16)
+    tokens = some_tokens()
+    one, four = (our_logits(model, held, tokens) for held in (params, spread))
+    np.testing.assert_allclose(one, four, atol=1e-5)
+    draft = DraftConfig("context", num_draft=4)
+    how = {"model": model, "max_new_tokens": NEW, "draft": draft}
+    one, four = (decode.decode(held, PROMPTS, **how) for held in (params, spread))
+    np.testing.assert_array_equal(one.tokens, four.tokens)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_weights_of_two_bytes_stay_so(dtype, tmp_path):
+    theirs = make_model("qwen2", getattr(torch, dtype))
+    theirs.save_pretrained(tmp_path)
+    model, params = load(tmp_path)
+    assert (model.dtype, model.param_dtype) == (dtype, dtype)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(dtype)}
+    tokens = some_tokens()
+    logits = our_logits(model, params, tokens)
+    np.testing.assert_allclose(logits, their_logits(theirs, tokens), atol=0.25)
+    wide = architecture.read_model(tmp_path, "float32")
+    logits = our_logits(wide, convert.load_params(tmp_path, wide), tokens)
+    exact = their_logits(
+        type(theirs).from_pretrained(tmp_path, dtype="float32"), tokens
+    )
+    np.testing.assert_allclose(logits, exact, atol=1e-4)
+
+
+def test_the_host_holds_a_tensor_at_a_time(tmp_path):
+    sizes = {"num_hidden_layers": 12, "hidden_size": 64, "intermediate_size": 512}
+    model = make_model("llama2", **sizes)
+    model.save_pretrained(tmp_path)
+    total = sum(leaf.numel() for leaf in model.parameters()) * 4
+    load(tmp_path)  # what is compiled stays
+    tracemalloc.start()
+    load(tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    largest = 64 * 512 * 4
+    assert peak < 6 * largest < total / 5
+
+
+@pytest.fixture
+def broken(folders, tmp_path):
+    """A copy of a folder that a test may damage."""
+    shutil.copytree(folders["llama3"], tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def change_config(folder, **changes):
+    file = folder / "config.json"
+    values = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps({k: v for k, v in values.items() if v != "gone"}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"architectures": ["GemmaForCausalLM"]},
+            "the architecture GemmaForCausalLM is not supported; supported are Llama",
+        ),
+        (
+            {"rope_parameters": {"rope_type": "yarn", "factor": 4.0}},
+            "the RoPE type 'yarn' is not supported; supported are default, linear, ll",
+        ),
+        (
+            {"rope_parameters": {"rope_type": "llama3", "factor": 4.0}},
+            "RoPE of type 'llama3' has no 'high_freq_factor'",
+        ),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; only 'silu' is supported"),
+        ({"attention_bias": True}, "attention_bias is True; only False is supported"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config is {'bits': 4}"),
+        ({"hidden_size": "gone"}, "hidden_size must be a whole number, got None"),
+        ({"hidden_size": "32"}, "hidden_size must be a whole number, got '32'"),
+        ({"dtype": "int8"}, "dtype must be one of 'float32', 'bfloat16', 'float16'"),
+        (
+            {"rope_parameters": {"partial_rotary_factor": 0.5}},
+            "partial_rotary_factor is 0.5; only 1.0 is supported",
+        ),
+    ],
+)
+def test_configs_that_are_not_ours_are_named(broken, changes, message):
+    change_config(broken, **changes)
+    with pytest.raises(ValueError, match=message):
+        architecture.read_model(broken)
+
+
+def rewrite(folder, change):
+    """Changes the tensors of a folder of one file."""
+    tensors = load_file(folder / convert.WEIGHTS)
+    change(tensors)
+    save_file(tensors, folder / convert.WEIGHTS, {"format": "pt"})
+
+
+NORM, QUERY = "model.norm.weight", "model.layers.1.self_attn.q_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop(QUERY), f"has no {QUERY}, which its config asks for"),
+        (
+            lambda t: t.update({QUERY: t[QUERY].T.copy()}),
+            rf"{QUERY} in .* has the shape \(32, 64\); by .* must be \(64, 32\)",
+        ),
+        (
+            lambda t: t.update({NORM: t[NORM].astype(np.int8)}),
+            f"{NORM} in .* is of type I8; only F32, F16, BF16 can be read",
+        ),
+        (
+            lambda t: t.update({"model.extra.weight": t[NORM]}),
+            "holds model.extra.weight, for which the decoder has no place",
+        ),
+    ],
+)
+def test_wrong_tensors_are_named_before_anything_is_read(
+    broken, change, message, monkeypatch
+):
+    rewrite(broken, change)
+    monkeypatch.setattr(convert, "_load_leaf", None)
+    with pytest.raises(ValueError, match=message):
+        load(broken)
+
+
+def test_missing_and_damaged_files_are_named(folders, broken):
+    shutil.copytree(folders["llama2"], broken / "parts")
+    gone = sorted((broken / "parts").glob("*.safetensors"))[1]
+    gone.unlink()
+    with pytest.raises(ValueError, match=f"{gone} is missing, though model.safetens"):
+        load(broken / "parts")
+    (broken / convert.WEIGHTS).write_bytes(b"no header")
+    with pytest.raises(ValueError, match="model.safetensors is damaged: "):
+        load(broken)
+    (broken / convert.WEIGHTS).unlink()
+    with pytest.raises(ValueError, match="has neither model.safetensors nor .*index"):
+        load(broken)
+    (broken / "config.json").write_text("{}")  # as a run directory of ours has
+    with pytest.raises(ValueError, match="is no Hugging Face folder: it has no config"):
+        load(broken)
+
+
+def test_decoders_without_a_counterpart_are_refused(tmp_path):
+    llama = ModelConfig(
+        kind="decoder", norm="rms", activation="swiglu", vocab_size=61, dropout=0.0
+    )
+    assert architecture.write_model(llama)["architectures"] == ["LlamaForCausalLM"]
+    with pytest.raises(ValueError, match="its norm is 'layer'; the nearest one, Llama"):
+        architecture.write_model(ModelConfig(kind="decoder", activation="swiglu"))
+    bias = PositionConfig(scheme="relative_bias")
+    with pytest.raises(ValueError, match="its position is .*relative_bias"):
+        convert.save_params({}, dataclasses.replace(llama, position=bias), tmp_path)
+
+
+def test_tied_words_may_be_written_twice(folders, tmp_path):
+    folder = shutil.copytree(folders["llama3_tied"], tmp_path / "copy")
+    words = "model.embed_tokens.weight"
+    rewrite(folder, lambda t: t.update({convert.HEAD: t[words].copy()}))
+    assert "head" not in load(folder)[1]

@@ -1,0 +1,191 @@
+"""Tokenizers of text: token for token those of transformers, built from one file.
+
+All are trained here, on this repository's own sources.
+"""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import sentencepiece
+
+from relay_jax import tokens
+from relay_jax.subwords import HuggingFaceTokenizer, SentencePieceTokenizer
+from relay_jax.tokens import Tokenizer, decode_spans, load_run_tokenizer, load_tokenizer
+
+transformers = pytest.importorskip("transformers", reason="transformers is the oracle")
+
+ROOT = pathlib.Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "relay_jax").rglob("*.py"))
+ODD = [
+    "",
+    " ",
+    "   ",
+    "a",
+    " a",
+    "  a b  ",
+    "a\nb",
+    "\n\n\ta\r\n",
+    "    return x",
+    "é漢字😀 ünï",
+    "\u200b\u00a0\x00\x7f",
+    "▁ ▁▁a",
+    "<0x0A>",
+    "</s>",
+    "<s>a</s>",
+    "a</s> b</s>c <unk> d",
+    "<s> <s>",
+    "1234567 3.14",
+]
+
+
+def some_texts(num=2000):
+    """Pieces of code and of any characters, special names strewn in."""
+    rng = np.random.default_rng(0)
+    code = "".join(file.read_text() for file in SOURCES)
+    marks = ["</s>", "<s>", "<unk>", " ", "\n", "  ", "漢", "😀", "é", "\t"]
+    texts = []
+    for _ in range(num):
+        parts = []
+        for _ in range(rng.integers(1, 4)):
+            start = rng.integers(len(code) - 40)
+            parts += [code[start : start + rng.integers(40)], rng.choice(marks)]
+        texts.append("".join(map(str, parts)))
+    return ODD + texts
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    """A sentencepiece model with the settings of Llama-2's."""
+    folder = tmp_path_factory.mktemp("llama")
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(
+            line for file in SOURCES for line in file.read_text().splitlines()
+        ),
+        model_prefix=str(folder / "tokenizer"),
+        model_type="bpe",
+        vocab_size=600,
+        character_coverage=0.99,
+        byte_fallback=True,
+        split_digits=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        allow_whitespace_only_pieces=True,
+        minloglevel=2,
+        num_threads=1,
+    )
+    return folder
+
+
+def set_up(folder, **settings):
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    settings = {"add_bos_token": True} | settings
+    theirs = transformers.LlamaTokenizer.from_pretrained(folder, **settings)
+    return load_tokenizer(folder), theirs
+
+
+@pytest.mark.parametrize("settings", [{}, {"add_bos_token": False}])
+def test_a_sentencepiece_model_reads_as_transformers_does(llama, settings):
+    ours, theirs = set_up(llama, **settings)
+    assert isinstance(ours, SentencePieceTokenizer) and isinstance(ours, Tokenizer)
+    assert (ours.vocab_size, ours.eos_id) == (600, theirs.eos_token_id)
+    for text in some_texts():
+        if not text.startswith((" ", "▁")):  # transformers 5 loses that space
+            ids = ours.encode(text)
+            assert ids == theirs.encode(text), text
+            assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
+
+
+def test_a_space_before_a_text_is_kept(llama):
+    """As sentencepiece itself does, and the published tokenizer.json of Llama-2, whose
+    normaliser puts a space before every part, whatever it begins with."""
+    from tokenizers import normalizers
+
+    ours, theirs = set_up(llama, legacy=True)
+    published = theirs.backend_tokenizer
+    published.pre_tokenizer = None
+    published.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    for text in some_texts():
+        assert ours.encode(text) == published.encode(text).ids, text
+    modern, _ = set_up(llama)
+    for text in ("a", " a", "    return x", "  "):
+        assert ours.encode(text) == modern.encode(text)
+        assert modern.decode(modern.encode(text)) == text
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory):
+    """A byte-level tokenizer.json with a token that begins texts, as Llama-3 has."""
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+
+    made = tokenizers.Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    special = ["<|begin_of_text|>", "<|eot_id|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    made.train_from_iterator((file.read_text() for file in SOURCES), trainer)
+    made.post_processor = processors.TemplateProcessing(
+        single="<|begin_of_text|> $A", special_tokens=[(special[0], 0)]
+    )
+    folder = tmp_path_factory.mktemp("qwen")
+    made.save(str(folder / "tokenizer.json"))
+    settings = {"eos_token": "<|eot_id|>", "tokenizer_class": "PreTrainedTokenizerFast"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def test_a_tokenizer_json_reads_as_transformers_does(qwen):
+    ours = load_run_tokenizer(qwen, 8)
+    theirs = transformers.AutoTokenizer.from_pretrained(qwen)
+    assert isinstance(ours, HuggingFaceTokenizer) and isinstance(ours, Tokenizer)
+    assert (ours.vocab_size, ours.eos_id) == (600, theirs.eos_token_id)
+    for text in some_texts():
+        text = text.replace("</s>", "<|eot_id|>")
+        ids = ours.encode(text)
+        assert ids == theirs.encode(text)
+        assert ours.decode(ids) == text.replace("<|eot_id|>", "")
+
+
+def test_spans_lose_no_space_and_no_character(llama):
+    tokenizer, _ = set_up(llama)
+    text = "    return x  # 漢字\n  y"
+    ids = tokenizer.encode(text)
+    for cut in range(1, len(ids)):
+        spans = decode_spans(tokenizer, ids, [1, cut, len(ids)])
+        assert "".join(spans) == text and tokens.UNFINISHED not in spans[0]
+    assert decode_spans(tokenizer, ids, [3, 3]) == [""]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("nowhere.model", None, "nowhere.model' is no file; name a sentencepiece"),
+        ("nowhere.json", None, "nowhere.json' is no file; name a tokenizer.json"),
+        ("bad.model", "?", "bad.model is not a sentencepiece model"),
+        ("bad.json", "{}", "bad.json is not a tokenizer: "),
+    ],
+)
+def test_bad_files(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        load_tokenizer(tmp_path / name)
+
+
+def test_the_token_that_ends_a_text_must_be_told(qwen, tmp_path):
+    copy = tmp_path / "tokenizer.json"
+    copy.write_text((qwen / "tokenizer.json").read_text())
+    with pytest.raises(ValueError, match="must name the eos_token .* it has None"):
+        load_tokenizer(copy)
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": {"content": "x!"}}')
+    with pytest.raises(ValueError, match="must name the eos_token .* it has 'x!'"):
+        load_tokenizer(tmp_path)
