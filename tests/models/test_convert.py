@@ -190,6 +190,18 @@ def test_a_mesh_of_four_holds_a_part_each_and_says_the_same(folders):
     np.testing.assert_array_equal(one.tokens, four.tokens)
 
 
+def test_a_device_reads_of_a_tensor_what_it_will_hold(folders):
+    model = architecture.read_model(folders["llama3"])
+    leaves, _ = convert._leaves(model, make_mesh(tensor=4))
+    parts = {
+        leaf.path: leaf.their_sharding.shard_shape(leaf.their_shape) for leaf in leaves
+    }
+    assert parts["layers/attention/query/kernel"] == (16, 32)  # of [h e, d]: a head
+    assert parts["layers/attention/key/kernel"] == (32, 32)  # two heads for four: all
+    assert parts["layers/attention/out/kernel"] == (32, 16)
+    assert parts["norm/scale"] == (32,)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_weights_of_two_bytes_stay_so(dtype, tmp_path):
     theirs = make_model("qwen2", getattr(torch, dtype))
