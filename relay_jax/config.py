@@ -136,8 +136,8 @@ class BucketConfig:
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     batch_size: int = 512
-    num_devices: int = 1  # that share a batch; 0: all there are
     buckets: Mapping[str, BucketConfig] = dataclasses.field(default_factory=dict)
+    num_devices: int = 1  # that share a batch; 0: all there are
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,9 @@ WORDS = TaskTokenizer(12)
 
 @pytest.fixture(autouse=True)
 def parsed():
-    flags.FLAGS(["test", "--run=nowhere"])
+    # Other tests of this process may have imported scripts that need more.
+    required = [f"--{name}=x" for name in ("data", "workdir") if name in flags.FLAGS]
+    flags.FLAGS(["test", "--run=nowhere", *required])
     yield
     flags.FLAGS.unparse_flags()
 
