@@ -125,7 +125,12 @@ def test_quickstart_from_end_to_end(tmp_path):
     assert {line["length"] for line in lines} == set(range(1, 9))
     again = script("quickstart", f"--config={file}", f"--workdir={tmp_path}/work")
     assert "already there" in again.stdout
-    assert again.stdout.split("\n\n")[1:-1] == done.stdout.split("\n\n")[1:-1]
+    assert tables(again.stdout) == tables(done.stdout)
+
+
+def tables(told):
+    """What a quickstart prints between what it did and where that is."""
+    return told[told.index("answer_accuracy") : told.index("figures:")]
 
 
 QUICKSTARTS = [quickstart, quickstart_lis, quickstart_ed, multitask, self_made]
