@@ -67,7 +67,7 @@ def wanted_lengths(run: str, config: TrainConfig) -> dict[str, list[int]] | None
     """
     known = config.evaluation.lengths
     tasks = [_TASK.value] if _TASK.value else list(known)
-    if _TASK.value not in known and not _LENGTHS.value and _TASK.value:
+    if _TASK.value and _TASK.value not in known and not _LENGTHS.value:
         raise ValueError(
             f"{run} was not evaluated on {_TASK.value!r}, only on "
             f"{', '.join(known) or 'text'}; give --lengths=FIRST,LAST with that --task"
@@ -77,13 +77,13 @@ def wanted_lengths(run: str, config: TrainConfig) -> dict[str, list[int]] | None
     lengths = {}
     for name in tasks:
         task = pipeline.make_task(name, config.evaluation.options.get(name, {}))
-        bounds = known.get(name)
         if _LENGTHS.value:
             bounds = command.whole_numbers("lengths", _LENGTHS.value, 2)
+            lengths[name] = list(range(bounds[0], bounds[1] + 1))
+        else:
+            bounds = known[name]
+            lengths[name] = config.evaluation.steps_to(name, bounds)
         pipeline.check_lengths(task, bounds, config.model, "test")
-        every = range(bounds[0], bounds[1] + 1)
-        named = list(every) if _LENGTHS.value else None
-        lengths[name] = named or config.evaluation.steps_to(name, bounds)
     return lengths if _TASK.value or _LENGTHS.value else None
 
 

@@ -14,7 +14,8 @@ from relay_jax.rest.replay import load_targets
 from relay_jax.tokens import SentencePieceTokenizer, TaskTokenizer
 from tests.experiments.test_scripts import script
 
-HUMAN_EVAL = pathlib.Path("/work/shared/data/HumanEval.jsonl.gz")
+DATA = pathlib.Path(__file__).parents[3] / "shared" / "data"
+HUMAN_EVAL = DATA / "HumanEval.jsonl.gz"
 WORDS = TaskTokenizer(12)
 
 
