@@ -66,8 +66,9 @@ def write_chains(config: ChainsConfig, workdir: epath.PathLike) -> dict:
       ValueError: the config, the model's run or the directory cannot work.
     """
     task = pipeline.make_task(config.task, config.options)
-    path = checkpoint.open_run(workdir, config)
+    path = epath.Path(workdir)
     if (path / "summary.json").exists():
+        checkpoint.open_run(path, config)
         return records.read_json(path / "summary.json")
     writer = _open_writer(config.model, path)
     judge = _open_writer(config.judge, path) if config.judge else None
@@ -78,6 +79,7 @@ def write_chains(config: ChainsConfig, workdir: epath.PathLike) -> dict:
         )
     for length in map(int, config.counts):
         pipeline.check_lengths(task, (length, length), writer.model)
+    checkpoint.open_run(path, config)  # a refused config must not claim the directory
 
     lines = []
     with tqdm(total=sum(config.counts.values()), desc="chains", unit="chain") as bar:

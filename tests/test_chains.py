@@ -132,7 +132,8 @@ def test_a_decoder_has_no_answer_of_its_own_to_agree_with(tmp_path, monkeypatch)
     run = lambda path: (TrainConfig(model=model), {})
     monkeypatch.setattr(checkpoint, "load_params", run)
     with pytest.raises(ValueError, match="'answer_agrees' needs a judge: m is a decod"):
-        chains.write_chains(chains_config(filter="answer_agrees"), tmp_path)
+        chains.write_chains(chains_config(filter="answer_agrees"), tmp_path / "own")
+    assert not (tmp_path / "own").exists()  # the corrected command can use it
 
 
 def test_a_filter_that_keeps_too_little_is_an_error(tmp_path, writer):
