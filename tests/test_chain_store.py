@@ -48,7 +48,9 @@ def stages(tmp_path):
 def test_drafts_from_chains_are_timed_once(stages, monkeypatch):
     config, path = stages
     monkeypatch.setattr(tree_size, "SIZES", (0, 4))
-    monkeypatch.setattr(tree_size, "_time_step", lambda *args: 1.0 + args[-1])
+    monkeypatch.setattr(
+        tree_size, "_time_steps", lambda *args: {c: 1.0 + c for c in args[-1]}
+    )
     monkeypatch.setattr(chain_store, "COUNT", 8)
     lines = chain_store.compare_speed(config, path, path / "times.json")
     assert [line["drafter"] for line in lines] == ["none", "rest", "rest"]

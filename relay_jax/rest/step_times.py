@@ -1,6 +1,6 @@
 """Times of decode steps: measured once for a setting, and kept in a file.
 
-    FILE    {"format": 1, "entries": {KEY: {"about": ..., "seconds": {"0": ..., "8": ...}}}}
+    FILE    {"format": 2, "entries": {KEY: {"about": ..., "seconds": {"0": ..., "8": ...}}}}
 
 KEY is a hash of `about`, which is all that a time depends on; seconds stand by the size
 of the draft tree.
@@ -21,11 +21,11 @@ from relay_jax import records
 from relay_jax.config import DraftConfig, ModelConfig, SamplingConfig
 from relay_jax.rest.index import describe as describe_index
 
-FORMAT = 1
+FORMAT = 2
 
 
 def step_seconds(
-    measure: Callable[[int], float],
+    measure: Callable[[list[int]], dict[int, float]],
     sizes: list[int],
     about: dict[str, Any],
     file: epath.PathLike,
@@ -44,7 +44,7 @@ def step_seconds(
     known = _known_seconds(entries.get(key), about, sizes)
     if known:
         return known
-    seconds = {size: measure(size) for size in sizes}
+    seconds = measure(sizes)
     entry = {"about": about, "seconds": {str(c): x for c, x in seconds.items()}}
     try:
         epath.Path(file).parent.mkdir(parents=True, exist_ok=True)

@@ -33,8 +33,9 @@ SIZES = (0, 4, 8, 16, 32, 64)
 MARGIN = 1.05  # drafting must gain this much, or decoding stays plain
 PROBE = 64  # plain steps whose text the choice is made by
 PROBED_ROWS = 4
-TIMED_STEPS = 8
-TIMED_RUNS = 3
+TIMED_STEPS = 16
+TIMED_TURNS = 5
+SHORTEST = 1e-6  # seconds: less is a fault of the clock
 NEVER = 2**30  # the number of a node that is not there
 
 
@@ -91,7 +92,7 @@ def fit(
         sizes = [0]
     # Told in full, as `decode` does: what is compiled here is what decodes later.
     settings = {"model": model, "sampling": sampling, "eos_id": eos_id}
-    measure = functools.partial(_time_step, params, state, index, draft, settings)
+    measure = functools.partial(_time_steps, params, state, index, draft, settings)
     about = describe(model, draft, sampling, index, *state.tokens.shape)
     seconds = step_seconds(measure, sizes, about, cache_file or default_file())
     first = np.asarray(state.length)
@@ -157,21 +158,36 @@ def _speed_ups(seconds: dict[int, float], rates: dict[int, float]) -> dict[int, 
     return {size: rates[size] * seconds[0] / seconds[size] for size in seconds}
 
 
-def _time_step(params, state, index, draft, settings, size: int) -> float:
-    """Seconds of a step of the very loop that decodes, on a copy of `state`."""
-    endless = {"eos_id": decode.NO_EOS, "num_steps": TIMED_STEPS}
-    settings = settings | {"draft": resize(draft, size)} | endless
-    index = index if size else None
-    best = float("inf")
-    for timed in range(TIMED_RUNS + 1):
+def _time_steps(params, state, index, draft, settings, sizes) -> dict[int, float]:
+    """Seconds of a step of the very loop that decodes, by tree size; on copies of `state`.
+
+    The time of a call that takes no step is taken off: beside a small model's steps it is
+    not small, and it would make drafting look cheap. Sizes take turns, so that a slow
+    moment of the machine hits all alike.
+    """
+
+    def call(size, num_steps):
         copy = jax.block_until_ready(jax.tree.map(jnp.copy, state))
         before = time.perf_counter()
-        after = jax.block_until_ready(decode.advance(params, copy, index, **settings))
+        after = decode.advance(
+            *(params, copy, index if size else None),
+            draft=resize(draft, size),
+            num_steps=num_steps,
+            **settings | {"eos_id": decode.NO_EOS},
+        )
+        jax.block_until_ready(after)
         spent = time.perf_counter() - before
-        steps = int((after.steps - state.steps).max())
-        if timed:  # the first run compiles
-            best = min(best, spent / max(steps, 1))
-    return best
+        return spent, int((after.steps - state.steps).max())
+
+    def time_step(size):
+        without, _ = call(size, 0)
+        spent, steps = call(size, TIMED_STEPS)
+        return max(spent - without, SHORTEST) / max(steps, 1)
+
+    for size in sizes:
+        call(size, 0)  # compiles
+    turns = [[time_step(size) for size in sizes] for _ in range(TIMED_TURNS)]
+    return dict(zip(sizes, np.median(turns, axis=0).tolist()))
 
 
 @functools.partial(jax.jit, static_argnames="draft")

@@ -27,7 +27,9 @@ def make_work(batch_size=2):
 def dear(monkeypatch):
     """A step costs 1 + C seconds, so that no draft can pay."""
     monkeypatch.setattr(tree_size, "SIZES", (0, 4))
-    monkeypatch.setattr(tree_size, "_time_step", lambda *args: 1.0 + args[-1])
+    monkeypatch.setattr(
+        tree_size, "_time_steps", lambda *args: {c: 1.0 + c for c in args[-1]}
+    )
 
 
 def test_every_drafter_is_told_of_against_plain_decoding(dear, tmp_path):

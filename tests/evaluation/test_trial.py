@@ -78,7 +78,9 @@ def test_what_is_recorded_is_not_asked_again(asked, tmp_path, monkeypatch):
 
 def test_an_open_tree_size_is_measured_once(asked, tmp_path, monkeypatch):
     monkeypatch.setattr(tree_size, "SIZES", (0, 4))
-    monkeypatch.setattr(tree_size, "_time_step", lambda *args: 1.0 + args[-1])
+    monkeypatch.setattr(
+        tree_size, "_time_steps", lambda *args: {c: 1.0 + c for c in args[-1]}
+    )
     held = tree_size.resize(asked.draft, tree_size.AUTO)
     chosen = trial.choose_size(
         asked._replace(draft=held), QUESTIONS[0], tmp_path / "none", tmp_path / "times"

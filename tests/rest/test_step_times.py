@@ -21,9 +21,9 @@ MODEL = ModelConfig(kind="decoder", num_layers=1, dim=16, mlp_dim=16, vocab_size
 def test_times_are_measured_once(tmp_path):
     measured, file = [], tmp_path / "deep" / "cache.json"
 
-    def measure(size):
-        measured.append(size)
-        return 1.0 + size
+    def measure(sizes):
+        measured.extend(sizes)
+        return {size: 1.0 + size for size in sizes}
 
     for about in ({"batch_size": 1}, {"batch_size": 1}, {"batch_size": 8}):
         seconds = step_seconds(measure, SIZES, about, file)
@@ -38,7 +38,7 @@ def damage(content):
     return {
         "not JSON": "{",
         "no dict": "[1]",
-        "no entries": '{"format": 1}',
+        "no entries": '{"format": 2}',
         "another format": json.dumps(content | {"format": 99}),
         "another's": json.dumps(content).replace('"batch_size": 1', '"batch_size": 2'),
         "a time of 0": json.dumps(content).replace("5.0", "0.0"),
@@ -51,9 +51,9 @@ def damage(content):
 def test_a_damaged_or_foreign_file_is_written_anew(tmp_path, kind):
     file, measured = tmp_path / "cache.json", []
 
-    def measure(size):
-        measured.append(size)
-        return 1.0 + size
+    def measure(sizes):
+        measured.extend(sizes)
+        return {size: 1.0 + size for size in sizes}
 
     first = step_seconds(measure, SIZES, {"batch_size": 1}, file)
     file.write_text(damage(json.loads(file.read_text()))[kind])
@@ -62,10 +62,14 @@ def test_a_damaged_or_foreign_file_is_written_anew(tmp_path, kind):
     assert measured == SIZES * 2
 
 
+def one_each(sizes):
+    return dict.fromkeys(sizes, 1.0)
+
+
 def test_a_file_that_cannot_be_written_is_done_without(tmp_path):
     (tmp_path / "file").write_text("")
     below = tmp_path / "file" / "cache.json"
-    assert step_seconds(lambda size: 1.0, SIZES, {}, below) == dict.fromkeys(SIZES, 1.0)
+    assert step_seconds(one_each, SIZES, {}, below) == one_each(SIZES)
 
 
 def test_the_place_of_the_file_can_be_chosen(monkeypatch):

@@ -64,7 +64,9 @@ def test_tokens_a_step_are_those_of_decoding(store):
 @pytest.mark.parametrize("cost", [0.01, 1.0], ids=["drafts", "plain"])
 def test_fit_decodes_on_and_chooses(store, tmp_path, monkeypatch, cost):
     """A step costs 1 + C x cost: cheap drafts are taken, dear ones are not."""
-    monkeypatch.setattr(tree_size, "_time_step", lambda *args: 1.0 + args[-1] * cost)
+    monkeypatch.setattr(
+        tree_size, "_time_steps", lambda *args: {c: 1.0 + c * cost for c in args[-1]}
+    )
     monkeypatch.setattr(tree_size, "PROBE", 24)
     params, index = init_params(TrainConfig(model=MODEL)), load_index(store)
     tokens, length = decode.pad_prompts([[2, 3], [4, 5, 6]], 12, 4)
@@ -98,8 +100,8 @@ def test_a_step_is_timed_on_a_copy(store):
         max_new_tokens=20,
     )
     settings = {"model": MODEL, "sampling": decode.GREEDY}
-    spent = tree_size._time_step(params, state, index, DRAFT, settings, 4)
-    assert 0 < spent < 60
+    spent = tree_size._time_steps(params, state, index, DRAFT, settings, [0, 4])
+    assert list(spent) == [0, 4] and all(0 < seconds < 60 for seconds in spent.values())
     assert not any(x.is_deleted() for x in jax.tree.leaves(state))
     compiled = decode.advance._cache_size()
     decode.decode(
@@ -110,3 +112,22 @@ def test_a_step_is_timed_on_a_copy(store):
         index=index,
     )
     assert decode.advance._cache_size() == compiled  # the very same program
+
+
+def test_the_time_of_a_call_is_taken_off(store, monkeypatch):
+    """On a made-up clock: a call costs 5 s, a step 1 s plain and 3 s with 4 nodes."""
+    params, index, now = init_params(TrainConfig(model=MODEL)), load_index(store), [0.0]
+    tokens, length = decode.pad_prompts([[2, 3]], 12)
+    keys = decode.request_keys(0, 1)
+    settings = {"model": MODEL, "max_new_tokens": 100}
+    state = decode.start(params, tokens, length, keys, **settings)
+
+    def advance(params, state, index, *, draft, num_steps, **rest):
+        now[0] += 5 + num_steps * (3 if draft.num_draft else 1)
+        return state._replace(steps=state.steps + num_steps)
+
+    monkeypatch.setattr(decode, "advance", advance)
+    monkeypatch.setattr(tree_size.time, "perf_counter", lambda: now[0])
+    settings = {"model": MODEL, "sampling": decode.GREEDY}
+    spent = tree_size._time_steps(params, state, index, DRAFT, settings, [0, 4])
+    assert spent == {0: 1.0, 4: 3.0}
