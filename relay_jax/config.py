@@ -62,7 +62,7 @@ class ModelConfig:
     tied_words: bool = False  # decoder: one table reads words and says them
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of compute
     param_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    remat: bool = False  # recompute each loop (or layer) in the backward pass
+    remat: bool = False  # recompute in the backward pass what `layers.KEPT` leaves out
     position: PositionConfig = PositionConfig()
     # What a loop of the looped model sees besides its parameters:
     #   hidden    the hidden state of the loop before (the paper)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from relay_jax.arrays import AnyArray, Array, Bool, Float, Int, Key, PyTree
 from relay_jax.config import ModelConfig
 from relay_jax.models.cache import Cache
-from relay_jax.models.layers import Codebook, KeyValues, Layer, Memory, make_norm
+from relay_jax.models.layers import KEPT, Codebook, KeyValues, Layer, Memory, make_norm
 
 
 class Decoder(nn.Module):
@@ -61,7 +61,7 @@ class Decoder(nn.Module):
             return layer(x, positions, mask, past, train=train)
 
         if config.remat:
-            run = nn.remat(run, prevent_cse=False)
+            run = nn.remat(run, prevent_cse=False, policy=KEPT)
         stack = nn.scan(
             run,
             variable_axes={"params": 0},

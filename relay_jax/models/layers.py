@@ -15,6 +15,9 @@ from relay_jax.config import ModelConfig, PositionConfig
 from relay_jax.tokens import FIRST_NUMBER
 
 NEVER = -1e9  # a finite "minus infinity": a row without any key stays finite
+# What is kept for the backward pass under remat: what parameters were multiplied with.
+# Attention's scores and all that is element by element are computed again.
+KEPT = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
 
 
 class KeyValues(NamedTuple):
@@ -147,26 +150,35 @@ class Attention(nn.Module):
         if place.directional_heads:
             visible &= directions(config.num_heads, positions, key_positions)
 
-        query = query.reshape(*query.shape[:2], groups, -1, size)
-        products = [jnp.einsum("bqgie,bkge->bgiqk", query, p[0].keys) for p in parts]
+        # The queries of the heads that share keys stand in one axis m, and the sum of
+        # the softmax divides only what has been mixed: on a CPU each of the two halves
+        # the time of the backward pass.
+        batch, num = query.shape[:2]
+        query = query.reshape(batch, num, groups, -1, size).transpose(0, 2, 3, 1, 4)
+        query = query.reshape(batch, groups, -1, size)
+        products = [jnp.einsum("bgme,bkge->bgmk", query, p[0].keys) for p in parts]
         scores = jnp.concatenate(products, axis=-1).astype(jnp.float32) * size**-0.5
-        grouped = scores.shape[1:3]
-        scores = scores.reshape(scores.shape[0], -1, *scores.shape[3:])
+        grouped = scores.shape
+        scores = scores.reshape(batch, config.num_heads, num, -1)
         if place.log_length_scaling:
             scores *= jnp.log(seen) / jnp.log(place.reference_length)
         if place.scheme == "relative_bias":
             bias = RelativeBias(config.num_heads, place, name="relative_bias")
             scores += bias(positions, key_positions)
-        weights = jax.nn.softmax(jnp.where(visible, scores, NEVER)).astype(dtype)
-        weights = weights.reshape(-1, *grouped, *weights.shape[2:])
+        scores = jnp.where(visible, scores, NEVER)
+        highest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+        weights = jnp.exp(scores - highest).reshape(grouped)
+        total = jnp.sum(weights, axis=-1, keepdims=True)
 
         mixed, start = jnp.zeros((), dtype), 0
         for part, places, _ in parts:
             stop = start + places.shape[1]
-            share = weights[..., start:stop]
-            mixed += jnp.einsum("bgiqk,bkge->bqgie", share, part.values)
+            share = weights[..., start:stop].astype(dtype)
+            mixed += jnp.einsum("bgmk,bkge->bgme", share, part.values)
             start = stop
-        mixed = mixed.reshape(*mixed.shape[:2], -1)
+        mixed = (mixed / total).astype(dtype)
+        mixed = mixed.reshape(batch, config.num_heads, num, size)
+        mixed = mixed.transpose(0, 2, 1, 3).reshape(batch, num, -1)
         return nn.Dense(config.dim, use_bias=False, name="out", **types)(mixed), new
 
 

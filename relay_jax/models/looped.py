@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from relay_jax.arrays import AnyArray, Array, Bool, Float, Int, Key, PyTree
 from relay_jax.config import ModelConfig
-from relay_jax.models.layers import NEVER, Codebook, Layer, make_norm
+from relay_jax.models.layers import KEPT, NEVER, Codebook, Layer, make_norm
 from relay_jax.tasks.task import Task, Workspace
 from relay_jax.tokens import FIRST_NUMBER, PAD
 
@@ -106,8 +106,8 @@ class LoopedModel(nn.Module):
         def loop(self, state, inputs):
             return self._loop(state, problem, workspace, inputs, train, keep_logits)
 
-        if self.config.remat:
-            loop = nn.remat(loop, prevent_cse=False)
+        if self.config.remat and num_loops > 1:  # one loop has nothing to free
+            loop = nn.remat(loop, prevent_cse=False, policy=KEPT)
         scan = nn.scan(
             loop,
             variable_broadcast="params",
