@@ -26,6 +26,7 @@ from relay_jax.arrays import Host, Int
 from relay_jax.data.ragged import decode, encode
 from relay_jax.data.source import BLOCK, Synthetic, shuffled
 from relay_jax.tasks import TASKS, Examples, Task
+from relay_jax.tasks.task import TOKEN_TYPE
 from relay_jax.tokens import FIRST_NUMBER
 
 SHARD = 256 * BLOCK  # examples of one file; TFDS holds them in memory to count them
@@ -76,7 +77,7 @@ class TaskRange(tfds.core.BuilderConfig):
                 "give shortest,longest with 1 <= shortest <= longest"
             )
         largest = FIRST_NUMBER + max(longest, self.task.max_number(longest))
-        if largest > np.iinfo(np.int16).max:
+        if largest > np.iinfo(TOKEN_TYPE).max:
             raise ValueError(
                 f"{self.name}: token {largest} does not fit into 16 bits; "
                 "use shorter problems or smaller numbers"
@@ -113,7 +114,7 @@ class RelayTasks(tfds.core.ShardBasedBuilder):
         return super()._create_builder_config(builder_config, version)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        tokens = tfds.features.Tensor(shape=(None,), dtype=np.int16, encoding="bytes")
+        tokens = tfds.features.Tensor(shape=(None,), dtype=TOKEN_TYPE, encoding="bytes")
         return tfds.core.DatasetInfo(
             builder=self,
             description="length answer <pad> problem <pad> round 1 <pad> ...",

@@ -12,7 +12,7 @@ import numpy as np
 
 from relay_jax.arrays import Host
 from relay_jax.tasks import Examples, Task
-from relay_jax.tasks.task import empty_tokens
+from relay_jax.tasks.task import TOKEN_TYPE, empty_tokens
 from relay_jax.tokens import PAD
 
 
@@ -31,7 +31,7 @@ def encode(examples: Examples) -> list[Host]:
 
     wide = np.concatenate([head, problem, rounds.reshape(num, -1)], axis=1)
     kept = np.concatenate([part.reshape(num, -1) for part in kept], axis=1)
-    tokens = wide[kept].astype(np.int16)
+    tokens = wide[kept].astype(TOKEN_TYPE)
     return np.split(tokens, np.cumsum(kept.sum(axis=1))[:-1])
 
 
@@ -44,7 +44,7 @@ def decode(vectors: list[bytes], task: Task, longest: int) -> Examples:
     column = np.cumsum(width + 1) - (width + 1)  # where parts begin in a padded row
     total = int(np.sum(width + 1))
 
-    tokens = np.frombuffer(b"".join(vectors), np.int16)
+    tokens = np.frombuffer(b"".join(vectors), TOKEN_TYPE)
     start = np.cumsum([0, *map(len, vectors[:-1])]) // tokens.itemsize
     end = np.flatnonzero(tokens == PAD)
     begin = np.append(0, end[:-1] + 1)  # of each part of each example

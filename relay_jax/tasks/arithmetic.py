@@ -19,6 +19,7 @@ import numpy as np
 
 from relay_jax.arrays import Array, Bool, Host, Int
 from relay_jax.tasks.task import (
+    TOKEN_TYPE,
     Examples,
     Workspace,
     check_length,
@@ -108,7 +109,7 @@ class Arithmetic:
     def _grow(self, rng, length, longest, leans=False):
         """Expressions of `length` operators, each with its `=`, padded on the right."""
         num, width = len(length), self.problem_size(longest) - 1
-        tokens = np.full((num, width), PAD, np.int16)
+        tokens = empty_tokens(num, width)
         tokens[:, 0] = FIRST_NUMBER + rng.integers(self.modulus, size=num)
         tokens[:, 1] = EQUALS
         for k in range(longest):
@@ -118,7 +119,7 @@ class Arithmetic:
             row = np.arange(num)
             first = (k + 1) // 2 if leans else 0
             which = rng.integers(first, k + 1, size=num)
-            count = np.cumsum(old >= FIRST_NUMBER, axis=1, dtype=np.int16)
+            count = np.cumsum(old >= FIRST_NUMBER, axis=1, dtype=TOKEN_TYPE)
             place = np.argmax(count == which[:, None] + 1, axis=1)
             value = old[row, place] - FIRST_NUMBER
             before = np.where(place > 0, old[row, place - 1], PAD)

@@ -13,6 +13,7 @@ import numpy as np
 
 from relay_jax.arrays import Array, Host, Int
 from relay_jax.tasks.task import (
+    TOKEN_TYPE,
     Examples,
     Workspace,
     check_length,
@@ -97,7 +98,7 @@ class EditDistance:
         rounds[row, np.arange(longest), other_length[:, None]] = COMMA
         rounds[np.arange(longest)[None] >= length[:, None]] = PAD
         answer = (FIRST_NUMBER + matrix[row[:, 0], length, other_length]).astype(
-            np.int16
+            TOKEN_TYPE
         )
         return Examples(problem, rounds, length.copy(), answer, length.copy())
 

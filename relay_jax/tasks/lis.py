@@ -14,7 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from relay_jax.arrays import Array, Host, Int
-from relay_jax.tasks.task import Examples, Workspace, check_length, empty_tokens
+from relay_jax.tasks.task import (
+    TOKEN_TYPE,
+    Examples,
+    Workspace,
+    check_length,
+    empty_tokens,
+)
 from relay_jax.tokens import FIRST_NUMBER, LIS, PAD, SEP
 
 MAX_RUNS = 3
@@ -87,7 +93,7 @@ class LongestIncreasingSubsequence:
         rounds[..., -1] = SEP
         rounds[np.arange(most) >= num_rounds[:, None]] = PAD
         best = np.max(values, axis=1, where=inside, initial=0)
-        answer = (FIRST_NUMBER + best).astype(np.int16)
+        answer = (FIRST_NUMBER + best).astype(TOKEN_TYPE)
         return Examples(problem, rounds, num_rounds, answer, length.copy())
 
     def _numbers(self, rng, length, longest):

@@ -11,6 +11,8 @@ import numpy as np
 from relay_jax.arrays import Array, Host, Int
 from relay_jax.tokens import FIRST_NUMBER, PAD
 
+TOKEN_TYPE = np.int16  # of tokens on the host; `check_length` keeps numbers within it
+
 
 class Examples(NamedTuple):
     """Solved problems, as tokens, padded on the right with `<pad>`."""
@@ -93,14 +95,24 @@ def last_number(
 
 
 def check_length(task: Task, length: Int[Host, " b"], lowest: int = 1) -> None:
-    """Raises ValueError where a length is below the task's shortest problem."""
-    if length.size and length.min() < lowest:
+    """Raises ValueError where a length is below the task's shortest problem, or needs
+    numbers whose tokens do not fit `TOKEN_TYPE`."""
+    if not length.size:
+        return
+    if length.min() < lowest:
         raise ValueError(
             f"{task.name}: length {length.min()} is out of range; "
             f"problems have a length of {lowest} or more"
         )
+    longest, room = int(length.max()), np.iinfo(TOKEN_TYPE).max - FIRST_NUMBER
+    if task.max_number(longest) > room:
+        raise ValueError(
+            f"{task.name}: problems of length {longest} hold numbers up to "
+            f"{task.max_number(longest)}, but tokens have room for numbers up to "
+            f"{room}; use shorter problems or smaller numbers"
+        )
 
 
 def empty_tokens(*shape: SupportsIndex) -> Host:
-    """A host array of `<pad>`; 16 bits hold every task vocabulary."""
-    return np.full(shape, PAD, np.int16)
+    """A host array of `<pad>`."""
+    return np.full(shape, PAD, TOKEN_TYPE)

@@ -1,5 +1,7 @@
 """What all tasks share: chains amount to their answers."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -37,3 +39,16 @@ def test_the_answer_is_read_off_wrong_chains_too(name, rounds, answer):
     told = [[token(x) for x in r] + [PAD] * (width - len(r)) for r in rounds]
     found = TASKS[name]().chain_answer(np.array([told]), np.array([2]))
     assert found.tolist() == [token(answer)]
+
+
+def test_numbers_that_tokens_have_no_room_for_are_refused():
+    room = np.iinfo(np.int16).max - FIRST_NUMBER
+    rng, length = np.random.default_rng(0), np.array([1, 2])
+    fits = TASKS["lis"](number_range=room + 1).sample(rng, length)
+    assert fits.problem.max() <= np.iinfo(np.int16).max and fits.problem.min() >= 0
+    message = (
+        f"lis: problems of length 2 hold numbers up to {room + 1}, but tokens have room "
+        f"for numbers up to {room}; use shorter problems or smaller numbers"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        TASKS["lis"](number_range=room + 2).sample(rng, length)
