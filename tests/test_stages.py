@@ -43,6 +43,31 @@ def test_self_made_chains_come_in_phases():
     ]
 
 
+def test_a_phase_of_the_multitask_baselines_has_chains_of_every_task():
+    planned, counts = plan(paper, "multitask"), {}
+    tasks = ("arithmetic", "edit_distance", "lis")
+    assert stages.needs(planned["ar_self_loop_1"]) == {
+        "ar",
+        *(f"chains_self_loop_1_{task}" for task in tasks),
+    }
+    for task in tasks:
+        phases = [planned[f"chains_self_oracle_{i}_{task}"] for i in range(1, 6)]
+        assert {phase.task for phase in phases} == {task}
+        assert [phase.model for phase in phases] == [
+            *("ar", *(f"ar_self_oracle_{i}" for i in range(1, 5))),
+        ]
+        counts[task] = {int(n): c for p in phases for n, c in p.counts.items()}
+    assert counts == {  # Table 4
+        "arithmetic": {16: 15_000, 17: 10_000, 18: 7500, 19: 6000, 20: 5000},
+        "edit_distance": {31: 15_000, 32: 10_000, 33: 7500, 34: 3000, 35: 3000},
+        "lis": {101: 15_000, 102: 10_000, 103: 7500, 104: 3000, 105: 3000},
+    }
+    buckets = planned["ar_self_oracle_5"].data.buckets.values()
+    old = sum(b.weight for b in buckets if b.kind == "synthetic")
+    made = sum(b.weight for b in buckets if b.kind == "chains")
+    assert old == pytest.approx(1) and made == pytest.approx(1)
+
+
 def test_a_stage_without_its_source_is_refused():
     planned = plan()
     del planned["looped_aligned"]

@@ -15,5 +15,6 @@ def get_config(run: str = "") -> ConfigDict:
     kept = ("ar", "looped_vanilla")
     config = {"runs": {name: config["runs"][name] for name in kept}, "chains": {}}
     phase = {"num_steps": PHASE_STEPS}
-    recipe.add_self_made(config, quickstart.PLANS[0], COUNTS, phase)
+    counts = {plan.task: COUNTS for plan in quickstart.PLANS}
+    recipe.add_self_made(config, quickstart.PLANS, counts, phase)
     return ConfigDict(recipe.choose(config, run))

@@ -128,29 +128,42 @@ def evaluation(plans: list[TaskPlan], **rest) -> dict:
 
 
 def add_self_made(
-    config: dict, plan: TaskPlan, counts: tuple[int, ...], fine_tune: dict
+    config: dict,
+    plans: list[TaskPlan],
+    counts: Mapping[str, tuple[int, ...]],
+    fine_tune: dict,
 ) -> None:
     """Adds the self-made-chain baselines of section 4.3 (Table 4) to a RelayConfig's
-    dict: `len(counts)` phases, one length further each, twice: kept where the vanilla
-    looped model, or the truth, agrees with the answer."""
+    dict: in each phase the AR model learns its own chains, of each task's next length;
+    twice: kept where the vanilla looped model, or the truth, agrees with the answer.
+
+    Args:
+      counts: of each task, new chains in each phase. In the last phase all the chains
+        together weigh as much as the original problems.
+    """
     choices = {
         "loop": {"filter": "answer_agrees", "judge": "looped_vanilla"},
         "oracle": {"filter": "oracle"},
     }
-    common = {"task": plan.task, "options": plan.options}
+    num_phases = len(counts[plans[0].task])
     for kind, kept in choices.items():
-        before, buckets = "ar", original_buckets([plan])
-        for phase, count in enumerate(counts, 1):
-            length = plan.train[1] + phase
-            chains = f"chains_self_{kind}_{phase}"
-            config["chains"][chains] = (
-                common | kept | {"model": before, "counts": {str(length): count}}
-            )
-            buckets = buckets | {
-                chains: common
-                | {"kind": "chains", "path": chains, "lengths": (length, length)}
-                | {"weight": count / sum(counts)}
-            }
+        before, buckets = "ar", original_buckets(plans)
+        for phase in range(1, num_phases + 1):
+            for plan in plans:
+                count = counts[plan.task][phase - 1]
+                length = plan.train[1] + phase
+                chains = f"chains_self_{kind}_{phase}"
+                chains += f"_{plan.task}" if len(plans) > 1 else ""
+                common = {"task": plan.task, "options": plan.options}
+                config["chains"][chains] = (
+                    common | kept | {"model": before, "counts": {str(length): count}}
+                )
+                share = count / sum(counts[plan.task]) / len(plans)
+                buckets = buckets | {
+                    chains: common
+                    | {"kind": "chains", "path": chains, "lengths": (length, length)}
+                    | {"weight": share}
+                }
             name = f"ar_self_{kind}_{phase}"
             config["runs"][name] = config["runs"]["ar"] | fine_tune
             config["runs"][name] |= {"name": name, "init_from": before}

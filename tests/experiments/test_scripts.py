@@ -178,7 +178,10 @@ def test_paper_configs_have_the_papers_values_and_take_a_step(which, tmp_path):
         plain = name == "looped_aligned" or "self" in name
         weights = {"arithmetic": 1.0, "edit_distance": 10.0, "lis": 5.0}
         assert run.loss.task_weights == ({} if plain else weights)
-    for name in ("looped_aligned", "ar", "ar_relay"):
+    steps = ["looped_aligned", "ar", "ar_relay"]
+    if which == "multitask":  # the other kinds of runs, once
+        steps += ["looped_vanilla", "ar_control", "ar_self_oracle_5"]
+    for name in steps:
         small = configs.build(configs.TrainConfig, shrink(values["runs"][name]))
         assert loop.train(small, tmp_path / name)["steps"] == 1
 
