@@ -186,6 +186,17 @@ def test_paper_configs_have_the_papers_values_and_take_a_step(which, tmp_path):
         assert loop.train(small, tmp_path / name)["steps"] == 1
 
 
+def test_the_speed_of_the_tasks_is_recorded(tmp_path):
+    file = tmp_path / "speed.jsonl"
+    done = script("sample_benchmark", "--count=8", "--repeats=1", f"--records={file}")
+    assert done.returncode == 0, done.stderr
+    lines = {line["task"]: line for line in records.read_lines(file)}
+    assert set(lines) == set(paper.PLANS) and lines["lis"]["lengths"] == [1, 100]
+    for line in lines.values():
+        assert line["examples_a_cpu_second"] > 0 and line["count"] == 8
+        assert line["command"].startswith("python -m experiments.sample_benchmark")
+
+
 def test_drafts_from_a_store_change_no_text(tmp_path):
     """Store, replay, generation and benchmark, one after another."""
     tiny = [argument for argument in TINY if "model" not in argument]
