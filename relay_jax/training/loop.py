@@ -23,6 +23,7 @@ from relay_jax.evaluation.run import evaluate_run
 from relay_jax.training import checkpoint
 from relay_jax.training.check import check
 from relay_jax.training.devices import make_mesh, replicate, spread
+from relay_jax.training.optimizer import trained_params
 from relay_jax.training.step import (
     TrainState,
     init_params,
@@ -95,8 +96,12 @@ def _run(config, state, manager, log, asked) -> TrainState:
                 values = log.metrics(step, jax.device_get(metrics))
                 bar.set_postfix(loss=f"{values['loss']:.4f}")
             if step % config.evaluation.every_steps == 0 and step < stop:
-                lines = _evaluate(config, state.params, log.path, final=False)
+                params = trained_params(state.params, state.opt_state)
+                lines = _evaluate(config, params, log.path, final=False)
                 log.accuracy(step, lines)
+            if step == stop:
+                params = trained_params(state.params, state.opt_state)
+                state = state._replace(params=params)
             late = time.monotonic() - saved_at > config.checkpoint_every_seconds
             if late or asked() or step == stop:
                 checkpoint.save(manager, state, log.seconds())

@@ -1,10 +1,14 @@
-"""AdamW (Tables 1 and 2) or Muon, with clipping and the paper's linear schedule."""
+"""AdamW (Tables 1 and 2) or Muon, with clipping and the paper's linear schedule; and,
+not in the paper, the average of the parameters over the last steps."""
+
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 import optax.contrib
 
-from relay_jax.arrays import PyTree
+from relay_jax.arrays import Array, Int, PyTree
 from relay_jax.config import OptimizerConfig
 
 
@@ -26,12 +30,52 @@ def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
 def make_optimizer(
     config: OptimizerConfig, num_steps: int
 ) -> optax.GradientTransformation:
-    """Gradients clipped by their global norm, then AdamW or Muon."""
+    """Gradients clipped by their global norm, then AdamW or Muon; beside them, with
+    `average_share`, the average that `trained_params` finds."""
     schedule = make_schedule(config, num_steps)
-    return optax.chain(
+    parts = [
         optax.clip_by_global_norm(config.clip_norm),
         OPTIMIZERS[config.kind](schedule, config),
-    )
+    ]
+    if config.average_share:
+        parts.append(average_params(config.average_share))
+    return optax.chain(*parts)
+
+
+class AverageState(NamedTuple):
+    """The average of the parameters after `count` steps."""
+
+    count: Int[Array, ""]
+    average: PyTree
+
+
+def average_params(share: float) -> optax.GradientTransformation:
+    """Keeps an average of the parameters over about the last `share` of all steps so
+    far (a power-function average, Karras et al. 2024, section 3.1); changes no update.
+
+    At a high learning rate parameters swing around a point that is better than any of
+    those they pass, above all beyond the training lengths; the average is near it.
+    """
+
+    def init(params):
+        copy = jax.tree.map(jnp.array, params)  # params are donated: not the same
+        return AverageState(jnp.zeros((), jnp.int32), copy)
+
+    def update(updates, state, params):
+        count = state.count + 1
+        rate = jnp.minimum(1.0, 1.0 / (share * count))
+        new = optax.apply_updates(params, updates)
+        average = optax.incremental_update(new, state.average, rate)
+        return updates, AverageState(count, average)
+
+    return optax.GradientTransformation(init, update)
+
+
+def trained_params(params: PyTree, opt_state: PyTree) -> PyTree:
+    """What training has come to: the average where the optimizer keeps one, else the
+    last parameters."""
+    last = opt_state[-1] if isinstance(opt_state, tuple) and opt_state else None
+    return last.average if isinstance(last, AverageState) else params
 
 
 def _adamw(schedule, config):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from relay_jax.config import ModelConfig, OptimizerConfig, TrainConfig
-from relay_jax.training.optimizer import make_optimizer
+from relay_jax.training.optimizer import make_optimizer, trained_params
 from relay_jax.training.step import init_params
 
 SMALL = {"num_layers": 2, "dim": 16, "num_heads": 2, "mlp_dim": 32, "num_numbers": 8}
@@ -61,3 +61,29 @@ def test_muon_decays_weights():
     updates, _ = optimizer.update(zero, state, params)
     for update in jax.tree.leaves(updates):
         np.testing.assert_allclose(update, -0.1 * 0.5, rtol=1e-5)
+
+
+def test_the_average_is_over_the_last_share_of_the_steps():
+    share, steps = 0.2, 400
+    config = OptimizerConfig(learning_rate=0.1, average_share=share, b2=0.9)
+    plain = OptimizerConfig(learning_rate=0.1, b2=0.9)
+    params = {"words": jnp.zeros(3)}
+    optimizer, without = make_optimizer(config, steps), make_optimizer(plain, steps)
+    state, other, passed = optimizer.init(params), without.init(params), []
+    assert trained_params(params, other) is params
+    for step in range(steps):
+        grads = {"words": jnp.sin(jnp.arange(3.0) + step)}
+        updates, state = optimizer.update(grads, state, params)
+        expected, other = without.update(grads, other, params)
+        np.testing.assert_array_equal(updates["words"], expected["words"])
+        params = {"words": params["words"] + updates["words"]}
+        passed.append(np.asarray(params["words"]))
+    # The weight of the parameters after step t rises as t to the power 1 / share - 1.
+    weights, left = np.zeros(steps), 1.0
+    for step in range(steps, 0, -1):
+        rate = min(1.0, 1 / (share * step))
+        weights[step - 1], left = left * rate, left * (1 - rate)
+    assert weights.sum() == pytest.approx(1)
+    assert weights[: steps // 2].sum() < 0.05 < weights[-2 * steps // 5 :].sum() - 0.8
+    found = trained_params(params, state)["words"]
+    np.testing.assert_allclose(found, weights @ np.array(passed), rtol=1e-4, atol=1e-6)
