@@ -1,6 +1,7 @@
 """What every script does around its one library call."""
 
 import contextlib
+import dataclasses
 import datetime
 import importlib.metadata
 import os
@@ -13,8 +14,16 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 
 from absl import app, flags, logging
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_flags
 
+from relay_jax import config as configs
+
+SCRIPTS = {  # what each kind of config is for
+    configs.TrainConfig: "train",
+    configs.LanguageConfig: "train_lm",
+    configs.ChainsConfig: "write_chains",
+    configs.RelayConfig: "quickstart",
+}
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=\[]+)")  # --config.model.dim=8
 
 
@@ -90,9 +99,26 @@ def _check_key(values: ConfigDict, keys: list[str]) -> None:
         values, where = values[key], f"{where}.{key}"
 
 
-def plain(config: ConfigDict) -> dict:
-    """The nested dict of a config flag."""
-    return config.to_dict()
+def build(cls: type, values: dict):
+    """The config of a script, from the nested dict of its flag.
+
+    Raises:
+      ValueError: it is another script's, or wrong (`configs.build`).
+    """
+
+    def fits(kind):
+        return set(values) <= {field.name for field in dataclasses.fields(kind)}
+
+    other = [script for kind, script in SCRIPTS.items() if fits(kind)]
+    if other and not fits(cls):
+        file = config_flags.get_config_filename(flags.FLAGS["config"])
+        told = f"--config={file} is for python -m experiments.{other[0]}"
+        if cls is configs.TrainConfig and "runs" in values:
+            mark = "/" if ":" in file else ":"  # paper.py:lis/ar, quickstart.py:ar
+            runs = ", ".join(values["runs"])
+            told += f"; for one of its runs give --config={file}{mark}RUN, RUN: {runs}"
+        raise ValueError(told)
+    return configs.build(cls, values)
 
 
 def whole_numbers(name: str, text: str, count: int = 0) -> tuple[int, ...]:

@@ -36,7 +36,8 @@ _JOBS = flags.DEFINE_integer(
 
 def main() -> None:
     started = time.monotonic()
-    config = configs.build(configs.RelayConfig, with_seed(command.plain(_CONFIG.value)))
+    values = with_seed(_CONFIG.value.to_dict())
+    config = command.build(configs.RelayConfig, values)
     path = epath.Path(_WORKDIR.value).absolute()
     planned = {**config.runs, **config.chains}
     stages.check_stages(planned)

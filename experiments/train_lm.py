@@ -32,7 +32,7 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main() -> None:
-    config = configs.build(configs.LanguageConfig, command.plain(_CONFIG.value))
+    config = command.build(configs.LanguageConfig, _CONFIG.value.to_dict())
     check_settings(config.train)  # the corpus takes a while
     vocab_size = config.train.model.vocab_size
     told = prepare_corpus(config.corpus, vocab_size, _WORKDIR.value)

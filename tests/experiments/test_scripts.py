@@ -99,6 +99,15 @@ def test_stages_follow_one_another(tmp_path):
             ["--config=experiments/configs/quickstart.py:nope"],
             "error: unknown run 'nope'; this experiment has looped_aligned, ar, ",
         ),
+        (
+            ["--config=experiments/configs/quickstart.py"],
+            "python -m experiments.quickstart; for one of its runs give "
+            "--config=experiments/configs/quickstart.py:RUN, RUN: looped_aligned, ar, ",
+        ),
+        (
+            ["--config=experiments/configs/chains.py"],
+            "--config=experiments/configs/chains.py is for python -m experiments.write",
+        ),
         (["--config.model.num_heads=5"], "model.dim (32) must be a multiple of"),
         (["--config.data.buckets.arithmetic.task=sums"], "unknown task 'sums'; valid"),
         (["--config.data.buckets.arithmetic.lengths=(4,3)"], "4..3 are out of range"),
