@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 
 from absl import app, flags, logging
+from etils import epath
 from ml_collections import ConfigDict, config_flags
 
 from relay_jax import config as configs
@@ -53,8 +54,22 @@ def one_line_errors() -> Iterator[None]:
     except flags.Error as error:
         told = " ".join(str(error).split())
         sys.exit(f"error: {told} (--help lists the flags)")
+    except OSError as error:
+        place, reason = error.filename or "a file", error.strerror or error
+        sys.exit(
+            f"error: {place} cannot be used: {reason}; give a path of an existing disk "
+            "that you may read and write, with room on it"
+        )
     except (ValueError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
+
+
+def make_folder(path: epath.Path) -> None:
+    """Makes a directory and shows, before the work for it, that it can be written."""
+    path.mkdir(parents=True, exist_ok=True)
+    trial = path / ".writable"
+    trial.write_bytes(b"")
+    trial.unlink()
 
 
 def check_config(argv: Sequence[str], default: str = "") -> None:

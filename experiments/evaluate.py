@@ -37,6 +37,7 @@ def main() -> None:
     for run in _RUN.value:  # all that can be wrong, before any of the work
         config, params = checkpoint.load_params(run)
         work.append((run, config, params, wanted_lengths(run, config)))
+    command.make_folder(path)
     lines = []
     for run, config, params, lengths in tqdm(work, desc="evaluate"):
         about = {"run": run, "model": config.name, "seed": config.seed}
@@ -53,7 +54,6 @@ def main() -> None:
             for line in measured
             if config.says_rounds or line["metric"] == "answer_accuracy"
         ]
-    path.mkdir(parents=True, exist_ok=True)
     records.write_lines(path / "records.jsonl", lines)
     report(lines, path)
     print(f"records and figures are in {path}")

@@ -41,7 +41,7 @@ def main() -> None:
     path = epath.Path(_WORKDIR.value).absolute()
     planned = {**config.runs, **config.chains}
     stages.check_stages(planned)
-    path.mkdir(parents=True, exist_ok=True)
+    command.make_folder(path)
     stages.run_stages(planned, path, _JOBS.value)
     trained = report(config, path)
     report_speed(config, path)

@@ -111,7 +111,7 @@ def run_stage(values: dict[str, Any], workdir: str, core: set[int] | None) -> No
     except loop.Stopped as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(143)
-    except (ValueError, FloatingPointError) as error:
+    except (ValueError, FloatingPointError, OSError) as error:
         sys.exit(f"error: {error}")
 
 

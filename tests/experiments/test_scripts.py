@@ -75,6 +75,10 @@ def test_stages_follow_one_another(tmp_path):
     done = script("evaluate", *arguments)
     assert done.returncode == 0, done.stderr
     assert "answer_accuracy on arithmetic, by length" in done.stdout
+    within_a_file = f"--workdir={file}/evaluation"  # seen before the work, so no bar
+    refused = script("evaluate", *arguments[:1], *arguments[2:], within_a_file)
+    assert refused.stderr.startswith(f"error: {file}")
+    assert "cannot be used: Not a directory" in refused.stderr.splitlines()[-1]
     figures = {f.name for f in (tmp_path / "evaluation" / "figures").iterdir()}
     assert figures == {
         *("answer_accuracy.png", "chain_accuracy.png", "token_accuracy.png"),
@@ -128,6 +132,14 @@ def test_the_config_that_is_there_by_default_is_checked_as_well(tmp_path):
     assert "unknown key config.runs.arr; valid keys: ar, ar_control, ar_r" in told
     shown = script("quickstart", "--help")
     assert "--config:" in shown.stdout and "--jobs:" in shown.stdout
+
+
+@pytest.mark.parametrize("name", ["train", "quickstart"])
+def test_a_directory_that_cannot_be_made_ends_in_a_clear_line(tmp_path, name):
+    (tmp_path / "file").write_text("")
+    config = [TINY[0]] if name == "train" else []
+    told = refusal(name, *config, f"--workdir={tmp_path}/file/run")
+    assert f"{tmp_path}/file" in told and "cannot be used: Not a directory" in told
 
 
 @pytest.mark.slow
