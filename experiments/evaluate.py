@@ -77,13 +77,14 @@ def wanted_lengths(run: str, config: TrainConfig) -> dict[str, list[int]] | None
     lengths = {}
     for name in tasks:
         task = pipeline.make_task(name, config.evaluation.options.get(name, {}))
+        bounds = known.get(name, (0, 0))
         if _LENGTHS.value:
             bounds = command.whole_numbers("lengths", _LENGTHS.value, 2)
+        pipeline.check_lengths(task, bounds, config.model, "test")
+        if _LENGTHS.value:
             lengths[name] = list(range(bounds[0], bounds[1] + 1))
         else:
-            bounds = known[name]
             lengths[name] = config.evaluation.steps_to(name, bounds)
-        pipeline.check_lengths(task, bounds, config.model, "test")
     return lengths if _TASK.value or _LENGTHS.value else None
 
 

@@ -22,7 +22,7 @@ from relay_jax.data.align import (
     looped_batch,
     looped_width,
 )
-from relay_jax.data.source import Source, Synthetic, sample_split
+from relay_jax.data.source import Source, Synthetic, check_problems
 from relay_jax.data.text import Text, Windows, open_windows
 from relay_jax.data.written import read_chains
 from relay_jax.tasks import TASKS, Task
@@ -75,21 +75,16 @@ def make_task(name: str, options=()) -> Task:
 def check_lengths(
     task: Task, lengths: tuple[int, int], model: ModelConfig, split: str = "train"
 ) -> None:
-    """Raises ValueError at a range that is empty, that is too long for the vocabulary,
-    or that the task has no problems of in this split."""
-    shortest, longest = lengths
-    if not 1 <= shortest <= longest:
-        raise ValueError(
-            f"{task.name}: lengths {shortest}..{longest} are out of range; give "
-            "(shortest, longest) with 1 <= shortest <= longest"
-        )
+    """Raises ValueError at a range that is too long for the vocabulary, or of which
+    there can be no problems in this split (`check_problems`)."""
+    longest = lengths[1]
     if task.max_number(longest) >= model.num_numbers:
         raise ValueError(
             f"{task.name}: problems of length {longest} hold numbers up to "
             f"{task.max_number(longest)}, but the vocabulary ends at "
             f"{model.num_numbers - 1}; raise model.num_numbers"
         )
-    sample_split(task, np.random.default_rng(0), np.array(lengths), split)
+    check_problems(task, lengths, split)
 
 
 def open_buckets(config: TrainConfig, workdir: epath.PathLike = ".") -> list[AnyBucket]:
