@@ -1,6 +1,8 @@
 """Everything that can be wrong with a training config, found before any long work."""
 
-from collections.abc import Iterator
+import math
+import operator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,65 @@ from relay_jax.tasks import TASKS
 from relay_jax.training import checkpoint
 from relay_jax.training.devices import check_devices
 from relay_jax.training.step import init_params
+
+
+class Range(NamedTuple):
+    """The finite numbers that a field can have."""
+
+    least: float
+    most: float = math.inf
+    above: bool = False  # the least itself is out
+
+
+COUNT, SIZE, SHARE, FACTOR = Range(1), Range(0), Range(0, 1), Range(0, above=True)
+RANGES = {
+    "seed": SIZE,
+    "num_steps": COUNT,
+    "log_every_steps": COUNT,
+    "keep_checkpoints": COUNT,
+    "checkpoint_every_seconds": SIZE,
+    "model.num_layers": COUNT,
+    "model.dim": COUNT,
+    "model.num_heads": COUNT,
+    "model.num_kv_heads": SIZE,
+    "model.head_dim": SIZE,
+    "model.mlp_dim": COUNT,
+    "model.norm_epsilon": SIZE,
+    "model.dropout": SHARE,
+    "model.num_numbers": COUNT,
+    "model.vocab_size": SIZE,
+    "model.max_difference": COUNT,
+    "model.position.rope_base": FACTOR,
+    "model.position.rope_factor": FACTOR,
+    "model.position.rope_slow": FACTOR,
+    "model.position.rope_fast": FACTOR,
+    "model.position.rope_length": COUNT,
+    "model.position.window": SIZE,
+    "model.position.max_distance": COUNT,
+    "model.position.reference_length": Range(2),  # its logarithm divides
+    "optimizer.learning_rate": SIZE,
+    "optimizer.warmup_share": SHARE,
+    "optimizer.constant_share": SHARE,
+    "optimizer.weight_decay": SIZE,
+    "optimizer.b2": SHARE,
+    "optimizer.clip_norm": FACTOR,
+    "loss.answer_weight": SIZE,
+    "loss.round_weight": SIZE,
+    "loss.forcing_start": SHARE,
+    "loss.forcing_end": SHARE,
+    "data.batch_size": COUNT,
+    "evaluation.every_steps": COUNT,
+    "evaluation.during": COUNT,
+    "evaluation.final": COUNT,
+    "evaluation.batch_size": COUNT,
+    "evaluation.context": COUNT,
+}
+TASK_RANGES = {  # of mappings: each of their values
+    "loss.task_weights": SIZE,
+    "loss.max_shift": SIZE,
+    "evaluation.step": COUNT,
+}
+BUCKET_RANGES = {"num_examples": SIZE, "most_rounds": SIZE}
 
 
 def check(config: TrainConfig, workdir: epath.PathLike) -> None:
@@ -40,11 +101,37 @@ def check(config: TrainConfig, workdir: epath.PathLike) -> None:
 
 def check_settings(config: TrainConfig) -> None:
     """Raises ValueError at what is wrong whatever the data."""
+    check_ranges(config, RANGES)
+    for name, each in TASK_RANGES.items():
+        values = operator.attrgetter(name)(config)
+        for task, value in values.items():
+            check_range(f"{name}.{task}", value, each)
+    for name, bucket in config.data.buckets.items():
+        check_ranges(bucket, BUCKET_RANGES, f"data.buckets.{name}.")
     _check_model(config.model)
-    for name, value in _counts(config):
-        if value < 1:
-            raise ValueError(f"{name} must be 1 or more, got {value}")
+    shares = config.optimizer.warmup_share, config.optimizer.constant_share
+    if sum(shares) > 1 + 1e-9:
+        raise ValueError(
+            "optimizer.warmup_share and constant_share are at most 1 together, got "
+            f"{shares[0]} and {shares[1]}"
+        )
     check_devices(config.data.num_devices, config.data.batch_size)
+
+
+def check_ranges(config: Any, ranges: dict[str, Range], where: str = "") -> None:
+    """Raises ValueError at the first number of a config that is out of its range."""
+    for name, each in ranges.items():
+        check_range(where + name, operator.attrgetter(name)(config), each)
+
+
+def check_range(name: str, value: float, wanted: Range) -> None:
+    """Raises ValueError where a number is out of its range."""
+    least, most, above = wanted
+    low = value <= least if above else value < least
+    if low or value > most or not math.isfinite(value):
+        told = f"{least} to {most}" if most < math.inf else f"{least} or more"
+        told = f"above {least}" if above else told
+        raise ValueError(f"{name} must be {told}, got {value}")
 
 
 def _check_model(model: ModelConfig) -> None:
@@ -57,6 +144,16 @@ def _check_model(model: ModelConfig) -> None:
         raise ValueError(
             f"model.num_heads ({model.num_heads}) must be a multiple of "
             f"model.num_kv_heads ({model.num_kv_heads})"
+        )
+    if model.position.scheme == "rope" and model.head_size % 2:
+        raise ValueError(
+            f"model.position.scheme='rope' turns pairs of numbers, but a head has "
+            f"{model.head_size}; give an even model.dim / model.num_heads"
+        )
+    if model.position.directional_heads and model.num_heads % 2:
+        raise ValueError(
+            "model.position.directional_heads needs an even model.num_heads, got "
+            f"{model.num_heads}: one half looks left, the other right"
         )
     if model.feedback == "soft" and model.differences:
         raise ValueError(
@@ -73,18 +170,6 @@ def _check_model(model: ModelConfig) -> None:
                 f"model.{name} needs kind='looped' and loop_input='feedback', got "
                 f"{model.kind!r} and {model.loop_input!r}"
             )
-
-
-def _counts(config: TrainConfig) -> Iterator[tuple[str, int]]:
-    yield "data.batch_size", config.data.batch_size
-    yield "num_steps", config.num_steps
-    yield "log_every_steps", config.log_every_steps
-    yield "keep_checkpoints", config.keep_checkpoints
-    yield "model.num_layers", config.model.num_layers
-    for name in ("every_steps", "during", "final", "batch_size"):
-        yield f"evaluation.{name}", getattr(config.evaluation, name)
-    for task, step in config.evaluation.step.items():
-        yield f"evaluation.step.{task}", step
 
 
 def _check_names(config: TrainConfig, trained: set[str]) -> None:
