@@ -106,7 +106,8 @@ def check_config(argv: Sequence[str], default: str = "") -> None:
 def _check_key(values: ConfigDict, keys: list[str]) -> None:
     where = "config"
     for key in keys:
-        if not isinstance(values, ConfigDict):
+        has_keys = isinstance(values, ConfigDict)
+        if not has_keys:
             raise ValueError(f"unknown key {where}.{key}: {where} is {values!r}")
         if key not in values:
             valid = ", ".join(sorted(values))

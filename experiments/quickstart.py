@@ -40,7 +40,7 @@ def main() -> None:
     config = command.build(configs.RelayConfig, values)
     path = epath.Path(_WORKDIR.value).absolute()
     planned = {**config.runs, **config.chains}
-    stages.check_stages(planned)
+    stages.check_stages(planned, path)
     command.make_folder(path)
     stages.run_stages(planned, path, _JOBS.value)
     trained = report(config, path)

@@ -56,7 +56,7 @@ def test_written_chains_become_a_source(tmp_path, writer):
     task = TASKS["lis"](**LIS)
     config = TrainConfig(model=ModelConfig(kind="decoder", num_numbers=64))
     bucket = BucketConfig("lis", (3, 4), kind="chains", path="chains", options=LIS)
-    opened = pipeline._open(bucket, config, tmp_path / "run")
+    opened = pipeline.open_bucket(bucket, config, tmp_path / "run")
     held = opened.source
     assert len(held) == 7
     made = held.take(np.arange(7))
@@ -155,7 +155,10 @@ def test_what_cannot_work_is_refused_before_the_directory_is_made(
     for changes, message in (
         ({"counts": {"4": 0}}, "counts.4 must be 1 or more, got 0"),
         ({"counts": {"4": -5}}, "counts.4 must be 1 or more, got -5"),
-        ({"counts": {"abc": 5}}, "counts must name lengths, as in {'5': 4000}, got 'abc"),
+        (
+            {"counts": {"abc": 5}},
+            "counts must name lengths, as in {'5': 4000}, got 'abc",
+        ),
         ({"counts": {}}, "counts is empty; say how many chains, {'5': 4000}"),
         ({"counts": {"0": 2}}, "lis: lengths 0..0 are out of range"),
         ({"batch_size": 0}, "batch_size must be 1 or more, got 0"),

@@ -15,7 +15,7 @@ from relay_jax.data import pipeline
 from relay_jax.data.align import right_align
 from relay_jax.data.source import sample_split
 from relay_jax.models.looped import NUM_MARKS
-from relay_jax.tasks import TASKS
+from relay_jax.tasks import TASKS, Task
 from relay_jax.training import checkpoint
 from relay_jax.training.devices import check_devices
 from relay_jax.training.step import init_params
@@ -82,21 +82,37 @@ BUCKET_RANGES = {"num_examples": SIZE, "most_rounds": SIZE}
 
 def check(config: TrainConfig, workdir: epath.PathLike) -> None:
     """Raises ValueError at whatever is wrong with a config or its data, naming it."""
-    check_settings(config)
-    buckets = pipeline.open_buckets(config, workdir)
-    _check_names(config, {bucket.task.name for bucket in buckets})
-    for bucket in buckets:
-        if isinstance(bucket, pipeline.Bucket):
-            _check_shift(bucket, config)
-            if config.model.loop_input == "feedback" and config.model.kind == "looped":
-                _check_marks(bucket)
-    for name, lengths in config.evaluation.lengths.items():
-        task = pipeline.make_task(name, config.evaluation.options.get(name, {}))
-        pipeline.check_lengths(task, lengths, config.model, "test")
+    check_config(config)
+    check_devices(config.data.num_devices, config.data.batch_size)
+    for each in config.data.buckets.values():
+        bucket = pipeline.open_bucket(each, config, workdir)
+        if isinstance(bucket, pipeline.Bucket) and _hears(config.model):
+            _check_marks(bucket)
     if config.evaluation.text:
         pipeline.open_held_out(config, workdir)
     if config.init_from and not checkpoint.has_checkpoint(workdir):
-        _check_start(config, configs.resolve(config.init_from, epath.Path(workdir)))
+        run = configs.resolve(config.init_from, epath.Path(workdir))
+        held = checkpoint.read_config(run)
+        if not checkpoint.has_checkpoint(run):
+            raise ValueError(
+                f"init_from: {run} holds no checkpoint yet; train it first, with "
+                f"python -m experiments.train --workdir={run} --config=..."
+            )
+        check_start(config, held)
+
+
+def check_config(config: TrainConfig) -> None:
+    """Raises ValueError at what is wrong wherever the run is to be: in seconds, and
+    without a look at files or devices, which a stage may not have yet."""
+    check_settings(config)
+    pipeline.check_buckets(config)
+    _check_names(config, {bucket.task for bucket in config.data.buckets.values()})
+    for bucket in config.data.buckets.values():
+        if bucket.kind != "text":
+            _check_shift(pipeline.bucket_task(bucket), bucket.lengths[1], config)
+    for name, lengths in config.evaluation.lengths.items():
+        task = pipeline.make_task(name, config.evaluation.options.get(name, {}))
+        pipeline.check_lengths(task, lengths, config.model, "test")
 
 
 def check_settings(config: TrainConfig) -> None:
@@ -115,7 +131,6 @@ def check_settings(config: TrainConfig) -> None:
             "optimizer.warmup_share and constant_share are at most 1 together, got "
             f"{shares[0]} and {shares[1]}"
         )
-    check_devices(config.data.num_devices, config.data.batch_size)
 
 
 def check_ranges(config: Any, ranges: dict[str, Range], where: str = "") -> None:
@@ -160,16 +175,20 @@ def _check_model(model: ModelConfig) -> None:
             "model.differences needs model.feedback='discrete': a difference of two "
             "soft numbers is not defined"
         )
-    hears = model.kind == "looped" and model.loop_input == "feedback"
     for name, given in (
         ("differences", model.differences),
         ("feedback='soft'", model.feedback == "soft"),
     ):
-        if given and not hears:
+        if given and not _hears(model):
             raise ValueError(
                 f"model.{name} needs kind='looped' and loop_input='feedback', got "
                 f"{model.kind!r} and {model.loop_input!r}"
             )
+
+
+def _hears(model: ModelConfig) -> bool:
+    """Whether a loop is told what the one before it said."""
+    return model.kind == "looped" and model.loop_input == "feedback"
 
 
 def _check_names(config: TrainConfig, trained: set[str]) -> None:
@@ -189,19 +208,19 @@ def _check_names(config: TrainConfig, trained: set[str]) -> None:
                 )
 
 
-def _check_shift(bucket: pipeline.Bucket, config: TrainConfig) -> None:
-    shift, model = config.loss.max_shift.get(bucket.task.name, 0), config.model
+def _check_shift(task: Task, longest: int, config: TrainConfig) -> None:
+    shift, model = config.loss.max_shift.get(task.name, 0), config.model
     if not shift:
         return
-    if model.kind != "looped" or model.loop_input != "feedback":
+    if not _hears(model):
         raise ValueError(
-            f"loss.max_shift.{bucket.task.name} is {shift}, but only a looped model "
+            f"loss.max_shift.{task.name} is {shift}, but only a looped model "
             "with loop_input='feedback' can see from where a chain counts; set it to 0"
         )
-    largest = bucket.task.max_number(bucket.longest)
+    largest = task.max_number(longest)
     if largest + shift >= model.num_numbers:
         raise ValueError(
-            f"{bucket.task.name}: numbers up to {largest}, raised by up to {shift} "
+            f"{task.name}: numbers up to {largest}, raised by up to {shift} "
             f"(loss.max_shift), pass the vocabulary's last, {model.num_numbers - 1}; "
             "raise model.num_numbers"
         )
@@ -220,15 +239,11 @@ def _check_marks(bucket: pipeline.Bucket) -> None:
         )
 
 
-def _check_start(config: TrainConfig, run: epath.PathLike) -> None:
-    """`init_from` must hold a checkpoint of a model of the same shapes."""
-    held = checkpoint.read_config(run)
-    if not checkpoint.has_checkpoint(run):
-        raise ValueError(
-            f"init_from: {run} holds no checkpoint yet; train it first, with "
-            f"python -m experiments.train --workdir={run} --config=..."
-        )
-    shapes = []
+def check_start(config: TrainConfig, held: TrainConfig) -> None:
+    """Raises ValueError where `init_from`, whose config is `held`, has other shapes."""
+    if held.model == config.model:
+        return
+    run, shapes = config.init_from, []
     for each in (held, config):
         params = jax.eval_shape(lambda each=each: init_params(each))
         leaves = jax.tree_util.tree_leaves_with_path(params)

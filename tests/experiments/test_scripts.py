@@ -91,12 +91,18 @@ def test_stages_follow_one_another(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config.model.dimm=3"], "error: unknown key config.model.dimm; valid keys: a"),
+        (
+            ["--config.model.dimm=3"],
+            "error: unknown key config.model.dimm; valid keys: a",
+        ),
         (["--config.data.buckets.b.task=lis"], "buckets.b; valid keys: arithmetic"),
         (["--noconfig.seed.x"], "unknown key config.seed.x: config.seed is 0"),
         (["--config.model.dim=wide"], "flag --config.model.dim=wide: invalid literal"),
         (["--no_such"], "Unknown command line flag 'no_such' (--help lists the flags)"),
-        (["--config=/no/such.py"], "--config: there is no file '/no/such.py'; give a P"),
+        (
+            ["--config=/no/such.py"],
+            "--config: there is no file '/no/such.py'; give a P",
+        ),
         (["--config=README.md"], "--config=README.md fails with SyntaxError: "),
         (["--config", "experiments/configs/tiny.py:x"], "tiny.py:x fails with TypeErr"),
         (
@@ -105,8 +111,10 @@ def test_stages_follow_one_another(tmp_path):
         ),
         (
             ["--config=experiments/configs/quickstart.py"],
-            "python -m experiments.quickstart; for one of its runs give "
-            "--config=experiments/configs/quickstart.py:RUN, RUN: looped_aligned, ar, ",
+            (
+                "python -m experiments.quickstart; for one of its runs give "
+                "--config=experiments/configs/quickstart.py:RUN, RUN: looped_aligned, "
+            ),
         ),
         (
             ["--config=experiments/configs/chains.py"],
