@@ -1,36 +1,140 @@
 """What every script does around its one library call."""
 
+import contextlib
+import dataclasses
 import datetime
 import importlib.metadata
 import os
 import pathlib
 import platform
+import re
+import runpy
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from absl import app, logging
-from ml_collections import ConfigDict
+from absl import app, flags, logging
+from etils import epath
+from ml_collections import ConfigDict, config_flags
+
+from relay_jax import config as configs
+
+SCRIPTS = {  # what each kind of config is for
+    configs.TrainConfig: "train",
+    configs.LanguageConfig: "train_lm",
+    configs.ChainsConfig: "write_chains",
+    configs.RelayConfig: "quickstart",
+}
+_OVERRIDE = re.compile(r"--?(?:no)?config\.([^=\[]+)")  # --config.model.dim=8
 
 
 def run(main: Callable[[], None]) -> None:
     """Runs a script: a bad input ends in one line on stderr instead of a traceback."""
 
+    def parse(argv: Sequence[str]) -> list[str]:
+        with one_line_errors():
+            check_config(argv)
+            return flags.FLAGS(argv)
+
     def guarded(argv: Sequence[str]) -> None:
         logging.set_verbosity(logging.WARNING)
         if len(argv) > 1:
             sys.exit(f"error: unexpected arguments {' '.join(argv[1:])}")
-        try:
+        with one_line_errors():
             main()
-        except (ValueError, FloatingPointError) as error:
-            sys.exit(f"error: {error}")
 
-    app.run(guarded)
+    app.run(guarded, flags_parser=parse)
 
 
-def plain(config: ConfigDict) -> dict:
-    """The nested dict of a config flag."""
-    return config.to_dict()
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turns the errors that a user can cause into `error: ...` and the exit code 1."""
+    try:
+        yield
+    except flags.Error as error:
+        told = " ".join(str(error).split())
+        sys.exit(f"error: {told} (--help lists the flags)")
+    except OSError as error:
+        place, reason = error.filename or "a file", error.strerror or error
+        sys.exit(
+            f"error: {place} cannot be used: {reason}; give a path of an existing disk "
+            "that you may read and write, with room on it"
+        )
+    except (ValueError, FloatingPointError) as error:
+        sys.exit(f"error: {error}")
+
+
+def make_folder(path: epath.Path) -> None:
+    """Makes a directory and shows, before the work for it, that it can be written."""
+    path.mkdir(parents=True, exist_ok=True)
+    trial = path / ".writable"
+    trial.write_bytes(b"")
+    trial.unlink()
+
+
+def check_config(argv: Sequence[str], default: str = "") -> None:
+    """Checks --config=FILE[:PART] and every --config.KEY=VALUE, which ml_collections
+    would answer with tracebacks.
+
+    Raises:
+      ValueError: there is no such file, part or key, or the file has an error.
+    """
+    given = default
+    for argument, following in zip(argv, [*argv[1:], ""]):
+        name, equals, value = argument.partition("=")
+        if name in ("-config", "--config"):
+            given = value if equals else following
+    if not given:
+        return
+    file, colon, part = given.partition(":")
+    if not pathlib.Path(file).is_file():
+        raise ValueError(
+            f"--config: there is no file {file!r}; give a Python file with a "
+            "get_config(), such as experiments/configs/tiny.py"
+        )
+    try:
+        values = runpy.run_path(file)["get_config"](*([part] if colon else []))
+    except ValueError:
+        raise
+    except Exception as error:  # a config is a program: anything can be wrong with it
+        kind = type(error).__name__
+        raise ValueError(f"--config={given} fails with {kind}: {error}") from error
+    for override in filter(None, map(_OVERRIDE.match, argv)):
+        _check_key(values, override[1].split("."))
+
+
+def _check_key(values: ConfigDict, keys: list[str]) -> None:
+    where = "config"
+    for key in keys:
+        has_keys = isinstance(values, ConfigDict)
+        if not has_keys:
+            raise ValueError(f"unknown key {where}.{key}: {where} is {values!r}")
+        if key not in values:
+            valid = ", ".join(sorted(values))
+            raise ValueError(f"unknown key {where}.{key}; valid keys: {valid}")
+        values, where = values[key], f"{where}.{key}"
+
+
+def build(cls: type, values: dict):
+    """The config of a script, from the nested dict of its flag.
+
+    Raises:
+      ValueError: it is another script's, or wrong (`configs.build`).
+    """
+
+    def fits(kind):
+        return set(values) <= {field.name for field in dataclasses.fields(kind)}
+
+    other = [script for kind, script in SCRIPTS.items() if fits(kind)]
+    if other and not fits(cls):
+        file = config_flags.get_config_filename(flags.FLAGS["config"])
+        told = f"--config={file} is for python -m experiments.{other[0]}"
+        if cls is configs.TrainConfig and "runs" in values:
+            mark = "/" if ":" in file else ":"  # paper.py:lis/ar, quickstart.py:ar
+            runs = ", ".join(values["runs"])
+            told += f"; for one of its runs give --config={file}{mark}RUN, RUN: {runs}"
+        raise ValueError(told)
+    return configs.build(cls, values)
 
 
 def whole_numbers(name: str, text: str, count: int = 0) -> tuple[int, ...]:

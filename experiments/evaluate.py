@@ -37,6 +37,7 @@ def main() -> None:
     for run in _RUN.value:  # all that can be wrong, before any of the work
         config, params = checkpoint.load_params(run)
         work.append((run, config, params, wanted_lengths(run, config)))
+    command.make_folder(path)
     lines = []
     for run, config, params, lengths in tqdm(work, desc="evaluate"):
         about = {"run": run, "model": config.name, "seed": config.seed}
@@ -53,7 +54,6 @@ def main() -> None:
             for line in measured
             if config.says_rounds or line["metric"] == "answer_accuracy"
         ]
-    path.mkdir(parents=True, exist_ok=True)
     records.write_lines(path / "records.jsonl", lines)
     report(lines, path)
     print(f"records and figures are in {path}")
@@ -77,13 +77,14 @@ def wanted_lengths(run: str, config: TrainConfig) -> dict[str, list[int]] | None
     lengths = {}
     for name in tasks:
         task = pipeline.make_task(name, config.evaluation.options.get(name, {}))
+        bounds = known.get(name, (0, 0))
         if _LENGTHS.value:
             bounds = command.whole_numbers("lengths", _LENGTHS.value, 2)
+        pipeline.check_lengths(task, bounds, config.model, "test")
+        if _LENGTHS.value:
             lengths[name] = list(range(bounds[0], bounds[1] + 1))
         else:
-            bounds = known[name]
             lengths[name] = config.evaluation.steps_to(name, bounds)
-        pipeline.check_lengths(task, bounds, config.model, "test")
     return lengths if _TASK.value or _LENGTHS.value else None
 
 

@@ -67,7 +67,7 @@ def run(protocol: Protocol, questions: Sequence[trial.Question]) -> list[dict]:
     config, tokenizer = prompting.open_run()
     drafts, _, index = drafting.from_flags(tokenizer)
     path = epath.Path(_WORKDIR.value)
-    path.mkdir(parents=True, exist_ok=True)
+    command.make_folder(path)
     settings = _settings(path, protocol)
     asked = trial.Trial(
         params=prompting.load_params(config, index),

@@ -9,6 +9,7 @@ Interrupted and started again, every stage goes on where it was.
 
 import os
 import pathlib
+import sys
 import time
 from typing import Any
 
@@ -23,7 +24,9 @@ from relay_jax.evaluation import figures
 from relay_jax.evaluation.table import make_speed_table, make_table
 
 _DEFAULT = pathlib.Path(__file__).parent / "configs" / "quickstart.py"
-_CONFIG = config_flags.DEFINE_config_file("config", str(_DEFAULT), "The experiment.")
+with command.one_line_errors():  # here the default is read, with all that changes it
+    command.check_config(sys.argv, str(_DEFAULT))
+    _CONFIG = config_flags.DEFINE_config_file("config", str(_DEFAULT), "The plan.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Where everything goes.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of every stage.", lower_bound=0)
 _JOBS = flags.DEFINE_integer(
@@ -33,11 +36,12 @@ _JOBS = flags.DEFINE_integer(
 
 def main() -> None:
     started = time.monotonic()
-    config = configs.build(configs.RelayConfig, with_seed(command.plain(_CONFIG.value)))
+    values = with_seed(_CONFIG.value.to_dict())
+    config = command.build(configs.RelayConfig, values)
     path = epath.Path(_WORKDIR.value).absolute()
     planned = {**config.runs, **config.chains}
-    stages.check_stages(planned)
-    path.mkdir(parents=True, exist_ok=True)
+    stages.check_stages(planned, path)
+    command.make_folder(path)
     stages.run_stages(planned, path, _JOBS.value)
     trained = report(config, path)
     report_speed(config, path)

@@ -52,6 +52,8 @@ def main() -> None:
         batch_size=_BATCH_SIZE.value,
         index=index,
     )
+    path = epath.Path(_WORKDIR.value)
+    command.make_folder(path)
     lines = speed.compare(work, drafts, _REPEATS.value, drafting.cache_file())
     for line in lines:
         if line["chosen"] and not line["num_draft"]:
@@ -64,8 +66,6 @@ def main() -> None:
         "batch_size": _BATCH_SIZE.value,
         "store_tokens": store.num_tokens if store else 0,
     }
-    path = epath.Path(_WORKDIR.value)
-    path.mkdir(parents=True, exist_ok=True)
     file = path / "records.jsonl"
     records.append_lines(file, [line | about | command.describe() for line in lines])
     figures.speed_by_drafter(list(records.read_lines(file)), path / "speed.png")

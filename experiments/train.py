@@ -22,7 +22,7 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main() -> None:
-    config = configs.build(configs.TrainConfig, command.plain(_CONFIG.value))
+    config = command.build(configs.TrainConfig, _CONFIG.value.to_dict())
     try:
         summary = loop.train(config, _WORKDIR.value)
     except loop.Stopped as stopped:

@@ -25,6 +25,7 @@ from relay_jax import config as configs
 from relay_jax.data.text_corpus import prepare_corpus
 from relay_jax.training import loop
 from relay_jax.training.check import check_settings
+from relay_jax.training.devices import check_devices
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment's file.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's directory.")
@@ -32,8 +33,9 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main() -> None:
-    config = configs.build(configs.LanguageConfig, command.plain(_CONFIG.value))
+    config = command.build(configs.LanguageConfig, _CONFIG.value.to_dict())
     check_settings(config.train)  # the corpus takes a while
+    check_devices(config.train.data.num_devices, config.train.data.batch_size)
     vocab_size = config.train.model.vocab_size
     told = prepare_corpus(config.corpus, vocab_size, _WORKDIR.value)
     for name in ("train", "held_out"):

@@ -21,7 +21,7 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main() -> None:
-    config = configs.build(configs.ChainsConfig, command.plain(_CONFIG.value))
+    config = command.build(configs.ChainsConfig, _CONFIG.value.to_dict())
     print(json.dumps(chains.write_chains(config, _WORKDIR.value), indent=2))
 
 

@@ -19,6 +19,7 @@ Filters decide which chains are kept:
 """
 
 import io
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +29,7 @@ from tqdm import tqdm
 from relay_jax import config as configs
 from relay_jax import records
 from relay_jax.arrays import Bool, Float, Host, Int, PyTree
-from relay_jax.config import ChainsConfig, ModelConfig
+from relay_jax.config import ChainsConfig, ModelConfig, TrainConfig
 from relay_jax.data import pipeline
 from relay_jax.data.align import left_align
 from relay_jax.data.source import Synthetic, concatenate
@@ -37,7 +38,15 @@ from relay_jax.evaluation.speech import decoder_texts, looped_chains, written_an
 from relay_jax.tasks import Examples, Task
 from relay_jax.tokens import PAD
 from relay_jax.training import checkpoint
+from relay_jax.training.check import (
+    COUNT,
+    SHARE,
+    SIZE,
+    check_range,
+    check_ranges,
+)
 
+RANGES = {"batch_size": COUNT, "confidence": SHARE, "seed": SIZE}
 SEED_OFFSET = 1_000_003  # chains are written for other problems than were trained on
 MOST_TRIES = 20  # problems tried for each chain wanted
 
@@ -70,15 +79,14 @@ def write_chains(config: ChainsConfig, workdir: epath.PathLike) -> dict:
     if (path / "summary.json").exists():
         checkpoint.open_run(path, config)
         return records.read_json(path / "summary.json")
-    writer = _open_writer(config.model, path)
-    judge = _open_writer(config.judge, path) if config.judge else None
-    if config.filter == "answer_agrees" and writer.model.kind != "looped" and not judge:
-        raise ValueError(
-            f"the filter 'answer_agrees' needs a judge: {config.model} is a decoder, "
-            "which has no answer head to agree with; name another run as judge"
-        )
-    for length in map(int, config.counts):
-        pipeline.check_lengths(task, (length, length), writer.model)
+    runs = {
+        name: checkpoint.load_params(configs.resolve(name, path))
+        for name in (config.model, config.judge)
+        if name
+    }
+    check_chains(config, {name: trained for name, (trained, _) in runs.items()})
+    writers = {name: Writer(run.model, params) for name, (run, params) in runs.items()}
+    writer, judge = writers[config.model], writers.get(config.judge)
     checkpoint.open_run(path, config)  # a refused config must not claim the directory
 
     lines = []
@@ -100,9 +108,46 @@ def write_chains(config: ChainsConfig, workdir: epath.PathLike) -> dict:
     return share
 
 
-def _open_writer(run: str, path: epath.Path) -> Writer:
-    config, params = checkpoint.load_params(configs.resolve(run, path))
-    return Writer(config.model, params)
+def check_chains(config: ChainsConfig, runs: Mapping[str, TrainConfig]) -> None:
+    """Raises ValueError at what is wrong with a config, before any work.
+
+    Args:
+      runs: the configs of the model and of the judge, by name.
+    """
+    check_ranges(config, RANGES)
+    task = pipeline.make_task(config.task, config.options)
+    if not config.counts:
+        raise ValueError("counts is empty; say how many chains, {'5': 4000}")
+    for length, count in config.counts.items():
+        if not (isinstance(length, str) and length.isdecimal()):
+            raise ValueError(
+                f"counts must name lengths, as in {{'5': 4000}}, got {length!r}"
+            )
+        check_range(f"counts.{length}", count, COUNT)
+        for run in runs.values():
+            pipeline.check_lengths(task, (int(length), int(length)), run.model)
+    is_looped = runs[config.model].model.kind == "looped"
+    if config.filter == "answer_agrees" and not is_looped and not config.judge:
+        raise ValueError(
+            f"the filter 'answer_agrees' needs a judge: {config.model} is a decoder, "
+            "which has no answer head to agree with; name another run as judge"
+        )
+    for name, run in runs.items():
+        _check_meaning(task, name, run)
+
+
+def _check_meaning(task: Task, name: str, run: TrainConfig) -> None:
+    """A model must have learnt what the chains are to say: the same modulus, say."""
+    if task.name not in run.evaluation.options:
+        return
+    known = pipeline.make_task(task.name, run.evaluation.options[task.name])
+    for option in task.meaning:
+        wanted, learnt = getattr(task, option), getattr(known, option)
+        if wanted != learnt:
+            raise ValueError(
+                f"options of {task.name}: {option} is {wanted}, but {name} has learnt "
+                f"{option} {learnt}; give the same, or another model"
+            )
 
 
 def _write_length(file, writer, judge, task, length, count, config) -> None:

@@ -5,6 +5,7 @@ train in minutes on a CPU that is nearly twice as fast as one process on two cor
 Interrupted and started again, every stage goes on where it was.
 """
 
+import graphlib
 import multiprocessing
 import os
 import signal
@@ -18,7 +19,10 @@ from tqdm import tqdm
 
 from relay_jax import config as configs
 from relay_jax import records
-from relay_jax.training import checkpoint
+from relay_jax.chains import check_chains, write_chains
+from relay_jax.data import pipeline
+from relay_jax.training import checkpoint, loop
+from relay_jax.training.check import check_config, check_start
 
 StageConfig = configs.TrainConfig | configs.ChainsConfig
 
@@ -31,14 +35,76 @@ def needs(stage: StageConfig) -> set[str]:
     return written | ({stage.init_from} - {""})
 
 
-def check_stages(stages: dict[str, StageConfig]) -> None:
-    """Raises ValueError where a stage needs one that is not there."""
+def check_stages(
+    stages: dict[str, StageConfig], path: epath.Path | None = None
+) -> None:
+    """Raises ValueError at whatever can be seen to be wrong before any stage starts.
+
+    This takes seconds, and no device: a stage may need it for itself.
+
+    Args:
+      path: where the stages are to be; then their data from elsewhere is opened, too.
+    """
     for name, stage in stages.items():
         missing = needs(stage) - set(stages)
         if missing:
             raise ValueError(
                 f"stage {name!r} needs {', '.join(sorted(missing))}; the config has "
                 f"{', '.join(stages)}"
+            )
+    try:
+        graphlib.TopologicalSorter({n: needs(s) for n, s in stages.items()}).prepare()
+    except graphlib.CycleError as error:
+        circle = ", ".join(error.args[1])
+        raise ValueError(f"these stages wait for each other: {circle}") from None
+    for name, stage in stages.items():
+        try:
+            if isinstance(stage, configs.ChainsConfig):
+                named = {"model": stage.model, "judge": stage.judge}
+                runs = {run: _run(stages, run, k) for k, run in named.items() if run}
+                check_chains(stage, runs)
+            else:
+                _check_run(stage, stages, path / name if path else None)
+        except ValueError as error:
+            raise ValueError(f"stage {name!r}: {error}") from error
+
+
+def _check_run(config: configs.TrainConfig, stages, workdir) -> None:
+    check_config(config)
+    if config.init_from:
+        check_start(config, _run(stages, config.init_from, "init_from"))
+    for name, bucket in config.data.buckets.items():
+        if bucket.kind == "chains":
+            _check_source(f"data.buckets.{name}", bucket, stages[bucket.path])
+        elif workdir:
+            pipeline.open_bucket(bucket, config, workdir)
+    if workdir and config.evaluation.text:
+        pipeline.open_held_out(config, workdir)
+
+
+def _run(stages, name: str, field: str) -> configs.TrainConfig:
+    """The training stage that a field names."""
+    trains = isinstance(stages[name], configs.TrainConfig)
+    if not trains:
+        raise ValueError(f"{field} is {name!r}, which writes chains; name a run")
+    return stages[name]
+
+
+def _check_source(where: str, bucket: configs.BucketConfig, source) -> None:
+    """The chains that a bucket is made of are to be of its task and its lengths."""
+    writes = isinstance(source, configs.ChainsConfig)
+    if not writes:
+        raise ValueError(f"{where}.path is {bucket.path!r}, which writes no chains")
+    written = pipeline.make_task(source.task, source.options)
+    task = pipeline.bucket_task(bucket)
+    if written != task:
+        raise ValueError(f"{where}: {bucket.path} is of {written}, expected {task}")
+    there = list(map(str, source.counts))
+    for length in range(bucket.lengths[0], bucket.lengths[1] + 1):
+        if str(length) not in there:
+            raise ValueError(
+                f"{where}: {bucket.path} has no chains of length {length}; it has "
+                f"{', '.join(there)}"
             )
 
 
@@ -100,18 +166,15 @@ def run_stage(values: dict[str, Any], workdir: str, core: set[int] | None) -> No
     log = os.open(f"{workdir}/log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    from relay_jax import chains
-    from relay_jax.training import loop
-
     try:
         if "num_steps" in values:
             loop.train(configs.build(configs.TrainConfig, values), workdir)
         else:
-            chains.write_chains(configs.build(configs.ChainsConfig, values), workdir)
+            write_chains(configs.build(configs.ChainsConfig, values), workdir)
     except loop.Stopped as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(143)
-    except (ValueError, FloatingPointError) as error:
+    except (ValueError, FloatingPointError, OSError) as error:
         sys.exit(f"error: {error}")
 
 

@@ -6,7 +6,13 @@ import pytest
 from relay_jax import chains, records
 from relay_jax import config as configs
 from relay_jax.chains import FILTERS, Written
-from relay_jax.config import BucketConfig, ChainsConfig, ModelConfig, TrainConfig
+from relay_jax.config import (
+    BucketConfig,
+    ChainsConfig,
+    EvaluationConfig,
+    ModelConfig,
+    TrainConfig,
+)
 from relay_jax.data import pipeline
 from relay_jax.data.align import flatten
 from relay_jax.evaluation.speech import Speech
@@ -50,7 +56,7 @@ def test_written_chains_become_a_source(tmp_path, writer):
     task = TASKS["lis"](**LIS)
     config = TrainConfig(model=ModelConfig(kind="decoder", num_numbers=64))
     bucket = BucketConfig("lis", (3, 4), kind="chains", path="chains", options=LIS)
-    opened = pipeline._open(bucket, config, tmp_path / "run")
+    opened = pipeline.open_bucket(bucket, config, tmp_path / "run")
     held = opened.source
     assert len(held) == 7
     made = held.take(np.arange(7))
@@ -136,8 +142,48 @@ def test_a_decoder_has_no_answer_of_its_own_to_agree_with(tmp_path, monkeypatch)
     assert not (tmp_path / "own").exists()  # the corrected command can use it
 
 
-def test_a_filter_that_keeps_too_little_is_an_error(tmp_path, writer):
-    config = chains_config(filter="confidence", confidence=1.1)
+def test_what_cannot_work_is_refused_before_the_directory_is_made(
+    tmp_path, monkeypatch
+):
+    modulo = {"arithmetic": {"modulus": 5}, "edit_distance": {"max_extra": 2}}
+    run = TrainConfig(
+        model=ModelConfig(kind="looped", num_numbers=64),
+        evaluation=EvaluationConfig(options=modulo),
+    )
+    monkeypatch.setattr(checkpoint, "load_params", lambda path: (run, {}))
+    sums = {"task": "arithmetic", "counts": {"4": 2}}
+    for changes, message in (
+        ({"counts": {"4": 0}}, "counts.4 must be 1 or more, got 0"),
+        ({"counts": {"4": -5}}, "counts.4 must be 1 or more, got -5"),
+        (
+            {"counts": {"abc": 5}},
+            "counts must name lengths, as in {'5': 4000}, got 'abc",
+        ),
+        ({"counts": {}}, "counts is empty; say how many chains, {'5': 4000}"),
+        ({"counts": {"0": 2}}, "lis: lengths 0..0 are out of range"),
+        ({"batch_size": 0}, "batch_size must be 1 or more, got 0"),
+        ({"confidence": 2.0}, "confidence must be 0 to 1, got 2.0"),
+        ({"seed": -1}, "seed must be 0 or more, got -1"),
+        (
+            sums | {"options": {"modulus": 7}},
+            "options of arithmetic: modulus is 7, but m has learnt modulus 5; give the",
+        ),
+    ):
+        with pytest.raises(ValueError) as error:
+            chains.write_chains(chains_config(**changes), tmp_path / "chains")
+        assert message in str(error.value)
+    assert not (tmp_path / "chains").exists()
+    for legitimate in (
+        sums | {"options": {"modulus": 5, "lean": True}},
+        {"task": "edit_distance", "options": {"max_extra": 8}},
+    ):
+        chains.check_chains(chains_config(**legitimate), {"m": run})
+
+
+def test_a_filter_that_keeps_too_little_is_an_error(tmp_path, writer, monkeypatch):
+    nothing = lambda written, *_: np.zeros(len(written.is_right), bool)
+    monkeypatch.setitem(FILTERS, "confidence", nothing)
+    config = chains_config(filter="confidence")
     with pytest.raises(
         ValueError, match=r"length 3: the filter 'confidence' kept 0 of"
     ):

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "evaluation": BASE | {"tasks", "data", "models", "rest"},
     "training": BASE | {"tasks", "data", "models", "evaluation"},
     "chains": BASE | {"tasks", "data", "models", "evaluation", "training"},
-    "stages": BASE | {"chains", "training"},
+    "stages": BASE | {"data", "chains", "training"},
     "chain_store": BASE | {"tasks", "data", "rest", "evaluation", "training"},
 }
 UNSTABLE = ("flax.nnx", "jax._src", "jax.core", "jax.pmap", "tensorflow")

@@ -1,5 +1,10 @@
 """Stages: their order, what they refuse, how they end."""
 
+import os
+import pathlib
+import subprocess
+import sys
+
 import pytest
 from etils import epath
 
@@ -7,6 +12,8 @@ from experiments.configs import paper, quickstart
 from relay_jax import config as configs
 from relay_jax import stages
 from relay_jax.training import checkpoint
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 def plan(module=quickstart, *arguments):
@@ -75,6 +82,134 @@ def test_a_stage_without_its_source_is_refused():
         ValueError, match="stage 'chains_arithmetic' needs looped_aligned; the config"
     ):
         stages.check_stages(planned)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (
+            "runs.ar_relay.data.buckets.arithmetic.task",
+            "sums",
+            "stage 'ar_relay': unknown task 'sums'; valid tasks: arithmetic, ",
+        ),
+        (
+            "runs.ar_relay.evaluation.lengths",
+            {"arithmetic": (1, 100_000)},
+            "stage 'ar_relay': arithmetic: a chain of length 100000 has up to 39,999",
+        ),
+        (
+            "runs.ar_control.optimizer.clip_norm",
+            0.0,
+            "stage 'ar_control': optimizer.clip_norm must be above 0, got 0.0",
+        ),
+        (
+            "runs.ar_relay.model.mlp_dim",
+            48,
+            "stage 'ar_relay': init_from: the parameter ['layers']['feed_forward']",
+        ),
+        (
+            "runs.ar_relay.init_from",
+            "chains_arithmetic",
+            "init_from is 'chains_arithmetic', which writes chains; name a run",
+        ),
+        (
+            "runs.ar.init_from",
+            "ar_relay",
+            "these stages wait for each other: ",
+        ),
+        (
+            "runs.ar_relay.data.buckets.arithmetic_5.path",
+            "ar",
+            "data.buckets.arithmetic_5.path is 'ar', which writes no chains",
+        ),
+        (
+            "chains.chains_arithmetic.counts",
+            {"5": 10},
+            (
+                "stage 'ar_relay': data.buckets.arithmetic_6: chains_arithmetic has no "
+                "chains of length 6; it has 5"
+            ),
+        ),
+        (
+            "chains.chains_arithmetic.counts.7",
+            0,
+            "stage 'chains_arithmetic': counts.7 must be 1 or more, got 0",
+        ),
+        (
+            "chains.chains_arithmetic.options",
+            {"modulus": 7},
+            "data.buckets.arithmetic_5: chains_arithmetic is of Arithmetic(modulus=7, ",
+        ),
+        (
+            "chains.chains_arithmetic.confidence",
+            2.0,
+            "stage 'chains_arithmetic': confidence must be 0 to 1, got 2.0",
+        ),
+        (
+            "runs.looped_aligned.evaluation.options",
+            {"arithmetic": {"modulus": 3}},
+            (
+                "stage 'chains_arithmetic': options of arithmetic: modulus is 5, but "
+                "looped_aligned has learnt modulus 3"
+            ),
+        ),
+    ],
+)
+def test_every_stage_is_checked_before_the_first_one_starts(path, value, message):
+    values = quickstart.get_config().to_dict()
+    *outer, last = path.split(".")
+    inner = values
+    for key in outer:
+        inner = inner[key]
+    inner[last] = value
+    config = configs.build(configs.RelayConfig, values)
+    planned = {**config.runs, **config.chains}
+    with pytest.raises(ValueError) as error:
+        stages.check_stages(planned)
+    assert message in str(error.value)
+
+
+def test_a_judge_is_asked_for_before_any_work():
+    planned = plan()
+    values = configs.to_dict(planned["chains_arithmetic"])
+    values |= {"model": "ar", "filter": "answer_agrees"}
+    planned["chains_arithmetic"] = configs.build(configs.ChainsConfig, values)
+    with pytest.raises(ValueError, match="stage 'chains_arithmetic': the filter 'answ"):
+        stages.check_stages(planned)
+
+
+def test_data_from_elsewhere_must_be_there(tmp_path):
+    planned, path = plan(), epath.Path(tmp_path)
+    stages.check_stages(planned, path)
+    values = configs.to_dict(planned["ar_control"])
+    stored = {"kind": "tfds", "path": str(tmp_path / "data")}
+    values["data"]["buckets"]["arithmetic"] |= stored
+    planned["ar_control"] = configs.build(configs.TrainConfig, values)
+    with pytest.raises(
+        ValueError, match="stage 'ar_control': .* holds no dataset arit"
+    ):
+        stages.check_stages(planned, path)
+
+
+def test_checking_takes_no_device():
+    """A process that held the accelerator would leave none to the stages."""
+    code = """
+from experiments.configs import quickstart
+from relay_jax import config as configs, stages
+values = quickstart.get_config().to_dict()
+values["runs"]["ar_relay"]["model"]["dropout"] = 0.1  # so that shapes are compared
+config = configs.build(configs.RelayConfig, values)
+stages.check_stages({**config.runs, **config.chains})
+"""
+    environment = os.environ | {"JAX_PLATFORMS": "nowhere", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_results_of_another_config_are_refused(tmp_path):

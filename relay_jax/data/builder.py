@@ -24,7 +24,7 @@ from tensorflow_datasets.proto import tf_example_generated_pb2 as tf_example
 
 from relay_jax.arrays import Host, Int
 from relay_jax.data.ragged import decode, encode
-from relay_jax.data.source import BLOCK, Synthetic, shuffled
+from relay_jax.data.source import BLOCK, Synthetic, check_problems, shuffled
 from relay_jax.tasks import TASKS, Examples, Task
 from relay_jax.tasks.task import TOKEN_TYPE
 from relay_jax.tokens import FIRST_NUMBER
@@ -70,12 +70,7 @@ class TaskRange(tfds.core.BuilderConfig):
 
     def __post_init__(self):
         self.name = range_name(self.task, self.lengths)
-        shortest, longest = self.lengths
-        if not 1 <= shortest <= longest:
-            raise ValueError(
-                f"{self.task.name}: lengths {shortest},{longest} are out of range; "
-                "give shortest,longest with 1 <= shortest <= longest"
-            )
+        longest = self.lengths[1]
         largest = FIRST_NUMBER + max(longest, self.task.max_number(longest))
         if largest > np.iinfo(TOKEN_TYPE).max:
             raise ValueError(
@@ -164,6 +159,9 @@ def build(
     path = dataset_path(config.task, config.lengths, data_dir)
     if path.exists() and not overwrite:
         raise ValueError(f"{path} exists; give --overwrite to make it anew")
+    for split, num in (("train", config.num_train), ("test", config.num_test)):
+        if num:
+            check_problems(config.task, config.lengths, split)
     aside = epath.Path(data_dir) / f".unfinished-{config.name}"
     aside.rmtree(missing_ok=True)
     builder = RelayTasks(config=config, data_dir=aside)

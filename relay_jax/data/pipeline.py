@@ -22,7 +22,7 @@ from relay_jax.data.align import (
     looped_batch,
     looped_width,
 )
-from relay_jax.data.source import Source, Synthetic, sample_split
+from relay_jax.data.source import Source, Synthetic, check_problems
 from relay_jax.data.text import Text, Windows, open_windows
 from relay_jax.data.written import read_chains
 from relay_jax.tasks import TASKS, Task
@@ -75,29 +75,20 @@ def make_task(name: str, options=()) -> Task:
 def check_lengths(
     task: Task, lengths: tuple[int, int], model: ModelConfig, split: str = "train"
 ) -> None:
-    """Raises ValueError at a range that is empty, that is too long for the vocabulary,
-    or that the task has no problems of in this split."""
-    shortest, longest = lengths
-    if not 1 <= shortest <= longest:
-        raise ValueError(
-            f"{task.name}: lengths {shortest}..{longest} are out of range; give "
-            "(shortest, longest) with 1 <= shortest <= longest"
-        )
+    """Raises ValueError at a range that is too long for the vocabulary, or of which
+    there can be no problems in this split (`check_problems`)."""
+    longest = lengths[1]
     if task.max_number(longest) >= model.num_numbers:
         raise ValueError(
             f"{task.name}: problems of length {longest} hold numbers up to "
             f"{task.max_number(longest)}, but the vocabulary ends at "
             f"{model.num_numbers - 1}; raise model.num_numbers"
         )
-    sample_split(task, np.random.default_rng(0), np.array(lengths), split)
+    check_problems(task, lengths, split)
 
 
-def open_buckets(config: TrainConfig, workdir: epath.PathLike = ".") -> list[AnyBucket]:
-    """Opens every bucket of the run in `workdir`.
-
-    Raises:
-      ValueError: at whatever cannot work, before training.
-    """
+def check_buckets(config: TrainConfig) -> None:
+    """Raises ValueError at what is wrong with a bucket whatever its data."""
     buckets = config.data.buckets.values()
     if not buckets:
         raise ValueError("data.buckets is empty; name at least one task to train on")
@@ -115,27 +106,50 @@ def open_buckets(config: TrainConfig, workdir: epath.PathLike = ".") -> list[Any
             raise ValueError(
                 f"data.buckets.{name} has kind={bucket.kind!r} and needs a path"
             )
+        if bucket.kind != "text":
+            check_lengths(bucket_task(bucket), bucket.lengths, config.model)
+        elif config.model.kind != "decoder":
+            raise ValueError(
+                "text trains a decoder: set model.kind='decoder', got "
+                f"{config.model.kind!r}"
+            )
     if all(bucket.start_share for bucket in buckets):
         raise ValueError(
             "every bucket of data.buckets has a start_share, so there is nothing to "
             "begin with; let one have 0"
         )
-    return [_open(b, config, workdir) for b in buckets]
 
 
-def _open(bucket: BucketConfig, config: TrainConfig, workdir) -> AnyBucket:
+def open_buckets(config: TrainConfig, workdir: epath.PathLike = ".") -> list[AnyBucket]:
+    """Opens every bucket of the run in `workdir`.
+
+    Raises:
+      ValueError: at whatever cannot work, before training.
+    """
+    check_buckets(config)
+    return [open_bucket(b, config, workdir) for b in config.data.buckets.values()]
+
+
+def bucket_task(bucket: BucketConfig) -> Task:
+    """The task of a bucket that is not text. Raises ValueError: see `make_task`."""
+    return make_task(bucket.task, bucket.options)
+
+
+def open_bucket(
+    bucket: BucketConfig, config: TrainConfig, workdir: epath.PathLike
+) -> AnyBucket:
+    """Opens a bucket that `check_buckets` lets pass.
+
+    Raises:
+      ValueError: its data is not there, or does not fit.
+    """
     model, seed = config.model, config.seed
     when = bucket.weight, bucket.start_share * config.num_steps
     if bucket.kind == "text":
-        if model.kind != "decoder":
-            raise ValueError(
-                f"text trains a decoder: set model.kind='decoder', got {model.kind!r}"
-            )
         file, size = epath.Path(workdir) / bucket.path, bucket.lengths[1]
         windows = open_windows(file, size, model.num_words, seed)
         return TextBucket(Text(bucket.task), windows, size, *when)
-    task = make_task(bucket.task, bucket.options)
-    check_lengths(task, bucket.lengths, model)
+    task = bucket_task(bucket)
     if bucket.kind == "synthetic":
         count = bucket.num_examples or 2**40
         source = Synthetic(task, bucket.lengths, seed, "train", count)

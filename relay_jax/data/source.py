@@ -16,6 +16,7 @@ from relay_jax.tokens import PAD
 BLOCK = 1024  # examples made in one vectorised call
 TEST_SHARE = 10  # one problem in this many is a test problem
 MOST_DRAWS = 100
+MOST_TOKENS = 2**18  # of a chain: the paper's longest times 8 has 1.6e5
 PURPOSES = {"train": 1, "test": 2}
 
 
@@ -85,6 +86,24 @@ def sample_split(
         f"{task.name}: no {split} problem of length {length[wrong[0]]} was found in "
         f"{MOST_DRAWS} rounds of draws; use longer problems or more numbers"
     )
+
+
+def check_problems(task: Task, lengths: tuple[int, int], split: str) -> None:
+    """Raises ValueError at a range that is empty, whose chains are too long to be made,
+    or that the task has no problems of in this split."""
+    shortest, longest = lengths
+    if not 1 <= shortest <= longest:
+        raise ValueError(
+            f"{task.name}: lengths {shortest}..{longest} are out of range; give "
+            "(shortest, longest) with 1 <= shortest <= longest"
+        )
+    size = task.num_rounds(longest) * task.round_size(longest)
+    if size > MOST_TOKENS:
+        raise ValueError(
+            f"{task.name}: a chain of length {longest} has up to {size:,} tokens, more "
+            f"than the {MOST_TOKENS:,} that there is room for; use shorter problems"
+        )
+    sample_split(task, np.random.default_rng(0), np.array(lengths), split)
 
 
 def is_test(problem: Int[Host, "b p"]) -> Bool[Host, " b"]:

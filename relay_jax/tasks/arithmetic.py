@@ -58,6 +58,7 @@ class Arithmetic:
     name = "arithmetic"
     token = ARI
     answer_in_chain = True
+    meaning = ("modulus",)
 
     def __post_init__(self):
         p = self.modulus

@@ -51,6 +51,7 @@ class EditDistance:
     name = "edit_distance"
     token = ED
     answer_in_chain = False
+    meaning = ()
 
     def __post_init__(self):
         if not 1 <= self.using <= NUM_LETTERS - 2:

@@ -43,6 +43,7 @@ class LongestIncreasingSubsequence:
     name = "lis"
     token = LIS
     answer_in_chain = False
+    meaning = ("group",)
 
     def __post_init__(self):
         if self.group < 1 or not 2 <= self.smallest < self.number_range:

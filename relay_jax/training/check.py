@@ -1,6 +1,8 @@
 """Everything that can be wrong with a training config, found before any long work."""
 
-from collections.abc import Iterator
+import math
+import operator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,38 +15,139 @@ from relay_jax.data import pipeline
 from relay_jax.data.align import right_align
 from relay_jax.data.source import sample_split
 from relay_jax.models.looped import NUM_MARKS
-from relay_jax.tasks import TASKS
+from relay_jax.tasks import TASKS, Task
 from relay_jax.training import checkpoint
 from relay_jax.training.devices import check_devices
 from relay_jax.training.step import init_params
 
 
+class Range(NamedTuple):
+    """The finite numbers that a field can have."""
+
+    least: float
+    most: float = math.inf
+    above: bool = False  # the least itself is out
+
+
+COUNT, SIZE, SHARE, FACTOR = Range(1), Range(0), Range(0, 1), Range(0, above=True)
+RANGES = {
+    "seed": SIZE,
+    "num_steps": COUNT,
+    "log_every_steps": COUNT,
+    "keep_checkpoints": COUNT,
+    "checkpoint_every_seconds": SIZE,
+    "model.num_layers": COUNT,
+    "model.dim": COUNT,
+    "model.num_heads": COUNT,
+    "model.num_kv_heads": SIZE,
+    "model.head_dim": SIZE,
+    "model.mlp_dim": COUNT,
+    "model.norm_epsilon": SIZE,
+    "model.dropout": SHARE,
+    "model.num_numbers": COUNT,
+    "model.vocab_size": SIZE,
+    "model.max_difference": COUNT,
+    "model.position.rope_base": FACTOR,
+    "model.position.rope_factor": FACTOR,
+    "model.position.rope_slow": FACTOR,
+    "model.position.rope_fast": FACTOR,
+    "model.position.rope_length": COUNT,
+    "model.position.window": SIZE,
+    "model.position.max_distance": COUNT,
+    "model.position.reference_length": Range(2),  # its logarithm divides
+    "optimizer.learning_rate": SIZE,
+    "optimizer.warmup_share": SHARE,
+    "optimizer.constant_share": SHARE,
+    "optimizer.weight_decay": SIZE,
+    "optimizer.b2": SHARE,
+    "optimizer.clip_norm": FACTOR,
+    "optimizer.average_share": SHARE,
+    "loss.answer_weight": SIZE,
+    "loss.round_weight": SIZE,
+    "loss.forcing_start": SHARE,
+    "loss.forcing_end": SHARE,
+    "data.batch_size": COUNT,
+    "evaluation.every_steps": COUNT,
+    "evaluation.during": COUNT,
+    "evaluation.final": COUNT,
+    "evaluation.batch_size": COUNT,
+    "evaluation.context": COUNT,
+}
+TASK_RANGES = {  # of mappings: each of their values
+    "loss.task_weights": SIZE,
+    "loss.max_shift": SIZE,
+    "evaluation.step": COUNT,
+}
+BUCKET_RANGES = {"num_examples": SIZE, "most_rounds": SIZE}
+
+
 def check(config: TrainConfig, workdir: epath.PathLike) -> None:
     """Raises ValueError at whatever is wrong with a config or its data, naming it."""
-    check_settings(config)
-    buckets = pipeline.open_buckets(config, workdir)
-    _check_names(config, {bucket.task.name for bucket in buckets})
-    for bucket in buckets:
-        if isinstance(bucket, pipeline.Bucket):
-            _check_shift(bucket, config)
-            if config.model.loop_input == "feedback" and config.model.kind == "looped":
-                _check_marks(bucket)
-    for name, lengths in config.evaluation.lengths.items():
-        task = pipeline.make_task(name, config.evaluation.options.get(name, {}))
-        pipeline.check_lengths(task, lengths, config.model, "test")
+    check_config(config)
+    check_devices(config.data.num_devices, config.data.batch_size)
+    for each in config.data.buckets.values():
+        bucket = pipeline.open_bucket(each, config, workdir)
+        if isinstance(bucket, pipeline.Bucket) and _hears(config.model):
+            _check_marks(bucket)
     if config.evaluation.text:
         pipeline.open_held_out(config, workdir)
     if config.init_from and not checkpoint.has_checkpoint(workdir):
-        _check_start(config, configs.resolve(config.init_from, epath.Path(workdir)))
+        run = configs.resolve(config.init_from, epath.Path(workdir))
+        held = checkpoint.read_config(run)
+        if not checkpoint.has_checkpoint(run):
+            raise ValueError(
+                f"init_from: {run} holds no checkpoint yet; train it first, with "
+                f"python -m experiments.train --workdir={run} --config=..."
+            )
+        check_start(config, held)
+
+
+def check_config(config: TrainConfig) -> None:
+    """Raises ValueError at what is wrong wherever the run is to be: in seconds, and
+    without a look at files or devices, which a stage may not have yet."""
+    check_settings(config)
+    pipeline.check_buckets(config)
+    _check_names(config, {bucket.task for bucket in config.data.buckets.values()})
+    for bucket in config.data.buckets.values():
+        if bucket.kind != "text":
+            _check_shift(pipeline.bucket_task(bucket), bucket.lengths[1], config)
+    for name, lengths in config.evaluation.lengths.items():
+        task = pipeline.make_task(name, config.evaluation.options.get(name, {}))
+        pipeline.check_lengths(task, lengths, config.model, "test")
 
 
 def check_settings(config: TrainConfig) -> None:
     """Raises ValueError at what is wrong whatever the data."""
+    check_ranges(config, RANGES)
+    for name, each in TASK_RANGES.items():
+        values = operator.attrgetter(name)(config)
+        for task, value in values.items():
+            check_range(f"{name}.{task}", value, each)
+    for name, bucket in config.data.buckets.items():
+        check_ranges(bucket, BUCKET_RANGES, f"data.buckets.{name}.")
     _check_model(config.model)
-    for name, value in _counts(config):
-        if value < 1:
-            raise ValueError(f"{name} must be 1 or more, got {value}")
-    check_devices(config.data.num_devices, config.data.batch_size)
+    shares = config.optimizer.warmup_share, config.optimizer.constant_share
+    if sum(shares) > 1 + 1e-9:
+        raise ValueError(
+            "optimizer.warmup_share and constant_share are at most 1 together, got "
+            f"{shares[0]} and {shares[1]}"
+        )
+
+
+def check_ranges(config: Any, ranges: dict[str, Range], where: str = "") -> None:
+    """Raises ValueError at the first number of a config that is out of its range."""
+    for name, each in ranges.items():
+        check_range(where + name, operator.attrgetter(name)(config), each)
+
+
+def check_range(name: str, value: float, wanted: Range) -> None:
+    """Raises ValueError where a number is out of its range."""
+    least, most, above = wanted
+    low = value <= least if above else value < least
+    if low or value > most or not math.isfinite(value):
+        told = f"{least} to {most}" if most < math.inf else f"{least} or more"
+        told = f"above {least}" if above else told
+        raise ValueError(f"{name} must be {told}, got {value}")
 
 
 def _check_model(model: ModelConfig) -> None:
@@ -58,33 +161,35 @@ def _check_model(model: ModelConfig) -> None:
             f"model.num_heads ({model.num_heads}) must be a multiple of "
             f"model.num_kv_heads ({model.num_kv_heads})"
         )
+    if model.position.scheme == "rope" and model.head_size % 2:
+        raise ValueError(
+            f"model.position.scheme='rope' turns pairs of numbers, but a head has "
+            f"{model.head_size}; give an even model.dim / model.num_heads"
+        )
+    if model.position.directional_heads and model.num_heads % 2:
+        raise ValueError(
+            "model.position.directional_heads needs an even model.num_heads, got "
+            f"{model.num_heads}: one half looks left, the other right"
+        )
     if model.feedback == "soft" and model.differences:
         raise ValueError(
             "model.differences needs model.feedback='discrete': a difference of two "
             "soft numbers is not defined"
         )
-    hears = model.kind == "looped" and model.loop_input == "feedback"
     for name, given in (
         ("differences", model.differences),
         ("feedback='soft'", model.feedback == "soft"),
     ):
-        if given and not hears:
+        if given and not _hears(model):
             raise ValueError(
                 f"model.{name} needs kind='looped' and loop_input='feedback', got "
                 f"{model.kind!r} and {model.loop_input!r}"
             )
 
 
-def _counts(config: TrainConfig) -> Iterator[tuple[str, int]]:
-    yield "data.batch_size", config.data.batch_size
-    yield "num_steps", config.num_steps
-    yield "log_every_steps", config.log_every_steps
-    yield "keep_checkpoints", config.keep_checkpoints
-    yield "model.num_layers", config.model.num_layers
-    for name in ("every_steps", "during", "final", "batch_size"):
-        yield f"evaluation.{name}", getattr(config.evaluation, name)
-    for task, step in config.evaluation.step.items():
-        yield f"evaluation.step.{task}", step
+def _hears(model: ModelConfig) -> bool:
+    """Whether a loop is told what the one before it said."""
+    return model.kind == "looped" and model.loop_input == "feedback"
 
 
 def _check_names(config: TrainConfig, trained: set[str]) -> None:
@@ -104,19 +209,19 @@ def _check_names(config: TrainConfig, trained: set[str]) -> None:
                 )
 
 
-def _check_shift(bucket: pipeline.Bucket, config: TrainConfig) -> None:
-    shift, model = config.loss.max_shift.get(bucket.task.name, 0), config.model
+def _check_shift(task: Task, longest: int, config: TrainConfig) -> None:
+    shift, model = config.loss.max_shift.get(task.name, 0), config.model
     if not shift:
         return
-    if model.kind != "looped" or model.loop_input != "feedback":
+    if not _hears(model):
         raise ValueError(
-            f"loss.max_shift.{bucket.task.name} is {shift}, but only a looped model "
+            f"loss.max_shift.{task.name} is {shift}, but only a looped model "
             "with loop_input='feedback' can see from where a chain counts; set it to 0"
         )
-    largest = bucket.task.max_number(bucket.longest)
+    largest = task.max_number(longest)
     if largest + shift >= model.num_numbers:
         raise ValueError(
-            f"{bucket.task.name}: numbers up to {largest}, raised by up to {shift} "
+            f"{task.name}: numbers up to {largest}, raised by up to {shift} "
             f"(loss.max_shift), pass the vocabulary's last, {model.num_numbers - 1}; "
             "raise model.num_numbers"
         )
@@ -135,15 +240,11 @@ def _check_marks(bucket: pipeline.Bucket) -> None:
         )
 
 
-def _check_start(config: TrainConfig, run: epath.PathLike) -> None:
-    """`init_from` must hold a checkpoint of a model of the same shapes."""
-    held = checkpoint.read_config(run)
-    if not checkpoint.has_checkpoint(run):
-        raise ValueError(
-            f"init_from: {run} holds no checkpoint yet; train it first, with "
-            f"python -m experiments.train --workdir={run} --config=..."
-        )
-    shapes = []
+def check_start(config: TrainConfig, held: TrainConfig) -> None:
+    """Raises ValueError where `init_from`, whose config is `held`, has other shapes."""
+    if held.model == config.model:
+        return
+    run, shapes = config.init_from, []
     for each in (held, config):
         params = jax.eval_shape(lambda each=each: init_params(each))
         leaves = jax.tree_util.tree_leaves_with_path(params)

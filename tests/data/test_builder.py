@@ -12,7 +12,7 @@ import pytest
 from relay_jax.config import BucketConfig, DataConfig, TrainConfig
 from relay_jax.data import builder, pipeline, ragged
 from relay_jax.data.align import looped_batch
-from relay_jax.data.source import BLOCK, Synthetic, shuffled
+from relay_jax.data.source import BLOCK, MOST_TOKENS, Synthetic, shuffled
 from relay_jax.tasks import TASKS, Examples
 from relay_jax.tasks.arithmetic import Arithmetic
 
@@ -132,6 +132,9 @@ def test_paper_configs():
         "lis_1_100": million,
         "lis_100_120": test,
     }
+    for name, (_, longest), *_ in builder.PAPER:  # and eight times as long is allowed
+        task, far = TASKS[name](), 8 * longest
+        assert task.num_rounds(far) * task.round_size(far) < MOST_TOKENS
 
 
 def test_nothing_is_overwritten(tmp_path):
@@ -212,7 +215,6 @@ def test_damaged_dataset(tmp_path, damage):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"lengths": (4, 2)}, "arithmetic: lengths 4,2 are out of range"),
         ({"num_train": 0, "num_test": 0}, "cannot make 0 training and 0 test"),
         ({"task": Arithmetic(32771)}, "token 32811 does not fit into 16 bits"),
     ],
@@ -220,6 +222,20 @@ def test_damaged_dataset(tmp_path, damage):
 def test_bad_config(changes, message):
     with pytest.raises(ValueError, match=message):
         builder.TaskRange(**{"task": SMALL, "lengths": (1, 2)} | changes)
+
+
+@pytest.mark.parametrize(
+    "task, lengths, message",
+    [
+        ("arithmetic", (4, 2), r"arithmetic: lengths 4\.\.2 are out of range"),
+        ("arithmetic", (1, 4000), r"length 4000 has up to 63,9.* use shorter problems"),
+        ("lis", (1, 200), "lis: length 200 is out of range: with smallest 121 and"),
+    ],
+)
+def test_lengths_without_problems_leave_nothing(tmp_path, task, lengths, message):
+    with pytest.raises(ValueError, match=message):
+        make(tmp_path / "data", TASKS[task](), lengths)
+    assert not list(tmp_path.iterdir())
 
 
 def test_script_needs_no_tensorflow(tmp_path):

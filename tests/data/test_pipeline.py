@@ -147,6 +147,11 @@ def test_messages(tmp_path):
             f"lis: lengths {lengths[0]}..{lengths[1]} are out of range; give "
             "(shortest, longest) with 1 <= shortest <= longest"
         )
+    long = config({"one": {"task": "arithmetic", "lengths": (1, 100_000)}})
+    assert refusal(open_buckets, long) == (
+        "arithmetic: a chain of length 100000 has up to 39,999,600,000 tokens, more "
+        "than the 262,144 that there is room for; use shorter problems"
+    )
     run = config(
         {"one": {"task": "edit_distance", "lengths": (1, 30)}},
         model={"num_numbers": 94},

@@ -12,7 +12,7 @@ from relay_jax.config import TrainConfig
 from relay_jax.models import convert
 from relay_jax.training import checkpoint
 from relay_jax.training.step import init_params
-from tests.experiments.test_scripts import script
+from tests.experiments.test_scripts import refusal, script
 
 LLAMA = {
     "kind": "decoder",
@@ -63,10 +63,10 @@ def test_there_and_back_again(run, tmp_path):
     spread = script("rest_generate", *how, "--mesh=1,1", "--print_ids")
     assert spread.returncode == 0, spread.stderr
     assert len(spread.stdout.split(",")) == 12
-    taken = script("convert", f"--from={folder}", f"--workdir={again}")
-    assert f"{again} holds a model already" in taken.stderr
-    many = script("rest_generate", *how, f"--run={again}", "--mesh=1,64")
-    assert "a mesh of 1 x 64 does not fit the 1 devices here" in many.stderr
+    taken = refusal("convert", f"--from={folder}", f"--workdir={again}")
+    assert f"{again} holds a model already" in taken
+    many = refusal("rest_generate", *how, f"--run={again}", "--mesh=1,64")
+    assert "a mesh of 1 x 64 does not fit the 1 devices here" in many
 
 
 def test_a_tokenizer_with_too_many_words_is_refused(run, tmp_path):
@@ -77,5 +77,6 @@ def test_a_tokenizer_with_too_many_words_is_refused(run, tmp_path):
     values["model"]["vocab_size"] = 99
     (small / "config.json").write_text(json.dumps(values))
     (small / "tokenizer.model").write_bytes((run / "tokenizer.model").read_bytes())
-    done = script("rest_generate", f"--run={small}", "--drafter=context", "--prompt=x")
-    assert "words, the model 99; give the model's own with --tokenizer" in done.stderr
+    flags = f"--run={small}", "--drafter=context", "--prompt=x"
+    told = refusal("rest_generate", *flags)
+    assert "words, the model 99; give the model's own with --tokenizer" in told

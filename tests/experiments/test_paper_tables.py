@@ -14,7 +14,7 @@ from relay_jax.data.text_corpus import prepare_corpus
 from relay_jax.evaluation import sandbox
 from relay_jax.training import checkpoint
 from relay_jax.training.step import init_params
-from tests.experiments.test_scripts import script
+from tests.experiments.test_scripts import refusal, script
 
 DATA = pathlib.Path(__file__).parents[3] / "shared" / "data"
 PROBLEM = {
@@ -68,8 +68,8 @@ def test_humaneval_is_resumed_and_executed(run, tmp_path):
     assert len(file.read_text().splitlines()) == 3
     if EXECUTE:
         assert "pass@1, context: 0.0% of 3" in done.stdout
-    other = script("humaneval", *arguments, "--nucleus")
-    assert "holds answers with --nucleus=False, not True; give another" in other.stderr
+    other = refusal("humaneval", *arguments, "--nucleus")
+    assert "holds answers with --nucleus=False, not True; give another" in other
 
 
 def test_mtbench_asks_two_turns(run, tmp_path):
@@ -83,8 +83,8 @@ def test_mtbench_asks_two_turns(run, tmp_path):
     line = json.loads((tmp_path / "out" / "records.jsonl").read_text())
     assert len(line["turns"]) == 2 and line["category"] == "writing"
     (tmp_path / "data.jsonl").write_text("{}")
-    done = script("mtbench", *run, data, f"--workdir={tmp_path}/new")
-    assert "data.jsonl, line 1 is no question of MT-Bench" in done.stderr
+    told = refusal("mtbench", *run, data, f"--workdir={tmp_path}/new")
+    assert "data.jsonl, line 1 is no question of MT-Bench" in told
 
 
 def test_a_chat_answers_every_line_and_tells_its_speed(run):

@@ -42,6 +42,16 @@ def script(name, *arguments, cwd=ROOT, devices=1, given=""):
     )
 
 
+def refusal(name, *arguments, **rest):
+    """The one line on stderr with which a script refuses what it was given."""
+    done = script(name, *arguments, **rest)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    line = done.stderr.splitlines()[-1]  # above it, the rest of a bar at most
+    assert line.startswith("error: ")
+    return line
+
+
 def test_stages_follow_one_another(tmp_path):
     done = script("train", *TINY, f"--workdir={tmp_path}/tiny")
     assert done.returncode == 0, done.stderr
@@ -65,20 +75,51 @@ def test_stages_follow_one_another(tmp_path):
     done = script("evaluate", *arguments)
     assert done.returncode == 0, done.stderr
     assert "answer_accuracy on arithmetic, by length" in done.stdout
+    within_a_file = f"--workdir={file}/evaluation"  # seen before the work, so no bar
+    refused = script("evaluate", *arguments[:1], *arguments[2:], within_a_file)
+    assert refused.stderr.startswith(f"error: {file}")
+    assert "cannot be used: Not a directory" in refused.stderr.splitlines()[-1]
     figures = {f.name for f in (tmp_path / "evaluation" / "figures").iterdir()}
     assert figures == {
         *("answer_accuracy.png", "chain_accuracy.png", "token_accuracy.png"),
         "hit_matrix_arithmetic_3.png",
     }
-    again = script("evaluate", *arguments)
-    assert again.returncode == 1
-    assert "holds an evaluation; pass --overwrite to replace it" in again.stderr
+    again = refusal("evaluate", *arguments)
+    assert "holds an evaluation; pass --overwrite to replace it" in again
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config.model.dimm=3"], "dimm"),
+        (
+            ["--config.model.dimm=3"],
+            "error: unknown key config.model.dimm; valid keys: a",
+        ),
+        (["--config.data.buckets.b.task=lis"], "buckets.b; valid keys: arithmetic"),
+        (["--noconfig.seed.x"], "unknown key config.seed.x: config.seed is 0"),
+        (["--config.model.dim=wide"], "flag --config.model.dim=wide: invalid literal"),
+        (["--no_such"], "Unknown command line flag 'no_such' (--help lists the flags)"),
+        (
+            ["--config=/no/such.py"],
+            "--config: there is no file '/no/such.py'; give a P",
+        ),
+        (["--config=README.md"], "--config=README.md fails with SyntaxError: "),
+        (["--config", "experiments/configs/tiny.py:x"], "tiny.py:x fails with TypeErr"),
+        (
+            ["--config=experiments/configs/quickstart.py:nope"],
+            "error: unknown run 'nope'; this experiment has looped_aligned, ar, ",
+        ),
+        (
+            ["--config=experiments/configs/quickstart.py"],
+            (
+                "python -m experiments.quickstart; for one of its runs give "
+                "--config=experiments/configs/quickstart.py:RUN, RUN: looped_aligned, "
+            ),
+        ),
+        (
+            ["--config=experiments/configs/chains.py"],
+            "--config=experiments/configs/chains.py is for python -m experiments.write",
+        ),
         (["--config.model.num_heads=5"], "model.dim (32) must be a multiple of"),
         (["--config.data.buckets.arithmetic.task=sums"], "unknown task 'sums'; valid"),
         (["--config.data.buckets.arithmetic.lengths=(4,3)"], "4..3 are out of range"),
@@ -88,10 +129,25 @@ def test_stages_follow_one_another(tmp_path):
 def test_bad_input_ends_in_a_clear_line_before_any_training(
     tmp_path, arguments, message
 ):
-    done = script("train", TINY[0], *arguments, f"--workdir={tmp_path}/run")
-    assert done.returncode != 0
-    assert message in done.stderr
+    told = refusal("train", TINY[0], *arguments, f"--workdir={tmp_path}/run")
+    assert message in told
     assert not (tmp_path / "run").exists()
+
+
+def test_the_config_that_is_there_by_default_is_checked_as_well(tmp_path):
+    arguments = "--config.runs.arr.num_steps=3", f"--workdir={tmp_path}/run"
+    told = refusal("quickstart", *arguments)
+    assert "unknown key config.runs.arr; valid keys: ar, ar_control, ar_r" in told
+    shown = script("quickstart", "--help")
+    assert "--config:" in shown.stdout and "--jobs:" in shown.stdout
+
+
+@pytest.mark.parametrize("name", ["train", "quickstart"])
+def test_a_directory_that_cannot_be_made_ends_in_a_clear_line(tmp_path, name):
+    (tmp_path / "file").write_text("")
+    config = [TINY[0]] if name == "train" else []
+    told = refusal(name, *config, f"--workdir={tmp_path}/file/run")
+    assert f"{tmp_path}/file" in told and "cannot be used: Not a directory" in told
 
 
 @pytest.mark.slow
@@ -217,8 +273,7 @@ def test_drafts_from_a_store_change_no_text(tmp_path):
     assert built["tokens"] == 1205 and 6 < built["bytes_a_token"] < 8.5
     assert built["tokens_a_cpu_second"] > 0 and built["opening_ms"] > 0
     assert built["command"].startswith("python -m experiments.build_datastore")
-    again = script("build_datastore", store, *words)
-    assert again.returncode == 1 and "give --overwrite" in again.stderr
+    assert "give --overwrite" in refusal("build_datastore", store, *words)
 
     texts = np.tile(np.arange(41, 51), 30)
     targets = tmp_path / "targets.npz"
@@ -258,9 +313,8 @@ def test_drafts_from_a_store_change_no_text(tmp_path):
     assert (tmp_path / "bench" / "speed.png").stat().st_size > 1000
     assert "speed-up" in done.stdout
 
-    foreign = script("rest_generate", run, store, *prompt)
-    assert foreign.returncode == 1
-    assert "was built with the tokenizer 'relay-tasks-v1-12'" in foreign.stderr
+    foreign = refusal("rest_generate", run, store, *prompt)
+    assert "was built with the tokenizer 'relay-tasks-v1-12'" in foreign
 
 
 def test_gather_joins_the_seeds_of_a_quickstart(tmp_path):
@@ -291,7 +345,6 @@ def test_gather_joins_the_seeds_of_a_quickstart(tmp_path):
     assert [line["kind"] for line in lines] == ["call", "stage", *["record"] * 3] * 2
     assert lines[1]["loss"] == 0.5
     assert (tmp_path / "figures" / "x_answer_accuracy.png").exists()
-    again = script("gather", *arguments)
-    assert again.returncode == 1 and "pass --overwrite to replace it" in again.stderr
-    missing = script("gather", f"--run={tmp_path}", f"--results={tmp_path}/y.jsonl")
-    assert "holds no finished quickstart" in missing.stderr
+    assert "pass --overwrite to replace it" in refusal("gather", *arguments)
+    missing = refusal("gather", f"--run={tmp_path}", f"--results={tmp_path}/y.jsonl")
+    assert "holds no finished quickstart" in missing

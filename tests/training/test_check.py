@@ -1,5 +1,7 @@
 """What is wrong with a training config is said before any work, naming it."""
 
+import math
+
 import pytest
 
 from experiments.configs import tiny
@@ -34,6 +36,53 @@ def config(*changes):
                 "model.differences needs kind='looped' and loop_input='feedback', got "
                 "'looped' and 'problem'"
             ),
+        ),
+        (("model.num_heads", 0), "model.num_heads must be 1 or more, got 0"),
+        (("model.dim", 0), "model.dim must be 1 or more, got 0"),
+        (("model.mlp_dim", 0), "model.mlp_dim must be 1 or more, got 0"),
+        (("model.dropout", 1.5), "model.dropout must be 0 to 1, got 1.5"),
+        (
+            ("model.position.reference_length", 1),
+            "model.position.reference_length must be 2 or more, got 1",
+        ),
+        (
+            ("data.buckets.arithmetic.most_rounds", -1),
+            "data.buckets.arithmetic.most_rounds must be 0 or more, got -1",
+        ),
+        (
+            ("data.buckets.arithmetic.num_examples", -5),
+            "data.buckets.arithmetic.num_examples must be 0 or more, got -5",
+        ),
+        (("seed", -1), "seed must be 0 or more, got -1"),
+        (
+            ("optimizer.warmup_share", 3.0),
+            "optimizer.warmup_share must be 0 to 1, got 3.0",
+        ),
+        (
+            ("optimizer.constant_share", 0.96),
+            "warmup_share and constant_share are at most 1 together, got 0.05 and 0.96",
+        ),
+        (
+            ("optimizer.learning_rate", -1e-3),
+            "optimizer.learning_rate must be 0 or more, got -0.001",
+        ),
+        (
+            ("optimizer.learning_rate", math.nan),
+            "optimizer.learning_rate must be 0 or more, got nan",
+        ),
+        (("optimizer.clip_norm", 0.0), "optimizer.clip_norm must be above 0, got 0.0"),
+        (("loss.forcing_start", 3.0), "loss.forcing_start must be 0 to 1, got 3.0"),
+        (
+            ("loss.max_shift", {"arithmetic": -2}),
+            "loss.max_shift.arithmetic must be 0 or more, got -2",
+        ),
+        (
+            ("model.position", {"directional_heads": True}, ("model.num_heads", 1)),
+            "model.position.directional_heads needs an even model.num_heads, got 1: one",
+        ),
+        (
+            ("model.position", {}, ("model.head_dim", 3)),
+            "scheme='rope' turns pairs of numbers, but a head has 3; give an even",
         ),
         (("num_steps", 0), "num_steps must be 1 or more, got 0"),
         (("log_every_steps", 0), "log_every_steps must be 1 or more, got 0"),
@@ -81,7 +130,7 @@ def config(*changes):
     ],
 )
 def test_messages(change, message, tmp_path):
-    changes = [change]
+    changes = [change[:2], *change[2:]]
     if change[0] == "model.loop_input":
         changes.append(("model.differences", True))
     if "lis" in str(change[1]).lower() and "shift" not in change[0]:
