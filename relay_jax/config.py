@@ -100,7 +100,7 @@ class OptimizerConfig:
     weight_decay: float = 0.01
     b2: float = 0.999
     clip_norm: float = 1.0
-    average_share: float = 0.0  # of the steps so far: the last, averaged (not 0)
+    average_share: float = 0.0  # parameters are averaged over this share of steps
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,17 +22,18 @@ PLANS = [
 ]
 NUM_NUMBERS = 8
 STEPS = {
-    "looped_aligned": 20_000,
+    "looped_aligned": 10_000,
     "ar": 1200,
     "looped_vanilla": 2000,
-    "ar_relay": 450,
-    "ar_control": 450,
+    "ar_relay": 800,
+    "ar_control": 800,
 }
-# AdamW goes further beyond the training lengths here than Muon does. Of four steps three
-# practise first rounds alone: a step is then four times as cheap, and long expressions,
-# which are the hard ones, are met three times as often.
+# AdamW goes further beyond the training lengths here than Muon does, and the average of
+# its parameters at a constant rate further than where a falling rate comes to rest. Of
+# four steps three practise first rounds alone: a step is then four times as cheap, and
+# long expressions, which are the hard ones, are met three times as often.
 LOOPED = {
-    "optimizer": {"kind": "adamw"},
+    "optimizer": {"kind": "adamw", "constant_share": 0.95, "average_share": 0.1},
     "data": {
         "buckets": {
             "arithmetic": {"weight": 0.25},
