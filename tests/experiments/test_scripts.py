@@ -113,7 +113,7 @@ def test_stages_follow_one_another(tmp_path):
             ["--config=experiments/configs/quickstart.py"],
             (
                 "python -m experiments.quickstart; for one of its runs give "
-                "--config=experiments/configs/quickstart.py:RUN, RUN: looped_aligned, "
+                "--config=experiments/configs/quickstart.py:RUN, RUN: ar, ar_control, "
             ),
         ),
         (
