@@ -58,6 +58,7 @@ RANGES = {
     "optimizer.learning_rate": SIZE,
     "optimizer.warmup_share": SHARE,
     "optimizer.constant_share": SHARE,
+    "optimizer.average_share": SHARE,
     "optimizer.weight_decay": SIZE,
     "optimizer.b2": SHARE,
     "optimizer.clip_norm": FACTOR,

@@ -59,6 +59,10 @@ def config(*changes):
             "optimizer.warmup_share must be 0 to 1, got 3.0",
         ),
         (
+            ("optimizer.average_share", 1.5),
+            "optimizer.average_share must be 0 to 1, got 1.5",
+        ),
+        (
             ("optimizer.constant_share", 0.96),
             "warmup_share and constant_share are at most 1 together, got 0.05 and 0.96",
         ),
