@@ -62,7 +62,6 @@ RANGES = {
     "optimizer.weight_decay": SIZE,
     "optimizer.b2": SHARE,
     "optimizer.clip_norm": FACTOR,
-    "optimizer.average_share": SHARE,
     "loss.answer_weight": SIZE,
     "loss.round_weight": SIZE,
     "loss.forcing_start": SHARE,
