@@ -140,7 +140,7 @@ def check_ranges(config: Any, ranges: dict[str, Range], where: str = "") -> None
         check_range(where + name, operator.attrgetter(name)(config), each)
 
 
-def check_range(name: str, value: float | int, wanted: Range) -> None:
+def check_range(name: str, value: Any, wanted: Range) -> None:
     """Raises ValueError where a number is out of its range."""
     least, most, above = wanted
     low = value <= least if above else value < least
