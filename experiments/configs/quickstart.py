@@ -44,10 +44,14 @@ LOOPED = {
 }
 
 
+# Two places left of an innermost bracket, its end is 6 away; 8 distances tell that end
+# from those further right.
+ALL_MODELS = {"position": {"max_distance": 8}}
+
+
 def get_config(run: str = "") -> ConfigDict:
-    return ConfigDict(
-        quickstart(PLANS, NUM_NUMBERS, STEPS, run, {"looped_aligned": LOOPED})
-    )
+    changes = {"looped_aligned": LOOPED}
+    return ConfigDict(quickstart(PLANS, NUM_NUMBERS, STEPS, run, changes, ALL_MODELS))
 
 
 def quickstart(
