@@ -173,9 +173,11 @@ def _keep_all(written, given, judge, task, config):
 
 def _keep_agreeing(written, given, judge, task, config):
     if judge is None:
-        return written.chain_answer == written.head_answer
-    other = speak(judge, task, given, config.batch_size)
-    return written.examples.answer == other.head_answer
+        said, other = written.chain_answer, written.head_answer
+    else:
+        said = written.examples.answer
+        other = speak(judge, task, given, config.batch_size).head_answer
+    return (said == other) & (said != PAD)  # two that say nothing do not agree
 
 
 def _keep_confident(written, given, judge, task, config):

@@ -101,6 +101,18 @@ def test_filters():
     assert kept("oracle") == [True, False, True, False]
 
 
+def test_two_that_say_nothing_do_not_agree(monkeypatch):
+    task = TASKS["lis"](**LIS)
+    given = task.sample(np.random.default_rng(0), np.full(4, 3))
+    answer = np.where([True, True, False, False], given.answer, 0)  # <pad>: no answer
+    said = Written(given._replace(answer=answer), answer, answer, answer, answer > 0)
+    monkeypatch.setattr(chains, "speak", lambda *arguments: said)
+    judge = chains.Writer(ModelConfig(kind="decoder", num_numbers=64), {})
+    for each in (judge, None):
+        kept = FILTERS["answer_agrees"](said, given, each, task, chains_config())
+        assert kept.tolist() == [True, True, False, False]
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_an_answer_that_its_chain_does_not_give_is_found(name, monkeypatch):
     """Right rounds, wrong answers of the head: by way of what the model says."""
