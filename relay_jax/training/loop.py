@@ -98,13 +98,16 @@ def _run(config, state, manager, log, asked) -> TrainState:
                 lines = _evaluate(config, state.params, log.path, final=False)
                 log.accuracy(step, lines)
             late = time.monotonic() - saved_at > config.checkpoint_every_seconds
-            if late or asked() or step == stop:
+            stopping = asked()
+            if late or stopping or step == stop:
                 checkpoint.save(manager, state, log.seconds())
                 saved_at = time.monotonic()
-            if asked() and step < stop:
-                manager.wait_until_finished()
-                raise Stopped(f"stopped at step {step}; run the same command to go on")
+            if stopping:
+                break
     manager.wait_until_finished()
+    if asked():  # after the last step too: what is left then is the final evaluation
+        step = int(state.step)
+        raise Stopped(f"stopped at step {step}; run the same command to go on")
     return state
 
 
