@@ -1,5 +1,7 @@
 """Array files that users bring: .npy and .npz, with errors that name the file."""
 
+import io
+import struct
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -9,7 +11,11 @@ from etils import epath
 
 from relay_jax.arrays import Host, Integer
 
-_UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
+_UNREADABLE = (
+    *(OSError, EOFError, ValueError, KeyError, struct.error),
+    *(zipfile.BadZipFile, zlib.error),
+    RuntimeError,  # a flag or method of compression that zipfile does not know
+)
 
 
 def open_tokens(file: epath.PathLike, remedy: str) -> Integer[Host, " n"]:
@@ -38,6 +44,18 @@ def read_whole_numbers(
     Raises:
       ValueError: it is missing, damaged, or lacks such an array.
     """
+    arrays = read_arrays(file, names, remedy)
+    for name, array in zip(names, arrays):
+        _check_whole_numbers(array, f"{file}: {name}")
+    return arrays
+
+
+def read_arrays(file: epath.PathLike, names: Sequence[str], remedy: str) -> list[Host]:
+    """Reads arrays of a .npz file by their names, whatever their shapes.
+
+    Raises:
+      ValueError: it is missing, damaged, or lacks such an array.
+    """
     _check_there(file, remedy)
     wanted = f"a .npz file with the arrays {', '.join(names)}"
     try:
@@ -45,14 +63,12 @@ def read_whole_numbers(
             arrays = [_member(archive, name) for name in names]
     except _UNREADABLE as error:
         raise _damaged(file, wanted, error) from error
-    for name, array in zip(names, arrays):
-        _check_whole_numbers(array, f"{file}: {name}")
     return arrays
 
 
 def _member(archive: zipfile.ZipFile, name: str):
-    with archive.open(f"{name}.npy") as stream:
-        return np.lib.format.read_array(stream)
+    content = archive.read(f"{name}.npy")  # to its end, where its sum is checked
+    return np.lib.format.read_array(io.BytesIO(content))
 
 
 def _check_there(file: epath.PathLike, remedy: str) -> None:

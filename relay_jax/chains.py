@@ -18,7 +18,6 @@ Filters decide which chains are kept:
     oracle          the answer is the true one: not to be had outside an experiment
 """
 
-import io
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -33,7 +32,7 @@ from relay_jax.config import ChainsConfig, ModelConfig, TrainConfig
 from relay_jax.data import pipeline
 from relay_jax.data.align import left_align
 from relay_jax.data.source import Synthetic, concatenate
-from relay_jax.data.written import chain_file, save_chains
+from relay_jax.data.written import REMEDY, chain_file, read_report, save_chains
 from relay_jax.evaluation.speech import decoder_texts, looped_chains, written_answer
 from relay_jax.tasks import Examples, Task
 from relay_jax.tokens import PAD
@@ -218,9 +217,11 @@ def _keep_all(written, given, judge, task, config):
 
 def _keep_agreeing(written, given, judge, task, config):
     if judge is None:
-        return written.chain_answer == written.head_answer
-    other = speak(judge, task, given, config.batch_size)
-    return written.examples.answer == other.head_answer
+        said, other = written.chain_answer, written.head_answer
+    else:
+        said = written.examples.answer
+        other = speak(judge, task, given, config.batch_size).head_answer
+    return (said == other) & (said != PAD)  # two that say nothing do not agree
 
 
 def _keep_confident(written, given, judge, task, config):
@@ -240,9 +241,10 @@ FILTERS = {
 
 
 def _read_report(file, task, length, run, config) -> list[dict]:
-    tried, right, kept, kept_right = np.load(io.BytesIO(file.read_bytes()))[
-        "report"
-    ].tolist()
+    report = read_report(file)
+    if report.shape != (4,):
+        raise ValueError(f"{file} holds {report.size} counts, expected 4; {REMEDY}")
+    tried, right, kept, kept_right = report.tolist()
     rows = [
         ("chain_accuracy", right / tried, tried),
         ("kept_share", kept / tried, tried),

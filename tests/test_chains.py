@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from etils import epath
 
 from relay_jax import chains, records
 from relay_jax import config as configs
@@ -107,6 +108,18 @@ def test_filters():
     assert kept("oracle") == [True, False, True, False]
 
 
+def test_two_that_say_nothing_do_not_agree(monkeypatch):
+    task = TASKS["lis"](**LIS)
+    given = task.sample(np.random.default_rng(0), np.full(4, 3))
+    answer = np.where([True, True, False, False], given.answer, 0)  # <pad>: no answer
+    said = Written(given._replace(answer=answer), answer, answer, answer, answer > 0)
+    monkeypatch.setattr(chains, "speak", lambda *arguments: said)
+    judge = chains.Writer(ModelConfig(kind="decoder", num_numbers=64), {})
+    for each in (judge, None):
+        kept = FILTERS["answer_agrees"](said, given, each, task, chains_config())
+        assert kept.tolist() == [True, True, False, False]
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_an_answer_that_its_chain_does_not_give_is_found(name, monkeypatch):
     """Right rounds, wrong answers of the head: by way of what the model says."""
@@ -201,6 +214,51 @@ def test_reading_errors(tmp_path, writer):
         read_chains(tmp_path, task, (3, 5), 0)
     with pytest.raises(ValueError, match="holds chains of .*group=2.*, expected .*=10"):
         read_chains(tmp_path, TASKS["lis"](), (3, 4), 0)
+
+
+@pytest.mark.parametrize("kind", ["flipped", "cut", "foreign", "empty"])
+def test_a_damaged_file_is_named_with_its_remedy(tmp_path, writer, kind):
+    from relay_jax.data.written import read_chains
+
+    first = chains.write_chains(chains_config(), tmp_path)
+    file = tmp_path / "lis_004.npz"
+    content = file.read_bytes()
+    if kind == "foreign":
+        np.savez(file, report=np.zeros(2, int), problem=np.zeros(1))
+    elif kind == "flipped":
+        middle = len(content) // 2
+        flipped = bytes([content[middle] ^ 1])
+        file.write_bytes(content[:middle] + flipped + content[middle + 1 :])
+    else:
+        file.write_bytes(content[: len(content) // 2] if kind == "cut" else b"")
+    message = r"lis_004.npz cannot be read .* remove it and the summary.json beside it"
+    with pytest.raises(ValueError, match=message):
+        read_chains(tmp_path, TASKS["lis"](**LIS), (3, 4), 0)
+    (tmp_path / "summary.json").unlink()
+    if kind != "flipped":  # the flipped byte may lie outside the counts
+        with pytest.raises(ValueError, match=r"lis_004.npz .* remove it and the summ"):
+            chains.write_chains(chains_config(), tmp_path)
+    file.unlink()  # what the message says
+    assert chains.write_chains(chains_config(), tmp_path).keys() == first.keys()
+    assert len(read_chains(tmp_path, TASKS["lis"](**LIS), (3, 4), 0)) == 7
+
+
+def test_any_flipped_byte_is_found_or_changes_nothing(tmp_path, writer):
+    from relay_jax.data.written import read_chains, read_report
+
+    chains.write_chains(chains_config(), tmp_path)
+    task, file = TASKS["lis"](**LIS), epath.Path(tmp_path) / "lis_003.npz"
+    content, report = file.read_bytes(), read_report(file)
+    good = read_chains(tmp_path, task, (3, 3), 0).take(np.arange(5))
+    for place in range(0, len(content), 7):
+        changed = bytes([content[place] ^ 0x5A])
+        file.write_bytes(content[:place] + changed + content[place + 1 :])
+        try:
+            held = read_chains(tmp_path, task, (3, 3), 0).take(np.arange(5))
+            for old, new in zip((*good, report), (*held, read_report(file))):
+                np.testing.assert_array_equal(old, new)
+        except ValueError as error:
+            assert "remove it and the summary.json" in str(error)
 
 
 def test_report_counts_before_and_after_the_filter(tmp_path, writer):

@@ -1,16 +1,23 @@
 """Chains that a model has written, on disk: one file a length, and a source of them."""
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from etils import epath
 
 from relay_jax import config as configs
 from relay_jax import records
+from relay_jax.array_file import read_arrays
 from relay_jax.arrays import Host, Int
 from relay_jax.config import ChainsConfig
 from relay_jax.data.source import Held, concatenate
 from relay_jax.tasks import TASKS, Examples, Task
+
+REMEDY = (
+    "remove it and the summary.json beside it, and write the chains again with the "
+    "command that wrote them (python -m experiments.write_chains): it goes on there"
+)
 
 
 def chain_file(workdir: epath.PathLike, task: Task, length: int) -> epath.Path:
@@ -33,7 +40,7 @@ def read_chains(
     """The chains of a write_chains directory, as a source.
 
     Raises:
-      ValueError: it is unfinished, of another task, or lacks one of the lengths.
+      ValueError: it is unfinished, damaged, of another task, or lacks one of the lengths.
     """
     path = epath.Path(workdir)
     if not (path / "summary.json").exists():
@@ -53,6 +60,27 @@ def read_chains(
                 f"{path} has no chains of length {length}; it has "
                 f"{', '.join(config.counts)}"
             )
-        with np.load(io.BytesIO(file.read_bytes())) as arrays:
-            parts.append(Examples(*(arrays[field] for field in Examples._fields)))
+        parts.append(_read_examples(file))
     return Held(concatenate(parts), seed)
+
+
+def read_report(file: epath.Path) -> Int[Host, " counts"]:
+    """The counts that `save_chains` was given. Raises ValueError where it is damaged."""
+    (report,) = _read(file, ("report",))
+    return report
+
+
+def _read_examples(file: epath.Path) -> Examples:
+    examples = Examples(*_read(file, Examples._fields))
+    dims = [part.ndim for part in examples]
+    if dims != [2, 3, 1, 1, 1] or len({len(part) for part in examples}) > 1:
+        shapes = ", ".join(str(part.shape) for part in examples)
+        raise ValueError(f"{file} holds arrays of shapes {shapes}: no chains; {REMEDY}")
+    return examples
+
+
+def _read(file: epath.Path, names: Sequence[str]) -> list[Host]:
+    try:
+        return read_arrays(file, names, "")
+    except ValueError as error:
+        raise ValueError(f"{error}; {REMEDY}") from error

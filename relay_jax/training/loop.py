@@ -103,13 +103,16 @@ def _run(config, state, manager, log, asked) -> TrainState:
                 params = trained_params(state.params, state.opt_state)
                 state = state._replace(params=params)
             late = time.monotonic() - saved_at > config.checkpoint_every_seconds
-            if late or asked() or step == stop:
+            stopping = asked()
+            if late or stopping or step == stop:
                 checkpoint.save(manager, state, log.seconds())
                 saved_at = time.monotonic()
-            if asked() and step < stop:
-                manager.wait_until_finished()
-                raise Stopped(f"stopped at step {step}; run the same command to go on")
+            if stopping:
+                break
     manager.wait_until_finished()
+    if asked():  # after the last step too: what is left then is the final evaluation
+        step = int(state.step)
+        raise Stopped(f"stopped at step {step}; run the same command to go on")
     return state
 
 

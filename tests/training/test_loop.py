@@ -81,6 +81,26 @@ def test_killed_process_resumes(tmp_path, number):
     assert summaries[0]["params_sha256"] == summaries[1]["params_sha256"]
 
 
+def test_stop_during_the_last_step_leaves_the_evaluation(tmp_path, monkeypatch):
+    whole = loop.train(small(num_steps=2), tmp_path / "whole")
+    append = records.append_lines
+
+    def ask(path, lines):
+        append(path, lines)
+        if lines[-1]["step"] == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(records, "append_lines", ask)
+    with pytest.raises(loop.Stopped, match="stopped at step 2; run the same command"):
+        loop.train(small(num_steps=2), tmp_path / "cut")
+    monkeypatch.undo()
+    assert not (tmp_path / "cut" / "summary.json").exists()
+    monkeypatch.setattr(loop, "make_train_step", lambda config: None)  # none is left
+    again = loop.train(small(num_steps=2), tmp_path / "cut")
+    assert again["params_sha256"] == whole["params_sha256"]
+    assert again["final"] == [x | {"run": "cut"} for x in whole["final"]]
+
+
 def test_finished_run_is_not_trained_again(tmp_path):
     first = loop.train(small(num_steps=5), tmp_path)
     before = (tmp_path / "metrics.jsonl").read_text()
