@@ -227,7 +227,7 @@ class DraftConfig:
     drafter: str = "rest"
     num_draft: int = 64  # C: nodes of the draft tree below its root
     depth: int = 10  # tokens taken from each match
-    num_store_rows: int = 128  # rest: matches from the datastore
+    num_store_rows: int = 256  # rest: matches from the datastore
     num_text_rows: int = 32  # rest, context: matches from the text itself
     num_paper_rows: int = 128  # rest_paper: matches from the datastore
     # The weight of a row by the length of its match: 1, 2, ...; the last for all longer.

@@ -21,13 +21,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
-from relay_jax.arrays import Array, Int
+from relay_jax.arrays import Array, Host, Int
 from relay_jax.rest.datastore import Shard
 from relay_jax.rest.index import SHARD_AXIS, SPREAD, AnyIndex, HostIndex, MeshIndex
 from relay_jax.rest.tree import END
 
 LONGEST_MATCH = 16
 SHORTEST_PAPER_MATCH = 2
+WIDENING = 1.03  # of the strides between the nearest rows, outwards
+FURTHEST = 2**29  # rows away from the query's place
 NO_TEXT, NO_CORPUS = -1, -2  # before the start of the text, of the shard: never equal
 
 
@@ -41,9 +43,11 @@ class Matches(NamedTuple):
 def nearest(
     index: AnyIndex, query: Int[Array, "b k"], num_rows: int, depth: int
 ) -> Matches:
-    """The `num_rows` places around the query's own: matches of all lengths.
+    """`num_rows` places around the query's own: matches of all lengths.
 
-    Of several shards, the longest matches of all.
+    They are dense at the query's place and ever further apart away from it: all of few
+    long matches are found, and of many short ones a sample. Of several shards, the
+    longest matches of all.
     """
     return _search(_nearest, index, query, num_rows, depth)
 
@@ -125,9 +129,20 @@ def _best(found: Matches, num_rows: int) -> Matches:
 
 def _nearest(xp: Any, shard, size, query, num_rows, depth, eos_id) -> Matches:
     place = _first_after(xp, shard, size, query, LONGEST_MATCH, False)
-    row = place[:, None] - num_rows // 2 + xp.arange(num_rows, dtype=np.int32)[None]
+    row = place[:, None] + _offsets(num_rows)[None]
     found = (row >= 0) & (row < size)
     return _read(xp, shard, size, query, row, found, depth, eos_id)
+
+
+def _offsets(num_rows: int) -> Int[Host, " r"]:
+    """How far from the query's place the nearest rows stand.
+
+    `num_rows` = 8, were strides to widen by 1.5:  -7 -4 -2 -1  0  1  3  6
+    """
+    half = num_rows // 2
+    stride = np.floor(WIDENING ** np.arange(num_rows - half))
+    reach = np.minimum(np.cumsum(stride) - 1, FURTHEST).astype(np.int32)
+    return np.concatenate([-1 - reach[:half][::-1], reach])
 
 
 def _longest(xp: Any, shard, size, query, num_rows, depth, eos_id) -> Matches:

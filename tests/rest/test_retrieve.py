@@ -109,6 +109,31 @@ def test_of_many_matches_evenly_spread_ones_are_taken(tmp_path):
     np.testing.assert_array_equal(found.tokens[0, :, 0], spread)
 
 
+def test_of_many_short_matches_the_nearest_rows_are_a_wide_sample(tmp_path):
+    """2,000 places match one token: 256 rows, the farther the sparser, reach most of
+    them; of a longer match's 20 places none is passed over."""
+    texts = [[2 + i // 20, 48, 2 + i // 20] for i in range(2000)]
+    words = {"tokenizer": "test", "vocab_size": 128, "eos_id": EOS}
+    store = build_datastore(map(np.array, texts), tmp_path / "s", **words)
+    query = jnp.full((1, 16), -1).at[0, :2].set(jnp.array([48, 52]))
+    index = load_index(store)
+    found = retrieve.nearest(index, query, 256, 1)
+    told, length = found.tokens[0, :, 0], found.length[0]
+    np.testing.assert_array_equal(told[length == 2], [52] * 20)
+    assert len(np.unique(told[length == 1])) > 80
+    np.testing.assert_array_equal(
+        retrieve.nearest(HostIndex(store), query, 256, 1).tokens, found.tokens
+    )
+
+
+def test_rows_of_any_number_stay_in_reach_of_32_bits():
+    offsets = retrieve._offsets(2001)
+    assert offsets.dtype == np.int32 and len(offsets) == 2001
+    assert np.all(np.diff(offsets) >= 0)
+    assert -(2**30) < offsets[0] and offsets[-1] < 2**30
+    np.testing.assert_array_equal(retrieve._offsets(5), [-2, -1, 0, 1, 2])
+
+
 def test_no_draft_crosses_a_document(tmp_path):
     found = retrieve.nearest(load_index(make_store(tmp_path)), queries(), 64, DEPTH)
     told = np.asarray(found.tokens)
