@@ -117,7 +117,9 @@ def finished(stages: dict[str, StageConfig], path: epath.Path) -> set[str]:
     for name, stage in stages.items():
         if (path / name / "config.json").exists():
             checkpoint.open_run(path / name, stage)
-    return {name for name in stages if (path / name / "summary.json").exists()}
+    done = {name for name in stages if (path / name / "summary.json").exists()}
+    runs = {n for n in done if isinstance(stages[n], configs.TrainConfig)}
+    return done - {name for name in runs if not checkpoint.is_finished(path / name)}
 
 
 def run_stages(stages: dict[str, StageConfig], path: epath.Path, jobs: int) -> None:

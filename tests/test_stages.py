@@ -216,7 +216,9 @@ def test_results_of_another_config_are_refused(tmp_path):
     planned, path = plan(), epath.Path(tmp_path)
     assert stages.finished(planned, path) == set()
     checkpoint.open_run(path / "ar", planned["ar"])
-    (path / "ar" / "summary.json").write_text("{}")
+    (path / "ar" / "summary.json").write_text('{"steps": 7}')
+    assert stages.finished(planned, path) == set()  # its parameters are not there
+    (path / "ar" / "checkpoints" / "7").mkdir(parents=True)
     assert stages.finished(planned, path) == {"ar"}
     planned["ar"] = configs.build(
         configs.TrainConfig, configs.to_dict(planned["ar"]) | {"seed": 7}

@@ -167,13 +167,13 @@ class Attention(nn.Module):
             scores += bias(positions, key_positions)
         scores = jnp.where(visible, scores, NEVER)
         highest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
-        weights = jnp.exp(scores - highest).reshape(grouped)
-        total = jnp.sum(weights, axis=-1, keepdims=True)
+        weights = jnp.exp(scores - highest).reshape(grouped).astype(dtype)
+        total = jnp.sum(weights, axis=-1, keepdims=True, dtype=jnp.float32)
 
-        mixed, start = jnp.zeros((), dtype), 0
+        mixed, start = jnp.zeros((), jnp.float32), 0
         for part, places, _ in parts:
             stop = start + places.shape[1]
-            share = weights[..., start:stop].astype(dtype)
+            share = weights[..., start:stop]
             mixed += jnp.einsum("bgmk,bkge->bgme", share, part.values)
             start = stop
         mixed = (mixed / total).astype(dtype)

@@ -1,7 +1,7 @@
 """Run directories: config, checkpoints, summary. A later stage needs only the directory.
 
 DIR/config.json      the whole TrainConfig
-DIR/checkpoints/     Orbax, asynchronous: state, and the seconds spent so far
+DIR/checkpoints/     Orbax, asynchronous: state, the seconds spent so far, SHA-256
 DIR/metrics.jsonl    losses and speed while training
 DIR/records.jsonl    accuracy by length, while training and at the end
 DIR/tensorboard/     the same, for TensorBoard
@@ -24,6 +24,8 @@ from relay_jax.config import ChainsConfig, TrainConfig
 from relay_jax.models.mesh import place
 from relay_jax.records import read_json, write_json
 from relay_jax.training.step import TrainState, init_params
+
+MOST_HASHED = 2**28  # numbers of a state whose SHA-256 is kept
 
 
 def open_run(workdir: epath.PathLike, config: TrainConfig | ChainsConfig) -> epath.Path:
@@ -74,12 +76,20 @@ def make_manager(workdir: epath.PathLike, keep: int) -> ocp.CheckpointManager:
 
 
 def save(manager: ocp.CheckpointManager, state: TrainState, seconds: float) -> None:
-    """Starts saving; returns at once."""
+    """Starts saving; returns once the state is copied and its SHA-256 are taken.
+
+    These are left out of a state that is large, or that a host does not see as a whole
+    (several hosts, with parameters spread over them): reading then checks nothing.
+    """
+    progress: dict[str, Any] = {"seconds": seconds}
+    if _is_hashed(state):
+        rest = _hash_rest(state, seconds)
+        progress["sha256"] = {"params": hash_params(state.params), "rest": rest}
     manager.save(
         int(state.step),
         args=ocp.args.Composite(
             state=ocp.args.StandardSave(state._asdict()),
-            progress=ocp.args.JsonSave({"seconds": seconds}),
+            progress=ocp.args.JsonSave(progress),
         ),
     )
 
@@ -96,7 +106,11 @@ def restore(
     found = _read_newest(manager, ocp.args.StandardRestore(shapes))
     if found is None:
         return None
-    return TrainState(**found["state"]), found["progress"]["seconds"]
+    state, seconds = TrainState(**found["state"]), found["progress"]["seconds"]
+    wanted = found["progress"].get("sha256")
+    if wanted and _is_hashed(state) and _hash_rest(state, seconds) != wanted["rest"]:
+        raise _unreadable(manager, "the state has other values than were saved")
+    return state, seconds
 
 
 def save_params(workdir: epath.PathLike, config: TrainConfig, params: PyTree) -> None:
@@ -120,9 +134,11 @@ def load_params(
       mesh: over which a decoder is spread; by default it lies on the first device.
 
     Raises:
-      ValueError: it is not a run directory, or holds no readable checkpoint.
+      ValueError: it is not a run directory, holds no readable checkpoint, or has lost the
+        one that its summary is of.
     """
     config = read_config(workdir)
+    _check_newest(workdir)
     like = {"params": place(jax.eval_shape(lambda: init_params(config)), mesh)}
     wanted = ocp.checkpoint_utils.construct_restore_args(like)
     arguments = ocp.args.PyTreeRestore(like, restore_args=wanted, partial_restore=True)
@@ -147,19 +163,71 @@ def _read_newest(manager: ocp.CheckpointManager, state: Any) -> Any:
         return None
     arguments = ocp.args.Composite(state=state, progress=ocp.args.JsonRestore())
     try:
-        return manager.restore(step, args=arguments)
+        found = manager.restore(step, args=arguments)
+        params, wanted = found["state"]["params"], found["progress"].get("sha256")
+        same = not wanted or not _is_hashed(params)
+        same = same or hash_params(params) == wanted["params"]
+        found["progress"]["seconds"]  # of every version
     except Exception as error:  # Orbax raises many kinds
-        folder = epath.Path(manager.directory) / str(step)
-        raise ValueError(
-            f"the checkpoint {folder} cannot be read ({type(error).__name__}: "
-            f"{str(error)[:200]}); remove that folder to go on from the one before it"
-        ) from error
+        why = f"{type(error).__name__}: {str(error)[:200]}"
+        raise _unreadable(manager, why) from error
+    if not same:
+        raise _unreadable(manager, "the parameters have other values than were saved")
+    return found
+
+
+def _unreadable(manager: ocp.CheckpointManager, why: str) -> ValueError:
+    folder = epath.Path(manager.directory) / str(manager.latest_step())
+    return ValueError(
+        f"the checkpoint {folder} cannot be read ({why}); remove that folder to go on "
+        "from the one before it"
+    )
+
+
+def _is_hashed(tree: PyTree) -> bool:
+    """Whether this host sees all of every array, and can hash them in about a second."""
+    leaves = jax.tree.leaves(tree)
+    whole = all(getattr(leaf, "is_fully_addressable", True) for leaf in leaves)
+    return whole and sum(np.size(leaf) for leaf in leaves) <= MOST_HASHED
+
+
+def _hash_rest(state: TrainState, seconds: float) -> str:
+    """SHA-256 of what a checkpoint holds besides the parameters."""
+    rest = {"step": state.step, "opt_state": state.opt_state}
+    return hash_params(rest | {"seconds": np.float64(seconds)})
 
 
 def has_checkpoint(workdir: epath.PathLike) -> bool:
     """Whether a run directory holds a finished checkpoint."""
+    return _newest_step(workdir) is not None
+
+
+def is_finished(workdir: epath.PathLike) -> bool:
+    """Whether a run has its summary, and still the checkpoint that it is of."""
+    wanted = _summary_step(workdir)
+    return wanted is not None and _newest_step(workdir) == wanted
+
+
+def _newest_step(workdir: epath.PathLike) -> int | None:
     folder = epath.Path(workdir) / "checkpoints"
-    return folder.is_dir() and any(step.name.isdigit() for step in folder.iterdir())
+    names = [step.name for step in folder.iterdir()] if folder.is_dir() else []
+    return max((int(name) for name in names if name.isdigit()), default=None)
+
+
+def _summary_step(workdir: epath.PathLike) -> int | None:
+    file = epath.Path(workdir) / "summary.json"
+    return read_json(file).get("steps") if file.exists() else None
+
+
+def _check_newest(workdir: epath.PathLike) -> None:
+    """An older model must not pass for the one that the summary is of."""
+    found, wanted = _newest_step(workdir), _summary_step(workdir)
+    if wanted is not None and found != wanted:
+        held = "it holds no checkpoint" if found is None else f"its newest is {found}"
+        raise ValueError(
+            f"{workdir} is a finished run, but the checkpoint of step {wanted} is gone "
+            f"({held}); run its training command again, which makes what is missing"
+        )
 
 
 def hash_params(params: PyTree) -> str:

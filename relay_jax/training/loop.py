@@ -47,7 +47,7 @@ def train(config: TrainConfig, workdir: epath.PathLike) -> dict:
     check(config, workdir)
     path = checkpoint.open_run(workdir, config)
     done = path / "summary.json"
-    if done.exists():
+    if checkpoint.is_finished(path):
         return records.read_json(done)
     with checkpoint.make_manager(path, config.keep_checkpoints) as manager:
         state, spent = _first_state(config, path, manager)

@@ -2,20 +2,24 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from experiments.configs import tiny
 from relay_jax import config as configs
 from relay_jax import records
+from relay_jax.data import pipeline
 from relay_jax.training import checkpoint, loop
-from relay_jax.training.optimizer import make_schedule
-from relay_jax.training.step import init_params
+from relay_jax.training.optimizer import make_schedule, trained_params
+from relay_jax.training.step import init_params, init_state, make_train_step
 
 
 def small(**changes):
@@ -28,7 +32,8 @@ def small(**changes):
 
 
 def test_interrupted_run_ends_with_the_same_parameters(tmp_path, monkeypatch):
-    often = small(checkpoint_every_seconds=0.0)  # after every step
+    # After every step.
+    often = small(checkpoint_every_seconds=0.0, optimizer={"average_share": 0.5})
     whole = loop.train(often, tmp_path / "whole")
     append, seen = records.append_lines, []
 
@@ -50,6 +55,39 @@ def test_interrupted_run_ends_with_the_same_parameters(tmp_path, monkeypatch):
     ]
     assert [x["step"] for x in lines[0]] == [x["step"] for x in lines[1]]
     assert [x["loss"] for x in lines[0]] == [x["loss"] for x in lines[1]]
+
+
+def test_a_run_ends_with_the_average_of_its_parameters(tmp_path):
+    config = small(num_steps=3, optimizer={"average_share": 0.9})
+    loop.train(config, tmp_path)
+    like = jax.eval_shape(lambda: init_state(config, init_params(config)))
+    with checkpoint.make_manager(tmp_path, 1) as manager:
+        state, _ = checkpoint.restore(manager, like)
+    average = trained_params(None, state.opt_state)
+    assert checkpoint.hash_params(state.params) == checkpoint.hash_params(average)
+    last = loop.train(small(num_steps=3), tmp_path / "last")["params_sha256"]
+    assert checkpoint.hash_params(average) != last
+
+
+@pytest.mark.parametrize("kind", ["hidden", "feedback", "decoder"])
+def test_bfloat16_computes_about_the_same_and_keeps_float32_parameters(kind):
+    model = {"num_layers": 1, "dim": 16, "num_heads": 2, "mlp_dim": 16, "dropout": 0.0}
+    model |= {"kind": "decoder"} if kind == "decoder" else {"loop_input": kind}
+    losses = {}
+    for dtype in ("float32", "bfloat16"):
+        config = small(model=model | {"dtype": dtype, "num_numbers": 8})
+        buckets = pipeline.open_buckets(config)
+        step, state = make_train_step(config), init_state(config, init_params(config))
+        losses[dtype] = []
+        for now in (pipeline.step_at(i, buckets, config) for i in range(3)):
+            work = {"task": now.task, "num_loops": now.num_loops}
+            state, metrics = step(state, now.batch, **work)
+            losses[dtype].append(float(metrics["loss"]))
+        assert {x.dtype for x in jax.tree.leaves(state.params)} == {
+            jnp.dtype("float32")
+        }
+    assert losses["bfloat16"] != losses["float32"]
+    np.testing.assert_allclose(losses["bfloat16"], losses["float32"], rtol=0.05)
 
 
 @pytest.mark.slow
@@ -108,6 +146,23 @@ def test_finished_run_is_not_trained_again(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text() == before
 
 
+@pytest.mark.parametrize("lost", ["newest", "all"])
+def test_a_finished_run_that_lost_its_checkpoint_makes_it_again(tmp_path, lost):
+    often = small(num_steps=3, checkpoint_every_seconds=0.0)
+    first = loop.train(often, tmp_path)
+    folder = tmp_path / "checkpoints"
+    shutil.rmtree(folder / "3" if lost == "newest" else folder)
+    held = "its newest is 2" if lost == "newest" else "it holds no checkpoint"
+    with pytest.raises(
+        ValueError, match=rf"of step 3 is gone \({held}\); run its training command"
+    ):
+        checkpoint.load_params(tmp_path)
+    again = loop.train(often, tmp_path)
+    params = checkpoint.load_params(tmp_path)[1]
+    assert checkpoint.hash_params(params) == first["params_sha256"]
+    assert again["params_sha256"] == first["params_sha256"]
+
+
 def test_run_directory_holds_all_that_a_later_stage_needs(tmp_path):
     summary = loop.train(small(num_steps=5), tmp_path / "run")
     config, params = checkpoint.load_params(tmp_path / "run")
@@ -162,6 +217,55 @@ def test_missing_and_damaged_checkpoints_are_named(tmp_path):
         ValueError, match=r"checkpoints/2 cannot be read .* remove that"
     ):
         checkpoint.load_params(tmp_path / "run")
+
+
+def test_a_flipped_bit_is_found_or_changes_nothing(tmp_path):
+    config = small(num_steps=1, evaluation={"final": 1})
+    state = init_state(config, init_params(config))
+    checkpoint.open_run(tmp_path, config)
+    with checkpoint.make_manager(tmp_path, 1) as manager:
+        checkpoint.save(manager, state, seconds=1.5)
+    true = checkpoint.hash_params(state._asdict()), 1.5
+    found = 0
+    for file in (tmp_path / "checkpoints/0/state").rglob("d/*"):
+        content = file.read_bytes()
+        place = len(content) // 2
+        flipped = bytes([content[place] ^ 4])
+        file.write_bytes(content[:place] + flipped + content[place + 1 :])
+        try:
+            _, params = checkpoint.load_params(tmp_path)
+            true_params = checkpoint.hash_params(state.params)
+            assert checkpoint.hash_params(params) == true_params
+            with checkpoint.make_manager(tmp_path, 1) as manager:
+                held, seconds = checkpoint.restore(manager, state)
+            assert (checkpoint.hash_params(held._asdict()), seconds) == true
+        except ValueError as error:
+            found += 1
+            assert "checkpoints/0 cannot be read" in str(error)
+            assert "remove that folder" in str(error)
+        file.write_bytes(content)
+    assert found
+
+
+def test_a_checkpoint_of_other_values_is_refused_and_an_old_one_is_not(
+    tmp_path, monkeypatch
+):
+    config = small(num_steps=1)
+    state = init_state(config, init_params(config))
+    checkpoint.open_run(tmp_path, config)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "hash_params", lambda tree: "0")
+        with checkpoint.make_manager(tmp_path, 1) as manager:
+            checkpoint.save(manager, state, seconds=1.5)
+    message = r"checkpoints/0 cannot be read \(the parameters have other values than"
+    with pytest.raises(ValueError, match=message):
+        checkpoint.load_params(tmp_path)
+    manager = checkpoint.make_manager(tmp_path, 1)
+    with manager, pytest.raises(ValueError, match=message):
+        checkpoint.restore(manager, state)
+    file = tmp_path / "checkpoints/0/progress/metadata"
+    records.write_json(file, {"seconds": 1.5})  # as before there were digests
+    checkpoint.load_params(tmp_path)
 
 
 def test_loss_that_is_not_finite_stops_the_run(tmp_path):
