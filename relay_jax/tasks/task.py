@@ -50,7 +50,11 @@ class Task(Protocol):
     name: str
     token: int  # the task token, first in every problem
     answer_in_chain: bool  # whether the last round is the answer itself
-    meaning: tuple[str, ...]  # options that say what is right, not which problems come
+
+    @property
+    def meaning(self) -> tuple[str, ...]:
+        """The options that say what is right, not which problems come."""
+        ...
 
     def sample(self, rng: np.random.Generator, length: Int[Host, " b"]) -> Examples:
         """Draws one problem of each length and solves it."""

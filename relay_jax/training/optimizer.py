@@ -61,10 +61,10 @@ def average_params(share: float) -> optax.GradientTransformation:
         copy = jax.tree.map(jnp.array, params)  # params are donated: not the same
         return AverageState(jnp.zeros((), jnp.int32), copy)
 
-    def update(updates, state, params):
+    def update(updates, state, params=None):
         count = state.count + 1
         rate = jnp.minimum(1.0, 1.0 / (share * count))
-        new = optax.apply_updates(params, updates)
+        new = jax.tree.map(jnp.add, params, updates)
         average = optax.incremental_update(new, state.average, rate)
         return updates, AverageState(count, average)
 
