@@ -100,8 +100,9 @@ def bucket(**values):
         (
             {"optimizer": {"lr": 1.0}},
             (
-                "unknown key config.optimizer.lr; valid keys: b2, clip_norm, "
-                "constant_share, kind, learning_rate, warmup_share, weight_decay"
+                "unknown key config.optimizer.lr; valid keys: average_share, b2, "
+                "clip_norm, constant_share, kind, learning_rate, warmup_share, "
+                "weight_decay"
             ),
         ),
         (
