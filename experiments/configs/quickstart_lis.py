@@ -33,10 +33,10 @@ LOOPED = {
 }
 STEPS = {
     "looped_aligned": 4500,
-    "ar": 7000,
+    "ar": 5000,
     "looped_vanilla": 1000,
-    "ar_relay": 3000,
-    "ar_control": 3000,
+    "ar_relay": 1200,
+    "ar_control": 1200,
 }
 
 
