@@ -14,7 +14,7 @@
 The corpora of the paper, as published, are the recipes of `relay_jax/data/recipe.py`.
 Interrupted, it leaves nothing that opens, or the store that was to be replaced; the same
 command goes on with the shards that were sorted. Memory: about 20 bytes for each token of
-a shard (--shard_tokens).
+a shard (--shard_tokens), 36 where it holds more than 65,536 different words.
 """
 
 import statistics
@@ -122,20 +122,21 @@ def measure(store: Datastore, seconds: float, cpu_seconds: float) -> dict:
 
 def _read(source: str) -> tuple[Iterator, dict]:
     """The documents of the source that is given, and whose ids they are."""
+    told = {"eos_id": _EOS_ID.value, "vocab_size": _VOCAB_SIZE.value}
+    if not _TOKENIZER.value and source != "--token_array":
+        raise ValueError(f"{source} needs --tokenizer, whose words the store will hold")
     if source == "--token_array" and _TOKENIZER.value:
         tokenizer = load_tokenizer(_TOKENIZER.value)
+        _check_told(told, tokenizer)
         documents = corpus.read_tokens(_TOKEN_ARRAY.value, tokenizer.eos_id)
         return documents, _words(tokenizer)
     if source == "--token_array":
-        if _EOS_ID.value is None or _VOCAB_SIZE.value is None:
+        if None in told.values():
             raise ValueError(
                 "--token_array needs --tokenizer, or --eos_id and --vocab_size"
             )
-        return corpus.read_tokens(_TOKEN_ARRAY.value, _EOS_ID.value), {
-            "tokenizer": _TOKENIZER_ID.value,
-            "vocab_size": _VOCAB_SIZE.value,
-            "eos_id": _EOS_ID.value,
-        }
+        documents = corpus.read_tokens(_TOKEN_ARRAY.value, told["eos_id"])
+        return documents, told | {"tokenizer": _TOKENIZER_ID.value}
     if source == "--files":
         texts = corpus.read_files(corpus.find_files(_FILES.value))
     elif source == "--jsonl":
@@ -150,6 +151,15 @@ def _read(source: str) -> tuple[Iterator, dict]:
         )
     tokenizer = load_tokenizer(_TOKENIZER.value)
     return corpus.encode(texts, tokenizer), _words(tokenizer)
+
+
+def _check_told(told: dict, tokenizer: Tokenizer) -> None:
+    for name, value in told.items():
+        own = getattr(tokenizer, name)
+        if value not in (None, own):
+            raise ValueError(
+                f"--{name}={value}, but the --tokenizer has {own}; leave --{name} out"
+            )
 
 
 def _words(tokenizer: Tokenizer) -> dict:

@@ -22,22 +22,23 @@ from relay_jax.rest import decode
 from relay_jax.tokens import UNFINISHED, Tokenizer, decode_spans
 
 _TEMPLATE = flags.DEFINE_enum("template", "plain", list(TEMPLATES), "How it is asked.")
-_MOST = flags.DEFINE_integer("max_new_tokens", 1024, "Of an answer, at most.", 1)
+_MOST = flags.DEFINE_integer("max_new_tokens", 1024, "Of an answer, at most.", 1, 2**30)
 _TEMPERATURE = flags.DEFINE_float("temperature", 0.0, "0 is greedy.")
 _TOP_P = flags.DEFINE_float("top_p", 1.0, "Least mass of the words drawn from.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of the noise when sampling.", 0)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the noise when sampling.", 0, 2**32 - 1)
 STREAM_STEPS = 4  # steps between two looks at the text
 
 
 def main() -> None:
     config, tokenizer = prompting.open_run()
-    drafts, _, index = drafting.from_flags(tokenizer)
+    drafts, store = drafting.from_flags(tokenizer)
     draft, fit = drafting.one(drafts), None
     settings = {
         "model": config.model,
         "sampling": SamplingConfig(_TEMPERATURE.value, _TOP_P.value),
         "eos_id": tokenizer.eos_id,
     }
+    index = drafting.load_index(store)
     params = prompting.load_params(config, index)
     questions, answers = [], []
     while (question := _listen()) not in (None, "/quit"):

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
+import jax
 from absl import app, flags, logging
 from etils import epath
 from ml_collections import ConfigDict, config_flags
@@ -62,6 +63,13 @@ def one_line_errors() -> Iterator[None]:
         )
     except (ValueError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        sys.exit(
+            f"error: the device has too little memory ({str(error)[:200]}); ask for "
+            "less: a smaller batch, fewer tokens, a narrower type"
+        )
 
 
 def make_folder(path: epath.Path) -> None:

@@ -12,8 +12,9 @@ from etils import epath
 from relay_jax.arrays import Host, Int, PyTree
 from relay_jax.config import DraftConfig
 from relay_jax.rest import decode, drafters, step_times, tree_size
+from relay_jax.rest import index as indexes
 from relay_jax.rest.datastore import Datastore, open_datastore
-from relay_jax.rest.index import HostIndex, load_index, make_mesh
+from relay_jax.rest.index import AnyIndex, HostIndex, make_mesh
 from relay_jax.tokens import Tokenizer
 
 _DATASTORE = flags.DEFINE_string("datastore", "", "A datastore's directory.")
@@ -27,8 +28,8 @@ NUM_DRAFT = flags.DEFINE_string(
 )
 _DEPTH = flags.DEFINE_integer("draft_depth", 10, "Depth of the draft tree.", 1)
 INDEXES = {
-    "device": load_index,
-    "mesh": lambda store: load_index(store, make_mesh()),
+    "device": indexes.load_index,
+    "mesh": lambda store: indexes.load_index(store, make_mesh()),
     "host": HostIndex,
 }
 _INDEX = flags.DEFINE_enum(
@@ -36,7 +37,8 @@ _INDEX = flags.DEFINE_enum(
     "device",
     list(INDEXES),
     "Where the datastore is searched: on the first device, spread over all devices "
-    "(shard by shard: build it with as many or more), or in its files, on the host.",
+    "(shard by shard: build it with as many or more), or in its files, on the host (of "
+    "which a few blocks are checked, unless --verify_datastore).",
 )
 _VERIFY = flags.DEFINE_bool("verify_datastore", False, "Check every byte of the store.")
 _TIMES = flags.DEFINE_string(
@@ -46,8 +48,8 @@ _TIMES = flags.DEFINE_string(
 
 def from_flags(
     tokenizer: Tokenizer | None = None, names: Sequence[str] = ()
-) -> tuple[list[DraftConfig], Datastore | None, Any]:
-    """Draft configs, the opened store and its index; None where none is needed.
+) -> tuple[list[DraftConfig], Datastore | None]:
+    """Draft configs and the opened store, None where none is needed; no index is loaded.
 
     One config for each drafter and each number of --num_draft; `tree_size.AUTO` stands
     for auto.
@@ -63,7 +65,7 @@ def from_flags(
     for name, count in itertools.product(names or [_DRAFTER.value], read_sizes()):
         made = DraftConfig(drafter=name, num_draft=count, depth=_DEPTH.value)
         drafts.append(decode.PLAIN if name == "none" else made)
-    store, index = None, None
+    store = None
     if any(draft.drafter in drafters.NEEDS_STORE for draft in drafts):
         if not _DATASTORE.value:
             raise ValueError(
@@ -79,11 +81,20 @@ def from_flags(
                 "or --tokenizer_identity); its words are taken to be the model's",
                 file=sys.stderr,
             )
-        index = INDEXES[_INDEX.value](store)
     for draft in drafts:
         is_auto = draft.num_draft == tree_size.AUTO
-        drafters.check(tree_size.resize(draft, 1) if is_auto else draft, index)
-    return drafts, store, index
+        resized = tree_size.resize(draft, 1) if is_auto else draft
+        drafters.check(resized, store is not None)
+    return drafts, store
+
+
+def load_index(store: Datastore | None) -> AnyIndex | None:
+    """The index of a store, where --index says. Large: last, after all that can fail.
+
+    Raises:
+      ValueError: a file of the store is damaged.
+    """
+    return INDEXES[_INDEX.value](store) if store else None
 
 
 def read_sizes() -> list[int]:

@@ -8,8 +8,9 @@
     python -m experiments.make_targets --targets=FILE.npz --tokenizer=RUN/tokenizer.model \
         --token_array=RUN/held_out.npy --prompt_tokens=64 --count=40
 
-Prompt and text of a JSON line are encoded each by itself, as a model meets them. What a
-targets file holds: relay_jax/rest/replay.py.
+Prompt and text of a JSON line are encoded together where the prompt's own tokens stay as
+they are, else each by itself: the prompt's are what a model is given. What a targets file
+holds: relay_jax/rest/replay.py.
 """
 
 import itertools
@@ -20,7 +21,7 @@ from absl import flags
 
 from experiments import command
 from relay_jax.data import corpus
-from relay_jax.rest.replay import Target, save_targets
+from relay_jax.rest.replay import Target, check_place, save_targets
 from relay_jax.tokens import Tokenizer, load_tokenizer
 
 _TARGETS = flags.DEFINE_string("targets", None, "The .npz file to be.")
@@ -43,6 +44,7 @@ flags.mark_flags_as_required(["targets", "tokenizer"])
 
 
 def main() -> None:
+    check_place(_TARGETS.value, _OVERWRITE.value)
     tokenizer = load_tokenizer(_TOKENIZER.value)
     chosen = itertools.islice(_texts(tokenizer), _OFFSET.value, None, _EVERY.value)
     kept = (target for target in chosen if len(target.tokens) > target.prompt_length)
@@ -61,8 +63,7 @@ def _texts(tokenizer: Tokenizer) -> Iterator[Target]:
         files = corpus.find_files(_JSONL.value)
         keys = _PROMPT_KEY.value, _TEXT_KEY.value
         for pair in corpus.read_json_fields(files, keys):
-            prompt, text = map(tokenizer.encode, pair)
-            yield Target(np.array([*prompt, *text], np.int32), len(prompt))
+            yield _continue(*pair, tokenizer)
         return
     if _FILES.value:
         texts = corpus.read_files(corpus.find_files(_FILES.value))
@@ -71,6 +72,14 @@ def _texts(tokenizer: Tokenizer) -> Iterator[Target]:
         documents = corpus.read_tokens(_TOKEN_ARRAY.value, tokenizer.eos_id)
     for document in documents:
         yield Target(np.array(document, np.int32), _CUT.value)
+
+
+def _continue(prompt: str, text: str, tokenizer: Tokenizer) -> Target:
+    given, ids = tokenizer.encode(prompt), tokenizer.encode(prompt + text)
+    if ids[: len(given)] != given:
+        begin = len(tokenizer.encode(""))  # what a tokenizer puts before every text
+        ids = [*given, *tokenizer.encode(text)[begin:]]
+    return Target(np.array(ids, np.int32), len(given))
 
 
 if __name__ == "__main__":

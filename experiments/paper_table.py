@@ -21,7 +21,7 @@ _DATA = flags.DEFINE_string("data", None, "The questions' file.", required=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where records go.", required=True)
 _COUNT = flags.DEFINE_integer("count", 0, "The first questions alone; 0: all.", 0)
 _NUCLEUS = flags.DEFINE_bool("nucleus", False, "Sample, as the paper does; or greedy.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of the noise when sampling.", 0)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the noise when sampling.", 0, 2**32 - 1)
 _MOST = flags.DEFINE_integer("max_new_tokens", 0, "Of an answer; 0: as the paper.", 0)
 _TEMPLATE = flags.DEFINE_enum(
     "template", "", ["", *TEMPLATES], "How a model is asked; default: as in the paper."
@@ -65,16 +65,18 @@ def run(protocol: Protocol, questions: Sequence[trial.Question]) -> list[dict]:
     if not questions:
         raise ValueError(f"--data: {_DATA.value} holds no question")
     config, tokenizer = prompting.open_run()
-    drafts, _, index = drafting.from_flags(tokenizer)
+    drafts, store = drafting.from_flags(tokenizer)
+    draft = drafting.one(drafts)
     path = epath.Path(_WORKDIR.value)
     command.make_folder(path)
     settings = _settings(path, protocol)
+    index = drafting.load_index(store)
     asked = trial.Trial(
         params=prompting.load_params(config, index),
         model=config.model,
         tokenizer=tokenizer,
         template=TEMPLATES[settings["template"]],
-        draft=drafting.one(drafts),
+        draft=draft,
         sampling=protocol.nucleus if _NUCLEUS.value else SamplingConfig(),
         max_new_tokens=settings["max_new_tokens"],
         index=index,

@@ -30,19 +30,24 @@ _TASK = flags.DEFINE_string("task", "", "Solve its problems; or give prompts.")
 _LENGTH = flags.DEFINE_integer("length", None, "Length of the task's problems.", 1)
 _COUNT = flags.DEFINE_integer("count", 64, "How many prompts, at most.", 1)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 1, "Texts at once.", 1)
-_MOST = flags.DEFINE_integer("max_new_tokens", 256, "Tokens to write at most.", 1)
+_MOST = flags.DEFINE_integer(
+    "max_new_tokens", 256, "Tokens to write at most.", 1, 2**30
+)
 _DRAFTERS = flags.DEFINE_list("drafters", ["context"], "Drafters to compare.")
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Measured rounds.", 1)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the problems.", 0)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the problems.", 0, 2**32 - 1)
 
 
 def main() -> None:
     config, tokenizer = prompting.open_run()
-    drafts, store, index = drafting.from_flags(tokenizer, _DRAFTERS.value)
+    drafts, store = drafting.from_flags(tokenizer, _DRAFTERS.value)
     if _TASK.value:
         prompts = problems(config)
     else:
         prompts = prompting.read_prompts(tokenizer, _COUNT.value)
+    path = epath.Path(_WORKDIR.value)
+    command.make_folder(path)
+    index = drafting.load_index(store)
     work = speed.Work(
         params=prompting.load_params(config, index),
         model=config.model,
@@ -52,8 +57,6 @@ def main() -> None:
         batch_size=_BATCH_SIZE.value,
         index=index,
     )
-    path = epath.Path(_WORKDIR.value)
-    command.make_folder(path)
     lines = speed.compare(work, drafts, _REPEATS.value, drafting.cache_file())
     for line in lines:
         if line["chosen"] and not line["num_draft"]:

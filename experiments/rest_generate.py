@@ -26,11 +26,13 @@ from relay_jax.tokens import UNFINISHED, decode_spans
 _PRINT_IDS = flags.DEFINE_bool("print_ids", False, "Print ids instead of text.")
 _IGNORE_EOS = flags.DEFINE_bool("ignore_eos", False, "Go on after the end of text.")
 _SHOW = flags.DEFINE_bool("show_accepted", False, "Mark accepted drafts: «like this».")
-_MOST = flags.DEFINE_integer("max_new_tokens", 256, "Tokens to write at most.", 1)
+_MOST = flags.DEFINE_integer(
+    "max_new_tokens", 256, "Tokens to write at most.", 1, 2**30
+)
 _TEMPERATURE = flags.DEFINE_float("temperature", 0.0, "0 is greedy.")
 _TOP_P = flags.DEFINE_float("top_p", 1.0, "Least mass of the words drawn from.")
 _TOP_K = flags.DEFINE_integer("top_k", 0, "Words drawn from; 0: all.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of the noise when sampling.", 0)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the noise when sampling.", 0, 2**32 - 1)
 STREAM_STEPS = 8  # steps between two looks at the text
 WATCH_STEPS = 128  # steps between two looks at whether drafts pay
 
@@ -38,10 +40,11 @@ WATCH_STEPS = 128  # steps between two looks at whether drafts pay
 def main() -> None:
     sampling = SamplingConfig(_TEMPERATURE.value, _TOP_P.value, _TOP_K.value)
     config, tokenizer = prompting.open_run()
-    drafts, _, index = drafting.from_flags(tokenizer)
+    drafts, store = drafting.from_flags(tokenizer)
     draft = drafting.one(drafts)
     prompts = prompting.read_prompts(tokenizer)
     tokens, length = decode.pad_prompts(prompts, config.model.num_words)
+    index = drafting.load_index(store)
     params = prompting.load_params(config, index)
     settings = {
         "model": config.model,

@@ -25,11 +25,12 @@ flags.set_default(drafting.NUM_DRAFT, "64")  # no model, so no step to time
 def main() -> None:
     if "auto" in drafting.NUM_DRAFT.value:
         raise ValueError("--num_draft must be a number here: there is no model to time")
-    drafts, store, index = drafting.from_flags()
+    drafts, store = drafting.from_flags()
     draft = drafting.one(drafts)
     targets = replay.load_targets(_TARGETS.value)
     if store is not None:
         replay.check_targets(targets, store.vocab_size)
+    index = drafting.load_index(store)
     scores = replay.replay_targets(
         targets, index, draft, _BATCH_SIZE.value, progress=True
     )

@@ -5,6 +5,7 @@ that lists the valid ones, so a misspelt override never trains the wrong model.
 """
 
 import dataclasses
+import math
 import typing
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -244,10 +245,12 @@ class SamplingConfig:
     top_k: int = 0  # 0: all
 
     def __post_init__(self):
-        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
+        fits = 0 <= self.temperature < math.inf and 0 < self.top_p <= 1
+        if not fits or not 0 <= self.top_k < 2**31:
             raise ValueError(
-                "temperature must be 0 or more, top_p above 0 and at most 1, top_k 0 or "
-                f"more; got {self.temperature}, {self.top_p}, {self.top_k}"
+                "temperature must be 0 or more and finite, top_p above 0 and at most 1, "
+                f"top_k 0 to 2147483647; got {self.temperature}, {self.top_p}, "
+                f"{self.top_k}"
             )
 
 

@@ -8,6 +8,7 @@ import contextlib
 import glob
 import gzip
 import json
+import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -43,10 +44,12 @@ def find_files(patterns: Iterable[str]) -> list[epath.Path]:
 
 
 def _walk(folder: epath.Path) -> Iterator[epath.Path]:
+    """All files below a folder; links to folders, which may lead round, are left out."""
     for path in folder.iterdir():
         if path.is_dir():
-            yield from _walk(path)
-        else:
+            if not os.path.islink(path):
+                yield from _walk(path)
+        elif path.is_file():
             yield path
 
 

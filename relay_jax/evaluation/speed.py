@@ -95,7 +95,7 @@ def compare(
 def _sized(work: Work, draft: DraftConfig, cache_file) -> DraftConfig:
     """The draft config with its tree size chosen by the first prompts, if it is open."""
     if draft.num_draft != tree_size.AUTO:
-        drafters.check(draft, work.index)
+        drafters.check(draft, work.index is not None)
         return draft
     seconds, paces = {}, []
     groups = _groups(work)[: -(-tree_size.PROBED_ROWS // work.batch_size)]

@@ -45,6 +45,13 @@ def make_mesh(fsdp: int = 1, tensor: int = 1) -> Mesh:
     return Mesh(np.array(devices[: fsdp * tensor]).reshape(fsdp, tensor), AXES)
 
 
+def mesh_shape(params: PyTree) -> dict[str, int]:
+    """Over how many devices each axis of the mesh spreads them; {} on a single device."""
+    place = jax.tree.leaves(params)[0].sharding
+    is_spread = isinstance(place, NamedSharding) and place.mesh.size > 1
+    return dict(place.mesh.shape) if is_spread else {}
+
+
 def param_sharding(path: str, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
     """Where a parameter lies: an axis that the mesh does not divide stays whole.
 

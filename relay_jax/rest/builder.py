@@ -29,7 +29,9 @@ from relay_jax.tokens import check_ids
 
 SHARD_TOKENS = 100_000_000
 LONGEST_SHARD = 2**30 - 1
-_OWN = re.compile(r"metadata\.json|(tokens|order|shard)_\d{5}.*|\..*\.unfinished")
+_KEY = r"\d{5}_[0-9a-f]{12}"  # of a shard
+_FILE = rf"metadata\.json|(tokens|order)_{_KEY}\.npy|shard_{_KEY}\.json"
+_OWN = re.compile(rf"{_FILE}|\.({_FILE})\.unfinished")
 
 
 def build_datastore(
@@ -42,7 +44,8 @@ def build_datastore(
     shard_tokens: int = SHARD_TOKENS,
     overwrite: bool = False,
 ) -> Datastore:
-    """Writes a store; memory is bounded by the size of a shard, about 20 bytes a token.
+    """Writes a store; memory is bounded by the size of a shard: about 20 bytes a token,
+    36 where a shard holds more than 65,536 different words.
 
     Args:
       documents: token ids of each document, with or without its end-of-text token.
@@ -64,6 +67,7 @@ def build_datastore(
             f"shard_tokens must be 1..{LONGEST_SHARD}, got {shard_tokens}: "
             "an order is kept in 32 bits"
         )
+    _check_writable(path)
     seals, num_tokens, num_documents = [], 0, 0
     checked = _checked(documents, vocab_size, eos_id)
     for tokens in _cut(checked, shard_tokens, token_dtype(vocab_size)):
@@ -82,7 +86,7 @@ def build_datastore(
     write_metadata(path, fields, seals)
     kept = {METADATA, *(seal.name for pair in seals for seal in pair)}
     for file in path.iterdir():
-        if file.name not in kept:
+        if _OWN.fullmatch(file.name) and file.name not in kept:
             file.unlink()
     return open_datastore(path)
 
@@ -92,11 +96,18 @@ def order_places(tokens: Integer[Host, " n"]) -> Integer[Host, " n"]:
     import pydivsufsort
 
     if tokens.dtype.itemsize > 2:  # the sorter works on bytes: the fewer, the faster
-        tokens = np.unique(tokens, return_inverse=True)[1]
+        tokens = _number_words(tokens)
     smallest = np.min_scalar_type(int(tokens.max(initial=0)))
     backwards = np.ascontiguousarray(tokens[::-1].astype(smallest))
     suffixes = pydivsufsort.divsufsort(backwards)
     return (len(tokens) - suffixes).astype(np.int32)
+
+
+def _number_words(tokens: Integer[Host, " n"]) -> Integer[Host, " n"]:
+    """The same order of words, numbered without gaps."""
+    occurs = np.zeros(int(tokens.max(initial=0)) + 1, bool)
+    occurs[tokens] = True
+    return (np.cumsum(occurs, dtype=np.uint32) - np.uint32(1))[tokens]
 
 
 def _checked(documents, vocab_size, eos_id) -> Iterator[Integer[Host, "_"]]:
@@ -141,6 +152,17 @@ def _check_place(path: epath.Path, overwrite: bool) -> None:
         raise ValueError(f"{path} exists; choose another place or give --overwrite")
 
 
+def _check_writable(path: epath.Path) -> None:
+    """Raises OSError where no file can be made; leaves nothing behind."""
+    is_new = not path.exists()
+    path.mkdir(parents=True, exist_ok=True)
+    trial = path / f".{METADATA}.unfinished"
+    trial.touch()
+    trial.unlink()
+    if is_new:
+        path.rmdir()
+
+
 def _write_shard(folder: epath.Path, number: int, tokens) -> tuple[Seal, Seal]:
     """Saves a shard, or finds it saved by a build that was interrupted."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -162,7 +184,7 @@ def _sorted_before(folder: epath.Path, done: epath.Path) -> tuple[Seal, Seal] | 
     try:
         seals = read_pair(json.loads(done.read_text()))
         for seal in seals:
-            load_sealed(folder, seal)
+            load_sealed(folder, seal, whole=True)
     except (OSError, ValueError, TypeError):
         return None  # it is not there, or not whole
     return seals

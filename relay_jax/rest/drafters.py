@@ -68,13 +68,13 @@ def draft(
     return make_tree(rows, config.num_draft, narrow)
 
 
-def check(config: DraftConfig, index: AnyIndex | None) -> None:
+def check(config: DraftConfig, has_store: bool) -> None:
     """Raises ValueError at a draft config that cannot work."""
     if config.drafter not in DRAFTERS:
         raise ValueError(
             f"unknown drafter {config.drafter!r}; valid drafters: {', '.join(DRAFTERS)}"
         )
-    if config.drafter in NEEDS_STORE and index is None:
+    if config.drafter in NEEDS_STORE and not has_store:
         raise ValueError(
             f"the drafter {config.drafter!r} needs a datastore; give one, or take "
             "'context', which drafts from the text alone"
@@ -85,7 +85,7 @@ def check(config: DraftConfig, index: AnyIndex | None) -> None:
     if most * (config.depth + 1) >= MOST_WEIGHT:
         raise ValueError(
             f"{rows} rows of weight {heaviest} and depth {config.depth} exceed what is "
-            f"counted exactly ({MOST_WEIGHT}); lower the weights"
+            f"counted exactly ({MOST_WEIGHT}); lower the depth or the weights"
         )
     places = most_nodes(config)
     if not 0 <= config.num_draft <= places:
@@ -101,8 +101,7 @@ def most_nodes(config: DraftConfig) -> int:
 
 
 def _own_rows(text: Text, query, config: DraftConfig) -> Rows:
-    num_rows = min(config.num_text_rows, text.tokens.shape[1])
-    found = retrieve.own_text(*text, query, num_rows, config.depth)
+    found = retrieve.own_text(*text, query, config.num_text_rows, config.depth)
     return _weigh(found, config.text_weights)
 
 

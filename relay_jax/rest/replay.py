@@ -66,12 +66,19 @@ def load_targets(path: epath.PathLike) -> list[Target]:
         )
     if np.any(prompts < 1):
         raise ValueError(f"{path}: every prompt needs at least one token")
+    check_ids(tokens, 2**31, str(path), "which is no token id")
     texts = [tokens[a:b].astype(np.int32) for a, b in itertools.pairwise(starts)]
     pairs = zip(texts, map(int, prompts), strict=True)
     kept = [Target(text, prompt) for text, prompt in pairs if len(text) > prompt]
     if not kept:
         raise ValueError(f"{path} holds no text that is longer than its prompt")
     return kept
+
+
+def check_place(path: epath.PathLike, overwrite: bool = False) -> None:
+    """Raises ValueError where there is such a file, unless `overwrite`."""
+    if epath.Path(path).exists() and not overwrite:
+        raise ValueError(f"{path} exists; choose another file or give --overwrite")
 
 
 def save_targets(
@@ -82,9 +89,7 @@ def save_targets(
     Raises:
       ValueError: there is such a file, unless `overwrite`, or nothing to write.
     """
-    path = epath.Path(path)
-    if path.exists() and not overwrite:
-        raise ValueError(f"{path} exists; choose another file or give --overwrite")
+    check_place(path, overwrite)
     if not targets:
         raise ValueError("no text is longer than its prompt: there is nothing to draft")
     sizes = [len(target.tokens) for target in targets]
@@ -113,7 +118,7 @@ def replay_targets(
     progress: bool = False,
 ) -> list[Score]:
     """Replays every target, in batches of similar length."""
-    drafters.check(draft, index)
+    drafters.check(draft, index is not None)
     order = sorted(range(len(targets)), key=lambda i: len(targets[i].tokens))
     scores: list[Score] = [Score(0, 0, 0)] * len(targets)
     groups = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]

@@ -114,12 +114,12 @@ def _on_host(find, index: HostIndex, query, num_rows: int, depth: int) -> Matche
 
 
 def _best(found: Matches, num_rows: int) -> Matches:
-    """Of every shard's rows, those that match longest."""
+    """Of every shard's rows, those that match longest; of equals, some of each shard."""
     num_shards, batch_size = found.length.shape[:2]
     if num_shards == 1:
         return Matches(found.tokens[0], found.length[0])
-    length = found.length.swapaxes(0, 1).reshape(batch_size, -1)
-    tokens = found.tokens.swapaxes(0, 1).reshape(*length.shape, -1)
+    length = jnp.moveaxis(found.length, 0, -1).reshape(batch_size, -1)
+    tokens = jnp.moveaxis(found.tokens, 0, 2).reshape(*length.shape, -1)
     length, row = jax.lax.top_k(length, num_rows)
     return Matches(jnp.take_along_axis(tokens, row[..., None], axis=1), length)
 
@@ -236,6 +236,8 @@ def own_text(
     depth: int,
 ) -> Matches:
     """Places of the text itself that match its end: the longest, then the latest."""
+    too_few = max(num_rows - tokens.shape[1], 0)
+    tokens = jnp.pad(tokens, ((0, 0), (0, too_few)))
     batch_size, size = tokens.shape
     place = jnp.arange(size)[None]
     padded = jnp.pad(

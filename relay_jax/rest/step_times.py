@@ -62,11 +62,13 @@ def describe(
     index: Any,
     batch_size: int,
     room: int,
+    spread: dict[str, int] | None = None,
 ) -> dict[str, Any]:
     """All that the time of a step depends on, but for the size of the tree.
 
     Args:
       room: of the cache, in tokens; counted in powers of two.
+      spread: the mesh on which the parameters lie.
     """
     cores = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
     return {
@@ -78,6 +80,7 @@ def describe(
         "room": 1 << (room - 1).bit_length(),
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
+        "spread": spread or {},
         "cores": len(cores),
         "jax": jax.__version__,
     }

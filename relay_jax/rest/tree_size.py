@@ -23,6 +23,7 @@ from etils import epath
 
 from relay_jax.arrays import Array, Host, Int, PyTree
 from relay_jax.config import DraftConfig, ModelConfig, SamplingConfig
+from relay_jax.models.mesh import mesh_shape
 from relay_jax.rest import decode, drafters
 from relay_jax.rest.decode import DecodeState
 from relay_jax.rest.drafters import Text
@@ -93,7 +94,11 @@ def fit(
     # Told in full, as `decode` does: what is compiled here is what decodes later.
     settings = {"model": model, "sampling": sampling, "eos_id": eos_id}
     measure = functools.partial(_time_steps, params, state, index, draft, settings)
-    about = describe(model, draft, sampling, index, *state.tokens.shape)
+    about = describe(
+        *(model, draft, sampling, index),
+        *state.tokens.shape,
+        spread=mesh_shape(params),
+    )
     seconds = step_seconds(measure, sizes, about, cache_file or default_file())
     first = np.asarray(state.length)
     state = decode.advance(

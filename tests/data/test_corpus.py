@@ -54,3 +54,13 @@ def test_documents_of_a_token_array(tmp_path):
         ValueError, match="tokens.npz cannot be read .* expected a .npy"
     ):
         list(corpus.read_tokens(tmp_path / "tokens.npz", 1))
+
+
+def test_links_that_lead_nowhere_or_round_are_left_out(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "text").write_text("text")
+    (tmp_path / "a" / "gone").symlink_to(tmp_path / "nothing")
+    (tmp_path / "a" / "round").symlink_to(tmp_path)
+    (tmp_path / "a" / "same").symlink_to(tmp_path / "a" / "text")
+    found = corpus.find_files([str(tmp_path)])
+    assert [file.name for file in found] == ["same", "text"]

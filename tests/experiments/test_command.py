@@ -1,5 +1,6 @@
 """What every script does with errors, in this process."""
 
+import jax
 import pytest
 from etils import epath
 
@@ -19,6 +20,10 @@ def test_errors_of_a_user_end_in_a_line():
         "error: /full/x cannot be used: No space left on device; give a path of an "
         "existing disk that you may read and write, with room on it"
     )
+    full = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+    assert ending(full).startswith("error: the device has too little memory (RESOURCE")
+    with pytest.raises(jax.errors.JaxRuntimeError), command.one_line_errors():
+        raise jax.errors.JaxRuntimeError("INTERNAL: a mistake")
     with pytest.raises(TypeError), command.one_line_errors():  # a mistake of ours
         raise TypeError
 

@@ -26,9 +26,9 @@ def parsed():
 def test_num_draft_is_auto_or_numbers():
     assert drafting.read_sizes() == [tree_size.AUTO]
     with flagsaver.flagsaver(num_draft="8,auto, 64", drafter="context"):
-        drafts, store, index = drafting.from_flags()
+        drafts, store = drafting.from_flags()
         assert [draft.num_draft for draft in drafts] == [8, tree_size.AUTO, 64]
-        assert store is index is None
+        assert store is drafting.load_index(store) is None
         with pytest.raises(ValueError, match="takes one size here, got '8,auto, 64'"):
             drafting.one(drafts)
     for wrong in ("many", "-1", "", "8,"):

@@ -6,6 +6,7 @@ import pathlib
 
 import numpy as np
 import pytest
+import sentencepiece
 from etils import epath
 
 from relay_jax.data.corpus import read_json_fields
@@ -77,3 +78,31 @@ def test_half_of_human_eval(tmp_path):
     tokenizer = SentencePieceTokenizer(words)
     decoded = [tuple(map(tokenizer.decode, pair)) for pair in told(tmp_path)]
     assert decoded == [tuple(pair) for pair in pairs[1::2]]
+
+
+def test_what_a_tokenizer_puts_before_a_text_stands_there_once(tmp_path):
+    """Llama's kind: begin of text, and a space of its own before the first word."""
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["the cat sat", "on the mat"] * 9),
+        model_prefix=str(tmp_path / "words"),
+        model_type="bpe",
+        vocab_size=300,
+        hard_vocab_limit=False,
+        byte_fallback=True,
+        minloglevel=2,
+    )
+    tokenizer = SentencePieceTokenizer(tmp_path / "words.model")
+    begin = tokenizer.encode("")
+    assert len(begin) == 1
+    # Of the second pair the texts run together in a word that is none of the prompt's.
+    pairs = [("the cat", " sat"), ("the ca", "t sat")]
+    lines = [json.dumps({"prompt": a, "text": b}) for a, b in pairs]
+    (tmp_path / "lines.jsonl").write_text("\n".join(lines))
+    source = f"--jsonl={tmp_path}/lines.jsonl"
+    done = make(tmp_path, source, tokenizer=tmp_path / "words.model")
+    assert done.returncode == 0, done.stderr
+    (prompt, text), (cut, rest) = told(tmp_path)
+    assert prompt + text == tokenizer.encode("the cat sat")
+    assert prompt == tokenizer.encode("the cat")
+    assert cut == tokenizer.encode("the ca")
+    assert rest == tokenizer.encode("t sat")[1:] and begin[0] not in rest

@@ -80,6 +80,30 @@ def test_what_is_no_store_is_never_replaced(tmp_path):
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["tokens_00000.npy", ".mine.unfinished"])
+def test_a_file_whose_name_is_nearly_ours_is_never_removed(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ValueError, match=f"holds {name}, which is no part of a data"):
+        build_datastore(documents(), tmp_path, overwrite=True, **WORDS)
+
+    def meanwhile():
+        yield from documents()
+        path.mkdir()
+        (path / name).write_text("mine")
+
+    path = tmp_path / "store"
+    build_datastore(meanwhile(), path, **WORDS)
+    assert (path / name).read_text() == "mine"
+
+
+def test_a_place_that_cannot_be_written_is_told_of_before_any_document(tmp_path):
+    (tmp_path / "file").write_text("")
+    asked = []
+    with pytest.raises(OSError, match="file"):
+        build_datastore(map(asked.append, [1]), tmp_path / "file" / "store", **WORDS)
+    assert not asked
+
+
 @pytest.mark.parametrize("same", [False, True])
 @pytest.mark.parametrize("writes", range(7))
 def test_an_interrupted_overwrite_leaves_the_old_store(

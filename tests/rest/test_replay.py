@@ -57,6 +57,8 @@ def test_a_replay_is_the_same_over_a_mesh(tmp_path):
         ),
         ({"starts": np.array([0.0, 7])}, "targets.npz: starts must hold whole numbers"),
         ({"prompt_lengths": np.array([3, 0])}, "every prompt needs at least one token"),
+        ({"tokens": np.arange(9) + 2**32}, r"holds the token id 4294967296, which is"),
+        ({"tokens": np.arange(9) - 2}, "holds the token id -2, which is no token id"),
         (
             {"prompt_lengths": np.array([7, 2])},
             "no text that is longer than its prompt",

@@ -88,6 +88,7 @@ def test_what_times_depend_on():
         "room": 200,
         "draft": dataclasses.replace(DRAFT, drafter="context"),
         "model": dataclasses.replace(MODEL, num_layers=2),
+        "spread": {"fsdp": 1, "tensor": 2},
     }.items():
         assert one != step_times.describe(
             **base | {"batch_size": 1, "room": 100, name: value}
