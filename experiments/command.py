@@ -64,10 +64,11 @@ def one_line_errors() -> Iterator[None]:
     except (ValueError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        told = str(error)
+        if "RESOURCE_EXHAUSTED" not in told and "Out of memory" not in told:
             raise
         sys.exit(
-            f"error: the device has too little memory ({str(error)[:200]}); ask for "
+            f"error: the device has too little memory ({told[:200]}); ask for "
             "less: a smaller batch, fewer tokens, a narrower type"
         )
 

@@ -3,18 +3,22 @@
     python -m experiments.train --config=experiments/configs/tiny.py --workdir=/tmp/tiny
 
 Any field can be set on the command line (--config.num_steps=100). Running the same
-command again goes on where it was interrupted.
+command again goes on where it was interrupted. Command, commit and machine of every call
+that did something are in WORKDIR/run.jsonl, which `gather` reads.
 """
 
 import json
 import sys
+import time
 
 from absl import flags
+from etils import epath
 from ml_collections import config_flags
 
 from experiments import command
 from relay_jax import config as configs
-from relay_jax.training import loop
+from relay_jax import records
+from relay_jax.training import checkpoint, loop
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment's file.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's directory.")
@@ -23,11 +27,17 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 def main() -> None:
     config = command.build(configs.TrainConfig, _CONFIG.value.to_dict())
+    start, path = time.monotonic(), epath.Path(_WORKDIR.value)
+    was_finished = checkpoint.is_finished(path)
     try:
-        summary = loop.train(config, _WORKDIR.value)
+        summary = loop.train(config, path)
     except loop.Stopped as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(143)
+    if not was_finished:
+        minutes = round((time.monotonic() - start) / 60, 1)
+        call = command.describe() | {"minutes": minutes, "seed": config.seed}
+        records.append_lines(path / "run.jsonl", [call])
     print(json.dumps({k: v for k, v in summary.items() if k != "final"}, indent=2))
 
 
