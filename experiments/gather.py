@@ -1,11 +1,11 @@
-"""Gathers finished quickstarts, seeds of one config, into one file of records.
+"""Gathers finished quickstarts or trainings, seeds of one config, into one file.
 
     python -m experiments.gather --run=runs/seed0,runs/seed1,runs/seed2 \\
         --results=experiments/results/quickstart.jsonl
 
 Writes the command, commit and machine of every call, what every stage took and its last
-training loss, all final records, and the speed of decoding; draws figures/NAME_METRIC.png beside the file; prints the means over the
-seeds and the lowest of them.
+training loss, all final records, and the speed of decoding; draws figures/NAME_METRIC.png
+beside the file; prints the means over the seeds and the lowest of them.
 """
 
 import statistics
@@ -20,7 +20,7 @@ from relay_jax.evaluation import figures
 from relay_jax.evaluation.table import make_table
 
 _RUN = flags.DEFINE_list(
-    "run", None, "Working directories of quickstarts, with commas."
+    "run", None, "Working directories of quickstarts, or runs, with commas."
 )
 _RESULTS = flags.DEFINE_string("results", None, "The file of records to write.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the file of records.")
@@ -33,7 +33,7 @@ def main() -> None:
     file = epath.Path(_RESULTS.value)
     if file.exists() and not _OVERWRITE.value:
         raise ValueError(f"{file} exists; pass --overwrite to replace it")
-    lines = [line for run in _RUN.value for line in read_quickstart(epath.Path(run))]
+    lines = [line for run in _RUN.value for line in read_run(epath.Path(run))]
     records.write_lines(file, lines)
     measured = [line for line in lines if line["kind"] == "record"]
     trained = {
@@ -49,26 +49,28 @@ def main() -> None:
             for name, over_seeds in (("mean", statistics.mean), ("lowest", min)):
                 if name == "lowest" and len(_RUN.value) == 1:
                     continue
-                print(f"{name} of {len(_RUN.value)} seeds")
+                print(f"{name} of all seeds that there are")
                 print(make_table(measured, task, metric, over_seeds), end="\n\n")
     print(f"records: {file}")
 
 
-def read_quickstart(run: epath.Path) -> list[dict[str, Any]]:
-    """The calls, the stages and the records of one working directory.
+def read_run(run: epath.Path) -> list[dict[str, Any]]:
+    """The calls, the stages and the records of a quickstart, or of one training.
 
     Raises:
-      ValueError: no quickstart was finished there.
+      ValueError: none was finished there.
     """
     if not (run / "run.jsonl").exists():
         raise ValueError(
-            f"{run} holds no finished quickstart: it has no run.jsonl; make one with "
-            f"python -m experiments.quickstart --workdir={run}"
+            f"{run} holds no finished quickstart or training: it has no run.jsonl; make "
+            f"one with python -m experiments.quickstart --workdir={run}"
         )
     calls = list(records.read_lines(run / "run.jsonl"))
     common = {"seed": calls[0]["seed"]}
     lines: list[dict[str, Any]] = [{"kind": "call"} | call for call in calls]
-    for file in sorted(run.glob("*/summary.json")):
+    alone = run / "summary.json"  # of a single training
+    summaries = [alone] if alone.exists() else sorted(run.glob("*/summary.json"))
+    for file in summaries:
         summary = records.read_json(file)
         if "steps" in summary:
             held = {name: summary[name] for name in STAGE_FIELDS}
@@ -76,6 +78,10 @@ def read_quickstart(run: epath.Path) -> list[dict[str, Any]]:
             lines.append({"kind": "stage", "run": file.parent.name} | common | held)
         else:
             lines.append({"kind": "chains", "run": file.parent.name} | common | summary)
+    if alone.exists():
+        return lines + [
+            {"kind": "record"} | x for x in records.read_json(alone)["final"]
+        ]
     for kind, name in (("record", "records.jsonl"), ("speed", "rest_records.jsonl")):
         if (run / name).exists():
             lines += [{"kind": kind} | x for x in records.read_lines(run / name)]

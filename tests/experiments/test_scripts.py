@@ -333,16 +333,25 @@ def test_gather_joins_the_seeds_of_a_quickstart(tmp_path):
             for metric in ("answer_accuracy", "chain_accuracy", "token_accuracy")
         ]
         records.append_lines(run / "records.jsonl", lines)
+    alone = tmp_path / "alone"  # a training by itself
+    alone.mkdir()
+    records.append_lines(alone / "run.jsonl", [{"command": "c", "seed": 2}])
+    records.append_lines(alone / "metrics.jsonl", losses)
+    last = records.make_record(
+        **common | {"seed": 2}, length=2, metric="answer_accuracy", value=1.0
+    )
+    records.write_json(alone / "summary.json", stage | {"final": [last]})
     arguments = (
-        f"--run={tmp_path}/seed0,{tmp_path}/seed1",
+        f"--run={tmp_path}/seed0,{tmp_path}/seed1,{alone}",
         f"--results={tmp_path}/x.jsonl",
     )
     done = script("gather", *arguments)
     assert done.returncode == 0, done.stderr
-    assert "mean of 2 seeds" in done.stdout and "ar  0.625" in done.stdout
-    assert "lowest of 2 seeds" in done.stdout and "ar  0.500" in done.stdout
+    assert "mean of all seeds" in done.stdout and "ar  0.750" in done.stdout
+    assert "lowest of all seeds" in done.stdout and "ar  0.500" in done.stdout
     lines = list(records.read_lines(tmp_path / "x.jsonl"))
-    assert [line["kind"] for line in lines] == ["call", "stage", *["record"] * 3] * 2
+    whole = ["call", "stage", *["record"] * 3]
+    assert [line["kind"] for line in lines] == [*whole, *whole, *whole[:3]]
     assert lines[1]["loss"] == 0.5
     assert (tmp_path / "figures" / "x_answer_accuracy.png").exists()
     assert "pass --overwrite to replace it" in refusal("gather", *arguments)
