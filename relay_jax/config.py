@@ -234,6 +234,8 @@ class DraftConfig:
     # The weight of a row by the length of its match: 1, 2, ...; the last for all longer.
     store_weights: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     text_weights: tuple[int, ...] = (16, 32, 64, 128, 256, 512)
+    recent_weight: int = 2  # of a row at one of the text's latest places, without match
+    fading: float = 0.9  # rest, context: of a node's weight, to the power of its depth
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,9 @@
     rest         the datastore, matches of every length, and the text's own past
 
 A row's weight grows with the length of its match, and the text's own past weighs more
-than the corpus. `tree.make_tree` makes one tree of all rows.
+than the corpus; what was said last may be said again, whatever stood before it. The
+further ahead a token is, the less its weight counts, but for the paper's drafter.
+`tree.make_tree` makes one tree of all rows.
 """
 
 from typing import NamedTuple
@@ -33,7 +35,7 @@ def rest(text: Text, index, config: DraftConfig) -> Rows:
     query = retrieve.last_tokens(*text)
     size = (config.num_store_rows, config.depth)
     found = retrieve.nearest(index, query, *size)
-    rows = _weigh(found, config.store_weights)
+    rows = _weigh(found, (0, *config.store_weights))
     own = _own_rows(text, query, config)
     return Rows(*(jnp.concatenate(part, axis=1) for part in zip(rows, own)))
 
@@ -65,7 +67,8 @@ def draft(
         return empty_tree(len(text.length))
     rows = drafter(text, index, config)
     narrow = index is not None and index.token_dtype == np.uint16
-    return make_tree(rows, config.num_draft, narrow)
+    fading = 1.0 if drafter is rest_paper else config.fading
+    return make_tree(rows, config.num_draft, narrow, fading)
 
 
 def check(config: DraftConfig, has_store: bool) -> None:
@@ -80,7 +83,9 @@ def check(config: DraftConfig, has_store: bool) -> None:
             "'context', which drafts from the text alone"
         )
     rows = config.num_store_rows + config.num_text_rows
-    heaviest = max(*config.store_weights, *config.text_weights)
+    heaviest = max(*config.store_weights, *config.text_weights, config.recent_weight)
+    if not 0 < config.fading <= 1:
+        raise ValueError(f"fading must be above 0 and at most 1, got {config.fading}")
     most = max(rows * heaviest, config.num_paper_rows)
     if most * (config.depth + 1) >= MOST_WEIGHT:
         raise ValueError(
@@ -102,10 +107,11 @@ def most_nodes(config: DraftConfig) -> int:
 
 def _own_rows(text: Text, query, config: DraftConfig) -> Rows:
     found = retrieve.own_text(*text, query, config.num_text_rows, config.depth)
-    return _weigh(found, config.text_weights)
+    return _weigh(found, (config.recent_weight, *config.text_weights))
 
 
 def _weigh(found: Matches, weights: tuple[int, ...]) -> Rows:
-    """The weight of each row by the length of its match; longer ones as the last."""
+    """The weight of each row by the length of its match, 0, 1, ...; of longer ones the
+    last, of no match at all (-1) none."""
     table = np.pad(np.array((0, *weights), np.int32), (0, 16), mode="edge")
-    return Rows(found.tokens, jnp.asarray(table)[found.length])
+    return Rows(found.tokens, jnp.asarray(table)[found.length + 1])

@@ -235,7 +235,10 @@ def own_text(
     num_rows: int,
     depth: int,
 ) -> Matches:
-    """Places of the text itself that match its end: the longest, then the latest."""
+    """Places of the text itself that match its end: the longest, then the latest.
+
+    The length of a match is -1 where there is no place.
+    """
     too_few = max(num_rows - tokens.shape[1], 0)
     tokens = jnp.pad(tokens, ((0, 0), (0, too_few)))
     batch_size, size = tokens.shape
@@ -249,7 +252,7 @@ def own_text(
         first = LONGEST_MATCH - 1 - step
         agree = agree & (padded[:, first : first + size] == query[:, step, None])
         match += agree
-    match = jnp.where(place < length[:, None], match, 0)
+    match = jnp.where(place < length[:, None], match, -1)
     _, row = jax.lax.top_k((match * size + place).astype(jnp.float32), num_rows)
     found = jnp.take_along_axis(match, row, axis=1)
     ahead = row[..., None] + jnp.arange(depth)[None, None]

@@ -40,7 +40,9 @@ class Tree(NamedTuple):
     ancestors: Bool[Array, "b q q"]  # [i, j]: j is i, or above it; q = C + 1
 
 
-def make_tree(rows: Rows, num_draft: int, narrow: bool = False) -> Tree:
+def make_tree(
+    rows: Rows, num_draft: int, narrow: bool = False, fading: float = 1.0
+) -> Tree:
     """The `num_draft` heaviest nodes of the trie of all rows; shapes are static.
 
     Sorted rows that share a prefix stand together, and the first of them owns its node:
@@ -53,6 +55,7 @@ def make_tree(rows: Rows, num_draft: int, narrow: bool = False) -> Tree:
       rows: the sum of their weights must stay below `MOST_WEIGHT` / (depth + 1).
       num_draft: C.
       narrow: whether all tokens are below 2^16 - 1; sorting is then faster.
+      fading: the share of a node's weight that counts, to the power of its depth.
     """
     batch_size, num, size = rows.tokens.shape
     tokens, weight = _sort_rows(rows, narrow)
@@ -67,16 +70,16 @@ def make_tree(rows: Rows, num_draft: int, narrow: bool = False) -> Tree:
     owner = jax.lax.cummax(jnp.where(owns, row, 0), axis=1)
     following = jax.lax.cummin(jnp.where(owns, row, num), axis=1, reverse=True)
     stop = jnp.pad(following[:, 1:], ((0, 0), (0, 1), (0, 0)), constant_values=num)
-    # Whole numbers, exact in float32, which has the faster top-k.
+    # Whole numbers, exact in float32, which has the faster top-k. Fading is rounded, but
+    # never lifts a node above its parent; of equals top-k takes the parent first.
     before = jnp.pad(jnp.cumsum(weight, axis=1), ((0, 0), (1, 0)))
     pick = jnp.arange(batch_size)[:, None, None]
     total = before[pick, stop] - before[:, :num, None]
     is_node = owns & (tokens != END)
     depth = jnp.arange(size)[None, None]
     score = jnp.where(is_node, total * (size + 1) + (size - depth), 0)
-    score, place = jax.lax.top_k(
-        score.astype(jnp.float32).reshape(batch_size, -1), num_draft
-    )
+    score = score.astype(jnp.float32) * fading**depth
+    score, place = jax.lax.top_k(score.reshape(batch_size, -1), num_draft)
     valid = score > 0
 
     pick, own, at = pick[..., 0], place // size, place % size

@@ -203,5 +203,5 @@ def test_a_text_shorter_than_its_rows_fills_them_up():
     tokens, length = jnp.asarray([[5, 6, 5]]), jnp.asarray([3])
     query = retrieve.last_tokens(tokens, length)
     found = retrieve.own_text(tokens, length, query, 8, 4)
-    np.testing.assert_array_equal(found.length[0], [1, 0, 0, 0, 0, 0, 0, 0])
+    np.testing.assert_array_equal(found.length[0], [1, 0, 0, -1, -1, -1, -1, -1])
     np.testing.assert_array_equal(found.tokens[0, 0], [6, 5, END, END])

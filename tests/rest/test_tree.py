@@ -9,7 +9,7 @@ import pytest
 
 from relay_jax.rest.tree import END, Rows, empty_tree, make_tree
 
-BUILD = jax.jit(make_tree, static_argnums=(1, 2))
+BUILD = jax.jit(make_tree, static_argnums=(1, 2, 3))
 
 
 def rows_of(texts, weights):
@@ -48,7 +48,8 @@ def test_the_drawn_tree():
 
 @pytest.mark.parametrize("narrow", [False, True])
 @pytest.mark.parametrize("seed", range(5))
-def test_the_heaviest_prefixes_are_chosen(narrow, seed):
+@pytest.mark.parametrize("fading", [1.0, 0.75])
+def test_the_heaviest_prefixes_are_chosen(narrow, seed, fading):
     rng = np.random.default_rng(seed)
     batch_size, num, size, num_draft = 8, 12, 5, 15
     top = 2**16 - 2 if narrow else 130_000  # the largest word there can be
@@ -57,24 +58,35 @@ def test_the_heaviest_prefixes_are_chosen(narrow, seed):
     tokens = np.where(np.arange(size) < length, tokens, END)
     weight = rng.integers(0, 4, (batch_size, num))
     rows = Rows(jnp.asarray(tokens, jnp.int32), jnp.asarray(weight, jnp.int32))
-    tree = BUILD(rows, num_draft, narrow)
+    tree = BUILD(rows, num_draft, narrow, fading)
     for b in range(batch_size):
         heavy = collections.Counter()
         for row, value in zip(tokens[b].tolist(), weight[b].tolist()):
             told = tuple(token for token in row if token != END)
             for end in range(1, len(told) + 1):
                 heavy[told[:end]] += value
-        ranked = sorted(((w, -len(p)) for p, w in heavy.items() if w), reverse=True)
+
+        rank = {  # by weight; of equals the shallower first
+            path: (weight + 1 - len(path) / (size + 1)) * fading ** len(path)
+            for path, weight in heavy.items()
+            if weight
+        }
+        ranked = sorted(rank.values(), reverse=True)
         made = paths(tree, b)
         assert len(set(made.values())) == len(made)  # no path twice
-        chosen = [(heavy[p], -len(p)) for p in made.values() if p]
-        assert sorted(chosen, reverse=True) == ranked[:num_draft]
+        chosen = sorted((rank[p] for p in made.values() if p), reverse=True)
+        assert chosen == ranked[:num_draft]
         for node, path in made.items():
             if node:
                 assert tree.parent[b, node - 1] < node
                 assert tree.depth[b, node - 1] == len(path)
             above = {n for n, p in made.items() if p == path[: len(p)]}
             assert set(np.flatnonzero(tree.ancestors[b, node])) == above
+
+
+def test_of_equal_weights_the_nearer_token_is_taken_where_they_fade():
+    tree = BUILD(rows_of([(1, 2, 3), (4,)], [10, 8]), 2, False, 0.7)
+    assert set(paths(tree).values()) == {(), (1,), (4,)}
 
 
 def test_weights_are_counted_exactly():
