@@ -36,7 +36,7 @@ def main() -> None:
     settings = {
         "model": config.model,
         "sampling": SamplingConfig(_TEMPERATURE.value, _TOP_P.value),
-        "eos_id": tokenizer.eos_id,
+        "eos_id": prompting.end_ids(tokenizer),
     }
     params = prompting.load_params(config, index)
     questions, answers = [], []

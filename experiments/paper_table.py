@@ -73,6 +73,7 @@ def run(protocol: Protocol, questions: Sequence[trial.Question]) -> list[dict]:
         params=prompting.load_params(config, index),
         model=config.model,
         tokenizer=tokenizer,
+        eos_id=prompting.end_ids(tokenizer),
         template=TEMPLATES[settings["template"]],
         draft=drafting.one(drafts),
         sampling=protocol.nucleus if _NUCLEUS.value else SamplingConfig(),

@@ -79,6 +79,11 @@ def open_run() -> tuple[TrainConfig, Tokenizer]:
     return config, tokenizer
 
 
+def end_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The tokens that end a text: those that --run names, else the tokenizer's."""
+    return architecture.read_special(_RUN.value, "eos_token_id") or (tokenizer.eos_id,)
+
+
 def load_params(config: TrainConfig, index: AnyIndex | None) -> PyTree:
     """The parameters of --run, spread over --mesh, or on all devices of the index.
 

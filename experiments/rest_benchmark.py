@@ -48,7 +48,7 @@ def main() -> None:
         model=config.model,
         prompts=prompts,
         max_new_tokens=_MOST.value,
-        eos_id=tokenizer.eos_id,
+        eos_id=prompting.end_ids(tokenizer),
         batch_size=_BATCH_SIZE.value,
         index=index,
     )

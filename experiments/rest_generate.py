@@ -46,7 +46,7 @@ def main() -> None:
     settings = {
         "model": config.model,
         "sampling": sampling,
-        "eos_id": decode.NO_EOS if _IGNORE_EOS.value else tokenizer.eos_id,
+        "eos_id": decode.NO_EOS if _IGNORE_EOS.value else prompting.end_ids(tokenizer),
     }
     state = decode.start(
         params,

@@ -36,6 +36,7 @@ class Trial(NamedTuple):
     params: PyTree
     model: ModelConfig
     tokenizer: Tokenizer
+    eos_id: decode.EndIds  # ends an answer
     template: Callable[[Sequence[str], Sequence[str]], str]  # of `conversation`
     draft: DraftConfig
     sampling: SamplingConfig
@@ -92,7 +93,7 @@ def choose_size(
         model=trial.model,
         draft=trial.draft,
         sampling=trial.sampling,
-        eos_id=trial.tokenizer.eos_id,
+        eos_id=trial.eos_id,
         cache_file=cache_file,
     )
     return trial._replace(draft=fit.draft)
@@ -147,7 +148,7 @@ def _decode(trial: Trial, ids: list[int]) -> Answer:
             model=trial.model,
             draft=trial.draft,
             sampling=trial.sampling,
-            eos_id=trial.tokenizer.eos_id,
+            eos_id=trial.eos_id,
         )
     )
     seconds = time.perf_counter() - read

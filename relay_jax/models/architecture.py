@@ -39,6 +39,7 @@ ROPE_FIELDS = {
         "original_max_position_embeddings": "rope_length",
     },
 }
+GENERATION = "generation_config.json"  # what it tells goes before the config
 # Where a config does not tell.
 EPSILON, ROPE_BASE, MISTRAL_WINDOW = 1e-6, 10_000.0, 4096
 
@@ -66,6 +67,27 @@ def read_model(folder: epath.PathLike, dtype: str = "") -> ModelConfig:
         )
     file = epath.Path(folder) / "config.json"
     return _parse(read_json(file), str(file), dtype)
+
+
+def read_special(folder: epath.PathLike, key: str) -> tuple[int, ...]:
+    """The token ids that a folder names under `eos_token_id` or `bos_token_id`: in its
+    generation_config.json, else its config.json; none where neither tells.
+
+    Raises:
+      ValueError: it names something else.
+    """
+    for name in (GENERATION, "config.json"):
+        file = epath.Path(folder) / name
+        found = read_json(file).get(key) if file.exists() else None
+        if found is None:
+            continue
+        ids = found if isinstance(found, list) else [found]
+        if not all(type(index) is int for index in ids):
+            raise ValueError(
+                f"{file}: {key} must be a token id or a list of them, got {found!r}"
+            )
+        return tuple(ids)
+    return ()
 
 
 def write_model(model: ModelConfig) -> dict[str, Any]:

@@ -114,6 +114,28 @@ def our_logits(model, params, tokens):
     return run_decoder(params, jnp.asarray(tokens), model=model)[0]
 
 
+def their_texts(model, eos_id):
+    """What transformers writes after each prompt."""
+    texts = []
+    for prompt in PROMPTS:
+        ids = model.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            generation_config=transformers.GenerationConfig(
+                max_new_tokens=NEW, do_sample=False, eos_token_id=eos_id, pad_token_id=0
+            ),
+        )
+        texts.append(ids[0, len(prompt) :].tolist())
+    return texts
+
+
+def our_texts(params, model, eos_id, **rest):
+    how = {"model": model, "max_new_tokens": NEW, "eos_id": eos_id} | rest
+    state = decode.decode(params, PROMPTS, **how)
+    length = np.array(list(map(len, PROMPTS)))
+    return [row.tolist() for row in decode.written(state, length)]
+
+
 def some_tokens(num=24):
     return np.random.default_rng(0).integers(0, SIZE["vocab_size"], size=(2, num))
 
@@ -130,19 +152,8 @@ def test_logits_and_texts_are_those_of_transformers(name, models, folders, tmp_p
     logits = our_logits(model, params, tokens)
     np.testing.assert_allclose(logits, their_logits(models[name], tokens), atol=1e-4)
 
-    told = []
-    for prompt in PROMPTS:
-        ids = models[name].generate(
-            torch.tensor([prompt]),
-            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-            generation_config=transformers.GenerationConfig(
-                max_new_tokens=NEW, do_sample=False, eos_token_id=EOS, pad_token_id=0
-            ),
-        )
-        told.append(ids[0, len(prompt) :].tolist())
-    state = decode.decode(params, PROMPTS, model=model, max_new_tokens=NEW, eos_id=EOS)
-    length = np.array(list(map(len, PROMPTS)))
-    assert [row.tolist() for row in decode.written(state, length)] == told
+    told = their_texts(models[name], EOS)
+    assert our_texts(params, model, EOS) == told
     assert len({token for row in told for token in row}) > 3
     assert params["norm"]["scale"].dtype == jnp.float32
 
@@ -153,6 +164,42 @@ def test_logits_and_texts_are_those_of_transformers(name, models, folders, tmp_p
         their_logits(again, tokens), their_logits(models[name], tokens), atol=1e-5
     )
     assert load(tmp_path / "back")[0] == model
+
+
+def test_any_of_several_tokens_ends_a_text(models, folders):
+    """As `generate` with several: two that the model says itself, in different texts."""
+    model, params = load(folders["llama3"])
+    whole = their_texts(models["llama3"], EOS)
+    ends = [whole[0][4], whole[2][9]]
+    told = their_texts(models["llama3"], ends)
+    assert {text[-1] for text in told} >= set(ends)
+    for draft in (decode.PLAIN, DraftConfig("context", num_draft=4)):
+        assert our_texts(params, model, tuple(ends), draft=draft) == told
+
+
+@pytest.mark.parametrize(
+    ("generation", "config", "wanted"),
+    [
+        ({"eos_token_id": [7, 9]}, {"eos_token_id": 5}, (7, 9)),
+        ({"eos_token_id": 7}, {}, (7,)),
+        ({}, {"eos_token_id": [5, 0]}, (5, 0)),
+        (None, {"eos_token_id": 0}, (0,)),
+        (None, {"eos_token_id": "gone"}, ()),
+    ],
+)
+def test_the_tokens_that_end_a_text_are_read(broken, generation, config, wanted):
+    change_config(broken, **config)
+    (broken / architecture.GENERATION).unlink(missing_ok=True)
+    if generation is not None:
+        (broken / architecture.GENERATION).write_text(json.dumps(generation))
+    assert architecture.read_special(broken, "eos_token_id") == wanted
+
+
+def test_what_ends_a_text_must_be_tokens(broken):
+    (broken / architecture.GENERATION).write_text('{"eos_token_id": [2, "</s>"]}')
+    told = r"generation_config.json: eos_token_id must be a token id .* \[2, '</s>'\]"
+    with pytest.raises(ValueError, match=told):
+        architecture.read_special(broken, "eos_token_id")
 
 
 @pytest.mark.parametrize("name", ["mistral", "llama3"])
