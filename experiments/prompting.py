@@ -51,7 +51,7 @@ def open_run() -> tuple[TrainConfig, Tokenizer]:
     """Config and tokenizer of --run; no parameter is read yet.
 
     Raises:
-      ValueError: it holds no decoder, or the tokenizer is another model's.
+      ValueError: it holds no decoder; there is no tokenizer, or it is another model's.
     """
     run = epath.Path(_RUN.value)
     is_foreign = architecture.is_hugging_face(run)
@@ -67,7 +67,8 @@ def open_run() -> tuple[TrainConfig, Tokenizer]:
     if _TOKENIZER.value:
         tokenizer = load_tokenizer(_TOKENIZER.value)
     else:
-        tokenizer = load_run_tokenizer(run, config.model.num_numbers)
+        model = config.model
+        tokenizer = load_run_tokenizer(run, model.num_numbers, model.vocab_size)
     words, places = tokenizer.vocab_size, config.model.num_words
     # Some published models have places for words to come: less is no error there.
     may_be_less = is_foreign or not _TOKENIZER.value

@@ -161,7 +161,28 @@ def load_tokenizer(name: epath.PathLike) -> Tokenizer:
     return kind(path)
 
 
-def load_run_tokenizer(run: epath.PathLike, num_numbers: int) -> Tokenizer:
-    """The tokenizer that lies in a run directory, else the task vocabulary."""
-    has_own = any((epath.Path(run) / file).exists() for file in TOKENIZER_FILES[:2])
-    return load_tokenizer(run) if has_own else TaskTokenizer(num_numbers)
+def has_tokenizer(folder: epath.PathLike) -> bool:
+    """Whether a tokenizer lies in a folder."""
+    return any((epath.Path(folder) / file).exists() for file in TOKENIZER_FILES[:2])
+
+
+def load_run_tokenizer(
+    run: epath.PathLike, num_numbers: int, vocab_size: int = 0
+) -> Tokenizer:
+    """The tokenizer that lies in a run directory; of a model of the RELAY tasks, which
+    has none, the task vocabulary.
+
+    Args:
+      num_numbers, vocab_size: of the model's config.
+
+    Raises:
+      ValueError: a model of text has no tokenizer.
+    """
+    if has_tokenizer(run):
+        return load_tokenizer(run)
+    if vocab_size:
+        raise ValueError(
+            f"{run} has neither {' nor '.join(TOKENIZER_FILES[:2])}, and its model has "
+            f"{vocab_size} words of text; name its tokenizer with --tokenizer"
+        )
+    return TaskTokenizer(num_numbers)

@@ -8,10 +8,23 @@ from absl import flags
 from absl.testing import flagsaver
 
 from experiments import drafting, prompting
+from relay_jax.config import ModelConfig, TrainConfig
+from relay_jax.models import convert
 from relay_jax.rest import tree_size
 from relay_jax.tokens import TaskTokenizer
+from relay_jax.training.step import init_params
 
 WORDS = TaskTokenizer(12)
+LLAMA = ModelConfig(
+    kind="decoder",
+    num_layers=1,
+    dim=16,
+    mlp_dim=16,
+    norm="rms",
+    activation="swiglu",
+    dropout=0.0,
+    vocab_size=320,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -81,3 +94,20 @@ def test_prompts_come_from_text_and_files(tmp_path):
 def test_bad_prompts(given, message):
     with flagsaver.flagsaver(**given), pytest.raises(ValueError, match=message):
         prompting.read_prompts(WORDS)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A Hugging Face folder without a tokenizer."""
+    params = init_params(TrainConfig(model=LLAMA))
+    convert.save_params(params, LLAMA, tmp_path / "llama")
+    return tmp_path / "llama"
+
+
+def test_a_model_of_text_is_not_given_the_task_vocabulary(folder):
+    told = "llama has neither tokenizer.model nor tokenizer.json, and its model has 320"
+    with flagsaver.flagsaver(run=str(folder)):
+        with pytest.raises(ValueError, match=told):
+            prompting.open_run()
+        with flagsaver.flagsaver(tokenizer="relay:12"):
+            assert prompting.open_run()[1] == WORDS
