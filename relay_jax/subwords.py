@@ -140,6 +140,8 @@ class HuggingFaceTokenizer:
             self._tokenizer = tokenizers.Tokenizer.from_buffer(content)
         except Exception as error:  # noqa: BLE001 (it raises plain ones)
             raise ValueError(f"{file} is not a tokenizer: {error}") from None
+        self._tokenizer.no_truncation()  # settings that some files keep of training
+        self._tokenizer.no_padding()
         self._identity = f"tokenizers-{_hash(content)}"
         self._vocab_size = max(self._tokenizer.get_vocab().values()) + 1
         self._eos_id = self._find_eos(file.parent)

@@ -218,6 +218,20 @@ def test_a_tokenizer_json_reads_as_transformers_does(qwen):
         assert ours.decode(ids) == text.replace("<|eot_id|>", "")
 
 
+def test_a_text_is_neither_cut_nor_filled_up(qwen, tmp_path):
+    import tokenizers
+
+    folder = shutil.copytree(qwen, tmp_path / "copy")
+    file = str(folder / "tokenizer.json")
+    made = tokenizers.Tokenizer.from_file(file)
+    made.enable_truncation(8)
+    made.enable_padding(length=16)
+    made.save(file)
+    tokenizer = load_tokenizer(qwen)
+    for text in ("a", "a long text, of more than eight tokens"):
+        assert load_tokenizer(folder).encode(text) == tokenizer.encode(text)
+
+
 def test_spans_lose_no_space_and_no_character(llama):
     tokenizer, _ = set_up(llama)
     text = "    return x  # 漢字\n  y"
