@@ -108,6 +108,11 @@ def load_params(
     return jax.tree.unflatten(structure, [_load_leaf(leaf, files) for leaf in leaves])
 
 
+def check(folder: epath.PathLike, model: ModelConfig) -> None:
+    """Raises ValueError where `load_params` would; reads headers alone."""
+    _check(_find_tensors(epath.Path(folder)), _leaves(model)[0], epath.Path(folder))
+
+
 def save_params(
     params: PyTree,
     model: ModelConfig,
