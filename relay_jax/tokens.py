@@ -16,7 +16,12 @@ from typing import NamedTuple, Protocol, SupportsInt, runtime_checkable
 from etils import epath
 
 from relay_jax.arrays import Host, Integer
-from relay_jax.subwords import SETTINGS, HuggingFaceTokenizer, SentencePieceTokenizer
+from relay_jax.subwords import (
+    ADDED,
+    SETTINGS,
+    HuggingFaceTokenizer,
+    SentencePieceTokenizer,
+)
 
 PAD, EOS, ARI, ED, LIS, SEP, BAR, COMMA, EQUALS, OPEN, CLOSE = range(11)
 PLUS, MINUS, TIMES, DIVIDE = range(11, 15)
@@ -24,7 +29,11 @@ FIRST_LETTER = 15
 NUM_LETTERS = 26
 FIRST_NUMBER = FIRST_LETTER + NUM_LETTERS
 RUN_TOKENIZER = "tokenizer.model"  # in a run directory
-TOKENIZER_FILES = (RUN_TOKENIZER, "tokenizer.json", SETTINGS)  # of a model's folder
+# Of a model's folder; the first two are tokenizers by themselves.
+TOKENIZER_FILES = (
+    *(RUN_TOKENIZER, "tokenizer.json"),
+    *(SETTINGS, ADDED, "special_tokens_map.json"),
+)
 
 UNFINISHED = "\ufffd"  # how the first bytes of a character look
 
