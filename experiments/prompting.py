@@ -63,6 +63,11 @@ def open_run() -> tuple[TrainConfig, Tokenizer]:
         model = architecture.read_model(run, _DTYPE.value)
         config = TrainConfig(model=model, name=run.name)
         convert.check(run, model)
+    elif _DTYPE.value:
+        raise ValueError(
+            f"--dtype={_DTYPE.value} is for a Hugging Face folder, but {run} is a run "
+            "directory, whose config fixes the type; leave --dtype out"
+        )
     else:
         config = checkpoint.read_config(run)
     if config.model.kind != "decoder":

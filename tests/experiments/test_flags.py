@@ -7,7 +7,7 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from experiments import drafting, prompting, rest_generate
+from experiments import drafting, prompting
 from relay_jax.config import ModelConfig, TrainConfig
 from relay_jax.models import convert
 from relay_jax.rest import tree_size
@@ -124,6 +124,13 @@ def test_a_tokenizer_must_end_texts_as_the_model_does(folder):
             prompting.open_run()
 
 
+def test_the_type_of_a_run_is_its_own(tmp_path):
+    told = f"--dtype=bfloat16 is for a Hugging Face folder, but {tmp_path} is a run"
+    refused = pytest.raises(ValueError, match=told)
+    with flagsaver.flagsaver(run=str(tmp_path), dtype="bfloat16"), refused:
+        prompting.open_run()
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -144,4 +151,4 @@ def test_a_wrong_model_is_told_before_the_datastore_is_loaded(
     given = given | {"run": str(folder), "tokenizer": "relay:12"}
     refused = pytest.raises(ValueError, match=message)
     with flagsaver.flagsaver(datastore=str(store.path), **given), refused:
-        rest_generate.main()
+        drafting.from_flags(prompting.open_run()[1])
