@@ -87,3 +87,9 @@ def test_an_open_tree_size_is_measured_once(asked, tmp_path, monkeypatch):
         asked._replace(draft=held), QUESTIONS[0], tmp_path / "none", tmp_path / "times"
     )
     assert chosen.draft.num_draft == 0
+    lines = list(trial.run(chosen, QUESTIONS[:1], tmp_path / "records.jsonl"))
+    told = [(line["drafter"], line["num_draft"]) for line in trial.summarise(lines)]
+    assert told == [("none", 0), ("context", 0)]
+    again = asked._replace(draft=held)
+    resumed = trial.choose_size(again, QUESTIONS[0], tmp_path / "records.jsonl")
+    assert resumed.draft == chosen.draft
