@@ -1,5 +1,6 @@
 """The flags of every script that decodes: which run, with which words, from what."""
 
+import sys
 from collections.abc import Iterator
 
 from absl import flags
@@ -123,6 +124,17 @@ def load_params(config: TrainConfig, index: AnyIndex | None) -> PyTree:
     else:
         params = checkpoint.load_params(_RUN.value, mesh)[1]
     return place_beside(params, index)
+
+
+def check_length(model: ModelConfig, prompt: int, new: int) -> None:
+    """Warns where texts outgrow what a model was made for: it may write nonsense then."""
+    most = model.context_length
+    if most and prompt + new > most:
+        print(
+            f"a prompt of {prompt} tokens and {new} new ones are more than the {most} "
+            "that the model was made for; what it writes beyond them may be nonsense",
+            file=sys.stderr,
+        )
 
 
 def _make_mesh() -> Mesh:

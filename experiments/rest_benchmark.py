@@ -43,6 +43,8 @@ def main() -> None:
         prompts = problems(config)
     else:
         prompts = prompting.read_prompts(tokenizer, _COUNT.value)
+    longest = max(map(len, prompts))
+    prompting.check_length(config.model, longest, _MOST.value)
     work = speed.Work(
         params=prompting.load_params(config, index),
         model=config.model,

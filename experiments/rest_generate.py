@@ -42,6 +42,7 @@ def main() -> None:
     draft = drafting.one(drafts)
     prompts = prompting.read_prompts(tokenizer)
     tokens, length = decode.pad_prompts(prompts, config.model.num_words)
+    prompting.check_length(config.model, int(length.max()), _MOST.value)
     params = prompting.load_params(config, index)
     settings = {
         "model": config.model,

@@ -2,8 +2,12 @@
 
 import gzip
 import json
+import os
 import pathlib
 import re
+import shutil
+import subprocess
+import sys
 
 import pytest
 from etils import epath
@@ -15,7 +19,7 @@ from relay_jax.data.text_corpus import prepare_corpus
 from relay_jax.evaluation import sandbox
 from relay_jax.training import checkpoint
 from relay_jax.training.step import init_params
-from tests.experiments.test_scripts import refusal, script
+from tests.experiments.test_scripts import ROOT, refusal, script
 
 DATA = pathlib.Path(__file__).parents[3] / "shared" / "data"
 PROBLEM = {
@@ -100,6 +104,67 @@ def test_a_chat_answers_every_line_and_tells_its_speed(run):
     alone = script("chat", *arguments, "--drafter=none", given=lines)
     speed = re.compile(r"\[.*\]")
     assert speed.sub("", alone.stdout) == speed.sub("", done.stdout)
+
+
+def test_a_chat_ends_with_the_length_of_its_model(run, tmp_path):
+    shutil.copytree(run[0].removeprefix("--run="), tmp_path / "run")
+    file = tmp_path / "run" / "config.json"
+    values = json.loads(file.read_text())
+    values["model"]["context_length"] = 12
+    file.write_text(json.dumps(values))
+    lines = "x + 1\nx\n/new\n" + "function " * 20
+    done = script("chat", *run, f"--run={tmp_path}/run", given=lines)
+    assert done.returncode == 0, done.stderr
+    assert "the 12 tokens that the model was made for are used up" in done.stdout
+    told = (
+        r"with this question the conversation has \d+ tokens, but the model was made f"
+    )
+    assert re.search(told, done.stdout)
+    long = "--max_new_tokens=12", "--prompt=def f"
+    done = script("rest_generate", *run, f"--run={tmp_path}/run", *long)
+    assert "more than the 12 that the model was made for" in done.stderr
+
+
+# On a made-up clock every look at an answer takes a second and reading a prompt an hour;
+# the first answer is ended by Ctrl-C.
+WATCHED = """
+import types
+from experiments import chat, command, drafting
+clock, answers, read, watch = [0.0], [], chat._read, drafting.watch
+chat.time = types.SimpleNamespace(perf_counter=lambda: clock[0])
+
+def read_slowly(*given):
+    clock[0] += 3600
+    return read(*given)
+
+def watched(*given):
+    answers.append(given)
+    for number, state in enumerate(watch(*given)):
+        clock[0] += 1
+        yield state
+        if number == 1 and len(answers) == 1:
+            raise KeyboardInterrupt
+
+chat._read, drafting.watch = read_slowly, watched
+command.run(chat.main)
+"""
+
+
+def test_ctrl_c_ends_an_answer_and_decoding_alone_is_timed(run, tmp_path):
+    (tmp_path / "watched.py").write_text(WATCHED)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "watched.py"), *run],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+        input="def f\nclass\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(" [ended]") == 1
+    told = re.findall(r"\[(\d+) tokens, ([\d.]+) a second", done.stdout)
+    assert len(told) == 2
+    assert all(float(rate) >= int(new) / 4 for new, rate in told)
 
 
 def test_a_drafter_that_chose_plain_is_told_from_plain_decoding():
