@@ -4,7 +4,8 @@
     python -m experiments.convert --from=runs/code_lm --hugging_face=code_lm_hf
 
 No script needs the first: --run=vicuna-7b-v1.5 reads the folder itself. A run directory
-can also be trained from (`init_from`). The tokenizer goes along.
+can also be trained from (`init_from`). The tokenizer goes along, and what the folder says
+of the tokens that begin and end a text.
 """
 
 from absl import flags
@@ -13,7 +14,8 @@ from etils import epath
 from experiments import command
 from relay_jax.config import TrainConfig
 from relay_jax.models import architecture, convert
-from relay_jax.tokens import TOKENIZER_FILES
+from relay_jax.records import read_json, write_json
+from relay_jax.tokens import TOKENIZER_FILES, has_tokenizer, load_run_tokenizer
 from relay_jax.training import checkpoint
 
 _FROM = flags.DEFINE_string("from", None, "What is turned.", required=True)
@@ -35,11 +37,32 @@ def main() -> None:
         checkpoint.save_params(target, config, convert.load_params(source, model))
     else:
         config, params = checkpoint.load_params(source)
-        convert.save_params(params, config.model, target)
-    for name in TOKENIZER_FILES:
+        special = _special(source, config)
+        convert.save_params(params, config.model, target, special=special)
+    for name in (*TOKENIZER_FILES, architecture.GENERATION):
         if (source / name).exists():
             (source / name).copy(target / name)
+    if _WORKDIR.value:  # it has this file alone for what the folder's config says
+        file = target / architecture.GENERATION
+        held = read_json(file) if file.exists() else {}
+        write_json(file, held | architecture.tell_special(_read_special(source)))
     print(f"{source} -> {target}")
+
+
+def _read_special(source: epath.Path) -> dict[str, tuple[int, ...]]:
+    keys = architecture.SPECIAL
+    return {key: architecture.read_special(source, key) for key in keys}
+
+
+def _special(source: epath.Path, config: TrainConfig) -> dict[str, tuple[int, ...]]:
+    """The ids that begin and end a text: the run's, or what its tokenizer tells."""
+    told = _read_special(source)
+    is_known = has_tokenizer(source) or not config.model.vocab_size
+    if is_known and not told["eos_token_id"]:
+        tokenizer = load_run_tokenizer(source, config.model.num_numbers)
+        begin = tuple(tokenizer.encode("")[:1])
+        told = {"bos_token_id": begin, "eos_token_id": (tokenizer.eos_id,)}
+    return told
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ OUT/records.jsonl. With --execute every completion is also run against the probl
 tests, shut in (`relay_jax/evaluation/sandbox.py`), for pass@1: OUT/executed.jsonl.
 """
 
-import gzip
-import json
 import re
 from typing import Any
 
@@ -22,6 +20,7 @@ from experiments import command, paper_table
 from experiments.paper_table import Protocol, Row
 from relay_jax import records
 from relay_jax.config import SamplingConfig
+from relay_jax.data.corpus import read_json_objects
 from relay_jax.evaluation import sandbox
 from relay_jax.evaluation.trial import Question
 
@@ -36,7 +35,7 @@ PROTOCOL = Protocol(
         Row("CodeLlama 13B", "nucleus", 44.46, 20.47),
     ),
 )
-FIELDS = {"task_id", "prompt", "test", "entry_point"}
+FIELDS = ("task_id", "prompt", "test", "entry_point")
 _EXECUTE = flags.DEFINE_bool(
     "execute", False, "Run what the model wrote, shut in, for pass@1."
 )
@@ -70,13 +69,16 @@ def read_problems(file: epath.Path) -> dict[str, dict[str, Any]]:
     Raises:
       ValueError: it holds something else.
     """
-    content = file.read_bytes()
-    text = (gzip.decompress(content) if file.suffix == ".gz" else content).decode()
-    problems = [json.loads(line) for line in text.splitlines() if line.strip()]
-    for number, problem in enumerate(problems, 1):
-        if not set(problem) >= FIELDS:
-            raise ValueError(f"{file}, line {number} is no problem of HumanEval")
-    return {problem["task_id"]: problem for problem in problems}
+    problems = {}
+    for number, problem in read_json_objects(file):
+        missing = [key for key in FIELDS if not isinstance(problem.get(key), str)]
+        if missing:
+            raise ValueError(
+                f"{file}, line {number} is no problem of HumanEval: it has no text under "
+                f"{missing[0]!r}"
+            )
+        problems[problem["task_id"]] = problem
+    return problems
 
 
 def program(problem: dict[str, Any], completion: str) -> str:

@@ -7,10 +7,12 @@ At most 1,024 new tokens a turn, greedy or at temperature 0.7 and top-p 0.8. Int
 the same command goes on. Only speed is measured; answers are in OUT/records.jsonl.
 """
 
+from etils import epath
+
 from experiments import command, paper_table
 from experiments.paper_table import Protocol, Row
-from relay_jax import records
 from relay_jax.config import SamplingConfig
+from relay_jax.data.corpus import read_json_objects
 from relay_jax.evaluation.trial import Question
 
 PROTOCOL = Protocol(
@@ -27,14 +29,27 @@ PROTOCOL = Protocol(
 
 
 def main() -> None:
-    file = paper_table.read_data()
+    paper_table.run(PROTOCOL, read_questions(paper_table.read_data()))
+
+
+def read_questions(file: epath.Path) -> list[Question]:
+    """The questions of a JSON-lines file that may be gzipped.
+
+    Raises:
+      ValueError: it holds something else.
+    """
     questions = []
-    for number, line in enumerate(records.read_lines(file), 1):
-        if not {"question_id", "turns", "category"} <= set(line):
-            raise ValueError(f"{file}, line {number} is no question of MT-Bench")
-        key, turns = str(line["question_id"]), tuple(line["turns"])
-        questions.append(Question(key, turns, line["category"]))
-    paper_table.run(PROTOCOL, questions)
+    for number, line in read_json_objects(file):
+        key, turns, category = map(line.get, ("question_id", "turns", "category"))
+        is_list = isinstance(turns, list) and turns
+        is_told = isinstance(key, int | str) and isinstance(category, str)
+        if not is_told or not is_list or not all(isinstance(t, str) for t in turns):
+            raise ValueError(
+                f"{file}, line {number} is no question of MT-Bench: it needs a "
+                "question_id, a category, and a list of texts under 'turns'"
+            )
+        questions.append(Question(str(key), tuple(turns), category))
+    return questions
 
 
 if __name__ == "__main__":

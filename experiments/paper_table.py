@@ -16,6 +16,7 @@ from relay_jax import records
 from relay_jax.config import SamplingConfig
 from relay_jax.conversation import TEMPLATES
 from relay_jax.evaluation import trial
+from relay_jax.rest import decode
 
 _DATA = flags.DEFINE_string("data", None, "The questions' file.", required=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where records go.", required=True)
@@ -75,6 +76,7 @@ def run(protocol: Protocol, questions: Sequence[trial.Question]) -> list[dict]:
         params=prompting.load_params(config, index),
         model=config.model,
         tokenizer=tokenizer,
+        eos_id=prompting.end_ids(tokenizer),
         template=TEMPLATES[settings["template"]],
         draft=draft,
         sampling=protocol.nucleus if _NUCLEUS.value else SamplingConfig(),
@@ -98,8 +100,9 @@ def make_table(total: Sequence[dict[str, Any]], rows: Sequence[Row]) -> str:
     """What was measured, and what the paper tells."""
     told = [f"{'measured':<28}{'M':>7}{'ms a token':>12}{'speed-up':>10}"]
     for line in total:
-        name = f"{line['drafter']} ({line['num_draft']} nodes)"
-        name = name if line["num_draft"] else "plain"
+        nodes = f"{line['num_draft']} nodes" if line["num_draft"] else "chose plain"
+        is_plain = line["drafter"] == decode.PLAIN.drafter
+        name = "plain" if is_plain else f"{line['drafter']} ({nodes})"
         told.append(_row(name, line["M"], line["ms_a_token"], line["speed_up"]))
     told.append("the paper, on one A6000")
     for row in rows:
@@ -122,7 +125,7 @@ def _settings(path: epath.Path, protocol: Protocol) -> dict[str, Any]:
       ValueError: it holds answers of other settings.
     """
     fixed = ("run", "dtype", "tokenizer", "datastore", "drafter", "num_draft")
-    settings = {name: flags.FLAGS[name].value for name in fixed}
+    settings = {name: flags.FLAGS[name].value for name in (*fixed, "draft_depth")}
     settings |= {
         "data": _DATA.value,
         "nucleus": _NUCLEUS.value,
@@ -133,10 +136,11 @@ def _settings(path: epath.Path, protocol: Protocol) -> dict[str, Any]:
     file = path / "settings.json"
     held = records.read_json(file) if file.exists() else settings
     for name, value in settings.items():
-        if held.get(name) != value:
+        was = held.get(name, flags.FLAGS[name].default)  # a flag that did not exist yet
+        if was != value:
             raise ValueError(
-                f"{path} holds answers with --{name}={held.get(name)}, not {value}; "
-                "give another --workdir"
+                f"{path} holds answers with --{name}={was}, not {value}; give another "
+                "--workdir"
             )
     records.write_json(file, settings)
     return settings

@@ -1,13 +1,15 @@
 """The flags of every script that decodes: which run, with which words, from what."""
 
+import sys
 from collections.abc import Iterator
 
 from absl import flags
 from etils import epath
+from jax.sharding import Mesh
 
 from experiments import command
 from relay_jax.arrays import PyTree
-from relay_jax.config import TrainConfig
+from relay_jax.config import ModelConfig, TrainConfig
 from relay_jax.data import corpus
 from relay_jax.models import architecture, convert
 from relay_jax.models.mesh import make_mesh
@@ -48,27 +50,42 @@ _CUT = flags.DEFINE_integer(
 
 
 def open_run() -> tuple[TrainConfig, Tokenizer]:
-    """Config and tokenizer of --run; no parameter is read yet.
+    """Config and tokenizer of --run; no parameter is read yet, but what can be seen to
+    be wrong is told.
 
     Raises:
-      ValueError: it holds no decoder, or the tokenizer is another model's.
+      ValueError: it holds no decoder, or lacks weights; there is no tokenizer, or it is
+        another model's; --mesh does not fit the devices.
     """
     run = epath.Path(_RUN.value)
+    _make_mesh()
     is_foreign = architecture.is_hugging_face(run)
     if is_foreign:
         model = architecture.read_model(run, _DTYPE.value)
         config = TrainConfig(model=model, name=run.name)
+        convert.check(run, model)
+    elif _DTYPE.value:
+        raise ValueError(
+            f"--dtype={_DTYPE.value} is for a Hugging Face folder, but {run} is a run "
+            "directory, whose config fixes the type; leave --dtype out"
+        )
     else:
         config = checkpoint.read_config(run)
     if config.model.kind != "decoder":
         raise ValueError(
             f"{run} holds a {config.model.kind} model; decoding needs a decoder"
         )
+    return config, _open_tokenizer(config.model, is_foreign)
+
+
+def _open_tokenizer(model: ModelConfig, is_foreign: bool) -> Tokenizer:
+    """That of --tokenizer, else of --run; see `open_run`."""
+    run = _RUN.value
     if _TOKENIZER.value:
         tokenizer = load_tokenizer(_TOKENIZER.value)
     else:
-        tokenizer = load_run_tokenizer(run, config.model.num_numbers)
-    words, places = tokenizer.vocab_size, config.model.num_words
+        tokenizer = load_run_tokenizer(run, model.num_numbers, model.vocab_size)
+    words, places = tokenizer.vocab_size, model.num_words
     # Some published models have places for words to come: less is no error there.
     may_be_less = is_foreign or not _TOKENIZER.value
     if words > places or (words < places and not may_be_less):
@@ -76,7 +93,18 @@ def open_run() -> tuple[TrainConfig, Tokenizer]:
             f"the tokenizer has {words} words, the model {places}; give the model's own "
             "with --tokenizer"
         )
-    return config, tokenizer
+    ends, end = architecture.read_special(run, "eos_token_id"), tokenizer.eos_id
+    if _TOKENIZER.value and ends and end not in ends:
+        raise ValueError(
+            f"--tokenizer={_TOKENIZER.value} ends a text with the token {end}, but "
+            f"{run} with {', '.join(map(str, ends))}; give the model's own"
+        )
+    return tokenizer
+
+
+def end_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The tokens that end a text: those that --run names, else the tokenizer's."""
+    return architecture.read_special(_RUN.value, "eos_token_id") or (tokenizer.eos_id,)
 
 
 def load_params(config: TrainConfig, index: AnyIndex | None) -> PyTree:
@@ -85,7 +113,7 @@ def load_params(config: TrainConfig, index: AnyIndex | None) -> PyTree:
     Raises:
       ValueError: they are missing, damaged, or of another shape.
     """
-    mesh = make_mesh(*command.whole_numbers("mesh", _MESH.value, 2))
+    mesh = _make_mesh()
     if mesh.size > 1 and isinstance(index, MeshIndex):
         raise ValueError(
             f"--mesh={_MESH.value} spreads the model and --index=mesh the datastore; "
@@ -96,6 +124,22 @@ def load_params(config: TrainConfig, index: AnyIndex | None) -> PyTree:
     else:
         params = checkpoint.load_params(_RUN.value, mesh)[1]
     return place_beside(params, index)
+
+
+def check_length(model: ModelConfig, prompt: int, new: int) -> None:
+    """Warns where texts outgrow what a model was made for: it may write nonsense then."""
+    most = model.context_length
+    if most and prompt + new > most:
+        print(
+            f"a prompt of {prompt} tokens and {new} new ones are more than the {most} "
+            "that the model was made for; what it writes beyond them may be nonsense",
+            file=sys.stderr,
+        )
+
+
+def _make_mesh() -> Mesh:
+    """That of --mesh."""
+    return make_mesh(*command.whole_numbers("mesh", _MESH.value, 2))
 
 
 def read_prompts(tokenizer: Tokenizer, most: int = 0) -> list[list[int]]:

@@ -45,6 +45,8 @@ def main() -> None:
         prompts = problems(config)
     else:
         prompts = prompting.read_prompts(tokenizer, _COUNT.value)
+    longest = max(map(len, prompts))
+    prompting.check_length(config.model, longest, _MOST.value)
     path = epath.Path(_WORKDIR.value)
     command.make_folder(path)
     index = drafting.load_index(store)
@@ -53,7 +55,7 @@ def main() -> None:
         model=config.model,
         prompts=prompts,
         max_new_tokens=_MOST.value,
-        eos_id=tokenizer.eos_id,
+        eos_id=prompting.end_ids(tokenizer),
         batch_size=_BATCH_SIZE.value,
         index=index,
     )

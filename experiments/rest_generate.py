@@ -44,12 +44,13 @@ def main() -> None:
     draft = drafting.one(drafts)
     prompts = prompting.read_prompts(tokenizer)
     tokens, length = decode.pad_prompts(prompts, config.model.num_words)
+    prompting.check_length(config.model, int(length.max()), _MOST.value)
     index = drafting.load_index(store)
     params = prompting.load_params(config, index)
     settings = {
         "model": config.model,
         "sampling": sampling,
-        "eos_id": decode.NO_EOS if _IGNORE_EOS.value else tokenizer.eos_id,
+        "eos_id": decode.NO_EOS if _IGNORE_EOS.value else prompting.end_ids(tokenizer),
     }
     state = decode.start(
         params,

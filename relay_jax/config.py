@@ -63,6 +63,7 @@ class ModelConfig:
     tied_words: bool = False  # decoder: one table reads words and says them
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of compute
     param_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    context_length: int = 0  # tokens of the longest text it was made for; 0: not told
     remat: bool = False  # recompute in the backward pass what `layers.KEPT` leaves out
     position: PositionConfig = PositionConfig()
     # What a loop of the looped model sees besides its parameters:

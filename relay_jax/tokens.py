@@ -16,7 +16,12 @@ from typing import NamedTuple, Protocol, SupportsInt, runtime_checkable
 from etils import epath
 
 from relay_jax.arrays import Host, Integer
-from relay_jax.subwords import SETTINGS, HuggingFaceTokenizer, SentencePieceTokenizer
+from relay_jax.subwords import (
+    ADDED,
+    SETTINGS,
+    HuggingFaceTokenizer,
+    SentencePieceTokenizer,
+)
 
 PAD, EOS, ARI, ED, LIS, SEP, BAR, COMMA, EQUALS, OPEN, CLOSE = range(11)
 PLUS, MINUS, TIMES, DIVIDE = range(11, 15)
@@ -24,7 +29,11 @@ FIRST_LETTER = 15
 NUM_LETTERS = 26
 FIRST_NUMBER = FIRST_LETTER + NUM_LETTERS
 RUN_TOKENIZER = "tokenizer.model"  # in a run directory
-TOKENIZER_FILES = (RUN_TOKENIZER, "tokenizer.json", SETTINGS)  # of a model's folder
+# Of a model's folder; the first two are tokenizers by themselves.
+TOKENIZER_FILES = (
+    *(RUN_TOKENIZER, "tokenizer.json"),
+    *(SETTINGS, ADDED, "special_tokens_map.json"),
+)
 
 UNFINISHED = "\ufffd"  # how the first bytes of a character look
 
@@ -161,7 +170,28 @@ def load_tokenizer(name: epath.PathLike) -> Tokenizer:
     return kind(path)
 
 
-def load_run_tokenizer(run: epath.PathLike, num_numbers: int) -> Tokenizer:
-    """The tokenizer that lies in a run directory, else the task vocabulary."""
-    has_own = any((epath.Path(run) / file).exists() for file in TOKENIZER_FILES[:2])
-    return load_tokenizer(run) if has_own else TaskTokenizer(num_numbers)
+def has_tokenizer(folder: epath.PathLike) -> bool:
+    """Whether a tokenizer lies in a folder."""
+    return any((epath.Path(folder) / file).exists() for file in TOKENIZER_FILES[:2])
+
+
+def load_run_tokenizer(
+    run: epath.PathLike, num_numbers: int, vocab_size: int = 0
+) -> Tokenizer:
+    """The tokenizer that lies in a run directory; of a model of the RELAY tasks, which
+    has none, the task vocabulary.
+
+    Args:
+      num_numbers, vocab_size: of the model's config.
+
+    Raises:
+      ValueError: a model of text has no tokenizer.
+    """
+    if has_tokenizer(run):
+        return load_tokenizer(run)
+    if vocab_size:
+        raise ValueError(
+            f"{run} has neither {' nor '.join(TOKENIZER_FILES[:2])}, and its model has "
+            f"{vocab_size} words of text; name its tokenizer with --tokenizer"
+        )
+    return TaskTokenizer(num_numbers)

@@ -5,6 +5,7 @@ All are trained here, on this repository's own sources.
 
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -81,6 +82,7 @@ def llama(tmp_path_factory):
 def set_up(folder, **settings):
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     settings = {"add_bos_token": True} | settings
+    settings.pop("added_tokens_decoder", None)  # it reads the file
     theirs = transformers.LlamaTokenizer.from_pretrained(folder, **settings)
     return load_tokenizer(folder), theirs
 
@@ -95,6 +97,67 @@ def test_a_sentencepiece_model_reads_as_transformers_does(llama, settings):
             ids = ours.encode(text)
             assert ids == theirs.encode(text), text
             assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
+
+
+def test_ids_that_no_token_has_are_not_shown(llama):
+    """A model may have more rows than its tokenizer has words."""
+    ours, theirs = set_up(llama)
+    ids = ours.encode("def f(x)")
+    assert ours.decode([*ids, 600, 640]) == theirs.decode([*ids[1:], 600]) == "def f(x)"
+
+
+ADDED = {
+    "600": {"content": "<|im_end|>", "special": True},
+    "601": {"content": "<tool>", "special": False},
+    "602": {"content": "<|im_start|>", "special": True},
+}
+
+
+def test_added_tokens_are_found_whole_and_special_ones_hidden(llama, tmp_path):
+    folder = shutil.copytree(llama, tmp_path / "copy")
+    plain, _ = set_up(folder)
+    whole = {i: {"normalized": False} | token for i, token in ADDED.items()}
+    ours, theirs = set_up(folder, added_tokens_decoder=whole, eos_token="<|im_end|>")
+    assert (ours.vocab_size, ours.eos_id) == (603, theirs.eos_token_id) == (603, 600)
+    assert ours.identity != plain.identity
+    rng = np.random.default_rng(1)
+    marks = [token["content"] for token in ADDED.values()]
+    for text in some_texts(500):
+        for mark in rng.choice(marks, size=2):
+            cut = rng.integers(len(text) + 1)
+            text = text[:cut] + mark + text[cut:]
+        if not text.startswith((" ", "▁")):  # transformers 5 loses that space
+            ids = ours.encode(text)
+            assert ids == theirs.encode(text), text
+            assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
+
+
+def test_added_tokens_of_an_older_folder(llama, tmp_path):
+    folder = shutil.copytree(llama, tmp_path / "copy")
+    added = {"<tool>": 604, "<|im_end|>": 601}  # 600, 602, 603 are no token
+    (folder / "added_tokens.json").write_text(json.dumps(added))
+    settings = {"eos_token": {"content": "<|im_end|>"}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    ours = load_tokenizer(folder)
+    ids = ours.encode("a<tool> b<|im_end|>")
+    assert 604 in ids and ids[-1] == ours.eos_id == 601 and ours.vocab_size == 605
+    assert ours.decode([600, *ids, 602, 603]) == "a<tool> b"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"eos_token": "<|no|>"}, "names the eos_token '<|no|>', which is neither"),
+        ({"added_tokens_decoder": {"x": {"content": "a"}}}, "added tokens of .* id"),
+        ({"added_tokens_decoder": {"600": "a"}}, "cannot be read .*expected"),
+        ({"added_tokens_decoder": {"600": {"content": ""}}}, "a name that is no text"),
+    ],
+)
+def test_tokens_that_cannot_be_added(llama, tmp_path, settings, message):
+    folder = shutil.copytree(llama, tmp_path / "copy")
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=message):
+        load_tokenizer(folder)
 
 
 def test_a_space_before_a_text_is_kept(llama):
@@ -153,6 +216,20 @@ def test_a_tokenizer_json_reads_as_transformers_does(qwen):
         ids = ours.encode(text)
         assert ids == theirs.encode(text)
         assert ours.decode(ids) == text.replace("<|eot_id|>", "")
+
+
+def test_a_text_is_neither_cut_nor_filled_up(qwen, tmp_path):
+    import tokenizers
+
+    folder = shutil.copytree(qwen, tmp_path / "copy")
+    file = str(folder / "tokenizer.json")
+    made = tokenizers.Tokenizer.from_file(file)
+    made.enable_truncation(8)
+    made.enable_padding(length=16)
+    made.save(file)
+    tokenizer = load_tokenizer(qwen)
+    for text in ("a", "a long text, of more than eight tokens"):
+        assert load_tokenizer(folder).encode(text) == tokenizer.encode(text)
 
 
 def test_spans_lose_no_space_and_no_character(llama):

@@ -74,14 +74,7 @@ def read_json_fields(
       ValueError: a file is not what its name says, a line is not JSON, or lacks a text.
     """
     for file in files:
-        for number, line in enumerate(_lines(file), 1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{file}, line {number}: not JSON") from error
-            fields = record if isinstance(record, dict) else {}
+        for number, fields in read_json_objects(file):
             missing = [key for key in keys if not isinstance(fields.get(key), str)]
             if missing:
                 raise ValueError(
@@ -89,6 +82,31 @@ def read_json_fields(
                     f"{sorted(fields)}; choose one of them"
                 )
             yield [fields[key] for key in keys]
+
+
+def read_json_objects(file: epath.Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The number and the object of each line. Empty lines are passed over; a .gz file
+    is unpacked.
+
+    Raises:
+      ValueError: the file is not what its name says, or a line is not a JSON object, be
+        it the last one, which was cut off.
+    """
+    for number, line in enumerate(_lines(file), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{file}, line {number}: not JSON ({error.msg})"
+            ) from error
+        is_object = isinstance(record, dict)
+        if not is_object:
+            raise ValueError(
+                f"{file}, line {number}: not a JSON object ({line[:40]!r})"
+            )
+        yield number, record
 
 
 def _lines(file: epath.Path) -> Iterator[str]:

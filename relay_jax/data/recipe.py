@@ -2,6 +2,7 @@
 
     the_stack    code    bigcode/the-stack-dedup, Python: Parquet, a file of code a row
     sharegpt     chat    Aeala/ShareGPT_Vicuna_unfiltered: one JSON list of conversations
+                         (of its several files the one that REST reads)
     ultrachat    chat    stingning/ultrachat: JSON lines, a conversation each
 
 A document is one file of code, or one thing that was said in a conversation.
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from relay_jax.data.corpus import find_files
+from relay_jax.data.corpus import find_files, read_json_objects
 
 
 class Recipe(NamedTuple):
@@ -30,7 +31,9 @@ def _stack(count: int) -> tuple[str, ...]:
 RECIPES = {
     "the_stack_small": Recipe(_stack(1), "content"),
     "the_stack_large": Recipe(_stack(30), "content"),
-    "sharegpt": Recipe(("*.json",), "conversations.*.value"),
+    "sharegpt": Recipe(
+        ("ShareGPT_V4.3_unfiltered_cleaned_split.json",), "conversations.*.value"
+    ),
     "ultrachat": Recipe(("train_*.jsonl",), "data.*"),
 }
 
@@ -56,10 +59,22 @@ def _records(file: epath.Path, field: str) -> Iterator[Any]:
     if file.suffix == ".parquet":
         yield from _parquet(file, field)
     elif file.suffix == ".jsonl":
-        with file.open("r") as lines:
-            yield from (json.loads(line) for line in lines if line.strip())
+        yield from (record for _, record in read_json_objects(file))
     else:
-        yield from json.loads(file.read_text())
+        yield from _json_list(file)
+
+
+def _json_list(file: epath.Path) -> list[Any]:
+    try:
+        records = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{file}, line {error.lineno}: not JSON ({error.msg}); is it whole?"
+        ) from None
+    is_list = isinstance(records, list)
+    if not is_list:
+        raise ValueError(f"{file} must be a list of records, but is no list")
+    return records
 
 
 def _parquet(file: epath.Path, field: str) -> Iterator[Any]:

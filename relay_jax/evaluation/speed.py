@@ -29,7 +29,7 @@ class Work(NamedTuple):
     model: ModelConfig
     prompts: list[Int[Host, "_"]]
     max_new_tokens: int
-    eos_id: int = decode.NO_EOS
+    eos_id: decode.EndIds = decode.NO_EOS
     batch_size: int = 1
     index: Any = None  # of the datastore, if there is one
 

@@ -5,6 +5,7 @@ answer, whoever answers them, so that all are asked the same. One line of a reco
 tells of one question: it is written when the question is done, and not asked again.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -36,8 +37,9 @@ class Trial(NamedTuple):
     params: PyTree
     model: ModelConfig
     tokenizer: Tokenizer
+    eos_id: decode.EndIds  # ends an answer
     template: Callable[[Sequence[str], Sequence[str]], str]  # of `conversation`
-    draft: DraftConfig
+    draft: DraftConfig  # with no nodes it decodes plainly, under the drafter's name
     sampling: SamplingConfig
     max_new_tokens: int
     index: Any = None
@@ -85,17 +87,18 @@ def choose_size(
         return trial
     for line in records.read_lines(file) if epath.Path(file).exists() else ():
         size = line["turns"][0][1]["num_draft"]
-        return trial._replace(draft=tree_size.resize(trial.draft, size))
+        return trial._replace(draft=dataclasses.replace(trial.draft, num_draft=size))
     ids = trial.tokenizer.encode(trial.template(question.turns[:1], ()))
     _, fit = tree_size.fit(
         *(trial.params, _read(trial, ids), trial.index),
         model=trial.model,
         draft=trial.draft,
         sampling=trial.sampling,
-        eos_id=trial.tokenizer.eos_id,
+        eos_id=trial.eos_id,
         cache_file=cache_file,
     )
-    return trial._replace(draft=fit.draft)
+    size = fit.draft.num_draft
+    return trial._replace(draft=dataclasses.replace(trial.draft, num_draft=size))
 
 
 def summarise(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -130,6 +133,7 @@ def _ask(trial: Trial, question: Question, compiled: set) -> dict[str, Any]:
 
 def _answer(trial: Trial, ids: list[int], compiled: set) -> Answer:
     """One prompt, decoded once more if something had to be compiled."""
+    trial = trial._replace(draft=tree_size.resize(trial.draft, trial.draft.num_draft))
     case = (_room(ids), trial.draft)
     if case not in compiled:
         _decode(trial, ids)
@@ -147,7 +151,7 @@ def _decode(trial: Trial, ids: list[int]) -> Answer:
             model=trial.model,
             draft=trial.draft,
             sampling=trial.sampling,
-            eos_id=trial.tokenizer.eos_id,
+            eos_id=trial.eos_id,
         )
     )
     seconds = time.perf_counter() - read

@@ -11,6 +11,7 @@ place in the stacked leaf: the host holds one tensor at a time, never the model.
 
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -108,19 +109,29 @@ def load_params(
     return jax.tree.unflatten(structure, [_load_leaf(leaf, files) for leaf in leaves])
 
 
+def check(folder: epath.PathLike, model: ModelConfig) -> None:
+    """Raises ValueError where `load_params` would; reads headers alone."""
+    _check(_find_tensors(epath.Path(folder)), _leaves(model)[0], epath.Path(folder))
+
+
 def save_params(
     params: PyTree,
     model: ModelConfig,
     folder: epath.PathLike,
     shard_bytes: int = SHARD_BYTES,
+    special: Mapping[str, tuple[int, ...]] | None = None,
 ) -> None:
     """Writes the weights and config.json of a folder that transformers reads.
+
+    Args:
+      shard_bytes: of a file, at most.
+      special: token ids for the config, see `write_model`.
 
     Raises:
       ValueError: no architecture of theirs is like this decoder.
     """
     folder = epath.Path(folder)
-    config = write_model(model)
+    config = write_model(model, special)
     folder.mkdir(parents=True, exist_ok=True)
     leaves, _ = _leaves(model)
     groups, room = [[]], shard_bytes
@@ -158,7 +169,7 @@ def _leaves(model: ModelConfig, mesh: Mesh | None = None) -> tuple[list[Leaf], A
 def _find_tensors(folder: epath.Path) -> dict[str, epath.Path]:
     """The file of every tensor in a folder. Raises ValueError where a file is missing."""
     if (folder / INDEX).exists():
-        files = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
+        files = _named_files(folder / INDEX)
     elif (folder / WEIGHTS).exists():
         files = [WEIGHTS]
     else:
@@ -177,6 +188,19 @@ def _find_tensors(folder: epath.Path) -> dict[str, epath.Path]:
         except SafetensorError as error:
             raise ValueError(f"{folder / file} is damaged: {error}") from None
     return found
+
+
+def _named_files(index: epath.Path) -> list[str]:
+    """The files that an index names."""
+    told = read_json(index)
+    named = told.get("weight_map") if isinstance(told, dict) else None
+    named = list(named.values()) if isinstance(named, dict) else []
+    if not named or not all(isinstance(file, str) for file in named):
+        raise ValueError(
+            f"{index} must have a weight_map that names the file of each tensor; save "
+            "the model again"
+        )
+    return sorted(set(named))
 
 
 def _check(files: dict[str, epath.Path], leaves: list[Leaf], folder) -> None:

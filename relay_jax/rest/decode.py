@@ -36,6 +36,7 @@ PLAIN = DraftConfig(drafter="none", num_draft=0)
 CHUNK = 128  # prompt tokens read at once
 NO_EOS = -1
 NO_LIMIT = 2**31 - 1  # steps
+EndIds = int | tuple[int, ...]  # some models end a text with any of several tokens
 
 
 class DecodeState(NamedTuple):
@@ -62,7 +63,7 @@ def decode(
     *,
     model: ModelConfig,
     max_new_tokens: int,
-    eos_id: int = NO_EOS,
+    eos_id: EndIds = NO_EOS,
     draft: DraftConfig = PLAIN,
     sampling: SamplingConfig = GREEDY,
     index: Any = None,
@@ -73,7 +74,8 @@ def decode(
 
     Args:
       prompts: token ids, a list for each text; they may differ in length.
-      eos_id: ends a text (and is written); by default nothing does.
+      eos_id: ends a text (and is written), any of them if there are several; by default
+        nothing does.
       index: the datastore, `index.load_index` or `HostIndex`.
       seed: of the noise when sampling; row i uses `fold_in(key(seed), i)`.
       width: room for prompts, so that different ones need no new compilation.
@@ -187,7 +189,7 @@ def advance(
     model: ModelConfig,
     draft: DraftConfig = PLAIN,
     sampling: SamplingConfig = GREEDY,
-    eos_id: int | Int[Array, ""] = NO_EOS,
+    eos_id: EndIds | Int[Array, ""] | tuple[Int[Array, ""], ...] = NO_EOS,
     num_steps: int | Int[Array, ""] = NO_LIMIT,
 ) -> DecodeState:
     """Decodes until every row is done, at most `num_steps` steps. Donates `state`.
@@ -295,7 +297,7 @@ def _keep(state, tree, choice: Choice, new, deepest: int, eos_id) -> DecodeState
     probability = jnp.take_along_axis(choice.probability, path, axis=1)
     place = jnp.arange(deepest + 1)[None]
     own = count[:, None] - 1  # the last token is the model's own
-    ends = (said == eos_id) & (place < count[:, None])
+    ends = jnp.isin(said, jnp.asarray(eos_id)) & (place < count[:, None])
     first_end = jnp.argmax(ends, axis=1)
     ended = jnp.any(ends, axis=1)
     count = jnp.where(ended, first_end + 1, count)

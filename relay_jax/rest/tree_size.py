@@ -77,7 +77,7 @@ def fit(
     model: ModelConfig,
     draft: DraftConfig,
     sampling: SamplingConfig = decode.GREEDY,
-    eos_id: int = decode.NO_EOS,
+    eos_id: decode.EndIds = decode.NO_EOS,
     cache_file: epath.PathLike | None = None,
 ) -> tuple[DecodeState, Fit]:
     """Decodes `PROBE` plain steps, and chooses the tree for what follows.
@@ -171,6 +171,8 @@ def _time_steps(params, state, index, draft, settings, sizes) -> dict[int, float
     moment of the machine hits all alike.
     """
 
+    no_end = jax.tree.map(lambda _: decode.NO_EOS, settings["eos_id"])
+
     def call(size, num_steps):
         copy = jax.block_until_ready(jax.tree.map(jnp.copy, state))
         before = time.perf_counter()
@@ -178,7 +180,7 @@ def _time_steps(params, state, index, draft, settings, sizes) -> dict[int, float
             *(params, copy, index if size else None),
             draft=resize(draft, size),
             num_steps=num_steps,
-            **settings | {"eos_id": decode.NO_EOS},
+            **settings | {"eos_id": no_end},
         )
         jax.block_until_ready(after)
         spent = time.perf_counter() - before

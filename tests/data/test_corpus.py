@@ -31,7 +31,8 @@ def test_json_lines_packed_or_not(tmp_path, name):
     ("name", "content", "message"),
     [
         ("a.jsonl", b"{", "a.jsonl, line 1: not JSON"),
-        ("a.jsonl", LINES + b"\n[1]", "line 4 has no text under 'text', but []; ch"),
+        ("a.jsonl", LINES + b"\n[1]", "a.jsonl, line 4: not a JSON object ('[1]')"),
+        ("a.jsonl", LINES[:-3], "a.jsonl, line 3: not JSON (Invalid"),
         ("a.jsonl", b'{"text": 1}', "line 1 has no text under 'text', but ['text'];"),
         ("a.jsonl", gzip.compress(LINES), "a.jsonl cannot be read ('utf-8' codec"),
         ("a.gz", LINES, "a.gz cannot be read (Not a gzipped file"),

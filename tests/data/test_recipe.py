@@ -26,6 +26,7 @@ def publish(folder, name):
         records = [{"id": str(i), "conversations": said} for i in range(2)]
         file = folder / "ShareGPT_V4.3_unfiltered_cleaned_split.json"
         file.write_text(json.dumps(records))
+        (folder / "another_version.json").write_text(json.dumps(records))
         return ["a", "b"] * 2
     for number in range(2):
         lines = [{"id": "0", "data": ["q", f"a{number}"]}]
@@ -52,6 +53,15 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch):
     (tmp_path / "train_0.jsonl").write_text('{"data": ["a"]}\n{"data": [1]}')
     with pytest.raises(ValueError, match=r"jsonl, record 2 has no text at data.\*"):
         list(read_recipe(chat, tmp_path))
+    (tmp_path / "train_0.jsonl").write_text('{"data": ["a"]}\n{"data": [')
+    with pytest.raises(ValueError, match="train_0.jsonl, line 2: not JSON"):
+        list(read_recipe(chat, tmp_path))
+    shared = RECIPES["sharegpt"]
+    file = tmp_path / shared.files[0]
+    for text, told in (("[{},\n{", ", line 2: not JSON"), ("{}", " must be a list of")):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=f"split.json{told}"):
+            list(read_recipe(shared, tmp_path))
     publish(tmp_path, "the_stack_small")
     with pytest.raises(ValueError, match="has no column 'text' but .'content'"):
         list(read_recipe(stack._replace(texts="text"), tmp_path))

@@ -1,5 +1,6 @@
 """What a shut-in program can do, and what it cannot."""
 
+import os
 import time
 
 import pytest
@@ -20,6 +21,9 @@ except ValueError as error:
         ("import os; os._exit(0)", "exit code 0"),
         ("def f(:", "SyntaxError: "),
         ("x = bytearray(1 << 31)", "MemoryError"),
+        ("while True: print('more')", "OSError: [Errno 27] File too large"),
+        ("print('a' * (1 << 19))", "passed"),
+        ("import os\nwhile True: os.write(2, b'more')", "moremore"),
         ("open('/tmp/relay_jax_was_here', 'w')", "OSError: [Errno 30] Read-only"),
         (
             "import socket; socket.create_connection(('127.0.0.1', 80), 1)",
@@ -43,3 +47,9 @@ def test_a_machine_without_namespaces_runs_nothing(monkeypatch):
     monkeypatch.setattr(sandbox, "NAMESPACES", ("no-such-command",))
     with pytest.raises(ValueError, match="none that a model wrote is run here .*no-su"):
         sandbox.check()
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="the machine's root is not limited")
+def test_the_number_of_processes_is_limited():
+    many = "import subprocess\nfor _ in range(64): subprocess.Popen(['sleep', '9'])"
+    assert sandbox.run(many).startswith("BlockingIOError: ")

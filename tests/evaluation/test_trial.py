@@ -9,7 +9,7 @@ from relay_jax.conversation import plain
 from relay_jax.evaluation import trial
 from relay_jax.evaluation.trial import Question, Trial
 from relay_jax.rest import tree_size
-from relay_jax.tokens import TaskTokenizer
+from relay_jax.tokens import EOS, TaskTokenizer
 from relay_jax.training.step import init_params
 
 MODEL = ModelConfig(kind="decoder", num_layers=1, dim=16, mlp_dim=16, num_numbers=12)
@@ -25,6 +25,7 @@ def asked():
         params=init_params(TrainConfig(model=MODEL)),
         model=MODEL,
         tokenizer=TaskTokenizer(12),
+        eos_id=EOS,
         template=plain,
         draft=DraftConfig("context", num_draft=4),
         sampling=SamplingConfig(),
@@ -86,3 +87,9 @@ def test_an_open_tree_size_is_measured_once(asked, tmp_path, monkeypatch):
         asked._replace(draft=held), QUESTIONS[0], tmp_path / "none", tmp_path / "times"
     )
     assert chosen.draft.num_draft == 0
+    lines = list(trial.run(chosen, QUESTIONS[:1], tmp_path / "records.jsonl"))
+    told = [(line["drafter"], line["num_draft"]) for line in trial.summarise(lines)]
+    assert told == [("none", 0), ("context", 0)]
+    again = asked._replace(draft=held)
+    resumed = trial.choose_size(again, QUESTIONS[0], tmp_path / "records.jsonl")
+    assert resumed.draft == chosen.draft

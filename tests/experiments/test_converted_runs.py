@@ -9,7 +9,7 @@ import sentencepiece
 
 from relay_jax import config as configs
 from relay_jax.config import TrainConfig
-from relay_jax.models import convert
+from relay_jax.models import architecture, convert
 from relay_jax.training import checkpoint
 from relay_jax.training.step import init_params
 from tests.experiments.test_scripts import refusal, script
@@ -63,6 +63,24 @@ def test_there_and_back_again(run, tmp_path):
     spread = script("rest_generate", *how, "--mesh=1,1", "--print_ids")
     assert spread.returncode == 0, spread.stderr
     assert len(spread.stdout.split(",")) == 12
+    # What the folder says of the tokens that end a text goes along, both ways.
+    file, ours = folder / "config.json", configs.to_dict(config.model)
+    values = json.loads(file.read_text())
+    assert (values["bos_token_id"], values["eos_token_id"]) == (1, 2)
+    file.write_text(json.dumps(values | {"eos_token_id": [5, 9]}))
+    (folder / "special_tokens_map.json").write_text("{}")
+    for source, flag, target in (
+        (folder, "workdir", tmp_path / "run"),
+        (tmp_path / "run", "hugging_face", tmp_path / "last"),
+    ):
+        done = script("convert", f"--from={source}", f"--{flag}={target}")
+        assert done.returncode == 0, done.stderr
+        assert architecture.read_special(target, "eos_token_id") == (5, 9)
+        assert (target / "special_tokens_map.json").exists()
+    last = json.loads((tmp_path / "last" / "config.json").read_text())
+    assert (last["bos_token_id"], last["eos_token_id"]) == (1, [5, 9])
+    assert configs.to_dict(architecture.read_model(tmp_path / "last")) == ours
+
     taken = refusal("convert", f"--from={folder}", f"--workdir={again}")
     assert f"{again} holds a model already" in taken
     many = refusal("rest_generate", *how, f"--run={again}", "--mesh=1,64")

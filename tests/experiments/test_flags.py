@@ -8,10 +8,24 @@ from absl import flags
 from absl.testing import flagsaver
 
 from experiments import drafting, prompting
+from relay_jax.config import ModelConfig, TrainConfig
+from relay_jax.models import convert
 from relay_jax.rest import tree_size
+from relay_jax.rest.builder import build_datastore
 from relay_jax.tokens import TaskTokenizer
+from relay_jax.training.step import init_params
 
 WORDS = TaskTokenizer(12)
+LLAMA = ModelConfig(
+    kind="decoder",
+    num_layers=1,
+    dim=16,
+    mlp_dim=16,
+    norm="rms",
+    activation="swiglu",
+    dropout=0.0,
+    vocab_size=320,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -81,3 +95,60 @@ def test_prompts_come_from_text_and_files(tmp_path):
 def test_bad_prompts(given, message):
     with flagsaver.flagsaver(**given), pytest.raises(ValueError, match=message):
         prompting.read_prompts(WORDS)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A Hugging Face folder without a tokenizer."""
+    params = init_params(TrainConfig(model=LLAMA))
+    convert.save_params(params, LLAMA, tmp_path / "llama")
+    return tmp_path / "llama"
+
+
+def test_a_model_of_text_is_not_given_the_task_vocabulary(folder):
+    told = "llama has neither tokenizer.model nor tokenizer.json, and its model has 320"
+    with flagsaver.flagsaver(run=str(folder)):
+        with pytest.raises(ValueError, match=told):
+            prompting.open_run()
+        with flagsaver.flagsaver(tokenizer="relay:12"):
+            assert prompting.open_run()[1] == WORDS
+
+
+def test_a_tokenizer_must_end_texts_as_the_model_does(folder):
+    (folder / "generation_config.json").write_text('{"eos_token_id": [5, 1]}')
+    with flagsaver.flagsaver(run=str(folder), tokenizer="relay:12"):
+        assert prompting.end_ids(prompting.open_run()[1]) == (5, 1)
+        (folder / "generation_config.json").write_text('{"eos_token_id": [5, 9]}')
+        told = "relay:12 ends a text with the token 1, but .*llama with 5, 9; give"
+        with pytest.raises(ValueError, match=told):
+            prompting.open_run()
+
+
+def test_the_type_of_a_run_is_its_own(tmp_path):
+    told = f"--dtype=bfloat16 is for a Hugging Face folder, but {tmp_path} is a run"
+    refused = pytest.raises(ValueError, match=told)
+    with flagsaver.flagsaver(run=str(tmp_path), dtype="bfloat16"), refused:
+        prompting.open_run()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "model-00002-of-.* is missing, though model.safetensors.index.json"),
+        ({"mesh": "1,64"}, "a mesh of 1 x 64 does not fit the 8 devices here"),
+        ({"mesh": "1"}, "--mesh must be 2 whole numbers with commas, got '1'"),
+    ],
+)
+def test_a_wrong_model_is_told_before_the_datastore_is_loaded(
+    folder, tmp_path, given, message, monkeypatch
+):
+    monkeypatch.setitem(drafting.INDEXES, "device", None)
+    convert.save_params(init_params(TrainConfig(model=LLAMA)), LLAMA, folder, 20_000)
+    (folder / convert.WEIGHTS).unlink()
+    sorted(folder.glob("model-*"))[1].unlink()
+    words = {"tokenizer": WORDS.identity, "vocab_size": 53, "eos_id": 1}
+    store = build_datastore([np.arange(9)], tmp_path / "store", **words)
+    given = given | {"run": str(folder), "tokenizer": "relay:12"}
+    refused = pytest.raises(ValueError, match=message)
+    with flagsaver.flagsaver(datastore=str(store.path), **given), refused:
+        drafting.from_flags(prompting.open_run()[1])

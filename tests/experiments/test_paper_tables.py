@@ -2,19 +2,24 @@
 
 import gzip
 import json
+import os
 import pathlib
 import re
+import shutil
+import subprocess
+import sys
 
 import pytest
+from etils import epath
 
-from experiments import humaneval, mtbench
+from experiments import humaneval, mtbench, paper_table
 from relay_jax import config as configs
 from relay_jax.config import CorpusConfig, TrainConfig
 from relay_jax.data.text_corpus import prepare_corpus
 from relay_jax.evaluation import sandbox
 from relay_jax.training import checkpoint
 from relay_jax.training.step import init_params
-from tests.experiments.test_scripts import refusal, script
+from tests.experiments.test_scripts import ROOT, refusal, script
 
 DATA = pathlib.Path(__file__).parents[3] / "shared" / "data"
 PROBLEM = {
@@ -70,6 +75,8 @@ def test_humaneval_is_resumed_and_executed(run, tmp_path):
         assert "pass@1, context: 0.0% of 3" in done.stdout
     other = refusal("humaneval", *arguments, "--nucleus")
     assert "holds answers with --nucleus=False, not True; give another" in other
+    other = refusal("humaneval", *arguments, "--draft_depth=3")
+    assert "holds answers with --draft_depth=10, not 3; give another" in other
 
 
 def test_mtbench_asks_two_turns(run, tmp_path):
@@ -99,6 +106,74 @@ def test_a_chat_answers_every_line_and_tells_its_speed(run):
     assert speed.sub("", alone.stdout) == speed.sub("", done.stdout)
 
 
+def test_a_chat_ends_with_the_length_of_its_model(run, tmp_path):
+    shutil.copytree(run[0].removeprefix("--run="), tmp_path / "run")
+    file = tmp_path / "run" / "config.json"
+    values = json.loads(file.read_text())
+    values["model"]["context_length"] = 12
+    file.write_text(json.dumps(values))
+    lines = "x + 1\nx\n/new\n" + "function " * 20
+    done = script("chat", *run, f"--run={tmp_path}/run", given=lines)
+    assert done.returncode == 0, done.stderr
+    assert "the 12 tokens that the model was made for are used up" in done.stdout
+    told = (
+        r"with this question the conversation has \d+ tokens, but the model was made f"
+    )
+    assert re.search(told, done.stdout)
+    long = "--max_new_tokens=12", "--prompt=def f"
+    done = script("rest_generate", *run, f"--run={tmp_path}/run", *long)
+    assert "more than the 12 that the model was made for" in done.stderr
+
+
+# On a made-up clock every look at an answer takes a second and reading a prompt an hour;
+# the first answer is ended by Ctrl-C.
+WATCHED = """
+import types
+from experiments import chat, command, drafting
+clock, answers, read, watch = [0.0], [], chat._read, drafting.watch
+chat.time = types.SimpleNamespace(perf_counter=lambda: clock[0])
+
+def read_slowly(*given):
+    clock[0] += 3600
+    return read(*given)
+
+def watched(*given):
+    answers.append(given)
+    for number, state in enumerate(watch(*given)):
+        clock[0] += 1
+        yield state
+        if number == 1 and len(answers) == 1:
+            raise KeyboardInterrupt
+
+chat._read, drafting.watch = read_slowly, watched
+command.run(chat.main)
+"""
+
+
+def test_ctrl_c_ends_an_answer_and_decoding_alone_is_timed(run, tmp_path):
+    (tmp_path / "watched.py").write_text(WATCHED)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "watched.py"), *run],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+        input="def f\nclass\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(" [ended]") == 1
+    told = re.findall(r"\[(\d+) tokens, ([\d.]+) a second", done.stdout)
+    assert len(told) == 2
+    assert all(float(rate) >= int(new) / 4 for new, rate in told)
+
+
+def test_a_drafter_that_chose_plain_is_told_from_plain_decoding():
+    common = {"num_draft": 0, "M": 1.0, "ms_a_token": 2.0, "speed_up": 1.0}
+    total = [common | {"drafter": name, "same_texts": 1.0} for name in ("none", "rest")]
+    told = paper_table.make_table(total, ()).splitlines()
+    assert told[1].startswith("plain  ") and told[2].startswith("rest (chose plain)  ")
+
+
 def test_a_completion_ends_where_the_function_ends():
     told = humaneval.program(PROBLEM, "    return 2 * x\n\nprint(double(1))\n")
     assert "print" not in told and told.endswith("check(double)")
@@ -109,7 +184,7 @@ def test_the_original_problems_pass_with_their_own_solutions():
     file = DATA / "HumanEval.jsonl.gz"
     if not file.exists():
         pytest.skip(f"{file} is not there")
-    problems = humaneval.read_problems(humaneval.epath.Path(file))
+    problems = humaneval.read_problems(epath.Path(file))
     assert len(problems) == 164
     if not EXECUTE:
         pytest.skip("this machine cannot shut programs in")
@@ -118,10 +193,52 @@ def test_the_original_problems_pass_with_their_own_solutions():
         assert sandbox.run(told) == "passed", problem["task_id"]
 
 
+GOOD = {
+    "problem": json.dumps(PROBLEM),
+    "question": '{"question_id": 81, "category": "writing", "turns": ["a", "b"]}',
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong", "message"),
+    [
+        ("problem", "[1]", "line 2: not a JSON object"),
+        ("question", "[1]", "line 2: not a JSON object"),
+        ("problem", GOOD["problem"][:-9], "line 2: not JSON"),
+        ("question", GOOD["question"][:-9], "line 2: not JSON"),
+        (
+            "problem",
+            '{"task_id": 1}',
+            "line 2 is no problem .* no text under 'task_id'",
+        ),
+        (
+            "question",
+            GOOD["question"].replace('["a", "b"]', '"ab"'),
+            "line 2 is no question of MT-Bench: .* a list of texts under 'turns'",
+        ),
+        ("question", GOOD["question"].replace('"b"', "2"), "line 2 is no question"),
+    ],
+)
+def test_a_wrong_line_of_a_benchmark_is_named(kind, wrong, message, tmp_path):
+    read = {"problem": humaneval.read_problems, "question": mtbench.read_questions}
+    text = f"{GOOD[kind]}\n{wrong}"
+    file, packed = epath.Path(tmp_path / "a.jsonl"), epath.Path(tmp_path / "b.jsonl.gz")
+    for path, content in (
+        (file, text.encode()),
+        (packed, gzip.compress(text.encode())),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=f"{path.name}, {message}"):
+            read[kind](path)
+    packed.write_bytes(packed.read_bytes()[:-12])
+    with pytest.raises(ValueError, match="b.jsonl.gz cannot be read|line 2"):
+        read[kind](packed)
+
+
 def test_the_original_questions_are_read():
     file = DATA / "mt_bench_questions.jsonl"
     if not file.exists():
         pytest.skip(f"{file} is not there")
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
-    assert len(lines) == 80 and all(len(line["turns"]) == 2 for line in lines)
+    questions = mtbench.read_questions(epath.Path(file))
+    assert len(questions) == 80 and all(len(each.turns) == 2 for each in questions)
     assert mtbench.PROTOCOL.max_new_tokens == 1024

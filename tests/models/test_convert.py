@@ -114,6 +114,28 @@ def our_logits(model, params, tokens):
     return run_decoder(params, jnp.asarray(tokens), model=model)[0]
 
 
+def their_texts(model, eos_id):
+    """What transformers writes after each prompt."""
+    texts = []
+    for prompt in PROMPTS:
+        ids = model.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            generation_config=transformers.GenerationConfig(
+                max_new_tokens=NEW, do_sample=False, eos_token_id=eos_id, pad_token_id=0
+            ),
+        )
+        texts.append(ids[0, len(prompt) :].tolist())
+    return texts
+
+
+def our_texts(params, model, eos_id, **rest):
+    how = {"model": model, "max_new_tokens": NEW, "eos_id": eos_id} | rest
+    state = decode.decode(params, PROMPTS, **how)
+    length = np.array(list(map(len, PROMPTS)))
+    return [row.tolist() for row in decode.written(state, length)]
+
+
 def some_tokens(num=24):
     return np.random.default_rng(0).integers(0, SIZE["vocab_size"], size=(2, num))
 
@@ -130,19 +152,8 @@ def test_logits_and_texts_are_those_of_transformers(name, models, folders, tmp_p
     logits = our_logits(model, params, tokens)
     np.testing.assert_allclose(logits, their_logits(models[name], tokens), atol=1e-4)
 
-    told = []
-    for prompt in PROMPTS:
-        ids = models[name].generate(
-            torch.tensor([prompt]),
-            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-            generation_config=transformers.GenerationConfig(
-                max_new_tokens=NEW, do_sample=False, eos_token_id=EOS, pad_token_id=0
-            ),
-        )
-        told.append(ids[0, len(prompt) :].tolist())
-    state = decode.decode(params, PROMPTS, model=model, max_new_tokens=NEW, eos_id=EOS)
-    length = np.array(list(map(len, PROMPTS)))
-    assert [row.tolist() for row in decode.written(state, length)] == told
+    told = their_texts(models[name], EOS)
+    assert our_texts(params, model, EOS) == told
     assert len({token for row in told for token in row}) > 3
     assert params["norm"]["scale"].dtype == jnp.float32
 
@@ -153,6 +164,44 @@ def test_logits_and_texts_are_those_of_transformers(name, models, folders, tmp_p
         their_logits(again, tokens), their_logits(models[name], tokens), atol=1e-5
     )
     assert load(tmp_path / "back")[0] == model
+    assert again.config.max_position_embeddings == SIZE["max_position_embeddings"]
+    assert model.context_length == (256 if name == "long_vicuna" else 64)
+
+
+def test_any_of_several_tokens_ends_a_text(models, folders):
+    """As `generate` with several: two that the model says itself, in different texts."""
+    model, params = load(folders["llama3"])
+    whole = their_texts(models["llama3"], EOS)
+    ends = [whole[0][4], whole[2][9]]
+    told = their_texts(models["llama3"], ends)
+    assert {text[-1] for text in told} >= set(ends)
+    for draft in (decode.PLAIN, DraftConfig("context", num_draft=4)):
+        assert our_texts(params, model, tuple(ends), draft=draft) == told
+
+
+@pytest.mark.parametrize(
+    ("generation", "config", "wanted"),
+    [
+        ({"eos_token_id": [7, 9]}, {"eos_token_id": 5}, (7, 9)),
+        ({"eos_token_id": 7}, {}, (7,)),
+        ({}, {"eos_token_id": [5, 0]}, (5, 0)),
+        (None, {"eos_token_id": 0}, (0,)),
+        (None, {"eos_token_id": "gone"}, ()),
+    ],
+)
+def test_the_tokens_that_end_a_text_are_read(broken, generation, config, wanted):
+    change_config(broken, **config)
+    (broken / architecture.GENERATION).unlink(missing_ok=True)
+    if generation is not None:
+        (broken / architecture.GENERATION).write_text(json.dumps(generation))
+    assert architecture.read_special(broken, "eos_token_id") == wanted
+
+
+def test_what_ends_a_text_must_be_tokens(broken):
+    (broken / architecture.GENERATION).write_text('{"eos_token_id": [2, "</s>"]}')
+    told = r"generation_config.json: eos_token_id must be a token id .* \[2, '</s>'\]"
+    with pytest.raises(ValueError, match=told):
+        architecture.read_special(broken, "eos_token_id")
 
 
 @pytest.mark.parametrize("name", ["mistral", "llama3"])
@@ -175,12 +224,14 @@ def test_drafts_change_no_text_of_a_converted_model(name, folders, tmp_path):
     assert drafted.steps.sum() < 0.7 * plain.steps.sum()
 
 
-def test_a_mesh_of_four_holds_a_part_each_and_says_the_same(folders):
-    model, params = load(folders["llama3"])
-    _, spread = load(folders["llama3"], make_mesh(fsdp=2, tensor=2))
+@pytest.mark.parametrize(("name", "head_size"), [("llama3", 16), ("qwen2_tied", 8)])
+def test_a_mesh_of_four_holds_a_part_each_and_says_the_same(name, head_size, folders):
+    model, params = load(folders[name])
+    _, spread = load(folders[name], make_mesh(fsdp=2, tensor=2))
     jax.tree.map(np.testing.assert_array_equal, params, spread)
+    assert ("head" in spread) == (name == "llama3")
     kernel = spread["layers"]["attention"]["query"]["kernel"]  # [l, d, h, e]
-    assert kernel.sharding.shard_shape(kernel.shape) == (2, 16, 2, 16)
+    assert kernel.sharding.shard_shape(kernel.shape) == (2, 16, 2, head_size)
     tokens = some_tokens()
     one, four = (our_logits(model, held, tokens) for held in (params, spread))
     np.testing.assert_allclose(one, four, atol=1e-5)
@@ -200,6 +251,21 @@ def test_a_device_reads_of_a_tensor_what_it_will_hold(folders):
     assert parts["layers/attention/key/kernel"] == (32, 32)  # two heads for four: all
     assert parts["layers/attention/out/kernel"] == (32, 16)
     assert parts["norm/scale"] == (32,)
+
+
+def test_a_model_goes_there_and_back_as_bfloat16(tmp_path):
+    make_model("llama3", torch.bfloat16).save_pretrained(tmp_path / "theirs")
+    model, params = load(tmp_path / "theirs")
+    special = {"eos_token_id": (5, 9), "bos_token_id": (3,)}
+    convert.save_params(params, model, tmp_path / "ours", special=special)
+    assert architecture.read_special(tmp_path / "ours", "eos_token_id") == (5, 9)
+    one, two = (load_file(tmp_path / x / convert.WEIGHTS) for x in ("theirs", "ours"))
+    assert one.keys() == two.keys() and len(one) > 9
+    for name in one:
+        assert one[name].dtype == two[name].dtype == jnp.bfloat16
+        np.testing.assert_array_equal(one[name], two[name])
+    config = transformers.AutoConfig.from_pretrained(tmp_path / "ours")
+    assert (config.eos_token_id, config.bos_token_id) == ([5, 9], 3)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -265,8 +331,38 @@ def change_config(folder, **changes):
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; only 'silu' is supported"),
         ({"attention_bias": True}, "attention_bias is True; only False is supported"),
         ({"quantization_config": {"bits": 4}}, "quantization_config is {'bits': 4}"),
-        ({"hidden_size": "gone"}, "hidden_size must be a whole number, got None"),
-        ({"hidden_size": "32"}, "hidden_size must be a whole number, got '32'"),
+        ({"hidden_size": "gone"}, "hidden_size must be a whole number .*, got None"),
+        ({"hidden_size": "32"}, "hidden_size must be a whole number .*, got '32'"),
+        ({"hidden_size": 0}, "hidden_size must be .* from 1 to 1048576, got 0"),
+        ({"num_hidden_layers": 10**12}, "num_hidden_layers must be .* got 1000000000"),
+        ({"num_key_value_heads": 3}, r"num_attention_heads \(4\) must be a multiple"),
+        ({"num_key_value_heads": -1}, "num_key_value_heads must be .* got -1"),
+        ({"head_dim": 15}, "the width of a head must be even for RoPE, got 15"),
+        ({"head_dim": "gone", "hidden_size": 33}, r"hidden_size \(33\) must be a mult"),
+        ({"rms_norm_eps": 0}, "rms_norm_eps must be a number above 0, got 0"),
+        ({"max_position_embeddings": -1}, "max_position_embeddings must be .* got -1"),
+        ({"architectures": {"a": 1}}, "the architecture {'a': 1} is not supported"),
+        (
+            {"rope_parameters": ["linear"]},
+            "the settings of RoPE must be a dict, got .'",
+        ),
+        (
+            {"rope_parameters": LLAMA3 | {"factor": 0}},
+            "factor must be .* above 0, got 0",
+        ),
+        ({"rope_parameters": LLAMA3 | {"factor": "8"}}, "factor must .* got '8'"),
+        (
+            {"rope_parameters": {"rope_theta": -1.0}},
+            "rope_theta must be a number above",
+        ),
+        (
+            {"rope_parameters": LLAMA3 | {"low_freq_factor": 4.0}},
+            "low_freq_factor must be below its high_freq_factor, got 4.0 and 4.0",
+        ),
+        (
+            {"architectures": ["MistralForCausalLM"], "sliding_window": -1},
+            "sliding_window must be a whole number from 0 to 1048576, got -1",
+        ),
         ({"dtype": "int8"}, "dtype must be one of 'float32', 'bfloat16', 'float16'"),
         (
             {"rope_parameters": {"partial_rotary_factor": 0.5}},
@@ -321,8 +417,13 @@ def test_missing_and_damaged_files_are_named(folders, broken):
     shutil.copytree(folders["llama2"], broken / "parts")
     gone = sorted((broken / "parts").glob("*.safetensors"))[1]
     gone.unlink()
+    assert architecture.is_hugging_face(broken / "parts")
     with pytest.raises(ValueError, match=f"{gone} is missing, though model.safetens"):
         load(broken / "parts")
+    for wrong in ("{}", "[]", '{"weight_map": {"a": 1}}'):
+        (broken / "parts" / convert.INDEX).write_text(wrong)
+        with pytest.raises(ValueError, match="index.json must have a weight_map that"):
+            load(broken / "parts")
     (broken / convert.WEIGHTS).write_bytes(b"no header")
     with pytest.raises(ValueError, match="model.safetensors is damaged: "):
         load(broken)

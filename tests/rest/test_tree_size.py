@@ -99,7 +99,7 @@ def test_a_step_is_timed_on_a_copy(store):
         model=MODEL,
         max_new_tokens=20,
     )
-    settings = {"model": MODEL, "sampling": decode.GREEDY}
+    settings = {"model": MODEL, "sampling": decode.GREEDY, "eos_id": (7, 8)}
     spent = tree_size._time_steps(params, state, index, DRAFT, settings, [0, 4])
     assert list(spent) == [0, 4] and all(0 < seconds < 60 for seconds in spent.values())
     assert not any(x.is_deleted() for x in jax.tree.leaves(state))
@@ -108,6 +108,7 @@ def test_a_step_is_timed_on_a_copy(store):
         *(params, [[2, 3]]),
         model=MODEL,
         max_new_tokens=20,
+        eos_id=(7, 8),
         draft=tree_size.resize(DRAFT, 4),
         index=index,
     )
@@ -128,6 +129,6 @@ def test_the_time_of_a_call_is_taken_off(store, monkeypatch):
 
     monkeypatch.setattr(decode, "advance", advance)
     monkeypatch.setattr(tree_size.time, "perf_counter", lambda: now[0])
-    settings = {"model": MODEL, "sampling": decode.GREEDY}
+    settings = {"model": MODEL, "sampling": decode.GREEDY, "eos_id": decode.NO_EOS}
     spent = tree_size._time_steps(params, state, index, DRAFT, settings, [0, 4])
     assert spent == {0: 1.0, 4: 3.0}
