@@ -75,8 +75,13 @@ def make_task(name: str, options=()) -> Task:
 def check_lengths(
     task: Task, lengths: tuple[int, int], model: ModelConfig, split: str = "train"
 ) -> None:
-    """Raises ValueError at a range that is too long for the vocabulary, or of which
-    there can be no problems in this split (`check_problems`)."""
+    """Raises ValueError where the vocabulary is of text, or at a range that is too long
+    for it, or of which there can be no problems in this split (`check_problems`)."""
+    if model.vocab_size:
+        raise ValueError(
+            f"{task.name}: model.vocab_size is {model.vocab_size}, so the model's words "
+            "are those of text, not of the tasks; set it to 0"
+        )
     longest = lengths[1]
     if task.max_number(longest) >= model.num_numbers:
         raise ValueError(

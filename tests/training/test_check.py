@@ -10,6 +10,8 @@ from relay_jax.training import loop
 from relay_jax.training.check import check
 
 LIS = {"task": "lis", "lengths": (1, 40), "options": {"group": 40}}
+TEXT = {"task": "text", "lengths": (1, 8), "kind": "text", "path": "text.npy"}
+DECODER = {"kind": "decoder", "vocab_size": 20}
 
 
 def config(*changes):
@@ -36,6 +38,17 @@ def config(*changes):
                 "model.differences needs kind='looped' and loop_input='feedback', got "
                 "'looped' and 'problem'"
             ),
+        ),
+        (
+            ("model.vocab_size", 20),
+            (
+                "arithmetic: model.vocab_size is 20, so the model's words are those of "
+                "text, not of the tasks; set it to 0"
+            ),
+        ),
+        (
+            ("data.buckets", {"b": TEXT}, ("model", DECODER)),
+            "arithmetic: model.vocab_size is 20, so the model's words are those of text",
         ),
         (("model.num_heads", 0), "model.num_heads must be 1 or more, got 0"),
         (("model.dim", 0), "model.dim must be 1 or more, got 0"),
