@@ -69,6 +69,29 @@ def test_a_run_ends_with_the_average_of_its_parameters(tmp_path):
     assert checkpoint.hash_params(average) != last
 
 
+@pytest.mark.parametrize("kind", ["hidden", "soft", "decoder"])
+def test_parameters_of_bfloat16_train(kind):
+    """The scan over loops carries one type, whatever that of the parameters."""
+    model = {"num_layers": 1, "dim": 16, "num_heads": 2, "mlp_dim": 16}
+    model |= {
+        "hidden": {"loop_input": "hidden"},
+        "soft": {"loop_input": "feedback", "feedback": "soft"},
+        "decoder": {"kind": "decoder"},
+    }[kind]
+    config = small(model=model | {"param_dtype": "bfloat16", "num_numbers": 8})
+    buckets = pipeline.open_buckets(config)
+    state = init_state(config, init_params(config))
+    types = [x.dtype for x in jax.tree.leaves(state.params)]
+    assert jnp.dtype("bfloat16") in types
+    step, losses = make_train_step(config), []
+    for now in (pipeline.step_at(i, buckets, config) for i in range(2)):
+        work = {"task": now.task, "num_loops": now.num_loops}
+        state, metrics = step(state, now.batch, **work)
+        losses.append(float(metrics["loss"]))
+    assert np.isfinite(losses).all()
+    assert [x.dtype for x in jax.tree.leaves(state.params)] == types
+
+
 @pytest.mark.parametrize("kind", ["hidden", "feedback", "decoder"])
 def test_bfloat16_computes_about_the_same_and_keeps_float32_parameters(kind):
     model = {"num_layers": 1, "dim": 16, "num_heads": 2, "mlp_dim": 16, "dropout": 0.0}
