@@ -31,6 +31,7 @@ flags.mark_flags_as_required(["run", "workdir"])
 
 def main() -> None:
     path = epath.Path(_WORKDIR.value)
+    check_workdir(path)
     if (path / "records.jsonl").exists() and not _OVERWRITE.value:
         raise ValueError(f"{path} holds an evaluation; pass --overwrite to replace it")
     work = []
@@ -57,6 +58,16 @@ def main() -> None:
     records.write_lines(path / "records.jsonl", lines)
     report(lines, path)
     print(f"records and figures are in {path}")
+
+
+def check_workdir(path: epath.Path) -> None:
+    """Raises ValueError at a directory whose own records an evaluation would replace."""
+    for name in ("config.json", "checkpoints", "run.jsonl"):
+        if (path / name).exists():
+            raise ValueError(
+                f"--workdir {path} holds a run (it has {name}), whose records must stay; "
+                f"give another directory, such as {path / 'evaluation'}"
+            )
 
 
 def wanted_lengths(run: str, config: TrainConfig) -> dict[str, list[int]] | None:

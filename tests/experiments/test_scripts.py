@@ -84,6 +84,11 @@ def test_stages_follow_one_another(tmp_path):
         *("answer_accuracy.png", "chain_accuracy.png", "token_accuracy.png"),
         "hit_matrix_arithmetic_3.png",
     }
+    kept = (tmp_path / "tiny" / "records.jsonl").read_text()
+    rest = f"--workdir={tmp_path}/tiny", "--overwrite"
+    told = refusal("evaluate", *arguments[:1], *rest)
+    assert "tiny holds a run (it has config.json), whose records must stay; " in told
+    assert (tmp_path / "tiny" / "records.jsonl").read_text() == kept
     again = refusal("evaluate", *arguments)
     assert "holds an evaluation; pass --overwrite to replace it" in again
 
