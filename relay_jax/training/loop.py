@@ -52,8 +52,9 @@ def train(config: TrainConfig, workdir: epath.PathLike) -> dict:
     with checkpoint.make_manager(path, config.keep_checkpoints) as manager:
         state, spent = _first_state(config, path, manager)
         start = int(state.step)
-        for name in ("metrics.jsonl", "records.jsonl"):
-            records.keep_until(path / name, start)
+        records.keep_until(path / "metrics.jsonl", start)
+        # The final records are always written anew: a run may have ended after them.
+        records.keep_until(path / "records.jsonl", min(start, config.num_steps - 1))
         log = _Log(path, config, start, spent)
         with _stop_requested() as asked:
             state = _run(config, state, manager, log, asked)

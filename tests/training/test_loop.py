@@ -162,6 +162,16 @@ def test_stop_during_the_last_step_leaves_the_evaluation(tmp_path, monkeypatch):
     assert again["final"] == [x | {"run": "cut"} for x in whole["final"]]
 
 
+def test_a_run_without_its_summary_writes_its_final_records_once(tmp_path):
+    loop.train(small(), tmp_path)
+    file = tmp_path / "records.jsonl"
+    before = file.read_text()
+    (tmp_path / "summary.json").unlink()  # as if killed just before it
+    loop.train(small(), tmp_path)
+    assert file.read_text() == before
+    assert {line["step"] for line in records.read_lines(file)} == {4, 6}
+
+
 def test_finished_run_is_not_trained_again(tmp_path):
     first = loop.train(small(num_steps=5), tmp_path)
     before = (tmp_path / "metrics.jsonl").read_text()
