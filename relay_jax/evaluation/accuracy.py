@@ -21,9 +21,14 @@ class Score(NamedTuple):
 
     length: Int[Host, " b"]
     answer: Bool[Host, " b"]  # the final answer
-    chain: Bool[Host, " b"]  # every round, to the token
+    rounds: Bool[Host, "b t"]  # each round, to the token; after the last: empty
     hits: Bool[Host, "b t r"]  # each token of each round, right-aligned
     told: Bool[Host, "b t r"]  # which of these places hold a token
+
+    @property
+    def chain(self) -> Bool[Host, " b"]:
+        """Whether every round is right."""
+        return np.all(self.rounds, axis=-1)
 
 
 def test_problems(
@@ -47,7 +52,7 @@ def score(
     return Score(
         length=examples.length,
         answer=answer == examples.answer,
-        chain=np.all(rounds == truth, axis=(1, 2)),
+        rounds=np.all(rounds == truth, axis=-1),
         hits=(rounds == truth) & told,
         told=told,
     )
@@ -88,7 +93,7 @@ def make_records(scored: Score, common: dict, *, details: bool = False) -> list[
 def round_accuracy(score: Score) -> Float[Host, " t"]:
     """The share of examples whose round t is right to the token, of those with one."""
     has_round = score.told.any(axis=-1)
-    right = np.all(score.hits == score.told, axis=-1) & has_round
+    right = score.rounds & has_round
     return right.sum(axis=0) / np.maximum(has_round.sum(axis=0), 1)
 
 

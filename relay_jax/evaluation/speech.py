@@ -69,7 +69,8 @@ def decoder_chains(
     """Greedy text, compared with the true text place by place.
 
     Its tokens are put where the true chain has its own, so that rounds and places can
-    be counted as for the looped model; a chain of another length is wrong as a whole.
+    be counted as for the looped model. A chain of another length is wrong as a whole,
+    and so is its last round, in which it should have ended.
     """
     tokens, confidence = decoder_texts(params, model, task, examples, batch_size)
     return Speech(*_split_text(tokens, examples, task), confidence)
@@ -119,10 +120,12 @@ def _split_text(tokens, examples, task):
     rounds = np.full(told.shape, PAD, tokens.dtype)
     place = np.cumsum(told, axis=1) - 1
     rounds[told] = tokens[np.nonzero(told)[0], place[told]]
-    # Whatever stands after the chain must be the answer and the end, nothing else.
+    # Whatever stands after the last round must be the answer and the end, nothing else.
     chain_end = told.sum(axis=1) + (0 if task.answer_in_chain else 1)
     rounds = rounds.reshape(truth.shape)
-    rounds[end != chain_end, 0, 0] = EOS  # never a true token of that place
+    wrong = np.flatnonzero(end != chain_end)
+    last = examples.num_rounds[wrong] - 1
+    rounds[wrong, last, 0] = EOS  # never a true token of that place
     return answer, rounds
 
 

@@ -48,6 +48,7 @@ def test_a_token_too_many_on_the_left_is_a_wrong_chain(monkeypatch):
     said.rounds[0, 0, blank] = 50
     scored = score_of(said, monkeypatch)
     assert not scored.chain[0] and scored.hits[0].sum() == scored.told[0].sum()
+    np.testing.assert_allclose(accuracy.round_accuracy(scored), [3 / 4, 1, 1])
 
 
 def test_decoder_text_is_laid_over_the_true_rounds(monkeypatch):
@@ -68,6 +69,8 @@ def test_decoder_text_is_laid_over_the_true_rounds(monkeypatch):
     np.testing.assert_array_equal(scored.answer, [True, True, True, False])
     missed = (scored.told & ~scored.hits).sum(axis=(1, 2))
     np.testing.assert_array_equal(missed, [0, 1, 0, 0])
+    # Rows 2 and 3, of three rounds, go wrong after the last one.
+    np.testing.assert_allclose(accuracy.round_accuracy(scored), [3 / 4, 1, 1 / 3])
 
 
 def test_problems_are_test_problems_and_final_ones_are_others():
