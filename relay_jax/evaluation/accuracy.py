@@ -1,5 +1,6 @@
 """Accuracy by length: of answers, whole chains, tokens, rounds (RELAY section 4)."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -60,34 +61,41 @@ def score(
 
 def make_records(scored: Score, common: dict, *, details: bool = False) -> list[dict]:
     """Records by length: answers, chains, tokens; with `details` also each round and
-    each place of each round."""
+    each place of each round, counted from the right: 0 is the last token.
+
+    `count` is how many examples there are; of a round or a place, how many have it.
+    """
     lines = []
     for length in np.unique(scored.length):
         at = scored.length == length
         part = Score(*(field[at] for field in scored))
-        share = part.hits.sum() / max(part.told.sum(), 1)
+        num, share = int(at.sum()), part.hits.sum() / max(part.told.sum(), 1)
         rows = [
-            ("answer_accuracy", part.answer.mean(), {}),
-            ("chain_accuracy", part.chain.mean(), {}),
-            ("token_accuracy", share, {}),
+            ("answer_accuracy", part.answer.mean(), num, {}),
+            ("chain_accuracy", part.chain.mean(), num, {}),
+            ("token_accuracy", share, num, {}),
         ]
         if details:
-            rows += [
-                ("round_accuracy", value, {"round": t})
-                for t, value in enumerate(round_accuracy(part))
-                if part.told[:, t].any()
-            ]
-            rows += [
-                ("hit_accuracy", value, {"round": t, "place": place})
-                for (t, place), value in np.ndenumerate(hit_matrix(part))
-                if np.isfinite(value)
-            ]
-        measured = {"length": int(length), "count": int(at.sum())}
+            rows += _detail_rows(part)
+        measured = common | {"length": int(length)}
         lines += [
-            make_record(**common, **measured, metric=metric, value=float(value), **rest)
-            for metric, value, rest in rows
+            make_record(
+                **measured, metric=metric, value=float(value), count=int(count), **rest
+            )
+            for metric, value, count, rest in rows
         ]
     return lines
+
+
+def _detail_rows(score: Score) -> Iterator[tuple[str, float, int, dict[str, int]]]:
+    have_round, rounds = score.told.any(axis=-1).sum(axis=0), round_accuracy(score)
+    for t in np.flatnonzero(have_round).tolist():
+        yield "round_accuracy", rounds[t], have_round[t], {"round": t}
+    have_place, matrix = score.told.sum(axis=0), hit_matrix(score)
+    last = matrix.shape[1] - 1
+    for t, column in np.argwhere(have_place).tolist():
+        where = {"round": t, "place": last - column}
+        yield "hit_accuracy", matrix[t, column], have_place[t, column], where
 
 
 def round_accuracy(score: Score) -> Float[Host, " t"]:

@@ -112,6 +112,32 @@ def test_records_table_and_figures(tmp_path, monkeypatch):
         figures.hit_matrices(again, "lis", 9, tmp_path / "x.png")
 
 
+def test_a_place_is_counted_from_the_right_and_by_those_who_have_it(monkeypatch):
+    hits = {
+        (x["length"], x["round"], x["place"]): (x["value"], x["count"])
+        for x in make_lines(monkeypatch)
+        if x["metric"] == "hit_accuracy"
+    }
+    told = EXAMPLES.rounds[1:] != PAD  # of the three problems of length 3
+    for t in range(3):
+        sizes = told[:, t].sum(axis=-1)
+        for place in range(sizes.max()):
+            have = int((sizes > place).sum())
+            wrong = (t, place) == (1, 1)  # of one problem
+            assert hits[3, t, place] == ((have - wrong) / have, have)
+        assert (3, t, sizes.max()) not in hits
+
+
+def test_seeds_of_a_hit_matrix_weigh_as_many_examples_as_they_have():
+    places = [(0, 0, 1.0, 4), (0, 1, 1.0, 3), (0, 0, 0.5, 4), (0, 1, 0.0, 1)]
+    lines = [
+        {"round": t, "place": place, "value": value, "count": count}
+        for t, place, value, count in places
+    ]
+    expected = [[np.nan, 3 / 4, 3 / 4], [np.nan] * 3]
+    np.testing.assert_array_equal(figures._shares(lines, 2, 3), expected)
+
+
 def test_a_figure_shows_the_last_phase_of_those_that_learn_in_phases():
     phases = [f"ar_self_oracle_{n}" for n in (1, 10, 9)]
     assert figures._shown(["ar", *phases, "own"]) == ["ar", "ar_self_oracle_10", "own"]
