@@ -9,7 +9,7 @@ import numpy as np
 
 from relay_jax.arrays import Float, Host, Int, PyTree
 from relay_jax.config import ModelConfig
-from relay_jax.data.align import flatten, looped_batch, looped_width, right_align, sizes
+from relay_jax.data.align import flatten, looped_batch, looped_width, right_align
 from relay_jax.models.looped import read_round, run_looped
 from relay_jax.rest import decode
 from relay_jax.tasks import Examples, Task
@@ -79,10 +79,14 @@ def decoder_chains(
 def decoder_texts(
     params: PyTree, model: ModelConfig, task: Task, examples: Examples, batch_size: int
 ) -> tuple[Int[Host, "b n"], Float[Host, " b"]]:
-    """What the decoder writes after each problem, and its least certainty."""
+    """What the decoder writes after each problem, and its least certainty.
+
+    A problem has room for the longest chain of its length, whatever else is solved
+    beside it; what is written past that room is `<pad>`.
+    """
     text, prompt_size = flatten(examples, task)
-    room = int((sizes(text) - prompt_size).max()) + 1
-    width = task.problem_size(int(examples.length.max()))
+    longest = int(examples.length.max())
+    room, width = _room(task, longest), task.problem_size(longest)
     num, parts = len(text), []
     for rows in batches(num, batch_size):
         state = decode.decode(
@@ -96,8 +100,13 @@ def decoder_texts(
         new = prompt_size[rows, None] + np.arange(room)
         made = np.take_along_axis(np.asarray(state.tokens), new, axis=1)
         parts.append((made, np.asarray(state.confidence)))
-    tokens, confidence = zip(*parts)
-    return np.concatenate(tokens)[:num], np.concatenate(confidence)[:num]
+    tokens, confidence = (np.concatenate(part)[:num] for part in zip(*parts))
+    own = np.array([_room(task, length) for length in examples.length.tolist()])
+    return np.where(np.arange(room) < own[:, None], tokens, PAD), confidence
+
+
+def _room(task: Task, length: int) -> int:
+    return task.chain_size(length) + 2  # and the answer and `<eos>`
 
 
 def written_answer(

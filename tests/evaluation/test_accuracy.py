@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 from relay_jax import records
-from relay_jax.config import ModelConfig
+from relay_jax.config import ModelConfig, TrainConfig
 from relay_jax.data.align import flatten, right_align
 from relay_jax.evaluation import accuracy, figures, speech
 from relay_jax.evaluation.speech import Speech
 from relay_jax.evaluation.table import make_table
 from relay_jax.tasks import TASKS
 from relay_jax.tokens import EOS, PAD
+from relay_jax.training.step import init_params
 
 TASK = TASKS["edit_distance"]()
 EXAMPLES = TASK.sample(np.random.default_rng(0), np.array([2, 3, 3, 3]))
@@ -71,6 +72,25 @@ def test_decoder_text_is_laid_over_the_true_rounds(monkeypatch):
     np.testing.assert_array_equal(missed, [0, 1, 0, 0])
     # Rows 2 and 3, of three rounds, go wrong after the last one.
     np.testing.assert_allclose(accuracy.round_accuracy(scored), [3 / 4, 1, 1 / 3])
+
+
+def test_what_a_decoder_writes_depends_on_no_longer_problem():
+    task = TASKS["arithmetic"](modulus=5)
+    model = ModelConfig(
+        kind="decoder", num_layers=1, dim=16, mlp_dim=16, num_heads=2, num_numbers=8
+    )
+    params = init_params(TrainConfig(model=model))  # so it hardly ever ends by itself
+    alone, beside = (
+        speech.decoder_texts(
+            *(params, model, task),
+            accuracy.test_problems(task, lengths, 4, 0, final=False),
+            batch_size=8,
+        )[0]
+        for lengths in ([2], [2, 4])
+    )
+    assert (alone[:, -1] != PAD).any()
+    np.testing.assert_array_equal(beside[:4, : alone.shape[1]], alone)
+    assert (beside[:4, alone.shape[1] :] == PAD).all() and beside[4:, -1].any()
 
 
 def test_problems_are_test_problems_and_final_ones_are_others():
