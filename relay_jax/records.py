@@ -11,6 +11,8 @@ from etils import epath
 
 FIELDS = ("run", "task", "model", "length", "seed", "metric", "value", "count")
 
+_REMEDY = "restore it, or make its directory anew"
+
 
 def make_record(**values: Any) -> dict[str, Any]:
     """A record with the standard fields first; further ones may follow."""
@@ -67,9 +69,16 @@ def write_json(path: epath.PathLike, value: Any) -> None:
     write_whole(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
-def read_json(path: epath.PathLike) -> Any:
-    """Reads one JSON value. Raises ValueError where the file is damaged."""
+def read_json(path: epath.PathLike) -> dict[str, Any]:
+    """Reads one JSON object. Raises ValueError where the file is damaged."""
     try:
-        return json.loads(epath.Path(path).read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
+        value = json.loads(epath.Path(path).read_text())
+    except ValueError as error:  # not JSON, or no text at all
+        raise ValueError(f"{path} is damaged: {error}; {_REMEDY}") from None
+    is_object = isinstance(value, dict)
+    if not is_object:
+        raise ValueError(
+            f"{path} is damaged: expected a JSON object, got {str(value)[:40]!r}; "
+            f"{_REMEDY}"
+        )
+    return value

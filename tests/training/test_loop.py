@@ -236,6 +236,18 @@ def test_other_config_is_refused(tmp_path):
         loop.train(small(num_steps=3), tmp_path)
 
 
+@pytest.mark.parametrize("name", ["config.json", "summary.json"])
+@pytest.mark.parametrize("content", [b"[]", b"null", b'{"cut', b"\xff"])
+def test_a_damaged_file_of_a_run_is_named(tmp_path, name, content):
+    checkpoint.open_run(tmp_path, small())
+    (tmp_path / name).write_bytes(content)
+    named = pytest.raises(ValueError, match=f"{name} is damaged: .* make its directory")
+    with named:
+        checkpoint.load_params(tmp_path)
+    with named:
+        loop.train(small(), tmp_path)
+
+
 def test_missing_and_damaged_checkpoints_are_named(tmp_path):
     with pytest.raises(ValueError, match="is not a run directory: it has no config"):
         checkpoint.load_params(tmp_path / "nothing")
