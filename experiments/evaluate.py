@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from experiments import command
 from relay_jax import records
-from relay_jax.config import TrainConfig
+from relay_jax.config import MOST_SEED, TrainConfig
 from relay_jax.data import pipeline
 from relay_jax.evaluation import figures
 from relay_jax.evaluation.run import evaluate_run
@@ -24,7 +24,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Where records and figures go.")
 _TASK = flags.DEFINE_string("task", "", "One task; default: all of the run's config.")
 _LENGTHS = flags.DEFINE_string("lengths", "", "FIRST,LAST; default: the run's config.")
 _COUNT = flags.DEFINE_integer("count", 1000, "Problems a length.", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the test problems.", lower_bound=0)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the test problems.", 0, MOST_SEED)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an earlier evaluation.")
 flags.mark_flags_as_required(["run", "workdir"])
 

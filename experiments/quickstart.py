@@ -28,7 +28,7 @@ with command.one_line_errors():  # here the default is read, with all that chang
     command.check_config(sys.argv, str(_DEFAULT))
     _CONFIG = config_flags.DEFINE_config_file("config", str(_DEFAULT), "The plan.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Where everything goes.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of every stage.", lower_bound=0)
+_SEED = flags.DEFINE_integer("seed", 0, "Of every stage.", 0, configs.MOST_SEED)
 _JOBS = flags.DEFINE_integer(
     "jobs", min(2, os.cpu_count() or 1), "Stages at once; 1 on an accelerator.", 1
 )

@@ -39,13 +39,13 @@ from relay_jax.tokens import PAD
 from relay_jax.training import checkpoint
 from relay_jax.training.check import (
     COUNT,
+    SEED,
     SHARE,
-    SIZE,
     check_range,
     check_ranges,
 )
 
-RANGES = {"batch_size": COUNT, "confidence": SHARE, "seed": SIZE}
+RANGES = {"batch_size": COUNT, "confidence": SHARE, "seed": SEED}
 SEED_OFFSET = 1_000_003  # chains are written for other problems than were trained on
 MOST_TRIES = 20  # problems tried for each chain wanted
 

@@ -13,6 +13,7 @@ from etils import epath
 
 from relay_jax.tokens import FIRST_NUMBER
 
+MOST_SEED = 2**32 - 1
 LENGTHS_HELP = "pairs (shortest, longest), both included"
 
 

@@ -176,7 +176,8 @@ def test_what_cannot_work_is_refused_before_the_directory_is_made(
         ({"counts": {"0": 2}}, "lis: lengths 0..0 are out of range"),
         ({"batch_size": 0}, "batch_size must be 1 or more, got 0"),
         ({"confidence": 2.0}, "confidence must be 0 to 1, got 2.0"),
-        ({"seed": -1}, "seed must be 0 or more, got -1"),
+        ({"seed": -1}, "seed must be 0 to 4294967295, got -1"),
+        ({"seed": 2**32}, "seed must be 0 to 4294967295, got 4294967296"),
         (
             sums | {"options": {"modulus": 7}},
             "options of arithmetic: modulus is 7, but m has learnt modulus 5; give the",
