@@ -16,8 +16,10 @@ from relay_jax.config import (
 )
 from relay_jax.data import pipeline
 from relay_jax.data.align import flatten
+from relay_jax.data.written import read_chains, read_report
 from relay_jax.evaluation.speech import Speech
 from relay_jax.tasks import TASKS
+from relay_jax.tokens import EOS, PAD, SEP
 from relay_jax.training import checkpoint
 
 LIS = {"group": 2, "smallest": 10, "number_range": 20}
@@ -204,9 +206,31 @@ def test_a_filter_that_keeps_too_little_is_an_error(tmp_path, writer, monkeypatc
         chains.write_chains(config, tmp_path)
 
 
-def test_reading_errors(tmp_path, writer):
-    from relay_jax.data.written import read_chains
+@pytest.mark.parametrize("kept", ["none", "confidence"])
+def test_a_chain_without_an_answer_is_never_kept(tmp_path, monkeypatch, kept):
+    """A decoder whose every third text does not end."""
 
+    def say(params, model, task, given, batch_size):
+        text, prompt = flatten(given, task)
+        room = np.arange(task.chain_size(int(given.length.max())) + 3)
+        place = np.minimum(prompt[:, None] + room, text.shape[1] - 1)
+        tokens = np.where(room < room[-1], np.take_along_axis(text, place, 1), PAD)
+        tokens[::3][tokens[::3] == EOS] = SEP
+        return tokens, np.ones(len(tokens))
+
+    model = ModelConfig(kind="decoder", num_numbers=64)
+    monkeypatch.setattr(chains, "decoder_texts", say)
+    run = lambda path: (TrainConfig(model=model), {})
+    monkeypatch.setattr(checkpoint, "load_params", run)
+    config = chains_config(filter=kept, counts={"3": 8}, batch_size=12)
+    share = chains.write_chains(config, tmp_path)
+    assert share["unanswered_share"] == {3: 1 / 3} and share["kept_share"] == {3: 2 / 3}
+    assert share["kept_chain_accuracy"] == {3: 1.0}
+    held = read_chains(tmp_path, TASKS["lis"](**LIS), (3, 3), 0).take(np.arange(8))
+    assert (held.answer != PAD).all() and (held.rounds != PAD).any(axis=(1, 2)).all()
+
+
+def test_reading_errors(tmp_path, writer):
     task = TASKS["lis"](**LIS)
     with pytest.raises(ValueError, match="holds no finished chains; write them with"):
         read_chains(tmp_path, task, (3, 4), 0)
@@ -219,8 +243,6 @@ def test_reading_errors(tmp_path, writer):
 
 @pytest.mark.parametrize("kind", ["flipped", "cut", "foreign", "empty"])
 def test_a_damaged_file_is_named_with_its_remedy(tmp_path, writer, kind):
-    from relay_jax.data.written import read_chains
-
     first = chains.write_chains(chains_config(), tmp_path)
     file = tmp_path / "lis_004.npz"
     content = file.read_bytes()
@@ -245,8 +267,6 @@ def test_a_damaged_file_is_named_with_its_remedy(tmp_path, writer, kind):
 
 
 def test_any_flipped_byte_is_found_or_changes_nothing(tmp_path, writer):
-    from relay_jax.data.written import read_chains, read_report
-
     chains.write_chains(chains_config(), tmp_path)
     task, file = TASKS["lis"](**LIS), epath.Path(tmp_path) / "lis_003.npz"
     content, report = file.read_bytes(), read_report(file)
