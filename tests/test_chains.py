@@ -1,5 +1,7 @@
 """Stage II: writing, filtering, storing and learning chains."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from etils import epath
@@ -206,9 +208,9 @@ def test_a_filter_that_keeps_too_little_is_an_error(tmp_path, writer, monkeypatc
         chains.write_chains(config, tmp_path)
 
 
-@pytest.mark.parametrize("kept", ["none", "confidence"])
-def test_a_chain_without_an_answer_is_never_kept(tmp_path, monkeypatch, kept):
-    """A decoder whose every third text does not end."""
+@pytest.fixture
+def decoder(monkeypatch):
+    """A stand-in for a decoder that never errs, but every third text does not end."""
 
     def say(params, model, task, given, batch_size):
         text, prompt = flatten(given, task)
@@ -222,12 +224,29 @@ def test_a_chain_without_an_answer_is_never_kept(tmp_path, monkeypatch, kept):
     monkeypatch.setattr(chains, "decoder_texts", say)
     run = lambda path: (TrainConfig(model=model), {})
     monkeypatch.setattr(checkpoint, "load_params", run)
+    return model
+
+
+@pytest.mark.parametrize("kept", ["none", "confidence"])
+def test_a_chain_without_an_answer_is_never_kept(tmp_path, decoder, kept):
     config = chains_config(filter=kept, counts={"3": 8}, batch_size=12)
     share = chains.write_chains(config, tmp_path)
     assert share["unanswered_share"] == {3: 1 / 3} and share["kept_share"] == {3: 2 / 3}
     assert share["kept_chain_accuracy"] == {3: 1.0}
     held = read_chains(tmp_path, TASKS["lis"](**LIS), (3, 3), 0).take(np.arange(8))
     assert (held.answer != PAD).all() and (held.rounds != PAD).any(axis=(1, 2)).all()
+
+
+def test_a_looped_model_does_not_learn_what_a_decoder_wrote(tmp_path, decoder):
+    chains.write_chains(chains_config(), tmp_path)
+    bucket = BucketConfig("lis", (3, 4), kind="chains", path=str(tmp_path), options=LIS)
+    learner = TrainConfig(model=decoder)
+    assert len(pipeline.open_bucket(bucket, learner, tmp_path / "run").source) == 7
+    learner = TrainConfig(model=dataclasses.replace(decoder, kind="looped"))
+    with pytest.raises(
+        ValueError, match="a decoder wrote these chains, each in one pi"
+    ):
+        pipeline.open_bucket(bucket, learner, tmp_path / "run")
 
 
 def test_reading_errors(tmp_path, writer):
