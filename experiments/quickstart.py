@@ -54,9 +54,17 @@ def main() -> None:
 
 
 def with_seed(values: dict[str, Any]) -> dict[str, Any]:
-    """The same seed for every stage."""
-    for part in (*values.get("runs", {}).values(), *values.get("chains", {}).values()):
-        part["seed"] = _SEED.value
+    """The same seed for every stage. Raises ValueError where the config has another."""
+    for kind in ("runs", "chains"):
+        for name, stage in values.get(kind, {}).items():
+            seed = stage.get("seed", 0)
+            if seed not in (0, _SEED.value):
+                raise ValueError(
+                    f"config.{kind}.{name}.seed is {seed}, but every stage of a "
+                    f"quickstart has the seed of --seed, which is {_SEED.value}; give "
+                    f"--seed={seed}"
+                )
+            stage["seed"] = _SEED.value
     return values
 
 

@@ -143,6 +143,10 @@ def test_the_config_that_is_there_by_default_is_checked_as_well(tmp_path):
     arguments = "--config.runs.arr.num_steps=3", f"--workdir={tmp_path}/run"
     told = refusal("quickstart", *arguments)
     assert "unknown key config.runs.arr; valid keys: ar, ar_control, ar_r" in told
+    told = refusal("quickstart", "--config.runs.ar.seed=3", arguments[1])
+    assert (
+        "config.runs.ar.seed is 3, but every stage of a quickstart has the se" in told
+    )
     shown = script("quickstart", "--help")
     assert "--config:" in shown.stdout and "--jobs:" in shown.stdout
 
