@@ -79,12 +79,7 @@ def report(config: configs.RelayConfig, path: epath.Path) -> dict[str, tuple[int
             if run.says_rounds or line["metric"] == "answer_accuracy":
                 lines.append(line)
     records.write_lines(path / "records.jsonl", lines)
-    trained = {
-        bucket.task: bucket.lengths
-        for run in config.runs.values()
-        for bucket in run.data.buckets.values()
-        if bucket.kind != "chains"
-    }
+    trained = config.trained_lengths
     tasks = list(dict.fromkeys(line["task"] for line in lines))
     for metric in figures.TITLES:
         file = path / "figures" / f"{metric}.png"

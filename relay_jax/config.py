@@ -263,6 +263,18 @@ class RelayConfig:
     runs: Mapping[str, TrainConfig]
     chains: Mapping[str, ChainsConfig]
 
+    @property
+    def trained_lengths(self) -> dict[str, tuple[int, int]]:
+        """Of each task, the shortest and the longest problems that any run trains on,
+        written chains apart."""
+        found: dict[str, tuple[int, int]] = {}
+        for run in self.runs.values():
+            for bucket in run.data.buckets.values():
+                if bucket.kind != "chains":
+                    ends = (*found.get(bucket.task, bucket.lengths), *bucket.lengths)
+                    found[bucket.task] = min(ends), max(ends)
+        return found
+
 
 def resolve(name: str, workdir: epath.PathLike) -> epath.Path:
     """A directory that a config names: as it is if absolute, else beside `workdir`."""
