@@ -38,6 +38,11 @@ def main() -> None:
     for run in _RUN.value:  # all that can be wrong, before any of the work
         config, params = checkpoint.load_params(run)
         work.append((run, config, params, wanted_lengths(run, config)))
+    records.check_seeds(
+        (run, task, config.name, config.seed)
+        for run, config, _, lengths in work
+        for task in lengths or config.evaluation.lengths
+    )
     command.make_folder(path)
     lines = []
     for run, config, params, lengths in tqdm(work, desc="evaluate"):

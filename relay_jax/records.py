@@ -22,6 +22,26 @@ def make_record(**values: Any) -> dict[str, Any]:
     return {field: values.pop(field) for field in FIELDS} | values
 
 
+def check_seeds(measured: Iterable[tuple[str, str, str, int]]) -> None:
+    """Raises ValueError where two places measure a model of one name and seed.
+
+    Tables and figures take all that is told of a model for seeds of it.
+
+    Args:
+      measured: place, task, model, seed; each once for every place.
+    """
+    first: dict[tuple, str] = {}
+    for place, task, model, seed in measured:
+        key = task, model, seed
+        if key in first:
+            raise ValueError(
+                f"{first[key]} and {place} both measure {model!r} of seed {seed} on "
+                f"{task}, which would count as two seeds of it; give one of them, or "
+                "runs of other names or seeds"
+            )
+        first[key] = place
+
+
 def append_lines(path: epath.PathLike, lines: Iterable[dict[str, Any]]) -> None:
     """Appends JSON lines, making the file if there is none."""
     text = "".join(json.dumps(line) + "\n" for line in lines)

@@ -89,6 +89,9 @@ def test_stages_follow_one_another(tmp_path):
     told = refusal("evaluate", *arguments[:1], *rest)
     assert "tiny holds a run (it has config.json), whose records must stay; " in told
     assert (tmp_path / "tiny" / "records.jsonl").read_text() == kept
+    twice = f"--run={tmp_path}/tiny,{tmp_path}/tiny", f"--workdir={tmp_path}/twice"
+    told = refusal("evaluate", *twice, "--count=1")
+    assert "both measure 'looped_aligned' of seed 0 on arithmetic, which would" in told
     again = refusal("evaluate", *arguments)
     assert "holds an evaluation; pass --overwrite to replace it" in again
 
@@ -355,5 +358,8 @@ def test_gather_joins_the_seeds_of_a_quickstart(tmp_path):
     assert lines[1]["loss"] == 0.5
     assert (tmp_path / "figures" / "x_answer_accuracy.png").exists()
     assert "pass --overwrite to replace it" in refusal("gather", *arguments)
+    twice = f"--run={tmp_path}/seed0,{tmp_path}/seed0", f"--results={tmp_path}/y.jsonl"
+    told = refusal("gather", *twice)
+    assert "both measure 'ar' of seed 0 on lis, which would count as two seeds" in told
     missing = refusal("gather", f"--run={tmp_path}", f"--results={tmp_path}/y.jsonl")
     assert "holds no finished quickstart" in missing
