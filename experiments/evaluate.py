@@ -115,11 +115,7 @@ def report(lines: list[dict], path: epath.Path) -> None:
             figures.accuracy_by_length(lines, metric, path / f"figures/{metric}.png")
     for task in dict.fromkeys(line["task"] for line in lines):
         print(make_table(lines, task, "answer_accuracy"), end="\n\n")
-        hits = [x for x in lines if (x["task"], x["metric"]) == (task, "hit_accuracy")]
-        if hits:
-            longest = max(line["length"] for line in hits)
-            name = f"figures/hit_matrix_{task}_{longest}.png"
-            figures.hit_matrices(hits, task, longest, path / name)
+    figures.longest_hit_matrices(lines, path / "figures")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import os
 import pathlib
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from absl import flags
@@ -23,6 +24,7 @@ from relay_jax import config as configs
 from relay_jax.evaluation import figures
 from relay_jax.evaluation.table import make_speed_table, make_table
 
+HIT_MATRICES = ("looped_aligned", "ar", "ar_relay")  # whose are drawn
 _DEFAULT = pathlib.Path(__file__).parent / "configs" / "quickstart.py"
 with command.one_line_errors():  # here the default is read, with all that changes it
     command.check_config(sys.argv, str(_DEFAULT))
@@ -84,6 +86,7 @@ def report(config: configs.RelayConfig, path: epath.Path) -> dict[str, tuple[int
     for metric in figures.TITLES:
         file = path / "figures" / f"{metric}.png"
         figures.accuracy_by_length(lines, metric, file, trained)
+    figures.longest_hit_matrices(hits(config, path), path / "figures")
     print()
     for task in tasks:
         for metric in ("answer_accuracy", "chain_accuracy"):
@@ -91,6 +94,14 @@ def report(config: configs.RelayConfig, path: epath.Path) -> dict[str, tuple[int
         first, last = trained[task]
         print(f"trained on lengths {first} to {last}; the rest was never seen\n")
     return trained
+
+
+def hits(config: configs.RelayConfig, path: epath.Path) -> Iterator[dict[str, Any]]:
+    """What the runs of `HIT_MATRICES` recorded of each place of each round."""
+    for name in HIT_MATRICES:
+        if name in config.runs:
+            lines = records.read_lines(path / name / "records.jsonl")
+            yield from (x for x in lines if x["metric"] == "hit_accuracy")
 
 
 def report_speed(config: configs.RelayConfig, path: epath.Path) -> None:

@@ -1,6 +1,6 @@
 """Accuracy by length: of answers, whole chains, tokens, rounds (RELAY section 4)."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from relay_jax.records import make_record
 from relay_jax.tasks import Examples, Task
 from relay_jax.tokens import PAD
 
+DETAILS = ("round_accuracy", "hit_accuracy")  # many records, of a round or a place each
 FINAL_OFFSET = 2**20  # final problems are not those met while training
 
 
@@ -59,9 +60,11 @@ def score(
     )
 
 
-def make_records(scored: Score, common: dict, *, details: bool = False) -> list[dict]:
-    """Records by length: answers, chains, tokens; with `details` also each round and
-    each place of each round, counted from the right: 0 is the last token.
+def make_records(
+    scored: Score, common: dict, detailed: Collection[int] = ()
+) -> list[dict]:
+    """Records by length: answers, chains, tokens; of the `detailed` lengths also each
+    round and each place of each round, counted from the right: 0 is the last token.
 
     `count` is how many examples there are; of a round or a place, how many have it.
     """
@@ -75,7 +78,7 @@ def make_records(scored: Score, common: dict, *, details: bool = False) -> list[
             ("chain_accuracy", part.chain.mean(), num, {}),
             ("token_accuracy", share, num, {}),
         ]
-        if details:
+        if length in detailed:
             rows += _detail_rows(part)
         measured = common | {"length": int(length)}
         lines += [

@@ -138,6 +138,20 @@ def hit_matrices(
     _save(figure, path)
 
 
+def longest_hit_matrices(
+    lines: Iterable[dict[str, Any]], folder: epath.PathLike
+) -> None:
+    """Draws `hit_matrix_TASK_LENGTH.png` of every task, at the longest length that has
+    `hit_accuracy` records; none where there are no such records."""
+    longest: dict[str, int] = {}
+    hits = [line for line in lines if line["metric"] == "hit_accuracy"]
+    for line in hits:
+        longest[line["task"]] = max(line["length"], longest.get(line["task"], 0))
+    for task, length in longest.items():
+        file = epath.Path(folder) / f"hit_matrix_{task}_{length}.png"
+        hit_matrices(hits, task, length, file)
+
+
 def _shares(lines, rounds: int, places: int) -> Float[Host, "t r"]:
     """Right tokens of each place among all examples that have one; NaN where none has.
     The last token of a round stands in the last column."""

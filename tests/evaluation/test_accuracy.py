@@ -107,7 +107,7 @@ def make_lines(monkeypatch):
     said = true_speech()
     said.rounds[2, 1, -2] = 60
     scored = score_of(said, monkeypatch)
-    return accuracy.make_records(scored, COMMON, details=True)
+    return accuracy.make_records(scored, COMMON, [2, 3])
 
 
 def test_records_table_and_figures(tmp_path, monkeypatch):
@@ -156,6 +156,16 @@ def test_seeds_of_a_hit_matrix_weigh_as_many_examples_as_they_have():
     ]
     expected = [[np.nan, 3 / 4, 3 / 4], [np.nan] * 3]
     np.testing.assert_array_equal(figures._shares(lines, 2, 3), expected)
+
+
+def test_the_longest_problems_that_are_told_in_detail_are_drawn(tmp_path, monkeypatch):
+    lines = make_lines(monkeypatch)
+    figures.longest_hit_matrices(lines, tmp_path)
+    assert [f.name for f in tmp_path.iterdir()] == ["hit_matrix_edit_distance_3.png"]
+    whole = [line for line in lines if line["metric"] not in accuracy.DETAILS]
+    figures.longest_hit_matrices(whole, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    assert {line["metric"] for line in whole} == set(figures.TITLES)
 
 
 def test_a_figure_shows_the_last_phase_of_those_that_learn_in_phases():

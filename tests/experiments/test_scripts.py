@@ -191,6 +191,8 @@ def test_quickstart_from_end_to_end(tmp_path):
         *("ar", "looped_vanilla", "looped_aligned", "ar_relay", "ar_control"),
     }
     assert {line["length"] for line in lines} == set(range(1, 9))
+    assert all(set(line) == set(records.FIELDS) for line in lines)
+    assert (tmp_path / "work" / "figures" / "hit_matrix_arithmetic_8.png").exists()
     again = script("quickstart", f"--config={file}", f"--workdir={tmp_path}/work")
     assert "already there" in again.stdout
     assert tables(again.stdout) == tables(done.stdout)

@@ -208,6 +208,14 @@ def test_run_directory_holds_all_that_a_later_stage_needs(tmp_path):
     }
     lines = list(records.read_lines(tmp_path / "run" / "records.jsonl"))
     assert set(lines[0]) == {*records.FIELDS, "step"}
+    hits = [line for line in lines if line["metric"] == "hit_accuracy"]
+    assert {(line["length"], line["step"]) for line in hits} == {
+        (5, 5)
+    }  # the last ones
+    plain = [line for line in summary["final"] if set(line) == set(records.FIELDS)]
+    assert plain == summary["final"] and {line["length"] for line in plain} == {
+        *range(1, 6)
+    }
     tuned = small(num_steps=3, init_from="run", seed=1)
     assert loop.train(tuned, tmp_path / "tuned")["steps"] == 3
 
