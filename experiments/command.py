@@ -26,6 +26,7 @@ SCRIPTS = {  # what each kind of config is for
     configs.ChainsConfig: "write_chains",
     configs.RelayConfig: "quickstart",
 }
+PLACES = ("workdir", "run", "data_dir", "results")  # flags, of one path or several
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=\[]+)")  # --config.model.dim=8
 
 
@@ -35,7 +36,9 @@ def run(main: Callable[[], None]) -> None:
     def parse(argv: Sequence[str]) -> list[str]:
         with one_line_errors():
             check_config(argv)
-            return flags.FLAGS(argv)
+            rest = flags.FLAGS(argv)
+            check_places(flags.FLAGS)
+            return rest
 
     def guarded(argv: Sequence[str]) -> None:
         logging.set_verbosity(logging.WARNING)
@@ -79,6 +82,16 @@ def make_folder(path: epath.Path) -> None:
     trial = path / ".writable"
     trial.write_bytes(b"")
     trial.unlink()
+
+
+def check_places(values: flags.FlagValues) -> None:
+    """Raises ValueError where a flag that says where things are was given, but empty."""
+    for name in PLACES:
+        if name in values and values[name].present:
+            given = values[name].value
+            places = given if isinstance(given, list) else [given]
+            if not places or "" in places:
+                raise ValueError(f"--{name} has an empty name in it; give a path")
 
 
 def check_config(argv: Sequence[str], default: str = "") -> None:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from experiments import command
 from relay_jax import records
-from relay_jax.config import TrainConfig
+from relay_jax.config import MOST_SEED, TrainConfig
 from relay_jax.data import pipeline
 from relay_jax.evaluation import figures
 from relay_jax.evaluation.run import evaluate_run
@@ -24,19 +24,25 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Where records and figures go.")
 _TASK = flags.DEFINE_string("task", "", "One task; default: all of the run's config.")
 _LENGTHS = flags.DEFINE_string("lengths", "", "FIRST,LAST; default: the run's config.")
 _COUNT = flags.DEFINE_integer("count", 1000, "Problems a length.", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the test problems.", lower_bound=0)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the test problems.", 0, MOST_SEED)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an earlier evaluation.")
 flags.mark_flags_as_required(["run", "workdir"])
 
 
 def main() -> None:
     path = epath.Path(_WORKDIR.value)
+    check_workdir(path)
     if (path / "records.jsonl").exists() and not _OVERWRITE.value:
         raise ValueError(f"{path} holds an evaluation; pass --overwrite to replace it")
     work = []
     for run in _RUN.value:  # all that can be wrong, before any of the work
         config, params = checkpoint.load_params(run)
         work.append((run, config, params, wanted_lengths(run, config)))
+    records.check_seeds(
+        (run, task, config.name, config.seed)
+        for run, config, _, lengths in work
+        for task in lengths or config.evaluation.lengths
+    )
     command.make_folder(path)
     lines = []
     for run, config, params, lengths in tqdm(work, desc="evaluate"):
@@ -57,6 +63,16 @@ def main() -> None:
     records.write_lines(path / "records.jsonl", lines)
     report(lines, path)
     print(f"records and figures are in {path}")
+
+
+def check_workdir(path: epath.Path) -> None:
+    """Raises ValueError at a directory whose own records an evaluation would replace."""
+    for name in ("config.json", "checkpoints", "run.jsonl"):
+        if (path / name).exists():
+            raise ValueError(
+                f"--workdir {path} holds a run (it has {name}), whose records must stay; "
+                f"give another directory, such as {path / 'evaluation'}"
+            )
 
 
 def wanted_lengths(run: str, config: TrainConfig) -> dict[str, list[int]] | None:
@@ -99,11 +115,7 @@ def report(lines: list[dict], path: epath.Path) -> None:
             figures.accuracy_by_length(lines, metric, path / f"figures/{metric}.png")
     for task in dict.fromkeys(line["task"] for line in lines):
         print(make_table(lines, task, "answer_accuracy"), end="\n\n")
-        hits = [x for x in lines if (x["task"], x["metric"]) == (task, "hit_accuracy")]
-        if hits:
-            longest = max(line["length"] for line in hits)
-            name = f"figures/hit_matrix_{task}_{longest}.png"
-            figures.hit_matrices(hits, task, longest, path / name)
+    figures.longest_hit_matrices(lines, path / "figures")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,11 @@ def main() -> None:
     file = epath.Path(_RESULTS.value)
     if file.exists() and not _OVERWRITE.value:
         raise ValueError(f"{file} exists; pass --overwrite to replace it")
-    lines = [line for run in _RUN.value for line in read_run(epath.Path(run))]
+    gathered = [(run, read_run(epath.Path(run))) for run in _RUN.value]
+    records.check_seeds(
+        (run, *key) for run, lines in gathered for key in measured_by(lines)
+    )
+    lines = [line for _, lines in gathered for line in lines]
     records.write_lines(file, lines)
     measured = [line for line in lines if line["kind"] == "record"]
     trained = {
@@ -86,6 +90,12 @@ def read_run(run: epath.Path) -> list[dict[str, Any]]:
         if (run / name).exists():
             lines += [{"kind": kind} | x for x in records.read_lines(run / name)]
     return lines
+
+
+def measured_by(lines: list[dict[str, Any]]) -> set[tuple[str, str, int]]:
+    """Task, model and seed of all records."""
+    measured = [line for line in lines if line["kind"] == "record"]
+    return {(line["task"], line["model"], line["seed"]) for line in measured}
 
 
 def last_loss(run: epath.Path) -> float:

@@ -16,6 +16,7 @@ import tqdm
 from absl import flags, logging
 
 from experiments import command
+from relay_jax.config import MOST_SEED
 from relay_jax.data.pipeline import make_task
 
 _TASK = flags.DEFINE_string("task", None, "A task's name.", required=True)
@@ -26,7 +27,9 @@ _DATA_DIR = flags.DEFINE_string(
 _OPTIONS = flags.DEFINE_string("options", "", "Options of the task, e.g. modulus=5.")
 _NUM_TRAIN = flags.DEFINE_integer("num_train", 1_000_000, "Training examples.", 0)
 _NUM_TEST = flags.DEFINE_integer("num_test", 100_000, "Test examples.", 0)
-_SEED = flags.DEFINE_integer("seed", 0, "What the examples are drawn from.", 0)
+_SEED = flags.DEFINE_integer(
+    "seed", 0, "What the examples are drawn from.", 0, MOST_SEED
+)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the dataset.")
 
 

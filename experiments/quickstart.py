@@ -11,6 +11,7 @@ import os
 import pathlib
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from absl import flags
@@ -23,12 +24,13 @@ from relay_jax import config as configs
 from relay_jax.evaluation import figures
 from relay_jax.evaluation.table import make_speed_table, make_table
 
+HIT_MATRICES = ("looped_aligned", "ar", "ar_relay")  # whose are drawn
 _DEFAULT = pathlib.Path(__file__).parent / "configs" / "quickstart.py"
 with command.one_line_errors():  # here the default is read, with all that changes it
     command.check_config(sys.argv, str(_DEFAULT))
     _CONFIG = config_flags.DEFINE_config_file("config", str(_DEFAULT), "The plan.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Where everything goes.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of every stage.", lower_bound=0)
+_SEED = flags.DEFINE_integer("seed", 0, "Of every stage.", 0, configs.MOST_SEED)
 _JOBS = flags.DEFINE_integer(
     "jobs", min(2, os.cpu_count() or 1), "Stages at once; 1 on an accelerator.", 1
 )
@@ -54,9 +56,17 @@ def main() -> None:
 
 
 def with_seed(values: dict[str, Any]) -> dict[str, Any]:
-    """The same seed for every stage."""
-    for part in (*values.get("runs", {}).values(), *values.get("chains", {}).values()):
-        part["seed"] = _SEED.value
+    """The same seed for every stage. Raises ValueError where the config has another."""
+    for kind in ("runs", "chains"):
+        for name, stage in values.get(kind, {}).items():
+            seed = stage.get("seed", 0)
+            if seed not in (0, _SEED.value):
+                raise ValueError(
+                    f"config.{kind}.{name}.seed is {seed}, but every stage of a "
+                    f"quickstart has the seed of --seed, which is {_SEED.value}; give "
+                    f"--seed={seed}"
+                )
+            stage["seed"] = _SEED.value
     return values
 
 
@@ -71,16 +81,12 @@ def report(config: configs.RelayConfig, path: epath.Path) -> dict[str, tuple[int
             if run.says_rounds or line["metric"] == "answer_accuracy":
                 lines.append(line)
     records.write_lines(path / "records.jsonl", lines)
-    trained = {
-        bucket.task: bucket.lengths
-        for run in config.runs.values()
-        for bucket in run.data.buckets.values()
-        if bucket.kind != "chains"
-    }
+    trained = config.trained_lengths
     tasks = list(dict.fromkeys(line["task"] for line in lines))
     for metric in figures.TITLES:
         file = path / "figures" / f"{metric}.png"
         figures.accuracy_by_length(lines, metric, file, trained)
+    figures.longest_hit_matrices(hits(config, path), path / "figures")
     print()
     for task in tasks:
         for metric in ("answer_accuracy", "chain_accuracy"):
@@ -88,6 +94,14 @@ def report(config: configs.RelayConfig, path: epath.Path) -> dict[str, tuple[int
         first, last = trained[task]
         print(f"trained on lengths {first} to {last}; the rest was never seen\n")
     return trained
+
+
+def hits(config: configs.RelayConfig, path: epath.Path) -> Iterator[dict[str, Any]]:
+    """What the runs of `HIT_MATRICES` recorded of each place of each round."""
+    for name in HIT_MATRICES:
+        if name in config.runs:
+            lines = records.read_lines(path / name / "records.jsonl")
+            yield from (x for x in lines if x["metric"] == "hit_accuracy")
 
 
 def report_speed(config: configs.RelayConfig, path: epath.Path) -> None:

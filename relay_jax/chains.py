@@ -7,7 +7,8 @@
 
 Interrupted, it goes on with the first length that has no file.
 
-Filters decide which chains are kept:
+A chain without an answer is never kept: a decoder did not come to an end, say. Filters
+decide which of the others are:
 
     none            all of them: the default, as in the paper. With an accurate looped
                     model a filter changes little, and every filter leaves out the harder
@@ -39,13 +40,13 @@ from relay_jax.tokens import PAD
 from relay_jax.training import checkpoint
 from relay_jax.training.check import (
     COUNT,
+    SEED,
     SHARE,
-    SIZE,
     check_range,
     check_ranges,
 )
 
-RANGES = {"batch_size": COUNT, "confidence": SHARE, "seed": SIZE}
+RANGES = {"batch_size": COUNT, "confidence": SHARE, "seed": SEED}
 SEED_OFFSET = 1_000_003  # chains are written for other problems than were trained on
 MOST_TRIES = 20  # problems tried for each chain wanted
 
@@ -101,7 +102,7 @@ def write_chains(config: ChainsConfig, workdir: epath.PathLike) -> dict:
         metric: {
             line["length"]: line["value"] for line in lines if line["metric"] == metric
         }
-        for metric in ("chain_accuracy", "kept_chain_accuracy", "kept_share")
+        for metric in dict.fromkeys(line["metric"] for line in lines)
     }
     records.write_json(path / "summary.json", share)
     return share
@@ -153,13 +154,16 @@ def _write_length(file, writer, judge, task, length, count, config) -> None:
     """Writes `count` kept chains of one length, and what is needed to report on them."""
     seed = config.seed + SEED_OFFSET
     problems = Synthetic(task, (length, length), seed, "train")
-    kept, found, tried, right, passed, passed_right = [], 0, 0, 0, 0, 0
+    kept, found, tried, right, passed, passed_right, unanswered = [], 0, 0, 0, 0, 0, 0
     while found < count:
         wanted = max(min(count - found, 4096), config.batch_size)
         given = problems.take(tried + np.arange(wanted))
         written = speak(writer, task, given, config.batch_size)
         keep = FILTERS[config.filter](written, given, judge, task, config)
+        has_answer = written.examples.answer != PAD
+        keep &= has_answer
         tried += wanted
+        unanswered += int(np.sum(~has_answer))
         right += int(written.is_right.sum())
         passed += int(keep.sum())
         passed_right += int((keep & written.is_right).sum())
@@ -169,10 +173,10 @@ def _write_length(file, writer, judge, task, length, count, config) -> None:
         if tried > MOST_TRIES * max(count, config.batch_size):
             raise ValueError(
                 f"{task.name}, length {length}: the filter {config.filter!r} kept "
-                f"{found} of {tried} chains, {count} are wanted; use another filter, "
-                "shorter problems or a better model"
+                f"{found} of {tried} chains, {count} are wanted ({unanswered} have no "
+                "answer); use another filter, shorter problems or a better model"
             )
-    report = np.array([tried, right, passed, passed_right])
+    report = np.array([tried, right, passed, passed_right, unanswered])
     save_chains(file, concatenate(kept), report)
 
 
@@ -242,13 +246,14 @@ FILTERS = {
 
 def _read_report(file, task, length, run, config) -> list[dict]:
     report = read_report(file)
-    if report.shape != (4,):
-        raise ValueError(f"{file} holds {report.size} counts, expected 4; {REMEDY}")
-    tried, right, kept, kept_right = report.tolist()
+    if report.shape != (5,):
+        raise ValueError(f"{file} holds {report.size} counts, expected 5; {REMEDY}")
+    tried, right, kept, kept_right, unanswered = report.tolist()
     rows = [
         ("chain_accuracy", right / tried, tried),
         ("kept_share", kept / tried, tried),
         ("kept_chain_accuracy", kept_right / kept, kept),
+        ("unanswered_share", unanswered / tried, tried),
     ]
     return [
         records.make_record(

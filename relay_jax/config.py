@@ -14,6 +14,7 @@ from etils import epath
 
 from relay_jax.tokens import FIRST_NUMBER
 
+MOST_SEED = 2**32 - 1
 LENGTHS_HELP = "pairs (shortest, longest), both included"
 
 
@@ -267,6 +268,18 @@ class RelayConfig:
 
     runs: Mapping[str, TrainConfig]
     chains: Mapping[str, ChainsConfig]
+
+    @property
+    def trained_lengths(self) -> dict[str, tuple[int, int]]:
+        """Of each task, the shortest and the longest problems that any run trains on,
+        written chains apart."""
+        found: dict[str, tuple[int, int]] = {}
+        for run in self.runs.values():
+            for bucket in run.data.buckets.values():
+                if bucket.kind != "chains":
+                    ends = (*found.get(bucket.task, bucket.lengths), *bucket.lengths)
+                    found[bucket.task] = min(ends), max(ends)
+        return found
 
 
 def resolve(name: str, workdir: epath.PathLike) -> epath.Path:

@@ -11,6 +11,8 @@ from etils import epath
 
 FIELDS = ("run", "task", "model", "length", "seed", "metric", "value", "count")
 
+_REMEDY = "restore it, or make its directory anew"
+
 
 def make_record(**values: Any) -> dict[str, Any]:
     """A record with the standard fields first; further ones may follow."""
@@ -18,6 +20,26 @@ def make_record(**values: Any) -> dict[str, Any]:
     if missing:
         raise ValueError(f"a record needs {', '.join(missing)}")
     return {field: values.pop(field) for field in FIELDS} | values
+
+
+def check_seeds(measured: Iterable[tuple[str, str, str, int]]) -> None:
+    """Raises ValueError where two places measure a model of one name and seed.
+
+    Tables and figures take all that is told of a model for seeds of it.
+
+    Args:
+      measured: place, task, model, seed; each once for every place.
+    """
+    first: dict[tuple, str] = {}
+    for place, task, model, seed in measured:
+        key = task, model, seed
+        if key in first:
+            raise ValueError(
+                f"{first[key]} and {place} both measure {model!r} of seed {seed} on "
+                f"{task}, which would count as two seeds of it; give one of them, or "
+                "runs of other names or seeds"
+            )
+        first[key] = place
 
 
 def append_lines(path: epath.PathLike, lines: Iterable[dict[str, Any]]) -> None:
@@ -67,9 +89,16 @@ def write_json(path: epath.PathLike, value: Any) -> None:
     write_whole(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
-def read_json(path: epath.PathLike) -> Any:
-    """Reads one JSON value. Raises ValueError where the file is damaged."""
+def read_json(path: epath.PathLike) -> dict[str, Any]:
+    """Reads one JSON object. Raises ValueError where the file is damaged."""
     try:
-        return json.loads(epath.Path(path).read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
+        value = json.loads(epath.Path(path).read_text())
+    except ValueError as error:  # not JSON, or no text at all
+        raise ValueError(f"{path} is damaged: {error}; {_REMEDY}") from None
+    is_object = isinstance(value, dict)
+    if not is_object:
+        raise ValueError(
+            f"{path} is damaged: expected a JSON object, got {str(value)[:40]!r}; "
+            f"{_REMEDY}"
+        )
+    return value

@@ -75,7 +75,7 @@ def _check_run(config: configs.TrainConfig, stages, workdir) -> None:
         check_start(config, _run(stages, config.init_from, "init_from"))
     for name, bucket in config.data.buckets.items():
         if bucket.kind == "chains":
-            _check_source(f"data.buckets.{name}", bucket, stages[bucket.path])
+            _check_source(f"data.buckets.{name}", bucket, config, stages)
         elif workdir:
             pipeline.open_bucket(bucket, config, workdir)
     if workdir and config.evaluation.text:
@@ -90,11 +90,16 @@ def _run(stages, name: str, field: str) -> configs.TrainConfig:
     return stages[name]
 
 
-def _check_source(where: str, bucket: configs.BucketConfig, source) -> None:
-    """The chains that a bucket is made of are to be of its task and its lengths."""
+def _check_source(where: str, bucket, config: configs.TrainConfig, stages) -> None:
+    """The chains that a bucket is made of are to be of its task and its lengths, and
+    such as the run's model can learn."""
+    source = stages[bucket.path]
     writes = isinstance(source, configs.ChainsConfig)
     if not writes:
         raise ValueError(f"{where}.path is {bucket.path!r}, which writes no chains")
+    writer = _run(stages, source.model, f"{bucket.path}: model")
+    kinds = writer.model.kind, config.model.kind
+    pipeline.check_writer(*kinds, f"{where}: {bucket.path}")
     written = pipeline.make_task(source.task, source.options)
     task = pipeline.bucket_task(bucket)
     if written != task:

@@ -1,5 +1,7 @@
 """Stage II: writing, filtering, storing and learning chains."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from etils import epath
@@ -16,8 +18,10 @@ from relay_jax.config import (
 )
 from relay_jax.data import pipeline
 from relay_jax.data.align import flatten
+from relay_jax.data.written import read_chains, read_report
 from relay_jax.evaluation.speech import Speech
 from relay_jax.tasks import TASKS
+from relay_jax.tokens import EOS, PAD, SEP
 from relay_jax.training import checkpoint
 
 LIS = {"group": 2, "smallest": 10, "number_range": 20}
@@ -176,7 +180,8 @@ def test_what_cannot_work_is_refused_before_the_directory_is_made(
         ({"counts": {"0": 2}}, "lis: lengths 0..0 are out of range"),
         ({"batch_size": 0}, "batch_size must be 1 or more, got 0"),
         ({"confidence": 2.0}, "confidence must be 0 to 1, got 2.0"),
-        ({"seed": -1}, "seed must be 0 or more, got -1"),
+        ({"seed": -1}, "seed must be 0 to 4294967295, got -1"),
+        ({"seed": 2**32}, "seed must be 0 to 4294967295, got 4294967296"),
         (
             sums | {"options": {"modulus": 7}},
             "options of arithmetic: modulus is 7, but m has learnt modulus 5; give the",
@@ -203,9 +208,48 @@ def test_a_filter_that_keeps_too_little_is_an_error(tmp_path, writer, monkeypatc
         chains.write_chains(config, tmp_path)
 
 
-def test_reading_errors(tmp_path, writer):
-    from relay_jax.data.written import read_chains
+@pytest.fixture
+def decoder(monkeypatch):
+    """A stand-in for a decoder that never errs, but every third text does not end."""
 
+    def say(params, model, task, given, batch_size):
+        text, prompt = flatten(given, task)
+        room = np.arange(task.chain_size(int(given.length.max())) + 3)
+        place = np.minimum(prompt[:, None] + room, text.shape[1] - 1)
+        tokens = np.where(room < room[-1], np.take_along_axis(text, place, 1), PAD)
+        tokens[::3][tokens[::3] == EOS] = SEP
+        return tokens, np.ones(len(tokens))
+
+    model = ModelConfig(kind="decoder", num_numbers=64)
+    monkeypatch.setattr(chains, "decoder_texts", say)
+    run = lambda path: (TrainConfig(model=model), {})
+    monkeypatch.setattr(checkpoint, "load_params", run)
+    return model
+
+
+@pytest.mark.parametrize("kept", ["none", "confidence"])
+def test_a_chain_without_an_answer_is_never_kept(tmp_path, decoder, kept):
+    config = chains_config(filter=kept, counts={"3": 8}, batch_size=12)
+    share = chains.write_chains(config, tmp_path)
+    assert share["unanswered_share"] == {3: 1 / 3} and share["kept_share"] == {3: 2 / 3}
+    assert share["kept_chain_accuracy"] == {3: 1.0}
+    held = read_chains(tmp_path, TASKS["lis"](**LIS), (3, 3), 0).take(np.arange(8))
+    assert (held.answer != PAD).all() and (held.rounds != PAD).any(axis=(1, 2)).all()
+
+
+def test_a_looped_model_does_not_learn_what_a_decoder_wrote(tmp_path, decoder):
+    chains.write_chains(chains_config(), tmp_path)
+    bucket = BucketConfig("lis", (3, 4), kind="chains", path=str(tmp_path), options=LIS)
+    learner = TrainConfig(model=decoder)
+    assert len(pipeline.open_bucket(bucket, learner, tmp_path / "run").source) == 7
+    learner = TrainConfig(model=dataclasses.replace(decoder, kind="looped"))
+    with pytest.raises(
+        ValueError, match="a decoder wrote these chains, each in one pi"
+    ):
+        pipeline.open_bucket(bucket, learner, tmp_path / "run")
+
+
+def test_reading_errors(tmp_path, writer):
     task = TASKS["lis"](**LIS)
     with pytest.raises(ValueError, match="holds no finished chains; write them with"):
         read_chains(tmp_path, task, (3, 4), 0)
@@ -218,8 +262,6 @@ def test_reading_errors(tmp_path, writer):
 
 @pytest.mark.parametrize("kind", ["flipped", "cut", "foreign", "empty"])
 def test_a_damaged_file_is_named_with_its_remedy(tmp_path, writer, kind):
-    from relay_jax.data.written import read_chains
-
     first = chains.write_chains(chains_config(), tmp_path)
     file = tmp_path / "lis_004.npz"
     content = file.read_bytes()
@@ -244,8 +286,6 @@ def test_a_damaged_file_is_named_with_its_remedy(tmp_path, writer, kind):
 
 
 def test_any_flipped_byte_is_found_or_changes_nothing(tmp_path, writer):
-    from relay_jax.data.written import read_chains, read_report
-
     chains.write_chains(chains_config(), tmp_path)
     task, file = TASKS["lis"](**LIS), epath.Path(tmp_path) / "lis_003.npz"
     content, report = file.read_bytes(), read_report(file)

@@ -192,3 +192,16 @@ def test_a_missing_key_is_named():
 def test_resolve_is_beside_the_run_unless_absolute():
     assert str(resolve("ar", "/runs/looped")) == "/runs/ar"
     assert str(resolve("/other/ar", "/runs/looped")) == "/other/ar"
+
+
+def test_trained_lengths_are_those_of_all_buckets_but_chains():
+    def run(*buckets):
+        names = ("task", "lengths", "kind")
+        named = {str(i): dict(zip(names, bucket)) for i, bucket in enumerate(buckets)}
+        return {"data": {"buckets": named}}
+
+    long, short = ("lis", (5, 20), "synthetic"), ("lis", (1, 3), "tfds")
+    written, other = ("lis", (21, 40), "chains"), ("arithmetic", (2, 4), "synthetic")
+    runs = {"a": run(long, other), "b": run(long, written, short)}
+    config = build(RelayConfig, {"runs": runs, "chains": {}})
+    assert config.trained_lengths == {"lis": (1, 20), "arithmetic": (2, 4)}

@@ -169,6 +169,24 @@ def test_every_stage_is_checked_before_the_first_one_starts(path, value, message
     assert message in str(error.value)
 
 
+def test_a_looped_run_is_not_made_of_a_decoders_chains():
+    planned = plan()
+    values = configs.to_dict(planned["chains_arithmetic"]) | {"model": "looped_vanilla"}
+    planned["chains_arithmetic"] = configs.build(configs.ChainsConfig, values)
+    learner = configs.to_dict(planned["looped_aligned"])
+    learner["data"] = configs.to_dict(planned["ar_relay"].data)
+    planned["looped_aligned"] = configs.build(configs.TrainConfig, learner)
+    stages.check_stages(planned)
+    values["model"] = "ar"
+    planned["chains_arithmetic"] = configs.build(configs.ChainsConfig, values)
+    with pytest.raises(ValueError) as error:
+        stages.check_stages(planned)
+    assert (
+        "stage 'looped_aligned': data.buckets.arithmetic_5: chains_arithmetic: a decoder "
+        "wrote these chains, each in one piece, but a looped model learns them round by"
+    ) in str(error.value)
+
+
 def test_a_judge_is_asked_for_before_any_work():
     planned = plan()
     values = configs.to_dict(planned["chains_arithmetic"])

@@ -24,7 +24,7 @@ from relay_jax.data.align import (
 )
 from relay_jax.data.source import Source, Synthetic, check_problems
 from relay_jax.data.text import Text, Windows, open_windows
-from relay_jax.data.written import read_chains
+from relay_jax.data.written import are_rounds, read_chains
 from relay_jax.tasks import TASKS, Task
 
 BUCKET_CHOICE = 3  # a purpose, see `source.PURPOSES`
@@ -75,8 +75,13 @@ def make_task(name: str, options=()) -> Task:
 def check_lengths(
     task: Task, lengths: tuple[int, int], model: ModelConfig, split: str = "train"
 ) -> None:
-    """Raises ValueError at a range that is too long for the vocabulary, or of which
-    there can be no problems in this split (`check_problems`)."""
+    """Raises ValueError where the vocabulary is of text, or at a range that is too long
+    for it, or of which there can be no problems in this split (`check_problems`)."""
+    if model.vocab_size:
+        raise ValueError(
+            f"{task.name}: model.vocab_size is {model.vocab_size}, so the model's words "
+            "are those of text, not of the tasks; set it to 0"
+        )
     longest = lengths[1]
     if task.max_number(longest) >= model.num_numbers:
         raise ValueError(
@@ -160,14 +165,30 @@ def open_bucket(
             task, bucket.lengths, configs.resolve(bucket.path, workdir), seed
         )
     else:
-        source = read_chains(
-            configs.resolve(bucket.path, workdir), task, bucket.lengths, seed
-        )
+        path = configs.resolve(bucket.path, workdir)
+        source = read_chains(path, task, bucket.lengths, seed)
+        if not are_rounds(source.examples):
+            check_writer("decoder", model.kind, str(path))
     longest = bucket.lengths[1]
     num_loops = task.num_rounds(longest)
     if bucket.most_rounds:
         num_loops = min(num_loops, bucket.most_rounds)
     return Bucket(task, source, longest, num_loops, *when)
+
+
+def check_writer(writer: str, learner: str, path: str) -> None:
+    """Raises ValueError where a looped model is to learn what a decoder wrote.
+
+    Args:
+      writer, learner: kinds of models.
+      path: where the chains are, for the message.
+    """
+    if writer == "decoder" and learner == "looped":
+        raise ValueError(
+            f"{path}: a decoder wrote these chains, each in one piece, but a looped "
+            "model learns them round by round; take chains that a looped model wrote, "
+            "or set model.kind='decoder'"
+        )
 
 
 def open_held_out(config: TrainConfig, workdir: epath.PathLike) -> Windows:

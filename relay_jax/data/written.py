@@ -64,6 +64,11 @@ def read_chains(
     return Held(concatenate(parts), seed)
 
 
+def are_rounds(examples: Examples) -> bool:
+    """Whether chains are told round by round: a decoder's are in one piece."""
+    return examples.rounds.shape[1] >= int(examples.num_rounds.max())
+
+
 def read_report(file: epath.Path) -> Int[Host, " counts"]:
     """The counts that `save_chains` was given. Raises ValueError where it is damaged."""
     (report,) = _read(file, ("report",))

@@ -1,5 +1,6 @@
 """Accuracy by length: of answers, whole chains, tokens, rounds (RELAY section 4)."""
 
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from relay_jax.records import make_record
 from relay_jax.tasks import Examples, Task
 from relay_jax.tokens import PAD
 
+DETAILS = ("round_accuracy", "hit_accuracy")  # many records, of a round or a place each
 FINAL_OFFSET = 2**20  # final problems are not those met while training
 
 
@@ -21,9 +23,14 @@ class Score(NamedTuple):
 
     length: Int[Host, " b"]
     answer: Bool[Host, " b"]  # the final answer
-    chain: Bool[Host, " b"]  # every round, to the token
+    rounds: Bool[Host, "b t"]  # each round, to the token; after the last: empty
     hits: Bool[Host, "b t r"]  # each token of each round, right-aligned
     told: Bool[Host, "b t r"]  # which of these places hold a token
+
+    @property
+    def chain(self) -> Bool[Host, " b"]:
+        """Whether every round is right."""
+        return np.all(self.rounds, axis=-1)
 
 
 def test_problems(
@@ -47,48 +54,57 @@ def score(
     return Score(
         length=examples.length,
         answer=answer == examples.answer,
-        chain=np.all(rounds == truth, axis=(1, 2)),
+        rounds=np.all(rounds == truth, axis=-1),
         hits=(rounds == truth) & told,
         told=told,
     )
 
 
-def make_records(scored: Score, common: dict, *, details: bool = False) -> list[dict]:
-    """Records by length: answers, chains, tokens; with `details` also each round and
-    each place of each round."""
+def make_records(
+    scored: Score, common: dict, detailed: Collection[int] = ()
+) -> list[dict]:
+    """Records by length: answers, chains, tokens; of the `detailed` lengths also each
+    round and each place of each round, counted from the right: 0 is the last token.
+
+    `count` is how many examples there are; of a round or a place, how many have it.
+    """
     lines = []
     for length in np.unique(scored.length):
         at = scored.length == length
         part = Score(*(field[at] for field in scored))
-        share = part.hits.sum() / max(part.told.sum(), 1)
+        num, share = int(at.sum()), part.hits.sum() / max(part.told.sum(), 1)
         rows = [
-            ("answer_accuracy", part.answer.mean(), {}),
-            ("chain_accuracy", part.chain.mean(), {}),
-            ("token_accuracy", share, {}),
+            ("answer_accuracy", part.answer.mean(), num, {}),
+            ("chain_accuracy", part.chain.mean(), num, {}),
+            ("token_accuracy", share, num, {}),
         ]
-        if details:
-            rows += [
-                ("round_accuracy", value, {"round": t})
-                for t, value in enumerate(round_accuracy(part))
-                if part.told[:, t].any()
-            ]
-            rows += [
-                ("hit_accuracy", value, {"round": t, "place": place})
-                for (t, place), value in np.ndenumerate(hit_matrix(part))
-                if np.isfinite(value)
-            ]
-        measured = {"length": int(length), "count": int(at.sum())}
+        if length in detailed:
+            rows += _detail_rows(part)
+        measured = common | {"length": int(length)}
         lines += [
-            make_record(**common, **measured, metric=metric, value=float(value), **rest)
-            for metric, value, rest in rows
+            make_record(
+                **measured, metric=metric, value=float(value), count=int(count), **rest
+            )
+            for metric, value, count, rest in rows
         ]
     return lines
+
+
+def _detail_rows(score: Score) -> Iterator[tuple[str, float, int, dict[str, int]]]:
+    have_round, rounds = score.told.any(axis=-1).sum(axis=0), round_accuracy(score)
+    for t in np.flatnonzero(have_round).tolist():
+        yield "round_accuracy", rounds[t], have_round[t], {"round": t}
+    have_place, matrix = score.told.sum(axis=0), hit_matrix(score)
+    last = matrix.shape[1] - 1
+    for t, column in np.argwhere(have_place).tolist():
+        where = {"round": t, "place": last - column}
+        yield "hit_accuracy", matrix[t, column], have_place[t, column], where
 
 
 def round_accuracy(score: Score) -> Float[Host, " t"]:
     """The share of examples whose round t is right to the token, of those with one."""
     has_round = score.told.any(axis=-1)
-    right = np.all(score.hits == score.told, axis=-1) & has_round
+    right = score.rounds & has_round
     return right.sum(axis=0) / np.maximum(has_round.sum(axis=0), 1)
 
 

@@ -14,6 +14,8 @@ from etils import epath
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from relay_jax.arrays import Float, Host
+
 TITLES = {
     "answer_accuracy": "final answers that are right",
     "chain_accuracy": "whole chains that are right",
@@ -101,7 +103,7 @@ def hit_matrices(
     lines: Sequence[dict[str, Any]], task: str, length: int, path: epath.PathLike
 ) -> None:
     """A panel a model: the accuracy of each place of each round, at one length; the
-    mean of several seeds.
+    share of all examples of several seeds.
 
     Raises:
       ValueError: no `hit_accuracy` record of this task and length.
@@ -121,12 +123,8 @@ def hit_matrices(
     panels = figure.subplots(1, len(models), squeeze=False)[0]
     images = []
     for panel, model in zip(panels, models, strict=True):
-        total, count = np.zeros((2, rounds, places))
-        for line in lines:
-            if line["model"] == model:
-                total[line["round"], line["place"]] += line["value"]
-                count[line["round"], line["place"]] += 1
-        matrix = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+        own = [line for line in lines if line["model"] == model]
+        matrix = _shares(own, rounds, places)
         extent = (-places + 0.5, 0.5, rounds + 0.5, 0.5)
         images.append(
             panel.imshow(
@@ -138,6 +136,31 @@ def hit_matrices(
     panels[0].set_ylabel(f"round ({task}, length {length})")
     figure.colorbar(images[0], ax=panels, label="accuracy")
     _save(figure, path)
+
+
+def longest_hit_matrices(
+    lines: Iterable[dict[str, Any]], folder: epath.PathLike
+) -> None:
+    """Draws `hit_matrix_TASK_LENGTH.png` of every task, at the longest length that has
+    `hit_accuracy` records; none where there are no such records."""
+    longest: dict[str, int] = {}
+    hits = [line for line in lines if line["metric"] == "hit_accuracy"]
+    for line in hits:
+        longest[line["task"]] = max(line["length"], longest.get(line["task"], 0))
+    for task, length in longest.items():
+        file = epath.Path(folder) / f"hit_matrix_{task}_{length}.png"
+        hit_matrices(hits, task, length, file)
+
+
+def _shares(lines, rounds: int, places: int) -> Float[Host, "t r"]:
+    """Right tokens of each place among all examples that have one; NaN where none has.
+    The last token of a round stands in the last column."""
+    right, count = np.zeros((2, rounds, places))
+    for line in lines:
+        place = line["round"], places - 1 - line["place"]
+        right[place] += line["value"] * line["count"]
+        count[place] += line["count"]
+    return np.where(count > 0, right / np.maximum(count, 1), np.nan)
 
 
 def speed_by_drafter(lines: Sequence[dict[str, Any]], path: epath.PathLike) -> None:

@@ -29,9 +29,10 @@ def evaluate_run(
       about: `run`, `model` and `seed` of the records.
       count: problems a length, or windows of text.
       seed: of the test problems.
-      final: whether these are other problems than those met while training.
+      final: whether these are other problems than those met while training; of the
+        longest ones, the records tell also each round and each place of it.
       lengths: of each task; by default the config's, and the held-out text.
-      details: also each round, and each place of each round.
+      details: tell this of all lengths.
     """
     settings, lines = config.evaluation, []
     if lengths is None:
@@ -46,6 +47,7 @@ def evaluate_run(
         scored = accuracy.score(
             params, config.model, task, problems, settings.batch_size
         )
+        detailed = chosen if details else chosen[-1:] if final else []
         common = about | {"task": name}
-        lines += accuracy.make_records(scored, common, details=details)
+        lines += accuracy.make_records(scored, common, detailed)
     return lines

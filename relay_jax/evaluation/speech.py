@@ -9,7 +9,7 @@ import numpy as np
 
 from relay_jax.arrays import Float, Host, Int, PyTree
 from relay_jax.config import ModelConfig
-from relay_jax.data.align import flatten, looped_batch, looped_width, right_align, sizes
+from relay_jax.data.align import flatten, looped_batch, looped_width, right_align
 from relay_jax.models.looped import read_round, run_looped
 from relay_jax.rest import decode
 from relay_jax.tasks import Examples, Task
@@ -69,7 +69,8 @@ def decoder_chains(
     """Greedy text, compared with the true text place by place.
 
     Its tokens are put where the true chain has its own, so that rounds and places can
-    be counted as for the looped model; a chain of another length is wrong as a whole.
+    be counted as for the looped model. A chain of another length is wrong as a whole,
+    and so is its last round, in which it should have ended.
     """
     tokens, confidence = decoder_texts(params, model, task, examples, batch_size)
     return Speech(*_split_text(tokens, examples, task), confidence)
@@ -78,10 +79,14 @@ def decoder_chains(
 def decoder_texts(
     params: PyTree, model: ModelConfig, task: Task, examples: Examples, batch_size: int
 ) -> tuple[Int[Host, "b n"], Float[Host, " b"]]:
-    """What the decoder writes after each problem, and its least certainty."""
+    """What the decoder writes after each problem, and its least certainty.
+
+    A problem has room for the longest chain of its length, whatever else is solved
+    beside it; what is written past that room is `<pad>`.
+    """
     text, prompt_size = flatten(examples, task)
-    room = int((sizes(text) - prompt_size).max()) + 1
-    width = task.problem_size(int(examples.length.max()))
+    longest = int(examples.length.max())
+    room, width = _room(task, longest), task.problem_size(longest)
     num, parts = len(text), []
     for rows in batches(num, batch_size):
         state = decode.decode(
@@ -95,8 +100,13 @@ def decoder_texts(
         new = prompt_size[rows, None] + np.arange(room)
         made = np.take_along_axis(np.asarray(state.tokens), new, axis=1)
         parts.append((made, np.asarray(state.confidence)))
-    tokens, confidence = zip(*parts)
-    return np.concatenate(tokens)[:num], np.concatenate(confidence)[:num]
+    tokens, confidence = (np.concatenate(part)[:num] for part in zip(*parts))
+    own = np.array([_room(task, length) for length in examples.length.tolist()])
+    return np.where(np.arange(room) < own[:, None], tokens, PAD), confidence
+
+
+def _room(task: Task, length: int) -> int:
+    return task.chain_size(length) + 2  # and the answer and `<eos>`
 
 
 def written_answer(
@@ -119,10 +129,12 @@ def _split_text(tokens, examples, task):
     rounds = np.full(told.shape, PAD, tokens.dtype)
     place = np.cumsum(told, axis=1) - 1
     rounds[told] = tokens[np.nonzero(told)[0], place[told]]
-    # Whatever stands after the chain must be the answer and the end, nothing else.
+    # Whatever stands after the last round must be the answer and the end, nothing else.
     chain_end = told.sum(axis=1) + (0 if task.answer_in_chain else 1)
     rounds = rounds.reshape(truth.shape)
-    rounds[end != chain_end, 0, 0] = EOS  # never a true token of that place
+    wrong = np.flatnonzero(end != chain_end)
+    last = examples.num_rounds[wrong] - 1
+    rounds[wrong, last, 0] = EOS  # never a true token of that place
     return answer, rounds
 
 

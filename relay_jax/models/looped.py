@@ -292,8 +292,10 @@ def read_round(said: Int[Array, "b n"]) -> Int[Array, "b n"]:
 
 
 def _embed(ids, table):
-    """Rows of a table by a one-hot product: its gradient is a matrix product too."""
-    return jax.nn.one_hot(ids, table.shape[0], dtype=table.dtype) @ table
+    """Rows of a table, in float32 as all that the loops carry, by a one-hot product:
+    its gradient is a matrix product too."""
+    one_hot = jax.nn.one_hot(ids, table.shape[0], dtype=table.dtype)
+    return (one_hot @ table).astype(jnp.float32)
 
 
 def _like(index, target):

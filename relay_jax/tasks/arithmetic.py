@@ -75,6 +75,10 @@ class Arithmetic:
     def round_size(self, length: int) -> int:
         return self.problem_size(max(length - 1, 1)) - 1
 
+    def chain_size(self, length: int) -> int:
+        # Every round is an expression of one operator less; the last is a number alone.
+        return sum(self.problem_size(left) - 1 for left in range(1, length)) + 1
+
     def max_number(self, length: int) -> int:
         return self.modulus - 1
 

@@ -72,6 +72,9 @@ class EditDistance:
     def round_size(self, length: int) -> int:
         return length + self.max_extra + 1
 
+    def chain_size(self, length: int) -> int:
+        return self.num_rounds(length) * self.round_size(length)
+
     def max_number(self, length: int) -> int:
         return REPLACE * length + GAP * self.max_extra
 

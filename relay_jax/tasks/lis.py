@@ -62,6 +62,9 @@ class LongestIncreasingSubsequence:
     def round_size(self, length: int) -> int:
         return self.group + 1
 
+    def chain_size(self, length: int) -> int:
+        return self.num_rounds(length) * self.round_size(length)
+
     def max_number(self, length: int) -> int:
         return self.number_range - 1
 

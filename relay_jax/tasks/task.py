@@ -72,6 +72,10 @@ class Task(Protocol):
         """The most tokens that one of its rounds can have."""
         ...
 
+    def chain_size(self, length: int) -> int:
+        """The most tokens that all of its rounds together can have."""
+        ...
+
     def max_number(self, length: int) -> int:
         """The largest number that its problem or chain can hold."""
         ...

@@ -27,11 +27,13 @@ class Range(NamedTuple):
     least: float
     most: float = math.inf
     above: bool = False  # the least itself is out
+    below: bool = False  # the most itself is out
 
 
 COUNT, SIZE, SHARE, FACTOR = Range(1), Range(0), Range(0, 1), Range(0, above=True)
+PART, SEED = Range(0, 1, below=True), Range(0, configs.MOST_SEED)
 RANGES = {
-    "seed": SIZE,
+    "seed": SEED,
     "num_steps": COUNT,
     "log_every_steps": COUNT,
     "keep_checkpoints": COUNT,
@@ -43,7 +45,7 @@ RANGES = {
     "model.head_dim": SIZE,
     "model.mlp_dim": COUNT,
     "model.norm_epsilon": SIZE,
-    "model.dropout": SHARE,
+    "model.dropout": PART,
     "model.num_numbers": COUNT,
     "model.vocab_size": SIZE,
     "model.max_difference": COUNT,
@@ -60,7 +62,7 @@ RANGES = {
     "optimizer.constant_share": SHARE,
     "optimizer.average_share": SHARE,
     "optimizer.weight_decay": SIZE,
-    "optimizer.b2": SHARE,
+    "optimizer.b2": PART,
     "optimizer.clip_norm": FACTOR,
     "loss.answer_weight": SIZE,
     "loss.round_weight": SIZE,
@@ -142,11 +144,13 @@ def check_ranges(config: Any, ranges: dict[str, Range], where: str = "") -> None
 
 def check_range(name: str, value: Any, wanted: Range) -> None:
     """Raises ValueError where a number is out of its range."""
-    least, most, above = wanted
+    least, most, above, below = wanted
     low = value <= least if above else value < least
-    if low or value > most or not math.isfinite(value):
+    high = value >= most if below else value > most
+    if low or high or not math.isfinite(value):
         told = f"{least} to {most}" if most < math.inf else f"{least} or more"
         told = f"above {least}" if above else told
+        told = f"at least {least} and below {most}" if below else told
         raise ValueError(f"{name} must be {told}, got {value}")
 
 

@@ -19,6 +19,7 @@ from relay_jax import config as configs
 from relay_jax import records
 from relay_jax.config import TrainConfig
 from relay_jax.data import pipeline
+from relay_jax.evaluation.accuracy import DETAILS
 from relay_jax.evaluation.run import evaluate_run
 from relay_jax.training import checkpoint
 from relay_jax.training.check import check
@@ -52,8 +53,9 @@ def train(config: TrainConfig, workdir: epath.PathLike) -> dict:
     with checkpoint.make_manager(path, config.keep_checkpoints) as manager:
         state, spent = _first_state(config, path, manager)
         start = int(state.step)
-        for name in ("metrics.jsonl", "records.jsonl"):
-            records.keep_until(path / name, start)
+        records.keep_until(path / "metrics.jsonl", start)
+        # The final records are always written anew: a run may have ended after them.
+        records.keep_until(path / "records.jsonl", min(start, config.num_steps - 1))
         log = _Log(path, config, start, spent)
         with _stop_requested() as asked:
             state = _run(config, state, manager, log, asked)
@@ -156,7 +158,7 @@ class _Log:
     def accuracy(self, step, lines) -> None:
         lines = [line | {"step": step} for line in lines]
         records.append_lines(self.path / "records.jsonl", lines)
-        for line in lines:
+        for line in _whole(lines):
             name = f"{line['task']}/{line['metric']}/{line['length']}"
             self.board.add_scalar(name, line["value"], step)
 
@@ -169,11 +171,16 @@ class _Log:
             "params_sha256": checkpoint.hash_params(state.params),
             "device": jax.devices()[0].device_kind,
             "finished": datetime.datetime.now(datetime.UTC).isoformat("T", "seconds"),
-            "final": lines,
+            "final": _whole(lines),
         }
 
     def close(self) -> None:
         self.board.close()
+
+
+def _whole(lines: list[dict]) -> list[dict]:
+    """Without the records of single rounds and places: records.jsonl has those."""
+    return [line for line in lines if line["metric"] not in DETAILS]
 
 
 class _stop_requested:

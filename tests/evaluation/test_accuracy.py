@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 from relay_jax import records
-from relay_jax.config import ModelConfig
+from relay_jax.config import ModelConfig, TrainConfig
 from relay_jax.data.align import flatten, right_align
 from relay_jax.evaluation import accuracy, figures, speech
 from relay_jax.evaluation.speech import Speech
 from relay_jax.evaluation.table import make_table
 from relay_jax.tasks import TASKS
 from relay_jax.tokens import EOS, PAD
+from relay_jax.training.step import init_params
 
 TASK = TASKS["edit_distance"]()
 EXAMPLES = TASK.sample(np.random.default_rng(0), np.array([2, 3, 3, 3]))
@@ -48,6 +49,7 @@ def test_a_token_too_many_on_the_left_is_a_wrong_chain(monkeypatch):
     said.rounds[0, 0, blank] = 50
     scored = score_of(said, monkeypatch)
     assert not scored.chain[0] and scored.hits[0].sum() == scored.told[0].sum()
+    np.testing.assert_allclose(accuracy.round_accuracy(scored), [3 / 4, 1, 1])
 
 
 def test_decoder_text_is_laid_over_the_true_rounds(monkeypatch):
@@ -68,6 +70,27 @@ def test_decoder_text_is_laid_over_the_true_rounds(monkeypatch):
     np.testing.assert_array_equal(scored.answer, [True, True, True, False])
     missed = (scored.told & ~scored.hits).sum(axis=(1, 2))
     np.testing.assert_array_equal(missed, [0, 1, 0, 0])
+    # Rows 2 and 3, of three rounds, go wrong after the last one.
+    np.testing.assert_allclose(accuracy.round_accuracy(scored), [3 / 4, 1, 1 / 3])
+
+
+def test_what_a_decoder_writes_depends_on_no_longer_problem():
+    task = TASKS["arithmetic"](modulus=5)
+    model = ModelConfig(
+        kind="decoder", num_layers=1, dim=16, mlp_dim=16, num_heads=2, num_numbers=8
+    )
+    params = init_params(TrainConfig(model=model))  # so it hardly ever ends by itself
+    alone, beside = (
+        speech.decoder_texts(
+            *(params, model, task),
+            accuracy.test_problems(task, lengths, 4, 0, final=False),
+            batch_size=8,
+        )[0]
+        for lengths in ([2], [2, 4])
+    )
+    assert (alone[:, -1] != PAD).any()
+    np.testing.assert_array_equal(beside[:4, : alone.shape[1]], alone)
+    assert (beside[:4, alone.shape[1] :] == PAD).all() and beside[4:, -1].any()
 
 
 def test_problems_are_test_problems_and_final_ones_are_others():
@@ -84,7 +107,7 @@ def make_lines(monkeypatch):
     said = true_speech()
     said.rounds[2, 1, -2] = 60
     scored = score_of(said, monkeypatch)
-    return accuracy.make_records(scored, COMMON, details=True)
+    return accuracy.make_records(scored, COMMON, [2, 3])
 
 
 def test_records_table_and_figures(tmp_path, monkeypatch):
@@ -107,6 +130,42 @@ def test_records_table_and_figures(tmp_path, monkeypatch):
         assert file.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="no hit_accuracy record of lis at length 9"):
         figures.hit_matrices(again, "lis", 9, tmp_path / "x.png")
+
+
+def test_a_place_is_counted_from_the_right_and_by_those_who_have_it(monkeypatch):
+    hits = {
+        (x["length"], x["round"], x["place"]): (x["value"], x["count"])
+        for x in make_lines(monkeypatch)
+        if x["metric"] == "hit_accuracy"
+    }
+    told = EXAMPLES.rounds[1:] != PAD  # of the three problems of length 3
+    for t in range(3):
+        sizes = told[:, t].sum(axis=-1)
+        for place in range(sizes.max()):
+            have = int((sizes > place).sum())
+            wrong = (t, place) == (1, 1)  # of one problem
+            assert hits[3, t, place] == ((have - wrong) / have, have)
+        assert (3, t, sizes.max()) not in hits
+
+
+def test_seeds_of_a_hit_matrix_weigh_as_many_examples_as_they_have():
+    places = [(0, 0, 1.0, 4), (0, 1, 1.0, 3), (0, 0, 0.5, 4), (0, 1, 0.0, 1)]
+    lines = [
+        {"round": t, "place": place, "value": value, "count": count}
+        for t, place, value, count in places
+    ]
+    expected = [[np.nan, 3 / 4, 3 / 4], [np.nan] * 3]
+    np.testing.assert_array_equal(figures._shares(lines, 2, 3), expected)
+
+
+def test_the_longest_problems_that_are_told_in_detail_are_drawn(tmp_path, monkeypatch):
+    lines = make_lines(monkeypatch)
+    figures.longest_hit_matrices(lines, tmp_path)
+    assert [f.name for f in tmp_path.iterdir()] == ["hit_matrix_edit_distance_3.png"]
+    whole = [line for line in lines if line["metric"] not in accuracy.DETAILS]
+    figures.longest_hit_matrices(whole, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    assert {line["metric"] for line in whole} == set(figures.TITLES)
 
 
 def test_a_figure_shows_the_last_phase_of_those_that_learn_in_phases():

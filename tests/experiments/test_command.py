@@ -2,6 +2,7 @@
 
 import jax
 import pytest
+from absl import flags
 from etils import epath
 
 from experiments import command
@@ -42,3 +43,24 @@ def test_a_folder_that_is_made_is_empty(tmp_path):
     for _ in range(2):  # it may be there already
         command.make_folder(epath.Path(tmp_path / "a" / "b"))
     assert not list((tmp_path / "a" / "b").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("argument", "name"),
+    [
+        *(("--workdir=", "workdir"), ("--run=", "run")),
+        *(("--run=a,,b", "run"), ("--data_dir=", "data_dir")),
+    ],
+)
+def test_a_place_that_is_given_is_not_empty(argument, name):
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", "runs", "", flag_values=values)
+    flags.DEFINE_string("data_dir", "", "", flag_values=values)
+    flags.DEFINE_list("run", None, "", flag_values=values)
+    values(["script", "--workdir=a", "--run=a,b"])
+    command.check_places(values)
+    values(["script", argument])
+    with pytest.raises(
+        ValueError, match=f"--{name} has an empty name in it; give a pa"
+    ):
+        command.check_places(values)

@@ -14,8 +14,10 @@ from experiments.configs import quickstart_multitask as multitask
 from experiments.configs import quickstart_self_made as self_made
 from relay_jax import config as configs
 from relay_jax import records
+from relay_jax.data.pipeline import make_task, open_buckets
+from relay_jax.data.written import chain_file, save_chains
 from relay_jax.stages import check_stages
-from relay_jax.training import loop
+from relay_jax.training import checkpoint, loop
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = [
@@ -84,6 +86,14 @@ def test_stages_follow_one_another(tmp_path):
         *("answer_accuracy.png", "chain_accuracy.png", "token_accuracy.png"),
         "hit_matrix_arithmetic_3.png",
     }
+    kept = (tmp_path / "tiny" / "records.jsonl").read_text()
+    rest = f"--workdir={tmp_path}/tiny", "--overwrite"
+    told = refusal("evaluate", *arguments[:1], *rest)
+    assert "tiny holds a run (it has config.json), whose records must stay; " in told
+    assert (tmp_path / "tiny" / "records.jsonl").read_text() == kept
+    twice = f"--run={tmp_path}/tiny,{tmp_path}/tiny", f"--workdir={tmp_path}/twice"
+    told = refusal("evaluate", *twice, "--count=1")
+    assert "both measure 'looped_aligned' of seed 0 on arithmetic, which would" in told
     again = refusal("evaluate", *arguments)
     assert "holds an evaluation; pass --overwrite to replace it" in again
 
@@ -138,6 +148,10 @@ def test_the_config_that_is_there_by_default_is_checked_as_well(tmp_path):
     arguments = "--config.runs.arr.num_steps=3", f"--workdir={tmp_path}/run"
     told = refusal("quickstart", *arguments)
     assert "unknown key config.runs.arr; valid keys: ar, ar_control, ar_r" in told
+    told = refusal("quickstart", "--config.runs.ar.seed=3", arguments[1])
+    assert (
+        "config.runs.ar.seed is 3, but every stage of a quickstart has the se" in told
+    )
     shown = script("quickstart", "--help")
     assert "--config:" in shown.stdout and "--jobs:" in shown.stdout
 
@@ -179,6 +193,8 @@ def test_quickstart_from_end_to_end(tmp_path):
         *("ar", "looped_vanilla", "looped_aligned", "ar_relay", "ar_control"),
     }
     assert {line["length"] for line in lines} == set(range(1, 9))
+    assert all(set(line) == set(records.FIELDS) for line in lines)
+    assert (tmp_path / "work" / "figures" / "hit_matrix_arithmetic_8.png").exists()
     again = script("quickstart", f"--config={file}", f"--workdir={tmp_path}/work")
     assert "already there" in again.stdout
     assert tables(again.stdout) == tables(done.stdout)
@@ -206,13 +222,33 @@ def test_quickstart_configs_are_whole(module):
 
 
 def shrink(run):
-    """A paper run, small enough for a step."""
+    """A paper run, small enough for a step, which is of chains where there are any."""
     run["model"] |= {"num_layers": 1, "dim": 16, "mlp_dim": 16}
+    buckets = run["data"]["buckets"]
+    late = any(bucket["kind"] == "chains" for bucket in buckets.values())
+    for name, bucket in buckets.items():
+        lengths = (11, 12) if bucket["task"] == "lis" else (1, 2)  # two rounds at most
+        share = 0.5 if late and bucket["kind"] != "chains" else 0.0
+        buckets[name] = bucket | {"lengths": lengths, "start_share": share}
     run["data"]["batch_size"] = 2
-    for name, bucket in run["data"]["buckets"].items():
-        run["data"]["buckets"][name] = bucket | {"kind": "synthetic", "lengths": (1, 2)}
     run["evaluation"] |= {"lengths": {}}
     return run | {"num_steps": 1, "init_from": ""}
+
+
+def write_true_chains(run, chains, path):
+    """What the chains buckets of a shrunk run are to be made of."""
+    for bucket in run.data.buckets.values():
+        if bucket.kind == "chains" and not (path / bucket.path).exists():
+            shortest, longest = bucket.lengths
+            counts = {str(n): 3 for n in range(shortest, longest + 1)}
+            values = configs.to_dict(chains[bucket.path]) | {"counts": counts}
+            config = configs.build(configs.ChainsConfig, values)
+            folder = checkpoint.open_run(path / bucket.path, config)
+            task = make_task(config.task, config.options)
+            for length in map(int, counts):
+                true = task.sample(np.random.default_rng(0), np.full(3, length))
+                save_chains(chain_file(folder, task, length), true, np.zeros(5, int))
+            records.write_json(folder / "summary.json", {})
 
 
 @pytest.mark.parametrize("which", [*paper.PLANS, "multitask"])
@@ -239,7 +275,49 @@ def test_paper_configs_have_the_papers_values_and_take_a_step(which, tmp_path):
         steps += ["looped_vanilla", "ar_control", "ar_self_oracle_5"]
     for name in steps:
         small = configs.build(configs.TrainConfig, shrink(values["runs"][name]))
+        write_true_chains(small, config.chains, tmp_path)
+        loops = {b.task.name: b.num_loops for b in open_buckets(small, tmp_path / name)}
+        assert set(loops.values()) == {2}
         assert loop.train(small, tmp_path / name)["steps"] == 1
+
+
+TABLE_3 = {  # samples within the training lengths, and of each length beyond
+    "arithmetic": (
+        42_515,
+        {16: 6477, 17: 6882, 18: 7287, 19: 6477, 20: 6072}
+        | {21: 5668, 22: 5263, 23: 4858, 24: 4453, 25: 4048},
+    ),
+    "edit_distance": (
+        60_844,
+        {31: 4195, 32: 4195, 33: 4055, 34: 4055, 35: 3916}
+        | {36: 3916, 37: 3776, 38: 3776, 39: 3636, 40: 3636},
+    ),
+    "lis": (
+        73_235,
+        {n: 1479 - (n - 101) * (1479 - 1198) / 19 for n in range(101, 121)},
+    ),
+}
+
+
+@pytest.mark.parametrize("task", TABLE_3)
+def test_merged_data_have_the_counts_of_table_3(task):
+    config = configs.build(configs.RelayConfig, paper.get_config(task).to_dict())
+    within, beyond = TABLE_3[task]
+    counts = {int(n): c for n, c in config.chains[f"chains_{task}"].counts.items()}
+    assert counts == pytest.approx(beyond, abs=0.5)  # LIS: it falls evenly
+    total = within + sum(counts.values())
+    assert total == pytest.approx(100_000, abs=10)
+    drawn = {}
+    for bucket in config.runs["ar_relay"].data.buckets.values():
+        samples = within
+        if bucket.kind == "chains":
+            first, last = bucket.lengths
+            samples = sum(counts[n] for n in range(first, last + 1))
+        else:
+            assert bucket.lengths[1] == min(beyond) - 1
+        drawn[bucket.lengths] = bucket.weight
+        assert bucket.weight == pytest.approx(samples / total)
+    assert sum(drawn.values()) == pytest.approx(1)
 
 
 def test_the_speed_of_the_tasks_is_recorded(tmp_path):
@@ -355,5 +433,8 @@ def test_gather_joins_the_seeds_of_a_quickstart(tmp_path):
     assert lines[1]["loss"] == 0.5
     assert (tmp_path / "figures" / "x_answer_accuracy.png").exists()
     assert "pass --overwrite to replace it" in refusal("gather", *arguments)
+    twice = f"--run={tmp_path}/seed0,{tmp_path}/seed0", f"--results={tmp_path}/y.jsonl"
+    told = refusal("gather", *twice)
+    assert "both measure 'ar' of seed 0 on lis, which would count as two seeds" in told
     missing = refusal("gather", f"--run={tmp_path}", f"--results={tmp_path}/y.jsonl")
     assert "holds no finished quickstart" in missing

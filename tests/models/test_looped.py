@@ -78,8 +78,10 @@ def run(model, task, batch, num_loops, params, **rest):
 )
 def test_loops_are_a_prefix_of_more_loops(name, task_name):
     model, params = CONFIGS[name], make_params(CONFIGS[name])
-    task, batch = make_batch(task_name, [2, 3, 1], 3)
-    _, longer = make_batch(task_name, [2, 3, 1], 5)
+    lengths = [4, 8, 2] if task_name == "lis" else [2, 3, 1]  # of 2, 3 and 1 rounds
+    task, batch = make_batch(task_name, lengths, 3)
+    _, longer = make_batch(task_name, lengths, 5)
+    assert batch.num_rounds.tolist() == [2, 3, 1]
     few = run(model, task, batch, 3, params)
     many = run(model, task, longer, 5, params)
     np.testing.assert_array_equal(few.rounds, many.rounds[:3])

@@ -18,6 +18,15 @@ def test_a_chain_amounts_to_its_answer(name):
     np.testing.assert_array_equal(answer, made.answer)
 
 
+@pytest.mark.parametrize("name", TASKS)
+def test_a_chain_fits_its_size(name):
+    task = TASKS[name]()
+    for length in (1, 2, 3, 7, 12):
+        made = task.sample(np.random.default_rng(0), np.full(500, length))
+        most = np.sum(made.rounds != PAD, axis=(1, 2)).max()
+        assert 0.9 * task.chain_size(length) <= most <= task.chain_size(length)
+
+
 @pytest.mark.parametrize(
     ("name", "rounds", "answer"),
     [

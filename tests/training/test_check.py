@@ -10,6 +10,8 @@ from relay_jax.training import loop
 from relay_jax.training.check import check
 
 LIS = {"task": "lis", "lengths": (1, 40), "options": {"group": 40}}
+TEXT = {"task": "text", "lengths": (1, 8), "kind": "text", "path": "text.npy"}
+DECODER = {"kind": "decoder", "vocab_size": 20}
 
 
 def config(*changes):
@@ -37,10 +39,28 @@ def config(*changes):
                 "'looped' and 'problem'"
             ),
         ),
+        (
+            ("model.vocab_size", 20),
+            (
+                "arithmetic: model.vocab_size is 20, so the model's words are those of "
+                "text, not of the tasks; set it to 0"
+            ),
+        ),
+        (
+            ("data.buckets", {"b": TEXT}, ("model", DECODER)),
+            "arithmetic: model.vocab_size is 20, so the model's words are those of text",
+        ),
         (("model.num_heads", 0), "model.num_heads must be 1 or more, got 0"),
         (("model.dim", 0), "model.dim must be 1 or more, got 0"),
         (("model.mlp_dim", 0), "model.mlp_dim must be 1 or more, got 0"),
-        (("model.dropout", 1.5), "model.dropout must be 0 to 1, got 1.5"),
+        (
+            ("model.dropout", 1.0),
+            "model.dropout must be at least 0 and below 1, got 1.0",
+        ),
+        (
+            ("optimizer.b2", 1.0),
+            "optimizer.b2 must be at least 0 and below 1, got 1.0",
+        ),
         (
             ("model.position.reference_length", 1),
             "model.position.reference_length must be 2 or more, got 1",
@@ -53,7 +73,8 @@ def config(*changes):
             ("data.buckets.arithmetic.num_examples", -5),
             "data.buckets.arithmetic.num_examples must be 0 or more, got -5",
         ),
-        (("seed", -1), "seed must be 0 or more, got -1"),
+        (("seed", -1), "seed must be 0 to 4294967295, got -1"),
+        (("seed", 2**32), "seed must be 0 to 4294967295, got 4294967296"),
         (
             ("optimizer.warmup_share", 3.0),
             "optimizer.warmup_share must be 0 to 1, got 3.0",

@@ -69,6 +69,29 @@ def test_a_run_ends_with_the_average_of_its_parameters(tmp_path):
     assert checkpoint.hash_params(average) != last
 
 
+@pytest.mark.parametrize("kind", ["hidden", "soft", "decoder"])
+def test_parameters_of_bfloat16_train(kind):
+    """The scan over loops carries one type, whatever that of the parameters."""
+    model = {"num_layers": 1, "dim": 16, "num_heads": 2, "mlp_dim": 16}
+    model |= {
+        "hidden": {"loop_input": "hidden"},
+        "soft": {"loop_input": "feedback", "feedback": "soft"},
+        "decoder": {"kind": "decoder"},
+    }[kind]
+    config = small(model=model | {"param_dtype": "bfloat16", "num_numbers": 8})
+    buckets = pipeline.open_buckets(config)
+    state = init_state(config, init_params(config))
+    types = [x.dtype for x in jax.tree.leaves(state.params)]
+    assert jnp.dtype("bfloat16") in types
+    step, losses = make_train_step(config), []
+    for now in (pipeline.step_at(i, buckets, config) for i in range(2)):
+        work = {"task": now.task, "num_loops": now.num_loops}
+        state, metrics = step(state, now.batch, **work)
+        losses.append(float(metrics["loss"]))
+    assert np.isfinite(losses).all()
+    assert [x.dtype for x in jax.tree.leaves(state.params)] == types
+
+
 @pytest.mark.parametrize("kind", ["hidden", "feedback", "decoder"])
 def test_bfloat16_computes_about_the_same_and_keeps_float32_parameters(kind):
     model = {"num_layers": 1, "dim": 16, "num_heads": 2, "mlp_dim": 16, "dropout": 0.0}
@@ -139,6 +162,16 @@ def test_stop_during_the_last_step_leaves_the_evaluation(tmp_path, monkeypatch):
     assert again["final"] == [x | {"run": "cut"} for x in whole["final"]]
 
 
+def test_a_run_without_its_summary_writes_its_final_records_once(tmp_path):
+    loop.train(small(), tmp_path)
+    file = tmp_path / "records.jsonl"
+    before = file.read_text()
+    (tmp_path / "summary.json").unlink()  # as if killed just before it
+    loop.train(small(), tmp_path)
+    assert file.read_text() == before
+    assert {line["step"] for line in records.read_lines(file)} == {4, 6}
+
+
 def test_finished_run_is_not_trained_again(tmp_path):
     first = loop.train(small(num_steps=5), tmp_path)
     before = (tmp_path / "metrics.jsonl").read_text()
@@ -175,6 +208,14 @@ def test_run_directory_holds_all_that_a_later_stage_needs(tmp_path):
     }
     lines = list(records.read_lines(tmp_path / "run" / "records.jsonl"))
     assert set(lines[0]) == {*records.FIELDS, "step"}
+    hits = [line for line in lines if line["metric"] == "hit_accuracy"]
+    assert {(line["length"], line["step"]) for line in hits} == {
+        (5, 5)
+    }  # the last ones
+    plain = [line for line in summary["final"] if set(line) == set(records.FIELDS)]
+    assert plain == summary["final"] and {line["length"] for line in plain} == {
+        *range(1, 6)
+    }
     tuned = small(num_steps=3, init_from="run", seed=1)
     assert loop.train(tuned, tmp_path / "tuned")["steps"] == 3
 
@@ -201,6 +242,18 @@ def test_other_config_is_refused(tmp_path):
         ValueError, match=r"holds a run of another config: num_steps is 2"
     ):
         loop.train(small(num_steps=3), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "summary.json"])
+@pytest.mark.parametrize("content", [b"[]", b"null", b'{"cut', b"\xff"])
+def test_a_damaged_file_of_a_run_is_named(tmp_path, name, content):
+    checkpoint.open_run(tmp_path, small())
+    (tmp_path / name).write_bytes(content)
+    named = pytest.raises(ValueError, match=f"{name} is damaged: .* make its directory")
+    with named:
+        checkpoint.load_params(tmp_path)
+    with named:
+        loop.train(small(), tmp_path)
 
 
 def test_missing_and_damaged_checkpoints_are_named(tmp_path):
