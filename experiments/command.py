@@ -171,7 +171,10 @@ def whole_numbers(name: str, text: str, count: int = 0) -> tuple[int, ...]:
 
 
 def describe() -> dict[str, str]:
-    """What a recorded figure must be told with: command, commit, machine, versions."""
+    """What a recorded figure must be told with: command, commit, machine, versions.
+
+    Where work takes long, ask at its start: the checkout may change meanwhile.
+    """
     root = pathlib.Path(__file__).parents[1]
     git = ["git", "-C", str(root), "describe", "--always", "--dirty"]
     try:

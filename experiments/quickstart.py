@@ -37,7 +37,7 @@ _JOBS = flags.DEFINE_integer(
 
 
 def main() -> None:
-    started = time.monotonic()
+    call, started = command.describe(), time.monotonic()
     values = with_seed(_CONFIG.value.to_dict())
     config = command.build(configs.RelayConfig, values)
     path = epath.Path(_WORKDIR.value).absolute()
@@ -48,9 +48,8 @@ def main() -> None:
     trained = report(config, path)
     report_speed(config, path)
     minutes = (time.monotonic() - started) / 60
-    run = command.describe() | {"minutes": round(minutes, 1), "seed": _SEED.value}
-    run["trained"] = trained
-    records.append_lines(path / "run.jsonl", [run])
+    call |= {"minutes": round(minutes, 1), "seed": _SEED.value}
+    records.append_lines(path / "run.jsonl", [call | {"trained": trained}])
     print(f"figures: {path / 'figures'}\nrecords: {path / 'records.jsonl'}")
     print(f"this call took {minutes:.1f} minutes")
 

@@ -27,7 +27,8 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 def main() -> None:
     config = command.build(configs.TrainConfig, _CONFIG.value.to_dict())
-    start, path = time.monotonic(), epath.Path(_WORKDIR.value)
+    call, start = command.describe(), time.monotonic()
+    path = epath.Path(_WORKDIR.value)
     was_finished = checkpoint.is_finished(path)
     try:
         summary = loop.train(config, path)
@@ -36,7 +37,7 @@ def main() -> None:
         sys.exit(143)
     if not was_finished:
         minutes = round((time.monotonic() - start) / 60, 1)
-        call = command.describe() | {"minutes": minutes, "seed": config.seed}
+        call |= {"minutes": minutes, "seed": config.seed}
         records.append_lines(path / "run.jsonl", [call])
     print(json.dumps({k: v for k, v in summary.items() if k != "final"}, indent=2))
 
