@@ -3,6 +3,9 @@
     python -m experiments.gather --run=runs/seed0,runs/seed1,runs/seed2 \\
         --results=experiments/results/quickstart.jsonl
 
+    python -m experiments.gather --overwrite --results=experiments/results/quickstart.jsonl \\
+        --run=experiments/results/quickstart.jsonl,runs/seed3   # adds one, draws anew
+
 Writes the command, commit and machine of every call, what every stage took and its last
 training loss, all final records, and the speed of decoding; draws figures/NAME_METRIC.png
 beside the file; prints the means over the seeds and the lowest of them.
@@ -20,7 +23,9 @@ from relay_jax.evaluation import figures
 from relay_jax.evaluation.table import make_table
 
 _RUN = flags.DEFINE_list(
-    "run", None, "Working directories of quickstarts, or runs, with commas."
+    "run",
+    None,
+    "Directories of quickstarts or runs, or files of this script's records.",
 )
 _RESULTS = flags.DEFINE_string("results", None, "The file of records to write.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the file of records.")
@@ -59,11 +64,14 @@ def main() -> None:
 
 
 def read_run(run: epath.Path) -> list[dict[str, Any]]:
-    """The calls, the stages and the records of a quickstart, or of one training.
+    """The calls, the stages and the records of a quickstart, or of one training, or what
+    was gathered of them before.
 
     Raises:
       ValueError: none was finished there.
     """
+    if run.suffix == ".jsonl" and run.exists():
+        return list(records.read_lines(run))
     if not (run / "run.jsonl").exists():
         raise ValueError(
             f"{run} holds no finished quickstart or training: it has no run.jsonl; make "

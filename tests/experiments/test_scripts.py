@@ -433,6 +433,10 @@ def test_gather_joins_the_seeds_of_a_quickstart(tmp_path):
     assert lines[1]["loss"] == 0.5
     assert (tmp_path / "figures" / "x_answer_accuracy.png").exists()
     assert "pass --overwrite to replace it" in refusal("gather", *arguments)
+    again = f"--run={tmp_path}/x.jsonl", f"--results={tmp_path}/again.jsonl"
+    done = script("gather", *again)
+    assert done.returncode == 0, done.stderr
+    assert list(records.read_lines(tmp_path / "again.jsonl")) == lines
     twice = f"--run={tmp_path}/seed0,{tmp_path}/seed0", f"--results={tmp_path}/y.jsonl"
     told = refusal("gather", *twice)
     assert "both measure 'ar' of seed 0 on lis, which would count as two seeds" in told
