@@ -7,12 +7,13 @@ number becomes an equal two-operand expression, in brackets only where precedenc
 them. The chain takes one operation back a round, so it has T rounds, and its last round
 is the answer (Feng et al. 2023; RELAY section 4.1).
 
-Each round reduces the leftmost operation that precedence permits. The order in which
-the expression grew cannot be read off it (`1+2-3` may have grown from either end), so
-only an order of this kind can be learnt.
+By default each round reduces the leftmost operation that precedence permits. The order
+in which the expression grew (`order="grown"`) cannot be read off it: `1+2-3` may have
+grown from either end. A chain in that order can be guessed at, not learnt.
 """
 
 import dataclasses
+from collections.abc import Iterator
 
 import jax.numpy as jnp
 import numpy as np
@@ -47,23 +48,33 @@ class Arithmetic:
     """Length: number of operators. `modulus` is a prime, so that `/` has a meaning.
 
     With `lean` (for training; not in the paper) half of the expressions grow in their
-    right half alone, as `1-(2-(3-4)*0)=` did, and are the longest of a few: much then
+    right half alone, as `1-(2-(3-4)*2)=` did, and are the longest of a few: much then
     stands left of the operation that is due, and something right of it, as it does where
     there are more operators.
+
+    `order` is that in which a chain takes the operations back: the leftmost first, or
+    the last that grew.
     """
 
     modulus: int = 11
     lean: bool = False
+    order: str = "leftmost"
 
     name = "arithmetic"
     token = ARI
     answer_in_chain = True
-    meaning = ("modulus",)
+    meaning = ("modulus", "order")
 
     def __post_init__(self):
         p = self.modulus
         if p < 2 or any(p % divisor == 0 for divisor in range(2, int(p**0.5) + 1)):
             raise ValueError(f"arithmetic: modulus must be a prime, got {p}")
+        if self.order not in ("leftmost", "grown"):
+            raise ValueError(
+                f"arithmetic: order must be 'leftmost' or 'grown', got {self.order!r}"
+            )
+        if self.lean and self.order == "grown":
+            raise ValueError("arithmetic: lean expressions have the order 'leftmost'")
 
     def num_rounds(self, length: int) -> int:
         return length
@@ -85,7 +96,12 @@ class Arithmetic:
     def sample(self, rng: np.random.Generator, length: Int[Host, " b"]) -> Examples:
         check_length(self, length)
         longest = int(length.max(initial=1))
-        expression = self._grow(rng, length, longest)
+        grows = self._grow(rng, length, longest)
+        if self.order == "grown":
+            grown = np.stack([tokens.copy() for tokens in grows])
+            expression = grown[-1]
+        else:
+            expression = list(grows)[-1]
         if self.lean:
             leans = rng.random(len(length)) < 0.5
             expression[leans] = self._lean(rng, length, longest)[leans]
@@ -95,7 +111,11 @@ class Arithmetic:
 
         rounds = empty_tokens(len(length), longest, self.round_size(longest))
         for t in range(longest):
-            expression = self._reduce(expression, t < length)
+            if self.order == "grown":
+                left = np.maximum(length - 1 - t, 0)  # operators
+                expression = grown[left, np.arange(len(length))]
+            else:
+                expression = self._reduce(expression, t < length)
             told = np.where((t < length)[:, None], expression, PAD)
             # After the last operation the number stands alone, without `=`.
             told[t == length - 1, 1:] = PAD
@@ -106,17 +126,22 @@ class Arithmetic:
     def _lean(self, rng, length, longest):
         """The longest of `LEAN_TRIES` expressions that grew in their right half."""
         tries = np.stack(
-            [self._grow(rng, length, longest, leans=True) for _ in range(LEAN_TRIES)]
+            [
+                list(self._grow(rng, length, longest, leans=True))[-1]
+                for _ in range(LEAN_TRIES)
+            ]
         )
         best = np.argmax(np.sum(tries != PAD, axis=-1), axis=0)
         return tries[best, np.arange(len(length))]
 
-    def _grow(self, rng, length, longest, leans=False):
-        """Expressions of `length` operators, each with its `=`, padded on the right."""
+    def _grow(self, rng, length, longest, leans=False) -> Iterator[Int[Host, "b n"]]:
+        """Expressions, each with its `=`, padded on the right: one array, as it is after
+        0, 1, ... `longest` steps; an expression of `length` operators grows no more."""
         num, width = len(length), self.problem_size(longest) - 1
         tokens = empty_tokens(num, width)
         tokens[:, 0] = FIRST_NUMBER + rng.integers(self.modulus, size=num)
         tokens[:, 1] = EQUALS
+        yield tokens
         for k in range(longest):
             live = min(self.problem_size(k + 1) - 1, width)
             active = k < length
@@ -144,7 +169,7 @@ class Arithmetic:
             new[row, first + 1] = operator
             new[row, first + 2] = FIRST_NUMBER + y
             tokens[active, :live] = new[active]
-        return tokens
+            yield tokens
 
     def _reduce(self, tokens, active):
         """Replaces the leftmost operation that can be done by its value; brackets go
