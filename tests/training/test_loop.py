@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,8 @@ from relay_jax.training import checkpoint, loop
 from relay_jax.training.optimizer import make_schedule, trained_params
 from relay_jax.training.step import init_params, init_state, make_train_step
 
+ROOT = pathlib.Path(__file__).parents[2]
+
 
 def small(**changes):
     values = tiny.get_config().to_dict()
@@ -31,23 +34,36 @@ def small(**changes):
     return configs.build(configs.TrainConfig, values | changes)
 
 
-def test_interrupted_run_ends_with_the_same_parameters(tmp_path, monkeypatch):
-    # After every step.
-    often = small(checkpoint_every_seconds=0.0, optimizer={"average_share": 0.5})
-    whole = loop.train(often, tmp_path / "whole")
-    append, seen = records.append_lines, []
+OFTEN = {"checkpoint_every_seconds": 0.0, "optimizer": {"average_share": 0.5}}
+KILLED = """
+import os, signal, sys
+from relay_jax import records
+from relay_jax.training import loop
+from tests.training.test_loop import OFTEN, small
+append = records.append_lines
+def die(path, lines):
+    append(path, lines)
+    if lines[-1]["step"] == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+records.append_lines = die
+loop.train(small(**OFTEN), sys.argv[1])
+"""
 
-    def crash_once(path, lines):  # as if killed: no checkpoint is made on the way out
-        append(path, lines)
-        seen.extend(line["step"] for line in lines if "loss" in line)
-        if seen[-1:] == [4]:
-            raise KeyboardInterrupt
 
-    monkeypatch.setattr(records, "append_lines", crash_once)
-    with pytest.raises(KeyboardInterrupt):
-        loop.train(often, tmp_path / "cut")
-    monkeypatch.undo()
-    again = loop.train(often, tmp_path / "cut")
+def test_a_killed_process_ends_with_the_same_parameters(tmp_path):
+    """A real SIGKILL, while checkpoints of the steps before are on their way to disk."""
+    flags = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path / "cut")],
+        env=os.environ | flags,  # as in this process, see conftest.py
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not (tmp_path / "cut" / "summary.json").exists()
+    again = loop.train(small(**OFTEN), tmp_path / "cut")
+    whole = loop.train(small(**OFTEN), tmp_path / "whole")
     assert again["params_sha256"] == whole["params_sha256"]
     lines = [
         list(records.read_lines(tmp_path / d / "metrics.jsonl"))
