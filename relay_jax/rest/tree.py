@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from relay_jax.arrays import Array, Bool, Int
 
@@ -64,7 +65,8 @@ def make_tree(
         ((0, 0), (1, 0), (0, 0)),
         constant_values=True,
     )
-    owns = jax.lax.cummax(differs.astype(jnp.int32), axis=2) > 0  # [b, r, s]
+    so_far = np.tril(np.ones((size, size), bool))[None, None]
+    owns = jnp.any(differs[:, :, None] & so_far, axis=-1)  # [b, r, s]
 
     row = jnp.arange(num)[None, :, None]
     owner = jax.lax.cummax(jnp.where(owns, row, 0), axis=1)
@@ -84,12 +86,18 @@ def make_tree(
 
     pick, own, at = pick[..., 0], place // size, place % size
     chosen = jnp.where(valid, tokens[pick, own, at], 0)
-    # The parent stands at the owner of the prefix that is one shorter.
-    above = owner[pick, own, jnp.maximum(at - 1, 0)] * size + at - 1
-    is_parent = above[:, :, None] == jnp.where(valid, place, -1)[:, None]
-    parent = jnp.where(valid & (at > 0), jnp.argmax(is_parent, axis=-1) + 1, 0)
+    # The node of a shorter prefix stands at that prefix's owner.
+    step = jnp.arange(size)[None, None]
+    path = owner[pick, own] * size + step  # [b, c, s]
+    is_above = step < jnp.where(valid, at, 0)[..., None]
+    path = jnp.where(is_above, path, -1)[..., None]
+    node = jnp.where(valid, place, -2)[:, None, None]
+    above = jnp.any(path == node, axis=2)  # [b, c, c]
     level = jnp.where(valid, at + 1, 1)
-    return Tree(chosen, parent, level, valid, _ancestors(parent, size))
+    # Nodes above stand before: the last of them is the parent; the root where none is.
+    number = jnp.arange(1, num_draft + 1)[None, None]
+    parent = jnp.max(jnp.where(above, number, 0), axis=-1)
+    return Tree(chosen, parent, level, valid, _with_root(above))
 
 
 def _sort_rows(rows: Rows, narrow: bool):
@@ -121,14 +129,8 @@ def empty_tree(batch_size: int) -> Tree:
     return Tree(none, none, none, none.astype(bool), ancestors)
 
 
-def _ancestors(parent: Int[Array, "b c"], depth: int) -> Bool[Array, "b q q"]:
-    """Products of the parent relation with itself: each doubles how far up it sees."""
-    above = jnp.pad(parent, ((0, 0), (1, 0)))  # the root's parent is the root
-    node = jnp.arange(above.shape[1])
-    seen = (above[:, :, None] == node[None, None]) | jnp.eye(len(node), dtype=bool)[
-        None
-    ]
-    for _ in range((depth - 1).bit_length()):
-        reach = seen.astype(jnp.float32)
-        seen = jnp.einsum("bij,bjk->bik", reach, reach) > 0
-    return seen
+def _with_root(above: Bool[Array, "b c c"]) -> Bool[Array, "b q q"]:
+    """The root is above every node, and each is taken for its own ancestor."""
+    below_root = jnp.pad(above, ((0, 0), (1, 0), (1, 0)))
+    root = jnp.arange(below_root.shape[1]) == 0
+    return below_root | root[None, None] | jnp.eye(len(root), dtype=bool)[None]

@@ -113,8 +113,12 @@ def test_the_accepted_branch_is_that_of_a_walk(seed):
 
 
 @pytest.mark.parametrize(
-    "values", [{"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.1}, {"top_k": -1}]
+    "values",
+    [
+        *({"temperature": value} for value in (-1.0, float("nan"), float("inf"))),
+        *({"top_p": 0.0}, {"top_p": 1.1}, {"top_k": -1}, {"top_k": 2**31}),
+    ],
 )
 def test_bad_sampling(values):
-    with pytest.raises(ValueError, match="temperature must be 0 or more, top_p above"):
+    with pytest.raises(ValueError, match="must be 0 or more and finite, top_p above"):
         SamplingConfig(**values)
