@@ -14,7 +14,12 @@ from relay_jax.data import corpus
 from relay_jax.models import architecture, convert
 from relay_jax.models.mesh import make_mesh
 from relay_jax.rest.index import AnyIndex, MeshIndex, place_beside
-from relay_jax.tokens import Tokenizer, load_run_tokenizer, load_tokenizer
+from relay_jax.tokens import (
+    IdTokenizer,
+    Tokenizer,
+    load_run_tokenizer,
+    load_tokenizer,
+)
 from relay_jax.training import checkpoint
 
 _RUN = flags.DEFINE_string(
@@ -49,9 +54,12 @@ _CUT = flags.DEFINE_integer(
 )
 
 
-def open_run() -> tuple[TrainConfig, Tokenizer]:
+def open_run(needs_words: bool = True) -> tuple[TrainConfig, Tokenizer]:
     """Config and tokenizer of --run; no parameter is read yet, but what can be seen to
     be wrong is told.
+
+    Args:
+      needs_words: whether text is to be read or shown, for which ids do not suffice.
 
     Raises:
       ValueError: it holds no decoder, or lacks weights; there is no tokenizer, or it is
@@ -75,7 +83,10 @@ def open_run() -> tuple[TrainConfig, Tokenizer]:
         raise ValueError(
             f"{run} holds a {config.model.kind} model; decoding needs a decoder"
         )
-    return config, _open_tokenizer(config.model, is_foreign)
+    tokenizer = _open_tokenizer(config.model, is_foreign)
+    if needs_words and isinstance(tokenizer, IdTokenizer):
+        raise ValueError(tokenizer.refusal())
+    return config, tokenizer
 
 
 def _open_tokenizer(model: ModelConfig, is_foreign: bool) -> Tokenizer:

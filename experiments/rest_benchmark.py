@@ -39,7 +39,7 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of the problems.", 0, 2**32 - 1)
 
 
 def main() -> None:
-    config, tokenizer = prompting.open_run()
+    config, tokenizer = prompting.open_run(needs_words=False)
     drafts, store = drafting.from_flags(tokenizer, _DRAFTERS.value)
     if _TASK.value:
         prompts = problems(config)

@@ -39,7 +39,7 @@ WATCH_STEPS = 128  # steps between two looks at whether drafts pay
 
 def main() -> None:
     sampling = SamplingConfig(_TEMPERATURE.value, _TOP_P.value, _TOP_K.value)
-    config, tokenizer = prompting.open_run()
+    config, tokenizer = prompting.open_run(needs_words=not _PRINT_IDS.value)
     drafts, store = drafting.from_flags(tokenizer)
     draft = drafting.one(drafts)
     prompts = prompting.read_prompts(tokenizer)

@@ -121,6 +121,36 @@ class TaskTokenizer(NamedTuple):
         return _SYMBOLS[index]
 
 
+class IdTokenizer(NamedTuple):
+    """Stands where a model of text has no tokenizer: ids alone go in and out."""
+
+    folder: str  # of the model
+    vocab_size: int
+
+    @property
+    def identity(self) -> str:
+        return ""
+
+    @property
+    def eos_id(self) -> int:
+        return -1  # not known
+
+    def encode(self, text: str) -> list[int]:
+        """Raises ValueError, as there are no words."""
+        raise ValueError(self.refusal())
+
+    def decode(self, ids: Iterable[SupportsInt]) -> str:
+        """Raises ValueError, as there are no words."""
+        raise ValueError(self.refusal())
+
+    def refusal(self) -> str:
+        return (
+            f"{self.folder} has neither {' nor '.join(TOKENIZER_FILES[:2])}, and its "
+            f"model has {self.vocab_size} words of text; name its tokenizer with "
+            "--tokenizer, or give and take ids (rest_generate: --prompt_ids --print_ids)"
+        )
+
+
 def check_ids(ids: Integer[Host, "_"], vocab_size: int, where: str, limit: str) -> None:
     """Raises ValueError at the first id outside a vocabulary.
 
@@ -179,19 +209,13 @@ def load_run_tokenizer(
     run: epath.PathLike, num_numbers: int, vocab_size: int = 0
 ) -> Tokenizer:
     """The tokenizer that lies in a run directory; of a model of the RELAY tasks, which
-    has none, the task vocabulary.
+    has none, the task vocabulary; of a model of text that has none, its ids.
 
     Args:
       num_numbers, vocab_size: of the model's config.
-
-    Raises:
-      ValueError: a model of text has no tokenizer.
     """
     if has_tokenizer(run):
         return load_tokenizer(run)
     if vocab_size:
-        raise ValueError(
-            f"{run} has neither {' nor '.join(TOKENIZER_FILES[:2])}, and its model has "
-            f"{vocab_size} words of text; name its tokenizer with --tokenizer"
-        )
+        return IdTokenizer(str(run), vocab_size)
     return TaskTokenizer(num_numbers)

@@ -157,14 +157,16 @@ def _hash_content(content: dict[str, Any]) -> str:
 
 def _check_tokenizer(path: epath.Path, fields: dict, tokenizer: Tokenizer) -> None:
     told, wanted = fields["tokenizer"], tokenizer.identity
-    if told and told != wanted:
+    if told and wanted and told != wanted:
         raise ValueError(
             f"{path} was built with the tokenizer {told!r}, but the model has "
             f"{wanted!r}; build a store with the model's tokenizer"
         )
-    if not told and fields["vocab_size"] != tokenizer.vocab_size:
+    is_known = told and wanted
+    if not is_known and fields["vocab_size"] != tokenizer.vocab_size:
+        untold = "" if told else "was built without telling its tokenizer, and "
         raise ValueError(
-            f"{path} was built without telling its tokenizer, and has "
-            f"{fields['vocab_size']} words, the model {tokenizer.vocab_size}; build it "
+            f"{path} {untold}has {fields['vocab_size']} words, the model "
+            f"{tokenizer.vocab_size}; build it "
             f"with the model's --tokenizer, or with --tokenizer_identity={wanted}"
         )

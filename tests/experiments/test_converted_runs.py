@@ -10,6 +10,7 @@ import sentencepiece
 from relay_jax import config as configs
 from relay_jax.config import TrainConfig
 from relay_jax.models import architecture, convert
+from relay_jax.rest.builder import build_datastore
 from relay_jax.training import checkpoint
 from relay_jax.training.step import init_params
 from tests.experiments.test_scripts import refusal, script
@@ -98,3 +99,21 @@ def test_a_tokenizer_with_too_many_words_is_refused(run, tmp_path):
     flags = f"--run={small}", "--drafter=context", "--prompt=x"
     told = refusal("rest_generate", *flags)
     assert "words, the model 99; give the model's own with --tokenizer" in told
+
+
+def test_ids_need_no_tokenizer(tmp_path):
+    model = configs.build(TrainConfig, {"model": LLAMA}).model
+    convert.save_params(init_params(TrainConfig(model=model)), model, tmp_path / "m")
+    words = {"tokenizer": "", "vocab_size": 320, "eos_id": 2}
+    build_datastore([np.arange(3, 99)], tmp_path / "store", **words)
+    how = f"--run={tmp_path}/m", "--prompt_ids=5,6,7", "--max_new_tokens=9"
+    ids = *how, "--print_ids", "--ignore_eos"
+    plain = script("rest_generate", *ids, "--drafter=none")
+    assert plain.returncode == 0, plain.stderr
+    assert len(plain.stdout.split(",")) == 9
+    store = f"--datastore={tmp_path}/store", "--num_draft=8"
+    drafted = script("rest_generate", *ids, *store)
+    assert drafted.returncode == 0, drafted.stderr
+    assert drafted.stdout == plain.stdout
+    told = refusal("rest_generate", *how, "--drafter=none")
+    assert "or give and take ids (rest_generate: --prompt_ids --print_ids)" in told

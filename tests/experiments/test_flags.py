@@ -110,6 +110,11 @@ def test_a_model_of_text_is_not_given_the_task_vocabulary(folder):
     with flagsaver.flagsaver(run=str(folder)):
         with pytest.raises(ValueError, match=told):
             prompting.open_run()
+        _, tokenizer = prompting.open_run(needs_words=False)
+        assert (tokenizer.vocab_size, tokenizer.identity) == (320, "")
+        for use in (lambda: tokenizer.encode("a"), lambda: tokenizer.decode([1])):
+            with pytest.raises(ValueError, match=told):
+                use()
         with flagsaver.flagsaver(tokenizer="relay:12"):
             assert prompting.open_run()[1] == WORDS
 

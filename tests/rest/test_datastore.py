@@ -10,7 +10,7 @@ from relay_jax.rest import builder, datastore
 from relay_jax.rest.builder import build_datastore, order_places
 from relay_jax.rest.datastore import open_datastore
 from relay_jax.rest.index import load_index
-from relay_jax.tokens import TaskTokenizer
+from relay_jax.tokens import IdTokenizer, TaskTokenizer
 
 WORDS = {"tokenizer": "test", "vocab_size": 50, "eos_id": 1}
 
@@ -246,6 +246,9 @@ def test_foreign_stores_do_not_open(tmp_path):
     message = "built with the tokenizer 'relay-tasks-v1-9', but.* 'relay-tasks-v1-8'"
     with pytest.raises(ValueError, match=message):
         open_datastore(path, tokenizer=TaskTokenizer(8))
+    open_datastore(path, tokenizer=IdTokenizer("llama", WORDS["vocab_size"]))
+    with pytest.raises(ValueError, match="store has 50 words, the model 51; build it"):
+        open_datastore(path, tokenizer=IdTokenizer("llama", 51))
     metadata = json.loads((path / "metadata.json").read_text())
     (path / "metadata.json").write_text(json.dumps(metadata | {"format": 1}))
     message = "has format 1, this version reads 2; build the store anew, with --overw"
