@@ -115,7 +115,7 @@ def report(lines: list[dict], path: epath.Path) -> None:
             figures.accuracy_by_length(lines, metric, path / f"figures/{metric}.png")
     for task in dict.fromkeys(line["task"] for line in lines):
         print(make_table(lines, task, "answer_accuracy"), end="\n\n")
-    figures.longest_hit_matrices(lines, path / "figures")
+    figures.longest_hit_matrices(lines, path / "figures" / "hit_matrix")
 
 
 if __name__ == "__main__":

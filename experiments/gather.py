@@ -7,8 +7,8 @@
         --run=experiments/results/quickstart.jsonl,runs/seed3   # adds one, draws anew
 
 Writes the command, commit and machine of every call, what every stage took and its last
-training loss, all final records, and the speed of decoding; draws figures/NAME_METRIC.png
-beside the file; prints the means over the seeds and the lowest of them.
+training loss, all final records, hits by round and place, and the speed of decoding; draws
+figures/NAME_METRIC.png and figures/NAME_hit_matrix_... beside the file; prints the means over the seeds and the lowest of them.
 """
 
 import statistics
@@ -31,6 +31,12 @@ _RESULTS = flags.DEFINE_string("results", None, "The file of records to write.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the file of records.")
 flags.mark_flags_as_required(["run", "results"])
 LAST_LOSSES = 10
+# Of a quickstart: what a line is, and the file it stands in.
+FILES = {
+    "record": "records.jsonl",
+    "hit": "hit_records.jsonl",
+    "speed": "rest_records.jsonl",
+}
 STAGE_FIELDS = ("steps", "seconds", "num_params", "params_sha256")
 
 
@@ -53,6 +59,9 @@ def main() -> None:
     for metric in figures.TITLES:
         path = file.parent / "figures" / f"{file.stem}_{metric}.png"
         figures.accuracy_by_length(measured, metric, path, trained)
+    hits = [line for line in lines if line["kind"] == "hit"]
+    name = file.parent / "figures" / f"{file.stem}_hit_matrix"
+    figures.longest_hit_matrices(hits, name)
     for task in dict.fromkeys(line["task"] for line in measured):
         for metric in ("answer_accuracy", "chain_accuracy"):
             for name, over_seeds in (("mean", statistics.mean), ("lowest", min)):
@@ -94,7 +103,7 @@ def read_run(run: epath.Path) -> list[dict[str, Any]]:
         return lines + [
             {"kind": "record"} | x for x in records.read_json(alone)["final"]
         ]
-    for kind, name in (("record", "records.jsonl"), ("speed", "rest_records.jsonl")):
+    for kind, name in FILES.items():
         if (run / name).exists():
             lines += [{"kind": kind} | x for x in records.read_lines(run / name)]
     return lines

@@ -85,7 +85,9 @@ def report(config: configs.RelayConfig, path: epath.Path) -> dict[str, tuple[int
     for metric in figures.TITLES:
         file = path / "figures" / f"{metric}.png"
         figures.accuracy_by_length(lines, metric, file, trained)
-    figures.longest_hit_matrices(hits(config, path), path / "figures")
+    found = list(hits(config, path))
+    records.write_lines(path / "hit_records.jsonl", found)
+    figures.longest_hit_matrices(found, path / "figures" / "hit_matrix")
     print()
     for task in tasks:
         for metric in ("answer_accuracy", "chain_accuracy"):

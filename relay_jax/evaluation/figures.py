@@ -138,18 +138,15 @@ def hit_matrices(
     _save(figure, path)
 
 
-def longest_hit_matrices(
-    lines: Iterable[dict[str, Any]], folder: epath.PathLike
-) -> None:
-    """Draws `hit_matrix_TASK_LENGTH.png` of every task, at the longest length that has
+def longest_hit_matrices(lines: Iterable[dict[str, Any]], name: epath.PathLike) -> None:
+    """Draws NAME_TASK_LENGTH.png of every task, at the longest length that has
     `hit_accuracy` records; none where there are no such records."""
     longest: dict[str, int] = {}
     hits = [line for line in lines if line["metric"] == "hit_accuracy"]
     for line in hits:
         longest[line["task"]] = max(line["length"], longest.get(line["task"], 0))
     for task, length in longest.items():
-        file = epath.Path(folder) / f"hit_matrix_{task}_{length}.png"
-        hit_matrices(hits, task, length, file)
+        hit_matrices(hits, task, length, f"{name}_{task}_{length}.png")
 
 
 def _shares(lines, rounds: int, places: int) -> Float[Host, "t r"]:

@@ -411,6 +411,10 @@ def test_gather_joins_the_seeds_of_a_quickstart(tmp_path):
             for metric in ("answer_accuracy", "chain_accuracy", "token_accuracy")
         ]
         records.append_lines(run / "records.jsonl", lines)
+        hit = records.make_record(
+            **common, length=2, metric="hit_accuracy", value=0.5, round=0, place=0
+        )
+        records.append_lines(run / "hit_records.jsonl", [hit])
     alone = tmp_path / "alone"  # a training by itself
     alone.mkdir()
     records.append_lines(alone / "run.jsonl", [{"command": "c", "seed": 2}])
@@ -428,8 +432,9 @@ def test_gather_joins_the_seeds_of_a_quickstart(tmp_path):
     assert "mean of all seeds" in done.stdout and "ar  0.750" in done.stdout
     assert "lowest of all seeds" in done.stdout and "ar  0.500" in done.stdout
     lines = list(records.read_lines(tmp_path / "x.jsonl"))
-    whole = ["call", "stage", *["record"] * 3]
+    whole = ["call", "stage", *["record"] * 3, "hit"]
     assert [line["kind"] for line in lines] == [*whole, *whole, *whole[:3]]
+    assert (tmp_path / "figures" / "x_hit_matrix_lis_2.png").exists()
     assert lines[1]["loss"] == 0.5
     assert (tmp_path / "figures" / "x_answer_accuracy.png").exists()
     assert "pass --overwrite to replace it" in refusal("gather", *arguments)
