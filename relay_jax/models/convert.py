@@ -192,8 +192,7 @@ def _find_tensors(folder: epath.Path) -> dict[str, epath.Path]:
 
 def _named_files(index: epath.Path) -> list[str]:
     """The files that an index names."""
-    told = read_json(index)
-    named = told.get("weight_map") if isinstance(told, dict) else None
+    named = read_json(index).get("weight_map")
     named = list(named.values()) if isinstance(named, dict) else []
     if not named or not all(isinstance(file, str) for file in named):
         raise ValueError(
