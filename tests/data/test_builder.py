@@ -178,7 +178,8 @@ def test_missing_dataset_message(tmp_path):
     expected = (
         f"{tmp_path} holds no dataset arithmetic_1_8_modulus_7, it has "
         "arithmetic_1_6_modulus_5; make it with python -m experiments.make_data "
-        f"--task=arithmetic --options=modulus=7,lean=False --lengths=1,8 --data_dir={tmp_path}"
+        "--task=arithmetic --options=modulus=7,lean=False,order=leftmost "
+        f"--lengths=1,8 --data_dir={tmp_path}"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
         builder.open_tfds(Arithmetic(7), (1, 8), tmp_path, 0)
