@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags
 
 from experiments import command, drafting, prompting
-from relay_jax.config import ModelConfig, SamplingConfig
+from relay_jax.config import MOST_SEED, ModelConfig, SamplingConfig
 from relay_jax.conversation import TEMPLATES
 from relay_jax.rest import decode
 from relay_jax.tokens import UNFINISHED, Tokenizer, decode_spans
@@ -29,7 +29,7 @@ _TEMPLATE = flags.DEFINE_enum("template", "plain", list(TEMPLATES), "How it is a
 _MOST = flags.DEFINE_integer("max_new_tokens", 1024, "Of an answer, at most.", 1, 2**30)
 _TEMPERATURE = flags.DEFINE_float("temperature", 0.0, "0 is greedy.")
 _TOP_P = flags.DEFINE_float("top_p", 1.0, "Least mass of the words drawn from.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of the noise when sampling.", 0, 2**32 - 1)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the noise when sampling.", 0, MOST_SEED)
 STREAM_STEPS = 4  # steps between two looks at the text
 
 

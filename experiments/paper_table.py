@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from experiments import command, drafting, prompting
 from relay_jax import records
-from relay_jax.config import SamplingConfig
+from relay_jax.config import MOST_SEED, SamplingConfig
 from relay_jax.conversation import TEMPLATES
 from relay_jax.evaluation import trial
 from relay_jax.rest import decode
@@ -22,7 +22,7 @@ _DATA = flags.DEFINE_string("data", None, "The questions' file.", required=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where records go.", required=True)
 _COUNT = flags.DEFINE_integer("count", 0, "The first questions alone; 0: all.", 0)
 _NUCLEUS = flags.DEFINE_bool("nucleus", False, "Sample, as the paper does; or greedy.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of the noise when sampling.", 0, 2**32 - 1)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the noise when sampling.", 0, MOST_SEED)
 _MOST = flags.DEFINE_integer("max_new_tokens", 0, "Of an answer; 0: as the paper.", 0)
 _TEMPLATE = flags.DEFINE_enum(
     "template", "", ["", *TEMPLATES], "How a model is asked; default: as in the paper."

@@ -19,7 +19,7 @@ from etils import epath
 
 from experiments import command, drafting, prompting
 from relay_jax import records
-from relay_jax.config import TrainConfig
+from relay_jax.config import MOST_SEED, TrainConfig
 from relay_jax.data import pipeline
 from relay_jax.data.align import sizes
 from relay_jax.evaluation import accuracy, figures, speed
@@ -35,7 +35,7 @@ _MOST = flags.DEFINE_integer(
 )
 _DRAFTERS = flags.DEFINE_list("drafters", ["context"], "Drafters to compare.")
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Measured rounds.", 1)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the problems.", 0, 2**32 - 1)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the problems.", 0, MOST_SEED)
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from absl import flags
 
 from experiments import command, drafting, prompting
-from relay_jax.config import SamplingConfig
+from relay_jax.config import MOST_SEED, SamplingConfig
 from relay_jax.rest import decode
 from relay_jax.tokens import UNFINISHED, decode_spans
 
@@ -32,7 +32,7 @@ _MOST = flags.DEFINE_integer(
 _TEMPERATURE = flags.DEFINE_float("temperature", 0.0, "0 is greedy.")
 _TOP_P = flags.DEFINE_float("top_p", 1.0, "Least mass of the words drawn from.")
 _TOP_K = flags.DEFINE_integer("top_k", 0, "Words drawn from; 0: all.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of the noise when sampling.", 0, 2**32 - 1)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the noise when sampling.", 0, MOST_SEED)
 STREAM_STEPS = 8  # steps between two looks at the text
 WATCH_STEPS = 128  # steps between two looks at whether drafts pay
 
