@@ -180,16 +180,21 @@ def describe() -> dict[str, str]:
     try:
         commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
-        commit = "unknown"  # not a checkout
+        # A copy of a checkout, on a machine that is lent, say, can be told.
+        commit = os.environ.get("RELAY_JAX_COMMIT", "unknown")
     cpu = [
         line.split(":")[1].strip()
         for line in _lines("/proc/cpuinfo")
         if line.startswith("model name")
     ]
+    hardware = f"{os.cpu_count()} x {cpu[0] if cpu else platform.machine()}"
+    if jax.default_backend() != "cpu":
+        kind = jax.devices()[0].device_kind
+        hardware = f"{jax.device_count()} x {kind}, {hardware}"
     return {
         "command": " ".join(["python", "-m", _module(), *sys.argv[1:]]),
         "commit": commit.strip(),
-        "hardware": f"{os.cpu_count()} x {cpu[0] if cpu else platform.machine()}",
+        "hardware": hardware,
         "python": platform.python_version(),
         "jax": importlib.metadata.version("jax"),
         "date": datetime.datetime.now(datetime.UTC).isoformat("T", "seconds"),

@@ -142,6 +142,7 @@ class DataConfig:
     batch_size: int = 512
     buckets: Mapping[str, BucketConfig] = dataclasses.field(default_factory=dict)
     num_devices: int = 1  # that share a batch; 0: all there are
+    num_workers: int = 0  # processes that make batches; 0: a thread of the run's own
 
 
 @dataclasses.dataclass(frozen=True)

@@ -221,14 +221,29 @@ def step_at(step: int, buckets: list[AnyBucket], config: TrainConfig) -> Step:
     return Step(step, bucket.task, bucket.num_loops, batch)
 
 
+class _Maker:
+    """`step_at` of a run, whose buckets each process opens by itself."""
+
+    def __init__(self, config: TrainConfig, workdir: str):
+        self.config, self.workdir, self.buckets = config, workdir, []
+
+    def __call__(self, step) -> Step:
+        self.buckets = self.buckets or open_buckets(self.config, self.workdir)
+        return step_at(int(step), self.buckets, self.config)
+
+
 def steps(
     config: TrainConfig, workdir: epath.PathLike, start: int, stop: int
 ) -> Iterator[Step]:
-    """Steps `start` to `stop`, made ahead of their use in a thread of grain's."""
+    """Steps `start` to `stop`, made ahead of their use by grain: in a thread, or, with
+    `data.num_workers`, in as many processes."""
     import grain
 
-    buckets = open_buckets(config, workdir)
-    numbers = grain.MapDataset.range(start, stop)
-    made = numbers.map(lambda step: step_at(int(step), buckets, config))
+    made = grain.MapDataset.range(start, stop).map(_Maker(config, str(workdir)))
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=PREFETCH)
-    return iter(made.to_iter_dataset(read_options=options))
+    ahead = made.to_iter_dataset(read_options=options)
+    if config.data.num_workers:
+        ahead = ahead.mp_prefetch(
+            grain.MultiprocessingOptions(config.data.num_workers, PREFETCH)
+        )
+    return iter(ahead)

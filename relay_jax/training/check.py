@@ -69,6 +69,7 @@ RANGES = {
     "loss.forcing_start": SHARE,
     "loss.forcing_end": SHARE,
     "data.batch_size": COUNT,
+    "data.num_workers": SIZE,
     "evaluation.every_steps": COUNT,
     "evaluation.during": COUNT,
     "evaluation.final": COUNT,

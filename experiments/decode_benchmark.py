@@ -1,0 +1,187 @@
+"""What a decode step costs, beside what the device's memory permits.
+
+    python -m experiments.decode_benchmark --shape=llama2_7b --records=FILE.jsonl
+
+Random parameters of a known shape, drawn on the device: time does not depend on what they
+say. Measured are plain steps, steps that verify a tree drafted from the text's own past
+(`context`), and from a datastore of random tokens too (`rest`), in one run; with
+`--peer`, transformers' own greedy `generate` of the same shape after them.
+"""
+
+import dataclasses
+import gc
+import sys
+import tempfile
+import time
+
+import jax
+import numpy as np
+from absl import flags
+
+from experiments import command
+from relay_jax import records
+from relay_jax.config import DraftConfig, ModelConfig, PositionConfig
+from relay_jax.evaluation import roofline
+from relay_jax.models.architecture import write_model
+from relay_jax.rest import decode
+from relay_jax.rest.builder import build_datastore
+from relay_jax.rest.datastore import open_datastore
+from relay_jax.rest.index import load_index
+
+_RMS = {"kind": "decoder", "norm": "rms", "norm_epsilon": 1e-5, "activation": "swiglu"}
+SHAPES = {
+    "tiny": ModelConfig(
+        num_layers=2, dim=64, num_heads=4, mlp_dim=128, vocab_size=512, **_RMS
+    ),
+    "llama2_7b": ModelConfig(
+        num_layers=32, dim=4096, num_heads=32, mlp_dim=11008, vocab_size=32_000, **_RMS
+    ),
+    "llama3_8b": ModelConfig(
+        num_layers=32,
+        dim=4096,
+        num_heads=32,
+        num_kv_heads=8,
+        mlp_dim=14336,
+        vocab_size=128_256,
+        position=PositionConfig(rope_base=500_000.0),
+        **_RMS,
+    ),
+}
+_SHAPE = flags.DEFINE_enum("shape", "llama2_7b", list(SHAPES), "The model's shape.")
+_DTYPE = flags.DEFINE_enum(
+    "dtype", "bfloat16", ["bfloat16", "float32", "float16"], "Parameters and compute."
+)
+_HELD = flags.DEFINE_integer("held", 512, "Tokens of the text so far.", 1)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 1, "Texts at once.", 1)
+_STEPS = flags.DEFINE_integer("steps", 32, "Steps of one measurement.", 1)
+_NUM_DRAFT = flags.DEFINE_integer("num_draft", 64, "Nodes of the draft tree.", 1)
+_STORE_TOKENS = flags.DEFINE_integer(
+    "store_tokens", 10_000_000, "Random tokens of the datastore; 0: none.", 0
+)
+_PEER = flags.DEFINE_bool("peer", False, "Time transformers too (needs torch).")
+_TRACE = flags.DEFINE_string("trace", "", "A directory for a profile of some steps.")
+_RECORDS = flags.DEFINE_string("records", "", "A file that lines are appended to.")
+
+
+def main() -> None:
+    model = dataclasses.replace(
+        SHAPES[_SHAPE.value], dropout=0.0, dtype=_DTYPE.value, param_dtype=_DTYPE.value
+    )
+    bandwidth = roofline.read_bandwidth(2**32 if _SHAPE.value != "tiny" else 2**26)
+    params = jax.block_until_ready(roofline.random_params(model))
+    held, batch_size = _HELD.value, _BATCH_SIZE.value
+    size = roofline.read_bytes(params, model, held, batch_size)
+    least = size / bandwidth
+    about = command.describe() | {
+        "device": jax.devices()[0].device_kind,
+        "shape": _SHAPE.value,
+        "dtype": _DTYPE.value,
+        "held": held,
+        "batch_size": batch_size,
+        "read_gigabytes": round(size / 1e9, 3),
+        "bandwidth_gigabytes_a_second": round(bandwidth / 1e9, 1),
+        "limit_ms": round(least * 1e3, 4),
+    }
+    print(
+        f"{about['device']}: reads {about['bandwidth_gigabytes_a_second']} GB/s; a plain "
+        f"step must read {about['read_gigabytes']} GB: {about['limit_ms']} ms"
+    )
+    kinds = {"plain": (decode.PLAIN, None)}
+    small = dict(num_draft=_NUM_DRAFT.value)
+    kinds["context"] = DraftConfig(drafter="context", **small), None
+    if _STORE_TOKENS.value:
+        index = random_index(model.num_words, _STORE_TOKENS.value)
+        kinds["rest"] = DraftConfig(drafter="rest", **small), index
+    plain = None
+    for name, (draft, index) in kinds.items():
+        work = {"held": held, "batch_size": batch_size, "num_steps": _STEPS.value}
+        if name == "plain" and _TRACE.value:
+            roofline.time_steps(params, model, draft, index, **work)
+            with jax.profiler.trace(_TRACE.value):
+                roofline.time_steps(params, model, draft, index, **work)
+        found = roofline.time_steps(params, model, draft, index, **work)
+        plain = plain or found.seconds
+        line = about | {
+            "step": name,
+            "num_draft": draft.num_draft,
+            "store_tokens": _STORE_TOKENS.value if index is not None else 0,
+            "ms_a_step": round(found.seconds * 1e3, 4),
+            "ms_least": round(found.least * 1e3, 4),
+            "ms_most": round(found.most * 1e3, 4),
+            "share_of_limit": round(least / found.seconds, 4),
+            "plain_steps": round(found.seconds / plain, 4),
+        }
+        _tell(line)
+    if _PEER.value:
+        del params, kinds
+        gc.collect()
+        seconds = time_transformers(model, held, batch_size, 2 * _STEPS.value)
+        line = about | {"step": "transformers", "num_draft": 0, "store_tokens": 0}
+        _tell(
+            line
+            | {
+                "ms_a_step": round(seconds * 1e3, 4),
+                "share_of_limit": round(least / seconds, 4),
+                "plain_steps": round(seconds / plain, 4),
+            }
+        )
+
+
+def _tell(line: dict) -> None:
+    print(
+        f"{line['step']:>12} {line['num_draft']:>3} nodes: {line['ms_a_step']:.3f} ms, "
+        f"{line['share_of_limit']:.0%} of the limit, {line['plain_steps']:.2f} plain "
+        "steps",
+        flush=True,
+    )
+    if _RECORDS.value:
+        records.append_lines(_RECORDS.value, [line])
+
+
+def random_index(num_words: int, num_tokens: int):
+    """A datastore of random tokens on the device."""
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(1, num_words, num_tokens)
+    print(f"building a datastore of {num_tokens:,} random tokens", file=sys.stderr)
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/store"
+        build_datastore([tokens], path, tokenizer="", vocab_size=num_words, eos_id=0)
+        return load_index(open_datastore(path))
+
+
+def time_transformers(
+    model: ModelConfig, held: int, batch_size: int, num_tokens: int
+) -> float:
+    """Seconds a token of transformers' greedy `generate`, after the prompt is read."""
+    import torch
+    import transformers
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    values = write_model(model)
+    config = transformers.AutoConfig.for_model(**values)
+    config.eos_token_id = config.pad_token_id = None
+    torch.set_default_dtype(getattr(torch, model.dtype))
+    with torch.device(device), torch.no_grad():
+        peer = transformers.AutoModelForCausalLM.from_config(config).eval()
+        prompt = torch.randint(1, model.num_words, (batch_size, held))
+
+        def generate(count: int) -> float:
+            before = time.perf_counter()
+            peer.generate(
+                prompt,
+                attention_mask=torch.ones_like(prompt),
+                do_sample=False,
+                min_new_tokens=count,
+                max_new_tokens=count,
+            )
+            if device == "cuda":
+                torch.cuda.synchronize()
+            return time.perf_counter() - before
+
+        generate(2)
+        few, many = num_tokens // 4, num_tokens
+        return (generate(many) - generate(few)) / (many - few)
+
+
+if __name__ == "__main__":
+    command.run(main)

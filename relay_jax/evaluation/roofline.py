@@ -1,0 +1,118 @@
+"""How near decoding comes to what the device's memory permits.
+
+A step at a small batch size does little arithmetic: it reads every parameter once, and
+the cache. So the time of a plain step is at least
+
+    (bytes of parameters + bytes of keys and values held) / bandwidth
+
+and a step that verifies a tree reads no more. The bandwidth is that of one large read,
+measured in the same run.
+"""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from relay_jax.arrays import Array, PyTree
+from relay_jax.config import DraftConfig, ModelConfig
+from relay_jax.models.mesh import named_leaves
+from relay_jax.rest import decode
+
+ROUNDS = 5  # measurements of each kind, of which the median counts
+
+
+class StepTime(NamedTuple):
+    """One kind of step, in seconds."""
+
+    seconds: float  # the median of `ROUNDS`
+    least: float
+    most: float
+
+
+def read_bandwidth(num_bytes: int = 2**32) -> float:
+    """Bytes a second at which the device reads one large array: the best of a few."""
+    count = max(num_bytes // 4, 1)
+    array = jnp.ones((count,), jnp.float32)
+    total = jax.jit(lambda x: jnp.max(x))
+    jax.block_until_ready(total(array))
+    seconds = [_time(lambda: total(array)) for _ in range(2 * ROUNDS)]
+    return 4 * count / min(seconds)
+
+
+def read_bytes(params: PyTree, model: ModelConfig, held: int, batch_size: int) -> int:
+    """Bytes that a plain step has to read: all parameters, of the table of words only
+    the batch's rows (unless the head is tied to it), and the cache of `held` tokens a
+    row."""
+    leaves = named_leaves(params)
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves.values())
+    if not model.tied_words:
+        table = leaves["words/words"]
+        size -= (table.shape[0] - batch_size) * table.shape[1] * table.dtype.itemsize
+    width = jnp.dtype(model.dtype).itemsize * model.num_groups * model.head_size
+    return int(size + 2 * model.num_layers * batch_size * held * width)
+
+
+def time_steps(
+    params: PyTree,
+    model: ModelConfig,
+    draft: DraftConfig,
+    index: Any,
+    *,
+    held: int,
+    batch_size: int,
+    num_steps: int,
+    seed: int = 0,
+) -> StepTime:
+    """Seconds a step of the real decode loop, after `held` random tokens a row."""
+    rng = np.random.default_rng(seed)
+    prompts = rng.integers(model.num_words, size=(batch_size, held)).astype(np.int32)
+    deepest = draft.depth if draft.num_draft else 0
+    state = decode.start(
+        params,
+        prompts,
+        np.full(batch_size, held, np.int32),
+        decode.request_keys(seed, batch_size),
+        model=model,
+        max_new_tokens=(ROUNDS + 1) * num_steps * (deepest + 1),
+    )
+
+    def step(state):
+        return decode.advance(
+            params, state, index, model=model, draft=draft, num_steps=num_steps
+        )
+
+    state, seconds = jax.block_until_ready(step(state)), []
+    for _ in range(ROUNDS):
+        before = time.perf_counter()
+        state = jax.block_until_ready(step(state))
+        seconds.append((time.perf_counter() - before) / num_steps)
+    return StepTime(float(np.median(seconds)), min(seconds), max(seconds))
+
+
+def random_params(model: ModelConfig, seed: int = 0) -> PyTree:
+    """Parameters of a decoder's shapes, drawn on the device: for measuring time."""
+    from relay_jax.models.decoder import Decoder
+
+    shapes = jax.eval_shape(
+        Decoder(model).init, jax.random.key(0), jnp.ones((1, 1), jnp.int32)
+    )["params"]
+    leaves, structure = jax.tree.flatten(shapes)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+
+    @functools.partial(jax.jit, static_argnames=("shape", "dtype"))
+    def draw(key: Array, shape, dtype):
+        return (0.02 * jax.random.normal(key, shape, dtype)).astype(dtype)
+
+    drawn = [draw(key, x.shape, x.dtype) for key, x in zip(keys, leaves)]
+    return jax.tree.unflatten(structure, drawn)
+
+
+def _time(call: Callable[[], Any]) -> float:
+    before = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - before
