@@ -87,7 +87,7 @@ def main() -> None:
         f"step must read {about['read_gigabytes']} GB: {about['limit_ms']} ms"
     )
     kinds = {"plain": (decode.PLAIN, None)}
-    small = dict(num_draft=_NUM_DRAFT.value)
+    small = {"num_draft": _NUM_DRAFT.value}
     kinds["context"] = DraftConfig(drafter="context", **small), None
     if _STORE_TOKENS.value:
         index = random_index(model.num_words, _STORE_TOKENS.value)
@@ -98,7 +98,7 @@ def main() -> None:
         if name == "plain" and _TRACE.value:
             roofline.time_steps(params, model, draft, index, **work)
             with jax.profiler.trace(_TRACE.value):
-                roofline.time_steps(params, model, draft, index, **work)
+                roofline.time_steps(params, model, draft, index, rounds=1, **work)
         found = roofline.time_steps(params, model, draft, index, **work)
         plain = plain or found.seconds
         line = about | {

@@ -29,7 +29,7 @@ ROUNDS = 5  # measurements of each kind, of which the median counts
 class StepTime(NamedTuple):
     """One kind of step, in seconds."""
 
-    seconds: float  # the median of `ROUNDS`
+    seconds: float  # the median
     least: float
     most: float
 
@@ -66,9 +66,15 @@ def time_steps(
     held: int,
     batch_size: int,
     num_steps: int,
+    rounds: int = ROUNDS,
     seed: int = 0,
 ) -> StepTime:
-    """Seconds a step of the real decode loop, after `held` random tokens a row."""
+    """Seconds a step of the real decode loop, after `held` random tokens a row.
+
+    Args:
+      num_steps: of one measurement.
+      rounds: measurements, at most `ROUNDS`.
+    """
     rng = np.random.default_rng(seed)
     prompts = rng.integers(model.num_words, size=(batch_size, held)).astype(np.int32)
     deepest = draft.depth if draft.num_draft else 0
@@ -87,7 +93,7 @@ def time_steps(
         )
 
     state, seconds = jax.block_until_ready(step(state)), []
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         before = time.perf_counter()
         state = jax.block_until_ready(step(state))
         seconds.append((time.perf_counter() - before) / num_steps)
