@@ -23,6 +23,7 @@ from relay_jax import records
 from relay_jax.config import DraftConfig, ModelConfig, PositionConfig
 from relay_jax.evaluation import roofline
 from relay_jax.models.architecture import write_model
+from relay_jax.models.decoder import unstack_layers
 from relay_jax.rest import decode
 from relay_jax.rest.builder import build_datastore
 from relay_jax.rest.datastore import open_datastore
@@ -32,6 +33,9 @@ _RMS = {"kind": "decoder", "norm": "rms", "norm_epsilon": 1e-5, "activation": "s
 SHAPES = {
     "tiny": ModelConfig(
         num_layers=2, dim=64, num_heads=4, mlp_dim=128, vocab_size=512, **_RMS
+    ),
+    "cpu_100m": ModelConfig(
+        num_layers=8, dim=1024, num_heads=16, mlp_dim=2816, vocab_size=8192, **_RMS
     ),
     "llama2_7b": ModelConfig(
         num_layers=32, dim=4096, num_heads=32, mlp_dim=11008, vocab_size=32_000, **_RMS
@@ -53,6 +57,7 @@ _DTYPE = flags.DEFINE_enum(
 )
 _HELD = flags.DEFINE_integer("held", 512, "Tokens of the text so far.", 1)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 1, "Texts at once.", 1)
+_UNSTACK = flags.DEFINE_bool("unstack", True, "Each layer by itself, as scripts do.")
 _STEPS = flags.DEFINE_integer("steps", 32, "Steps of one measurement.", 1)
 _NUM_DRAFT = flags.DEFINE_integer("num_draft", 64, "Nodes of the draft tree.", 1)
 _STORE_TOKENS = flags.DEFINE_integer(
@@ -67,8 +72,9 @@ def main() -> None:
     model = dataclasses.replace(
         SHAPES[_SHAPE.value], dropout=0.0, dtype=_DTYPE.value, param_dtype=_DTYPE.value
     )
-    bandwidth = roofline.read_bandwidth(2**32 if _SHAPE.value != "tiny" else 2**26)
-    params = jax.block_until_ready(roofline.random_params(model))
+    bandwidth = roofline.bandwidth(2**32 if "llama" in _SHAPE.value else 2**28)
+    params = roofline.random_params(model)
+    params = jax.block_until_ready(unstack_layers(params) if _UNSTACK.value else params)
     held, batch_size = _HELD.value, _BATCH_SIZE.value
     size = roofline.read_bytes(params, model, held, batch_size)
     least = size / bandwidth
@@ -76,6 +82,7 @@ def main() -> None:
         "device": jax.devices()[0].device_kind,
         "shape": _SHAPE.value,
         "dtype": _DTYPE.value,
+        "unstacked": _UNSTACK.value,
         "held": held,
         "batch_size": batch_size,
         "read_gigabytes": round(size / 1e9, 3),

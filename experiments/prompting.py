@@ -12,6 +12,7 @@ from relay_jax.arrays import PyTree
 from relay_jax.config import ModelConfig, TrainConfig
 from relay_jax.data import corpus
 from relay_jax.models import architecture, convert
+from relay_jax.models.decoder import unstack_layers
 from relay_jax.models.mesh import make_mesh
 from relay_jax.rest.index import AnyIndex, MeshIndex, place_beside
 from relay_jax.tokens import (
@@ -119,7 +120,8 @@ def end_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
 
 
 def load_params(config: TrainConfig, index: AnyIndex | None) -> PyTree:
-    """The parameters of --run, spread over --mesh, or on all devices of the index.
+    """The parameters of --run, layer by layer, spread over --mesh, or on all devices of
+    the index.
 
     Raises:
       ValueError: they are missing, damaged, or of another shape.
@@ -134,7 +136,7 @@ def load_params(config: TrainConfig, index: AnyIndex | None) -> PyTree:
         params = convert.load_params(_RUN.value, config.model, mesh)
     else:
         params = checkpoint.load_params(_RUN.value, mesh)[1]
-    return place_beside(params, index)
+    return place_beside(unstack_layers(params), index)
 
 
 def check_length(model: ModelConfig, prompt: int, new: int) -> None:

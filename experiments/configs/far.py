@@ -61,11 +61,11 @@ POSITION = {
 MODEL = {
     "num_layers": 3,
     "dim": 256,
-    "num_heads": 8,
+    "num_heads": 4,
     "mlp_dim": 1024,
+    "activation": "relu",
     "dropout": 0.0,
     "dtype": "bfloat16",
-    "remat": True,
     "position": POSITION,
 }
 MUON = {
@@ -76,19 +76,20 @@ MUON = {
     "weight_decay": 0.1,
     "b2": 0.98,
 }
+# A rate that stays, and the average of the parameters: a run that is stopped early has
+# come to something all the same.
+STEADY = {"warmup_share": 0.03, "constant_share": 0.97, "average_share": 0.1}
 LOOPED = {
     "arithmetic": {
-        "optimizer": {
-            "kind": "adamw",
-            "learning_rate": 1e-3,
-            "constant_share": 0.95,
-            "average_share": 0.1,
-        },
+        "model": {"num_heads": 8},
+        "optimizer": STEADY
+        | {"kind": "adamw", "learning_rate": 1e-3, "weight_decay": 0.3},
         "data": {"batch_size": 512},
         "num_steps": 6000,
     },
     "edit_distance": {
         "model": {"differences": True},
+        "optimizer": STEADY,
         "loss": {"answer_weight": 0.3},
         "data": {"batch_size": 128},
         "num_steps": 4000,
@@ -98,6 +99,7 @@ LOOPED = {
             "num_layers": 4,
             "position": {"directional_heads": False, "distance_slopes": False},
         },
+        "optimizer": STEADY,
         "loss": {"answer_weight": 0.1, "max_shift": {"lis": 300}},
         "data": {"batch_size": 256},
         "num_steps": 4000,

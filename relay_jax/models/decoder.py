@@ -2,12 +2,14 @@
 
 It is told positions, mask and cache, and returns logits with the new keys and values:
 it knows nothing of generation loops or draft trees. Layers are stacked by `nn.scan`, so
-that compile time does not grow with depth.
+that compile time does not grow with depth; for decoding, `unstack_layers` takes them
+apart, since every step would copy each layer out of the stack.
 """
 
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from relay_jax.arrays import AnyArray, Array, Bool, Float, Int, Key, PyTree
@@ -15,9 +17,12 @@ from relay_jax.config import ModelConfig
 from relay_jax.models.cache import Cache
 from relay_jax.models.layers import KEPT, Codebook, KeyValues, Layer, Memory, make_norm
 
+STACK = "layers"
+
 
 class Decoder(nn.Module):
     config: ModelConfig
+    is_stacked: bool = True
 
     @nn.compact
     def __call__(
@@ -62,14 +67,22 @@ class Decoder(nn.Module):
 
         if config.remat:
             run = nn.remat(run, prevent_cse=False, policy=KEPT)
-        stack = nn.scan(
-            run,
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
-            length=config.num_layers,
-        )
         held_values = cache.key_values if cache else None
-        x, new = stack(Layer(config, name="layers"), x, held_values)
+        if self.is_stacked:
+            stack = nn.scan(
+                run,
+                variable_axes={"params": 0},
+                split_rngs={"params": True, "dropout": True},
+                length=config.num_layers,
+            )
+            x, new = stack(Layer(config, name=STACK), x, held_values)
+        else:
+            parts = []
+            for i in range(config.num_layers):
+                held = jax.tree.map(lambda part, i=i: part[i], held_values)
+                x, part = run(Layer(config, name=f"{STACK}_{i}"), x, held)
+                parts.append(part)
+            new = jax.tree.map(lambda *values: jnp.stack(values), *parts)
         x = make_norm(config, "norm")(x)
         head = words if config.tied_words else Codebook(config, True, name="head")()
         x, head = x.astype(config.dtype), head.astype(config.dtype)
@@ -86,11 +99,31 @@ def run_decoder(
     key: Key[Array, ""] | None = None,
     **rest: Any,
 ) -> tuple[Float[Array, "b q v"], KeyValues]:
-    """Applies the decoder; with a key it trains (dropout on). `rest`: see `Decoder`."""
-    return Decoder(model).apply(  # type: ignore[return-value]
+    """Applies the decoder; with a key it trains (dropout on). `rest`: see `Decoder`.
+
+    Its layers may be stacked or not.
+    """
+    return Decoder(model, STACK in params).apply(  # type: ignore[return-value]
         {"params": params},
         tokens,
         train=key is not None,
         rngs=None if key is None else {"dropout": key},
         **rest,
     )
+
+
+def unstack_layers(params: PyTree) -> PyTree:
+    """The parameters with every layer by itself: what decoding is fast with.
+
+    Donates `params`: each stacked leaf is deleted once its layers are copied, so that no
+    more than one of them is held twice.
+    """
+    apart = {name: part for name, part in params.items() if name != STACK}
+    leaves, structure = jax.tree.flatten(params[STACK])
+    layers = []
+    for leaf in leaves:
+        layers.append(jax.jit(list)(leaf))
+        leaf.delete()
+    for i, values in enumerate(zip(*layers)):
+        apart[f"{STACK}_{i}"] = jax.tree.unflatten(structure, values)
+    return apart

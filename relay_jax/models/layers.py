@@ -4,6 +4,7 @@ Attention is given positions, a mask and, in a decoder, a read-only cache. It kn
 nothing of causality, loops or trees: the callers say who sees whom.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -141,45 +142,57 @@ class Attention(nn.Module):
         if memory is not None:  # two products under one softmax: no copy of the cache
             past = jax.tree.map(lambda part: part.astype(dtype), memory.key_values)
             parts.insert(0, (past, memory.positions, memory.mask))
-        key_positions = jnp.concatenate([part[1] for part in parts], axis=1)
-        visible = jnp.concatenate([part[2] for part in parts], axis=2)[:, None]
-        if place.window:
-            distance = positions[:, :, None] - key_positions[:, None]
-            visible &= (distance < place.window)[:, None]
-        seen = jnp.maximum(visible.sum(-1, keepdims=True), 2)
-        if place.directional_heads:
-            visible &= directions(config.num_heads, positions, key_positions)
+        visible = [
+            self._visible(positions, key_positions, seen)
+            for _, key_positions, seen in parts
+        ]
+        count = sum(part.sum(-1, keepdims=True) for part in visible)
+        scale = size**-0.5
+        if place.log_length_scaling:
+            seen = jnp.maximum(count, 2)
+            scale = scale * jnp.log(seen) / jnp.log(place.reference_length)
+        bias = None
+        if place.scheme == "relative_bias":
+            bias = RelativeBias(config.num_heads, place, name="relative_bias")
 
         # The queries of the heads that share keys stand in one axis m, and the sum of
         # the softmax divides only what has been mixed: on a CPU each of the two halves
-        # the time of the backward pass.
+        # the time of the backward pass. The parts' scores stay apart: joined, XLA would
+        # compute them one by one on a GPU.
         batch, num = query.shape[:2]
         query = query.reshape(batch, num, groups, -1, size).transpose(0, 2, 3, 1, 4)
         query = query.reshape(batch, groups, -1, size)
-        products = [jnp.einsum("bgme,bkge->bgmk", query, p[0].keys) for p in parts]
-        scores = jnp.concatenate(products, axis=-1).astype(jnp.float32) * size**-0.5
-        grouped = scores.shape
-        scores = scores.reshape(batch, config.num_heads, num, -1)
-        if place.log_length_scaling:
-            scores *= jnp.log(seen) / jnp.log(place.reference_length)
-        if place.scheme == "relative_bias":
-            bias = RelativeBias(config.num_heads, place, name="relative_bias")
-            scores += bias(positions, key_positions)
-        scores = jnp.where(visible, scores, NEVER)
-        highest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
-        weights = jnp.exp(scores - highest).reshape(grouped).astype(dtype)
-        total = jnp.sum(weights, axis=-1, keepdims=True, dtype=jnp.float32)
+        scores = []
+        for (part, key_positions, _), can_see in zip(parts, visible):
+            product = jnp.einsum("bgme,bkge->bgmk", query, part.keys)
+            score = product.astype(jnp.float32)
+            score = score.reshape(batch, config.num_heads, num, -1) * scale
+            if bias is not None:
+                score += bias(positions, key_positions)
+            if place.directional_heads:
+                can_see &= directions(config.num_heads, positions, key_positions)
+            scores.append(jnp.where(can_see, score, NEVER).reshape(product.shape))
+        tops = [jnp.max(score, axis=-1, keepdims=True) for score in scores]
+        highest = jax.lax.stop_gradient(functools.reduce(jnp.maximum, tops))
 
-        mixed, start = jnp.zeros((), jnp.float32), 0
-        for part, places, _ in parts:
-            stop = start + places.shape[1]
-            share = weights[..., start:stop]
-            mixed += jnp.einsum("bgmk,bkge->bgme", share, part.values)
-            start = stop
+        mixed, total = 0.0, 0.0
+        for (part, _, _), score in zip(parts, scores):
+            weights = jnp.exp(score - highest).astype(dtype)
+            total += jnp.sum(weights, axis=-1, keepdims=True, dtype=jnp.float32)
+            share = jnp.einsum("bgmk,bkge->bgme", weights, part.values)
+            mixed += share.astype(jnp.float32)
         mixed = (mixed / total).astype(dtype)
         mixed = mixed.reshape(batch, config.num_heads, num, size)
         mixed = mixed.transpose(0, 2, 1, 3).reshape(batch, num, -1)
         return nn.Dense(config.dim, use_bias=False, name="out", **types)(mixed), new
+
+    def _visible(self, queries, keys, seen) -> Bool[Array, "b 1 q k"]:
+        """Which keys each query may see, by mask and window."""
+        visible = seen[:, None]
+        if self.config.position.window:
+            distance = queries[:, :, None] - keys[:, None]
+            visible &= (distance < self.config.position.window)[:, None]
+        return visible
 
 
 ACTIVATIONS = {"gelu": jax.nn.gelu, "relu": jax.nn.relu}

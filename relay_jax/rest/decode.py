@@ -166,7 +166,10 @@ def start(
         )
         return write_cache(cache, new, place < length[:, None] - 1)
 
-    cache = jax.lax.fori_loop(0, num_chunks, read, make_cache(model, batch_size, room))
+    # The barrier: of a cache that it knows to be empty, XLA would compute the attention
+    # while it compiles.
+    empty = jax.lax.optimization_barrier(make_cache(model, batch_size, room))
+    cache = jax.lax.fori_loop(0, num_chunks, read, empty)
     return _first_state(
         jnp.pad(prompts, ((0, 0), (0, max_new_tokens))),
         length,
