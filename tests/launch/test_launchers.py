@@ -34,7 +34,7 @@ case "$*" in
   *'import ensurepip'*) [[ ! -e "$WORLD/old_python" ]] ;;
   '-m venv '*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
   *' pip install '* | '-m uv '*) printf '%s\\n' "$*" >>"$WORLD/python_calls" ;;
-  *) exec REAL "$@" ;;
+  *) exec REAL -S "$@" ;;
 esac
 """.replace("REAL", sys._base_executable)
 WORDS = [
@@ -78,7 +78,7 @@ GKE_TPU = [
     *("--topology=4x4", "--per_node=4"),
 ]
 GKE_GPU = ["--name=n", "--image=i:1", "--accelerator=nvidia-h100-80gb", "--per_node=8"]
-SLURM = ["--gpus=2", "--nodes=2"]
+SLURM = ["--gpus=2"]
 LAUNCHERS = {"tpu_pod": TPU, "gke": GKE_TPU, "slurm": SLURM}
 
 
@@ -550,7 +550,9 @@ def test_a_jobset_of_that_name_is_not_touched(world):
 
 def test_a_slurm_job_runs_a_process_on_each_gpu(world):
     options = "--cpus=3", "--partition=p", "--account=a", "--time=1:00", "--name=j"
-    status, _, errors = world.launch("slurm", *SLURM, *options, "--go", *command())
+    status, _, errors = world.launch(
+        "slurm", *SLURM, "--nodes=2", *options, "--go", *command()
+    )
     assert status == 0, errors
     [call] = world.calls("sbatch")
     for flag in (
@@ -587,12 +589,12 @@ def test_one_process_on_one_gpu_is_not_a_cluster(world):
 def test_a_warned_slurm_job_saves_and_is_queued_again(world, state, times):
     world.tell(squeue=state)
     process = world.start("slurm", *SLURM, "--go", *command(TRAINING))
-    for task in range(4):
+    for task in range(2):
         world.wait_for(f"started{task}")
     batch = int((world.path / "batch").read_text())
     os.kill(batch, signal.SIGTERM)  # as Slurm does, for --signal=B:TERM@60
     process.communicate(timeout=30)
-    for task in range(4):
+    for task in range(2):
         assert (world.path / f"saved{task}").exists()
     assert (world.path / "job_status").read_text() == "143"
     requeued = [call["arguments"] for call in world.calls("scontrol")]
