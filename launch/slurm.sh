@@ -20,6 +20,6 @@ run "$root/launch/run.sh" cuda true
 run sbatch --job-name="$name" --nodes="$nodes" --gpus-per-node="$gpus" \
   --ntasks-per-node="$gpus" --cpus-per-task="$cpus" ${partition:+--partition="$partition"} \
   ${account:+--account="$account"} ${time:+--time="$time"} --chdir="$root" \
-  --requeue --signal=B:TERM@60 --open-mode=append --output="$name-%j.log" \
+  --requeue --signal=B:USR1@120 --open-mode=append --output="$name-%j.log" \
   "$root/launch/slurm_job.sh" "${command[@]}"
 tell_of_dry_run

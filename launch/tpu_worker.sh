@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What tpu_pod.sh does on every worker: ends what an earlier call left running, unpacks
-# ~/relay_jax.tar.gz beside the .venv that stays, and runs the command there. A lost
+# What tpu_pod.sh does on every worker: ends what an earlier call left running, puts the
+# tree of ~/relay_jax.tar.gz in place of the earlier one, and runs the command there. A lost
 # connection does not end the command; ~/relay_jax.log has what it says.
 #   tpu_worker.sh COMMAND...
 set -euo pipefail
@@ -15,8 +15,11 @@ if ! flock -n 8; then
 fi
 echo $$ >.pid # each exec below keeps this number
 
-find . -mindepth 1 -maxdepth 1 ! -name '.venv*' ! -name .lock ! -name .pid -exec rm -rf {} +
-tar -xzf ~/relay_jax.tar.gz
+if [[ -e .tree.tar.gz ]]; then # what the command itself wrote stays
+  tar -tzf .tree.tar.gz --quoting-style=literal | grep -v '/$' | tr '\n' '\0' | xargs -0 rm -f
+fi
+mv ~/relay_jax.tar.gz .tree.tar.gz
+tar -xzf .tree.tar.gz
 
 # The usual images have Python 3.10, or no ensurepip: uv brings a Python from elsewhere.
 if [[ -z "${PYTHON:-}" ]] &&

@@ -113,5 +113,6 @@ def curl():
 
 
 if __name__ == "__main__":
-    record(stdin=sys.stdin.read() if "--filename=-" in ARGUMENTS else "")
+    reads = {"--filename=-", "-"} & set(ARGUMENTS)
+    record(stdin=sys.stdin.buffer.read().decode(errors="replace") if reads else "")
     sys.exit(globals().get(NAME, lambda: 0)())

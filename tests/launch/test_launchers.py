@@ -17,16 +17,10 @@ import yaml
 
 ROOT = pathlib.Path(__file__).parents[2]
 STAND_IN = pathlib.Path(__file__).with_name("stand_in.py")
-PROGRAMS = [
-    "gcloud",
-    "kubectl",
-    "sbatch",
-    "srun",
-    "scancel",
-    "squeue",
-    "scontrol",
-    "curl",
-]
+PROGRAMS = (
+    *("gcloud", "kubectl", "sbatch", "srun", "scancel", "squeue", "scontrol"),
+    *("curl", "docker"),
+)
 # Makes environments that hold nothing but itself, and installs nothing.
 PYTHON = """#!/bin/bash
 case "$*" in
@@ -61,11 +55,14 @@ with open(f"{os.environ['WORLD']}/program{place}.json", "w") as file:
     }, file)
 print("said by", place)
 """
-# Says that it runs and, when it is told to, saves and ends as a training does.
+# Says that it runs; at its first SIGTERM it saves and ends, at a second one it dies, as a
+# training does.
 TRAINING = """
 import os, pathlib, signal, sys, time
 world, place = pathlib.Path(os.environ["WORLD"]), os.environ.get("SLURM_PROCID", "0")
 def save(*_):
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    time.sleep(0.5)
     (world / f"saved{place}").touch()
     sys.exit(143)
 signal.signal(signal.SIGTERM, save)
@@ -337,11 +334,13 @@ def test_what_gcloud_refuses_is_not_taken_for_a_missing_resource(world):
 
 def test_every_worker_runs_the_command_in_the_tree_as_it_is(world):
     world.tell(states="ACTIVE", workers="2")
+    assert world.launch("tpu_pod", *TPU, "--go", *command())[0] == 0
+    for worker in range(2):
+        (world.path / f"worker{worker}" / "relay_jax" / "result").touch()
+        (world.path / f"worker{worker}" / "relay_jax.log").unlink()
     (world.checkout / "experiments" / "here.py").write_text("changed = True\n")
-    (world.checkout / "requirements.txt").unlink()
     (world.checkout / "launch" / "test.sh").unlink()
     (world.checkout / "untracked").touch()
-    (world.path / "worker0" / "relay_jax" / "of_an_earlier_tree").mkdir(parents=True)
     before = git_state(world.checkout)
     status, output, errors = world.launch("tpu_pod", *TPU, "--go", *command())
     assert status == 0, errors
@@ -355,8 +354,10 @@ def test_every_worker_runs_the_command_in_the_tree_as_it_is(world):
             "module": str(tree / "experiments" / "here.py"),
         }
         assert (tree / "experiments" / "here.py").read_text() == "changed = True\n"
-        names = {path.name for path in tree.iterdir()}
-        assert not {"untracked", "of_an_earlier_tree", "requirements.txt"} & names
+        assert (tree / "result").exists()  # of the earlier command
+        assert (tree / "launch" / "local.sh").exists()
+        assert not (tree / "launch" / "test.sh").exists()
+        assert not (tree / "untracked").exists()
         said = (tree.parent / "relay_jax.log").read_text()
         assert said == f"said by {worker}\n"
     assert len(world.programs()) == 2
@@ -558,7 +559,7 @@ def test_a_slurm_job_runs_a_process_on_each_gpu(world):
     for flag in (
         *("--job-name=j", "--nodes=2", "--gpus-per-node=2", "--ntasks-per-node=2"),
         *("--cpus-per-task=3", "--partition=p", "--account=a", "--time=1:00"),
-        *("--requeue", "--signal=B:TERM@60", f"--chdir={world.checkout}"),
+        *("--requeue", "--signal=B:USR1@120", f"--chdir={world.checkout}"),
     ):
         assert flag in call["arguments"]
     [step] = world.calls("srun")
@@ -585,17 +586,25 @@ def test_one_process_on_one_gpu_is_not_a_cluster(world):
     assert not [word for word in call["arguments"] if word.startswith("--partition")]
 
 
-@pytest.mark.parametrize(("state", "times"), [("RUNNING", 1), ("COMPLETING", 0)])
-def test_a_warned_slurm_job_saves_and_is_queued_again(world, state, times):
+@pytest.mark.parametrize(
+    ("number", "state", "times"),
+    [
+        (signal.SIGUSR1, "RUNNING", 1),  # the time is nearly up, by --signal
+        (signal.SIGTERM, "RUNNING", 1),  # preempted, with time to save in
+        (signal.SIGTERM, "COMPLETING", 0),  # cancelled by its owner
+    ],
+)
+def test_a_slurm_job_saves_and_is_queued_again(world, number, state, times):
     world.tell(squeue=state)
     process = world.start("slurm", *SLURM, "--go", *command(TRAINING))
     for task in range(2):
         world.wait_for(f"started{task}")
-    batch = int((world.path / "batch").read_text())
-    os.kill(batch, signal.SIGTERM)  # as Slurm does, for --signal=B:TERM@60
+    told = ["batch", "running"] if number == signal.SIGTERM else ["batch"]
+    for file in told:
+        for child in (world.path / file).read_text().split():
+            os.kill(int(child), number)
     process.communicate(timeout=30)
-    for task in range(2):
-        assert (world.path / f"saved{task}").exists()
+    assert (world.path / "saved0").exists() and (world.path / "saved1").exists()
     assert (world.path / "job_status").read_text() == "143"
     requeued = [call["arguments"] for call in world.calls("scontrol")]
     assert requeued == times * [["requeue", "7"]]
@@ -621,6 +630,27 @@ def test_run_needs_a_kind_of_machine_and_a_command(world):
         assert (status, output) == (1, "")
         assert errors.startswith(f"relay_jax: {message}") and errors.count("\n") == 1
     assert world.calls() == []
+
+
+def test_the_page_of_commands_is_a_dry_run_of_all_of_them(world):
+    page = (ROOT / "launch" / "README.md").read_text()
+    blocks = re.findall("```\n(.*?)```", page, re.DOTALL)
+    for name in ("local", "run"):  # these would work here
+        (world.checkout / "launch" / f"{name}.sh").write_text("#!/bin/bash\n")
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", "\n".join(blocks)],
+        env=world.environment,
+        cwd=world.checkout,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert {call["program"] for call in world.calls()} == {"docker"}
+    launched = len(
+        re.findall(r"^\./launch/(?:tpu_pod|gke|slurm)\.sh", page, re.MULTILINE)
+    )
+    assert done.stderr.count("nothing was run: add --go") == launched >= 9
 
 
 def test_launchers_are_short():
