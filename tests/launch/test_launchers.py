@@ -35,7 +35,7 @@ WORDS = [
     *("a b", "", "it's", 'a "b"', "back\\slash", "$HOME `id` $(id) $$ $$(HOME)"),
     *(
         "* ? [a]",
-        "two\nlines",
+        "two\nlines $(HOME) $$",
         "tab\there",
         "é",
         "--flag=a;b|c&d",
