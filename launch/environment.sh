@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Keeps .venv in the repository's root at the locked versions. Sourced by the scripts
-# beside it, which call `environment run`, `test` or `oracle` (all that `test` is, and
-# what converted models are compared with) and then use "$python".
+# beside it, which call `environment run`, `test`, `oracle` (all that `test` is, and
+# what converted models are compared with), `cuda` or `tpu`, and then use "$python".
 root="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
 venv="$root/.venv" python="$root/.venv/bin/python" locks="$root/launch/locks"
 
@@ -55,8 +55,17 @@ environment() {
   else
     say "no lock for $("$base" --version) in launch/locks: taking what is newest, untested"
     install run --requirement "$root/requirements.txt"
+    lock=''
   fi
-  [[ "$1" == run ]] || install test --requirement "$locks/test.txt"
-  [[ "$1" != oracle ]] || install oracle --requirement "$locks/oracle.txt"
+  case "$1" in
+    test) install test --requirement "$locks/test.txt" ;;
+    oracle)
+      install test --requirement "$locks/test.txt"
+      install oracle --requirement "$locks/oracle.txt"
+      ;;
+    cuda | tpu) # gcs: runs on rented machines are kept in buckets
+      install "$1" ${lock:+--constraint "$lock"} --editable "${root}[$1,gcs]"
+      ;;
+  esac
   exec 9<&-
 }
