@@ -59,8 +59,8 @@ def find_workers(runner: str, options: str) -> Workers | None:
     if runner == "DataflowRunner" and not importlib.util.find_spec(_GCP):
         raise ValueError(
             f"--runner={runner} needs Beam's part for Google Cloud, which is not "
-            "installed here: pip install 'apache-beam[gcp]' --constraint "
-            "launch/locks/beam.txt"
+            "installed here: .venv-beam/bin/pip install 'apache-beam[gcp]' "
+            "--constraint launch/locks/beam.txt"
         )
     workers = Workers(runner, (_QUIET, *shlex.split(options)))
     _check_options(workers)
@@ -90,18 +90,22 @@ def spread(
     pipeline = beam.Pipeline(runner=workers.runner, options=options)
     _ = (
         pipeline
-        | beam.Create(list(enumerate(items)))
-        | beam.Reshuffle()  # or the runner may hand all items to one worker
+        | beam.Create(list(enumerate(items)))  # in several workers' hands from here
         | beam.Map(_attempt, work)
         | beam.combiners.ToList()
         | beam.Map(_tell, told)
     )
     job = pipeline.run()
     try:
-        job.wait_until_finish()
+        state = job.wait_until_finish()
     except (KeyboardInterrupt, SystemExit):
         job.cancel()  # elsewhere it would go on without us
         raise
+    if not told.exists():
+        raise ValueError(
+            f"the job ended ({state}), but {told}, which a worker wrote, is not here; "
+            "give paths of a disk that all workers see"
+        )
     answers = sorted(json.loads(told.read_text()))
     for _, _, error in answers:
         if error:

@@ -1,10 +1,13 @@
 """Both scripts on Beam: the files are the plain path's, whatever the number of workers."""
 
+import contextlib
 import json
 import operator
 import pathlib
+import socket
 import subprocess
 import sys
+import time
 from functools import partial
 
 import numpy as np
@@ -103,17 +106,41 @@ def test_a_bad_line_is_told_of_as_the_plain_path_does(tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.jsonl", "b.jsonl"]
 
 
-def test_a_failed_pipeline_leaves_the_old_store(tmp_path):
+@pytest.fixture(scope="module")
+def job_service():
+    """Takes jobs as Flink's and Spark's job servers do, and runs them in its way."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    service = "apache_beam.runners.portability.local_job_service_main"
+    command = [sys.executable, "-m", service, "--port", str(port)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        for _ in range(300):
+            with (
+                contextlib.suppress(OSError),
+                socket.create_connection(("localhost", port)),
+            ):
+                break
+            time.sleep(0.1)
+        yield f"--job_endpoint=localhost:{port}", "--environment_type=LOOPBACK"
+        process.terminate()
+
+
+@pytest.mark.parametrize("runner", ["DirectRunner", "FlinkRunner", "SparkRunner"])
+def test_a_failed_pipeline_leaves_the_old_store(tmp_path, runner, job_service):
+    """And one that does not fail makes the new one."""
     path = tmp_path / "store"
     build_datastore([np.arange(2, 40)], path, **WORDS)
     before = files(path)
     good, bad = partial(list, [np.arange(9)]), partial(operator.truediv, 1, 0)
-    with pytest.raises(Exception, match="division by zero"):
-        build_from_parts(
-            [good, bad], path, Workers("DirectRunner"), overwrite=True, **WORDS
-        )
+    workers = Workers(runner, job_service if runner != "DirectRunner" else ())
+    with pytest.raises(Exception, match=r"division by zero|failed"):
+        build_from_parts([good, bad], path, workers, overwrite=True, **WORDS)
     assert files(path) == before and open_datastore(path, verify=True)
     assert [file.name for file in tmp_path.iterdir()] == ["store"]
+    build_from_parts([good, good], path, workers, overwrite=True, **WORDS)
+    build_datastore([np.arange(9)] * 2, tmp_path / "plain", **WORDS)
+    assert files(path) == files(tmp_path / "plain")
 
 
 def test_a_failed_pipeline_leaves_the_old_dataset(tmp_path, monkeypatch):

@@ -21,16 +21,15 @@ TWO = find_workers(
 )
 
 
-def test_answers_stand_in_the_order_of_the_items(tmp_path):
-    items = [(number, 7) for number in range(40)]
-    answers = spread(divmod, items, ONE, epath.Path(tmp_path))
-    assert answers == [[*divmod(*item)] for item in items]
+def test_other_processes_work_and_answers_stand_in_order(tmp_path):
+    items = [(f"{number}, __import__('os').getpid()",) for number in range(40)]
+    numbers, pids = zip(*spread(eval, items, TWO, epath.Path(tmp_path)), strict=True)
+    assert numbers == (*range(40),)
+    assert len({*pids}) == 2 and os.getpid() not in pids
+
+
+def test_nothing_to_do(tmp_path):
     assert spread(divmod, [], ONE, epath.Path(tmp_path)) == []
-
-
-def test_other_processes_work(tmp_path):
-    pids = spread(os.getpid, [()] * 40, TWO, epath.Path(tmp_path))
-    assert len(pids) == 40 and len({*pids}) == 2 and os.getpid() not in pids
 
 
 def test_the_first_bad_item_is_told_of(tmp_path):
@@ -44,27 +43,43 @@ def test_any_other_error_ends_the_work(tmp_path):
         spread(operator.floordiv, [(1, 1), (1, 0)], ONE, epath.Path(tmp_path))
 
 
+class Job(beam.runners.runner.PipelineResult):
+    """Runs elsewhere: until it is cancelled, or ends without a trace."""
+
+    def __init__(self, stop=None):
+        super().__init__("RUNNING")
+        self.stop, self.is_cancelled = stop, False
+
+    def wait_until_finish(self, duration=None):
+        if self.stop:
+            raise self.stop
+        return "DONE"
+
+    def cancel(self):
+        self.is_cancelled = True
+
+
+class Elsewhere(beam.runners.runner.PipelineRunner):
+    def __init__(self, job):
+        self.job = job
+
+    def run_pipeline(self, pipeline, options):
+        return self.job
+
+
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
 def test_a_job_that_is_waited_for_is_cancelled_with_us(tmp_path, stop):
-    calls = []
-
-    class Job(beam.runners.runner.PipelineResult):
-        def __init__(self):
-            super().__init__("RUNNING")
-
-        def wait_until_finish(self, duration=None):
-            raise stop
-
-        def cancel(self):
-            calls.append("cancel")
-
-    class Elsewhere(beam.runners.runner.PipelineRunner):
-        def run_pipeline(self, pipeline, options):
-            return Job()
-
+    job = Job(stop)
     with pytest.raises(stop):
-        spread(abs, [(1,)], Workers(Elsewhere()), epath.Path(tmp_path))
-    assert calls == ["cancel"]
+        spread(abs, [(1,)], Workers(Elsewhere(job)), epath.Path(tmp_path))
+    assert job.is_cancelled
+
+
+def test_workers_that_write_to_another_disk_are_told_of(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"ended \(DONE\), but .*told-.* give paths of"
+    ):
+        spread(abs, [(1,)], Workers(Elsewhere(Job())), epath.Path(tmp_path))
 
 
 def test_options_reach_the_runner_and_logs_may_be_asked_for():
