@@ -13,6 +13,7 @@ shift
 environment beam
 
 export PYTHONPATH="$root" PYTHONSAFEPATH=1 JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
+export PATH="$venv/bin:$PATH" # workers that Beam starts are called python
 [[ "$what" == test ]] || exec "$python" "$@"
 cd "$root"
 exec "$python" -m pytest tests/beam tests/test_workers.py "$@"
