@@ -10,27 +10,39 @@
         --tokenizer=RUN/tokenizer.model
     python -m experiments.build_datastore --datastore=DIR --tokenizer=vicuna-7b-v1.5 \
         --recipe=ultrachat --data_dir=ultrachat
+    ./launch/beam.sh python -m experiments.build_datastore --datastore=DIR \
+        --tokenizer=code.model --jsonl=the_stack --text_key=content --runner=DirectRunner \
+        --beam_options='--direct_num_workers=8 --direct_running_mode=multi_processing'
 
 The corpora of the paper, as published, are the recipes of `relay_jax/data/recipe.py`.
 Interrupted, it leaves nothing that opens, or the store that was to be replaced; the same
 command goes on with the shards that were sorted. Memory: about 20 bytes for each token of
 a shard (--shard_tokens), 36 where it holds more than 65,536 different words.
+
+With --runner, the workers of Apache Beam do the work, and write the same files: each takes
+a part of the corpus (a file of JSON lines or of a recipe, 256 of --files, 8,192 examples of
+--tfds; a token array is one part), then a shard. All paths must be of a disk that every
+worker sees; until the store is whole, its tokens lie beside it once more.
 """
 
+import itertools
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
+from functools import partial
 
-from absl import flags
+from absl import flags, logging
 from tqdm import tqdm
 
 from experiments import command
 from relay_jax import records
 from relay_jax.data import corpus
-from relay_jax.data.recipe import RECIPES, read_recipe
+from relay_jax.data.recipe import RECIPES, find_recipe, read_recipe_file
 from relay_jax.rest.builder import SHARD_TOKENS, build_datastore
 from relay_jax.rest.datastore import Datastore, open_datastore
+from relay_jax.rest.parts import build_from_parts
 from relay_jax.tokens import Tokenizer, load_tokenizer
+from relay_jax.workers import find_workers
 
 _DATASTORE = flags.DEFINE_string("datastore", None, "The directory to be.")
 _TOKENIZER = flags.DEFINE_string(
@@ -60,6 +72,10 @@ _TOKENIZER_ID = flags.DEFINE_string(
 )
 _SHARD_TOKENS = flags.DEFINE_integer("shard_tokens", SHARD_TOKENS, "Sorted at once.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing store.")
+_RUNNER = flags.DEFINE_string("runner", "", "Of Apache Beam, e.g. DirectRunner.")
+_BEAM_OPTIONS = flags.DEFINE_string(
+    "beam_options", "", "Of the runner, as on a command line: '--NAME=VALUE ...'."
+)
 _RECORDS = flags.DEFINE_string(
     "records", "", "A file to which what was measured is added, as a JSON line."
 )
@@ -80,27 +96,33 @@ def main() -> None:
         raise ValueError(
             f"give one of {', '.join(sources)}, got {' and '.join(given) or 'none'}"
         )
+    if _RUNNER.value:
+        logging.set_verbosity(logging.ERROR)  # Beam speaks of much
+    workers = find_workers(_RUNNER.value, _BEAM_OPTIONS.value)
     start, busy = time.monotonic(), time.process_time()
-    documents, vocabulary = _read(given[0])
-    store = build_datastore(
-        tqdm(documents, unit=" documents", delay=0.5),
-        _DATASTORE.value,
-        **vocabulary,
-        shard_tokens=_SHARD_TOKENS.value,
-        overwrite=_OVERWRITE.value,
-    )
-    line = measure(store, time.monotonic() - start, time.process_time() - busy)
+    parts, options = _read(given[0], bool(workers))
+    options |= {"shard_tokens": _SHARD_TOKENS.value, "overwrite": _OVERWRITE.value}
+    if workers:
+        store = build_from_parts(parts, _DATASTORE.value, workers, **options)
+    else:
+        documents = itertools.chain.from_iterable(part() for part in parts)
+        shown = tqdm(documents, unit=" documents", delay=0.5)
+        store = build_datastore(shown, _DATASTORE.value, **options)
+    seconds, cpu_seconds = time.monotonic() - start, time.process_time() - busy
+    # What other processes spent is not known here.
+    line = measure(store, seconds, None if workers else cpu_seconds)
+    rate = line["tokens_a_cpu_second"]
+    speed = f", {rate:,} tokens a CPU-second" if rate else ""
     print(
         f"{store.path}: {store.num_documents:,} documents, {store.num_tokens:,} tokens "
         f"in {len(store.shards)} shards, {line['bytes_a_token']} bytes a token; "
-        f"{line['seconds']} s, {line['tokens_a_cpu_second']:,} tokens a CPU-second; "
-        f"opens in {line['opening_ms']} ms"
+        f"{line['seconds']} s{speed}; opens in {line['opening_ms']} ms"
     )
     if _RECORDS.value:
         records.append_lines(_RECORDS.value, [line | command.describe()])
 
 
-def measure(store: Datastore, seconds: float, cpu_seconds: float) -> dict:
+def measure(store: Datastore, seconds: float, cpu_seconds: float | None) -> dict:
     """What building the store took, what it takes on disk, and how fast it opens."""
     size = sum(file.stat().length for file in store.path.iterdir())
     openings = []
@@ -114,43 +136,55 @@ def measure(store: Datastore, seconds: float, cpu_seconds: float) -> dict:
         "shards": len(store.shards),
         "bytes_a_token": round(size / store.num_tokens, 3),
         "seconds": round(seconds, 2),
-        "cpu_seconds": round(cpu_seconds, 2),
-        "tokens_a_cpu_second": round(store.num_tokens / cpu_seconds),
+        "cpu_seconds": cpu_seconds and round(cpu_seconds, 2),
+        "tokens_a_cpu_second": cpu_seconds and round(store.num_tokens / cpu_seconds),
         "opening_ms": round(statistics.median(openings) * 1e3, 2),
     }
 
 
-def _read(source: str) -> tuple[Iterator, dict]:
-    """The documents of the source that is given, and whose ids they are."""
+def _read(source: str, is_spread: bool) -> tuple[list[Callable[[], Iterable]], dict]:
+    """Parts of the corpus, which give token ids of documents, and whose ids they are."""
     told = {"eos_id": _EOS_ID.value, "vocab_size": _VOCAB_SIZE.value}
     if not _TOKENIZER.value and source != "--token_array":
         raise ValueError(f"{source} needs --tokenizer, whose words the store will hold")
     if source == "--token_array" and _TOKENIZER.value:
         tokenizer = load_tokenizer(_TOKENIZER.value)
         _check_told(told, tokenizer)
-        documents = corpus.read_tokens(_TOKEN_ARRAY.value, tokenizer.eos_id)
-        return documents, _words(tokenizer)
+        whole = partial(corpus.read_tokens, _TOKEN_ARRAY.value, tokenizer.eos_id)
+        return [whole], _words(tokenizer)
     if source == "--token_array":
         if None in told.values():
             raise ValueError(
                 "--token_array needs --tokenizer, or --eos_id and --vocab_size"
             )
-        documents = corpus.read_tokens(_TOKEN_ARRAY.value, told["eos_id"])
-        return documents, told | {"tokenizer": _TOKENIZER_ID.value}
-    if source == "--files":
-        texts = corpus.read_files(corpus.find_files(_FILES.value))
-    elif source == "--jsonl":
-        texts = corpus.read_json_lines(corpus.find_files(_JSONL.value), _TEXT_KEY.value)
-    elif source == "--recipe":
-        if not _DATA_DIR.value:
-            raise ValueError("--recipe needs --data_dir, the folder as it is published")
-        texts = read_recipe(RECIPES[_RECIPE.value], _DATA_DIR.value)
-    else:
-        texts = corpus.read_tfds(
-            _TFDS.value, _SPLIT.value, _TEXT_KEY.value, _DATA_DIR.value
-        )
+        whole = partial(corpus.read_tokens, _TOKEN_ARRAY.value, told["eos_id"])
+        return [whole], told | {"tokenizer": _TOKENIZER_ID.value}
+    parts = _texts(source, is_spread)
     tokenizer = load_tokenizer(_TOKENIZER.value)
-    return corpus.encode(texts, tokenizer), _words(tokenizer)
+    if is_spread:
+        name = _TOKENIZER.value, tokenizer.identity
+        return [partial(corpus.encode_part, p, *name) for p in parts], _words(tokenizer)
+    texts = itertools.chain.from_iterable(part() for part in parts)
+    return [partial(corpus.encode, texts, tokenizer)], _words(tokenizer)
+
+
+def _texts(source: str, is_spread: bool) -> list[Callable[[], Iterable[str]]]:
+    if source == "--files":
+        files = corpus.group_files(corpus.find_files(_FILES.value))
+        return [partial(corpus.read_files, group) for group in files]
+    key, folder = _TEXT_KEY.value, _DATA_DIR.value
+    if source == "--jsonl":
+        files = corpus.find_files(_JSONL.value)
+        return [partial(corpus.read_json_lines, [file], key) for file in files]
+    if source == "--recipe":
+        if not folder:
+            raise ValueError("--recipe needs --data_dir, the folder as it is published")
+        recipe = RECIPES[_RECIPE.value]
+        files = find_recipe(recipe, folder)
+        return [partial(read_recipe_file, recipe, file) for file in files]
+    name, split = _TFDS.value, _SPLIT.value
+    splits = corpus.split_tfds(name, split, folder) if is_spread else [split]
+    return [partial(corpus.read_tfds, name, part, key, folder) for part in splits]
 
 
 def _check_told(told: dict, tokenizer: Tokenizer) -> None:

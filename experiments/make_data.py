@@ -1,9 +1,13 @@
 """Writes a TFDS dataset of solved problems, for buckets of kind "tfds".
 
     python -m experiments.make_data --task=arithmetic --lengths=1,15 --data_dir=DIR
+    ./launch/beam.sh python -m experiments.make_data --task=arithmetic --lengths=1,15 \
+        --num_train=100000000 --data_dir=DIR --runner=DirectRunner \
+        --beam_options='--direct_num_workers=8 --direct_running_mode=multi_processing'
 
 Nothing that exists is replaced without --overwrite, and an interrupted run leaves
-nothing that a training run would open.
+nothing that a training run would open. With --runner, the workers of Apache Beam do the
+work, a file of 262,144 examples each, and write the same files; all see DIR.
 """
 
 import contextlib
@@ -18,6 +22,7 @@ from absl import flags, logging
 from experiments import command
 from relay_jax.config import MOST_SEED
 from relay_jax.data.pipeline import make_task
+from relay_jax.workers import find_workers
 
 _TASK = flags.DEFINE_string("task", None, "A task's name.", required=True)
 _LENGTHS = flags.DEFINE_string("lengths", None, "Shortest, longest.", required=True)
@@ -31,11 +36,17 @@ _SEED = flags.DEFINE_integer(
     "seed", 0, "What the examples are drawn from.", 0, MOST_SEED
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the dataset.")
+_RUNNER = flags.DEFINE_string("runner", "", "Of Apache Beam, e.g. DirectRunner.")
+_BEAM_OPTIONS = flags.DEFINE_string(
+    "beam_options", "", "Of the runner, as on a command line: '--NAME=VALUE ...'."
+)
 
 
 def main() -> None:
     task = make_task(_TASK.value, parse_options(_OPTIONS.value))
     lengths = command.whole_numbers("lengths", _LENGTHS.value, 2)
+    logging.set_verbosity(logging.ERROR)
+    workers = find_workers(_RUNNER.value, _BEAM_OPTIONS.value)
     from relay_jax.data import builder  # slow to import
 
     config = builder.TaskRange(
@@ -47,16 +58,21 @@ def main() -> None:
     )
     # So that TFDS takes its unfinished files away when the run is stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    logging.set_verbosity(logging.ERROR)
     start = time.monotonic()
     with (
         # The delay keeps the bar away from an error at the start.
         tqdm.tqdm(
-            total=config.num_examples, unit=" examples", unit_scale=True, delay=0.5
+            total=config.num_examples,
+            unit=" examples",
+            unit_scale=True,
+            delay=0.5,
+            disable=bool(workers),  # they do not tell
         ) as bar,
         contextlib.redirect_stdout(io.StringIO()),  # TFDS prints of downloads
     ):
-        path = builder.build(config, _DATA_DIR.value, _OVERWRITE.value, bar.update)
+        path = builder.build(
+            config, _DATA_DIR.value, _OVERWRITE.value, bar.update, workers
+        )
     seconds = time.monotonic() - start
     print(
         f"{path}: {config.num_train} training and {config.num_test} test examples in "

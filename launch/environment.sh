@@ -2,6 +2,8 @@
 # Keeps .venv in the repository's root at the locked versions. Sourced by the scripts
 # beside it, which call `environment run`, `test`, `oracle` (all that `test` is, and
 # what converted models are compared with), `cuda` or `tpu`, and then use "$python".
+# `environment beam` is .venv-beam, beside it: Apache Beam and the newest versions that
+# it allows.
 root="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
 venv="$root/.venv" python="$root/.venv/bin/python" locks="$root/launch/locks"
 
@@ -13,7 +15,7 @@ identity() { "$1" -Ic 'import sys; print(sys.version, sys.base_prefix)' 2>&1; }
 
 # install NAME PIP-ARGUMENTS...: does nothing when NAME was installed from the same
 # arguments and the same contents of the files among them. What ends early leaves
-# .unfinished behind, and the next run starts from an empty .venv.
+# .unfinished behind, and the next run starts from an empty environment.
 install() {
   local stamp="$venv/.installed-$1" what="${*: -1}" hash
   shift
@@ -21,7 +23,7 @@ install() {
 files = [open(a, "rb").read() for a in sys.argv if os.path.isfile(a)]
 print(hashlib.sha256(repr((sys.argv, files)).encode()).hexdigest())' "$@")"
   [[ "$(cat "$stamp" 2>/dev/null)" != "$hash" ]] || return 0
-  say "installing ${what#"$root/"} into .venv (once; a minute or two)"
+  say "installing ${what#"$root/"} into ${venv##*/} (once; a minute or two)"
   touch "$venv/.unfinished"
   "$python" -Im pip install -qq --disable-pip-version-check "$@" ||
     die "the installation failed; the same command tries again"
@@ -37,12 +39,13 @@ environment() {
   # Where .venv is activated, $wanted is .venv's own Python, which may go below.
   base="$("$wanted" -Ic 'import sys; print(sys._base_executable)')"
   lock="$locks/py$("$base" -Ic 'import sys; print("%d%d" % sys.version_info[:2])').txt"
+  [[ "$1" != beam ]] || venv="$root/.venv-beam" python="$venv/bin/python" lock="$locks/beam.txt"
 
   exec 9<"$root" # of two runs at once, the second waits here for the first
   flock 9 2>/dev/null || true
   if [[ -e "$venv/.unfinished" ]] ||
     [[ -e "$venv" && "$(identity "$python")" != "$(identity "$base")" ]]; then
-    say "making .venv anew: it is unfinished, or not of $base ($("$base" --version))"
+    say "making ${venv##*/} anew: it is unfinished, or not of $base ($("$base" --version))"
     rm -rf "$venv.old" && mv "$venv" "$venv.old" && rm -rf "$venv.old"
   fi
   if [[ ! -e "$venv" ]]; then

@@ -13,7 +13,7 @@ FILES = [
 ]
 
 TEXT = {"conversation", "subwords", "tokens"}
-BASE = {"", "array_file", "arrays", "config", "records"} | TEXT  # "": __init__.py
+BASE = {"", "array_file", "arrays", "config", "records", "workers"} | TEXT  # "": itself
 # Training evaluates while it runs, so evaluation stands below it.
 MAY_IMPORT = {
     "base": BASE,
@@ -28,7 +28,12 @@ MAY_IMPORT = {
     "chain_store": BASE | {"tasks", "data", "rest", "evaluation", "training"},
 }
 UNSTABLE = ("flax.nnx", "jax._src", "jax.core", "jax.pmap", "tensorflow")
-HEAVY = ("tensorflow_datasets", "grain", "ml_collections")  # not on accelerator images
+HEAVY = (
+    "apache_beam",
+    "tensorflow_datasets",
+    "grain",
+    "ml_collections",
+)  # not on accelerator images
 HEAVY_FILES = ("relay_jax/data/builder.py",)
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Writes the locks beside it anew, with the newest versions that requirements.txt and the
-# extras `test` and `oracle` of pyproject.toml allow. Needs uv (pip install uv) and a python3 >= 3.11.
+# extras `test`, `oracle` and `beam` of pyproject.toml allow. Needs uv (pip install uv) and a python3 >= 3.11.
 # Before you commit what it wrote: PYTHON=python3.11 ./launch/test.sh --slow, then 3.12.
 set -euo pipefail
 cd "$(dirname -- "${BASH_SOURCE[0]}")/../.."
@@ -40,3 +40,9 @@ extra oracle | compile 11 requirements.txt - --constraint "$locks/py311.txt" \
   --constraint "$locks/test.txt" |
   grep -vxFf "$locks/py311.txt" | grep -vxFf "$locks/test.txt" |
   grep -vE '^(cuda|nvidia|setuptools|triton)' | write oracle
+
+# Apache Beam holds back protobuf, pyarrow and beartype: an environment of its own, what
+# tests there need included. One file for every Python, so its lines tell them apart.
+{ extra beam; extra test | grep -vE '^(pyright|ruff)'; } |
+  uv pip compile --no-config --quiet --universal --python-version 3.11 \
+    --no-header --no-annotate requirements.txt - | write beam

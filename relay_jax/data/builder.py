@@ -6,11 +6,14 @@ splits never meet.
 
 TensorFlow is not needed: the files are ArrayRecords. `ShardBasedBuilder` writes them
 one after the other; a `GeneratorBasedBuilder` would first sort all examples in memory,
-and above 1 GB (a million edit distances) it calls TensorFlow.
+and above 1 GB (a million edit distances) it calls TensorFlow. Workers of Apache Beam
+write the same files, each a file at a time: nothing is shuffled, as an example's place
+in the files is its number.
 """
 
 import dataclasses
 import functools
+import itertools
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,6 +23,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader
 from etils import epath
+from tensorflow_datasets.core.writer import ShardWriter
 from tensorflow_datasets.proto import tf_example_generated_pb2 as tf_example
 
 from relay_jax.arrays import Host, Int
@@ -28,6 +32,7 @@ from relay_jax.data.source import BLOCK, Synthetic, check_problems, shuffled
 from relay_jax.tasks import TASKS, Examples, Task
 from relay_jax.tasks.task import TOKEN_TYPE
 from relay_jax.tokens import FIRST_NUMBER
+from relay_jax.workers import Workers, spread, written_aside
 
 SHARD = 256 * BLOCK  # examples of one file; TFDS holds them in memory to count them
 VERSION = "1.0.0"  # of the layout in ragged.py
@@ -88,6 +93,10 @@ class TaskRange(tfds.core.BuilderConfig):
         return self.num_train + self.num_test
 
 
+def _ignore(count: int) -> None:
+    """Progress of which nobody wants to know; other processes can be sent it by name."""
+
+
 class RelayTasks(tfds.core.ShardBasedBuilder):
     """Problems with their chains of rounds (see the module)."""
 
@@ -96,7 +105,8 @@ class RelayTasks(tfds.core.ShardBasedBuilder):
         TaskRange(task=TASKS[name](), lengths=lengths, num_train=train, num_test=test)
         for name, lengths, train, test in PAPER
     ]
-    progress: Callable[[int], Any] = staticmethod(lambda count: None)
+    progress: Callable[[int], Any] = staticmethod(_ignore)
+    workers: Workers | None = None
 
     @property
     def made(self) -> TaskRange:
@@ -117,6 +127,38 @@ class RelayTasks(tfds.core.ShardBasedBuilder):
             metadata=tfds.core.MetadataDict(describe(self.made.task, self.made.seed)),
         )
 
+    def _download_and_prepare(self, dl_manager, download_config=None):
+        """TFDS's own way on Beam is not taken: every file is a step of its pipeline, which
+        does them one after another, and the first split's again with the second's."""
+        if not self.workers:
+            super()._download_and_prepare(dl_manager, download_config)
+            return
+        features: Any = self.info.features
+        serializer = tfds.core.ExampleSerializer(features.get_serialized_info())
+        writer = ShardWriter(features, serializer, self._example_writer())
+        splits, work = [], []
+        for split, shards in self._shard_iterators_per_split(dl_manager).items():
+            template, num = self._get_filename_template(split), len(shards)
+            files = [
+                template.sharded_filepath(shard_index=i, num_shards=num)
+                for i in range(num)
+            ]
+            splits.append((split, template, files))
+            work += zip(shards, files, strict=True)
+        aside = self.data_path.parent
+        write = functools.partial(_write, writer, aside)
+        counts = iter(spread(write, work, self.workers, aside))
+        infos = [
+            tfds.core.SplitInfo(
+                name=split,
+                shard_lengths=list(itertools.islice(counts, len(files))),
+                num_bytes=sum(file.stat().length for file in files),
+                filename_template=template,
+            )
+            for split, template, files in splits
+        ]
+        self.info.set_splits(tfds.core.SplitDict(infos))
+
     def _shard_iterators_per_split(self, dl_manager):
         counts = {"train": self.made.num_train, "test": self.made.num_test}
         return {split: self._shards(split, num) for split, num in counts.items() if num}
@@ -136,6 +178,19 @@ def _shard(source, start, stop, progress) -> Iterator[tuple[int, dict[str, Host]
         progress(len(indices))
 
 
+def _write(writer, aside, shard: Callable[[], Iterator], file: epath.Path) -> int:
+    """Writes a file, on a local disk first, as ArrayRecord does not write elsewhere.
+    Returns how many examples it has."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        written_aside(file, aside) as made,
+    ):
+        local = epath.Path(folder) / "shard"
+        count = writer.write(shard(), local)
+        local.copy(made)
+    return count
+
+
 def dataset_path(
     task: Task, lengths: tuple[int, int], data_dir: epath.PathLike
 ) -> epath.Path:
@@ -148,10 +203,15 @@ def build(
     config: TaskRange,
     data_dir: epath.PathLike,
     overwrite: bool = False,
-    progress: Callable[[int], Any] = lambda count: None,
+    progress: Callable[[int], Any] = _ignore,
+    workers: Workers | None = None,
 ) -> epath.Path:
     """Writes a dataset aside and puts it in its place when it is whole; until then
     the one that is to be replaced stays.
+
+    Args:
+      progress: is told of how many examples more were made; not by workers.
+      workers: of Apache Beam, which write the same files; without them, this process.
 
     Raises:
       ValueError: it is there already, or cannot be made.
@@ -165,7 +225,10 @@ def build(
     aside = epath.Path(data_dir) / f".unfinished-{config.name}"
     aside.rmtree(missing_ok=True)
     builder = RelayTasks(config=config, data_dir=aside)
-    builder.progress = progress
+    if workers:
+        builder.workers = workers
+    else:
+        builder.progress = progress
     with tempfile.TemporaryDirectory() as unused:  # TFDS wants a place for downloads
         builder.download_and_prepare(file_format="array_record", download_dir=unused)
     old = epath.Path(data_dir) / f".old-{config.name}"

@@ -1,16 +1,18 @@
 """Corpora for datastores and language models: files, JSON lines, TFDS, token arrays.
 
 Every source is an iterator of documents, which are texts or token ids; it is read once,
-from its start, and never held as a whole.
+from its start, and never held as a whole. What is to be read by several workers is cut
+into parts, each a function that gives such an iterator.
 """
 
 import contextlib
+import functools
 import glob
 import gzip
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,10 @@ from etils import epath
 
 from relay_jax.array_file import open_tokens
 from relay_jax.arrays import Host, Integer
-from relay_jax.tokens import Tokenizer
+from relay_jax.tokens import Tokenizer, load_tokenizer
+
+FILES = 256  # of one part
+EXAMPLES = 8192  # of TFDS, likewise
 
 
 def find_files(patterns: Iterable[str]) -> list[epath.Path]:
@@ -57,6 +62,11 @@ def read_files(files: Iterable[epath.Path]) -> Iterator[str]:
     """One document a file; bytes that are not UTF-8 are replaced."""
     for file in files:
         yield file.read_bytes().decode("utf-8", errors="replace")
+
+
+def group_files(files: Sequence[epath.Path]) -> list[Sequence[epath.Path]]:
+    """Files in parts of `FILES`."""
+    return [files[first : first + FILES] for first in range(0, len(files), FILES)]
 
 
 def read_json_lines(files: Iterable[epath.Path], key: str) -> Iterator[str]:
@@ -124,15 +134,9 @@ def _lines(file: epath.Path) -> Iterator[str]:
         ) from error
 
 
-def read_tfds(name: str, split: str, key: str, data_dir: str = "") -> Iterator[str]:
+def read_tfds(name: str, split: Any, key: str, data_dir: str = "") -> Iterator[str]:
     """One document an example of a TFDS dataset: its feature `key`."""
-    import tensorflow_datasets as tfds
-
-    try:
-        source: Any = tfds.data_source(name, split=split, data_dir=data_dir or None)
-    except (tfds.core.DatasetNotFoundError, AssertionError) as error:
-        raise ValueError(f"the TFDS dataset {name!r} cannot be read: {error}") from None
-    for example in source:
+    for example in _open_tfds(name, split, data_dir):
         if key not in example:
             raise ValueError(
                 f"{name} has no feature {key!r} but {sorted(example)}; "
@@ -140,6 +144,23 @@ def read_tfds(name: str, split: str, key: str, data_dir: str = "") -> Iterator[s
             )
         text = example[key]
         yield text.decode() if isinstance(text, bytes) else str(text)
+
+
+def split_tfds(name: str, split: str, data_dir: str = "") -> list[Any]:
+    """A split of a TFDS dataset in parts that `read_tfds` takes for splits."""
+    import tensorflow_datasets as tfds
+
+    count = len(_open_tfds(name, split, data_dir))
+    return tfds.even_splits(split, -(-count // EXAMPLES))
+
+
+def _open_tfds(name: str, split: Any, data_dir: str) -> Sequence[Any]:
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.data_source(name, split=split, data_dir=data_dir or None)  # pyright: ignore
+    except (tfds.core.DatasetNotFoundError, AssertionError) as error:
+        raise ValueError(f"the TFDS dataset {name!r} cannot be read: {error}") from None
 
 
 def read_tokens(file: epath.PathLike, eos_id: int) -> Iterator[Integer[Host, "_"]]:
@@ -167,3 +188,25 @@ def encode(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[Integer[Host,
     """Token ids of each document, its end-of-text token included."""
     for text in texts:
         yield np.array([*tokenizer.encode(text), tokenizer.eos_id], np.int32)
+
+
+def encode_part(
+    part: Callable[[], Iterable[str]], tokenizer: str, identity: str
+) -> Iterator[Integer[Host, "_"]]:
+    """As `encode`, by a worker that has a tokenizer's name instead of a tokenizer.
+
+    Raises:
+      ValueError: what the worker finds under that name is another tokenizer.
+    """
+    return encode(part(), _load(tokenizer, identity))
+
+
+@functools.lru_cache(maxsize=1)
+def _load(name: str, identity: str) -> Tokenizer:
+    tokenizer = load_tokenizer(name)
+    if tokenizer.identity != identity:
+        raise ValueError(
+            f"{name} is the tokenizer {tokenizer.identity} where a worker reads it, "
+            f"expected {identity}; give a path that is the same file everywhere"
+        )
+    return tokenizer

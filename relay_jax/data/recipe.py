@@ -44,15 +44,25 @@ def read_recipe(recipe: Recipe, folder: epath.PathLike) -> Iterator[str]:
     Raises:
       ValueError: a file is missing or of another layout, or Parquet cannot be read here.
     """
-    files = find_files(f"{folder}/{name}" for name in recipe.files)
-    for file in files:
-        for number, record in enumerate(_records(file, recipe.texts.split(".")[0]), 1):
-            try:
-                yield from _texts(record, recipe.texts.split("."))
-            except (KeyError, TypeError):
-                raise ValueError(
-                    f"{file}, record {number} has no text at {recipe.texts}"
-                ) from None
+    for file in find_recipe(recipe, folder):
+        yield from read_recipe_file(recipe, file)
+
+
+def find_recipe(recipe: Recipe, folder: epath.PathLike) -> list[epath.Path]:
+    """The files of a published corpus. Raises ValueError where one is missing."""
+    return find_files(f"{folder}/{name}" for name in recipe.files)
+
+
+def read_recipe_file(recipe: Recipe, file: epath.Path) -> Iterator[str]:
+    """The documents of one of the files; see `read_recipe`."""
+    fields = recipe.texts.split(".")
+    for number, record in enumerate(_records(file, fields[0]), 1):
+        try:
+            yield from _texts(record, fields)
+        except (KeyError, TypeError):
+            raise ValueError(
+                f"{file}, record {number} has no text at {recipe.texts}"
+            ) from None
 
 
 def _records(file: epath.Path, field: str) -> Iterator[Any]:

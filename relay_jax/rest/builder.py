@@ -9,7 +9,9 @@ again if its files are there and whole.
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from etils import epath
@@ -31,7 +33,23 @@ SHARD_TOKENS = 100_000_000
 LONGEST_SHARD = 2**30 - 1
 _KEY = r"\d{5}_[0-9a-f]{12}"  # of a shard
 _FILE = rf"metadata\.json|(tokens|order)_{_KEY}\.npy|shard_{_KEY}\.json"
-_OWN = re.compile(rf"{_FILE}|\.({_FILE})\.unfinished")
+_OWN = re.compile(rf"{_FILE}|\.({_FILE})(\.[0-9a-f]{{32}})?\.unfinished")
+
+
+class Words(NamedTuple):
+    """Whose ids the tokens are; see `build_datastore`."""
+
+    tokenizer: str
+    vocab_size: int
+    eos_id: int
+
+
+class Built(NamedTuple):
+    """What is told of a shard whose files are there."""
+
+    seals: tuple[Seal, Seal]
+    num_tokens: int
+    num_documents: int
 
 
 def build_datastore(
@@ -59,30 +77,73 @@ def build_datastore(
       ValueError: the path is taken, there is no document, or an id is out of range.
     """
     path = epath.Path(path)
+    words = Words(tokenizer, vocab_size, eos_id)
+    check_build(path, words, shard_tokens, overwrite)
+    pieces = _cut(checked(documents, words), shard_tokens, token_dtype(vocab_size))
+    built = [build_shard(path, i, piece, eos_id) for i, piece in enumerate(pieces)]
+    return finish(path, words, built)
+
+
+def check_build(
+    path: epath.Path, words: Words, shard_tokens: int, overwrite: bool
+) -> None:
+    """Raises what `build_datastore` raises before it asks for a document."""
     _check_place(path, overwrite)
-    if not 0 <= eos_id < vocab_size:
-        raise ValueError(f"eos_id {eos_id} is outside a vocabulary of {vocab_size}")
+    if not 0 <= words.eos_id < words.vocab_size:
+        raise ValueError(
+            f"eos_id {words.eos_id} is outside a vocabulary of {words.vocab_size}"
+        )
     if not 0 < shard_tokens <= LONGEST_SHARD:
         raise ValueError(
             f"shard_tokens must be 1..{LONGEST_SHARD}, got {shard_tokens}: "
             "an order is kept in 32 bits"
         )
     _check_writable(path)
-    seals, num_tokens, num_documents = [], 0, 0
-    checked = _checked(documents, vocab_size, eos_id)
-    for tokens in _cut(checked, shard_tokens, token_dtype(vocab_size)):
-        seals.append(_write_shard(path, len(seals), tokens))
-        num_tokens += len(tokens)
-        num_documents += int(np.count_nonzero(tokens == eos_id))
+
+
+def checked(
+    documents: Iterable[Integer[Host, "_"]], words: Words
+) -> Iterator[Integer[Host, "_"]]:
+    """Documents that are not empty, each with its end-of-text token."""
+    limit = f"outside the vocabulary of {words.vocab_size}"
+    for number, document in enumerate(documents):
+        document = np.asarray(document)
+        if not document.size:
+            continue
+        check_ids(document, words.vocab_size, f"document {number}", limit)
+        yield document
+        if document[-1] != words.eos_id:
+            yield np.array([words.eos_id])
+
+
+def build_shard(
+    folder: epath.Path, number: int, tokens: Integer[Host, " n"], eos_id: int
+) -> Built:
+    """Saves and seals a shard, or finds it saved by a build that was interrupted."""
+    folder.mkdir(parents=True, exist_ok=True)
+    key = hashlib.sha256(tokens.dtype.str.encode())
+    key.update(tokens.data)
+    name = f"{number:05d}_{key.hexdigest()[:12]}"
+    done = folder / f"shard_{name}.json"  # removed when the store is whole
+    seals = _sorted_before(folder, done)
     if not seals:
+        seals = (
+            _save(folder / f"tokens_{name}.npy", tokens),
+            _save(folder / f"order_{name}.npy", order_places(tokens)),
+        )
+        records.write_json(done, [seal._asdict() for seal in seals])
+    return Built(seals, len(tokens), int(np.count_nonzero(tokens == eos_id)))
+
+
+def finish(path: epath.Path, words: Words, built: Sequence[Built]) -> Datastore:
+    """Makes the shards a store, and takes away what is no part of it."""
+    if not built:
         raise ValueError("the corpus is empty: not one document was found")
-    fields = {
-        "tokenizer": tokenizer,
-        "vocab_size": vocab_size,
-        "eos_id": eos_id,
-        "num_tokens": num_tokens,
-        "num_documents": num_documents,
+    fields = words._asdict() | {
+        "num_tokens": sum(shard.num_tokens for shard in built),
+        "num_documents": sum(shard.num_documents for shard in built),
     }
+    seals = [shard.seals for shard in built]
     write_metadata(path, fields, seals)
     kept = {METADATA, *(seal.name for pair in seals for seal in pair)}
     for file in path.iterdir():
@@ -108,19 +169,6 @@ def _number_words(tokens: Integer[Host, " n"]) -> Integer[Host, " n"]:
     occurs = np.zeros(int(tokens.max(initial=0)) + 1, bool)
     occurs[tokens] = True
     return (np.cumsum(occurs, dtype=np.uint32) - np.uint32(1))[tokens]
-
-
-def _checked(documents, vocab_size, eos_id) -> Iterator[Integer[Host, "_"]]:
-    """Documents that are not empty, each with its end-of-text token."""
-    limit = f"outside the vocabulary of {vocab_size}"
-    for number, document in enumerate(documents):
-        document = np.asarray(document)
-        if not document.size:
-            continue
-        check_ids(document, vocab_size, f"document {number}", limit)
-        yield document
-        if document[-1] != eos_id:
-            yield np.array([eos_id])
 
 
 def _cut(documents, size: int, dtype) -> Iterator[Integer[Host, "_"]]:
@@ -163,23 +211,6 @@ def _check_writable(path: epath.Path) -> None:
         path.rmdir()
 
 
-def _write_shard(folder: epath.Path, number: int, tokens) -> tuple[Seal, Seal]:
-    """Saves a shard, or finds it saved by a build that was interrupted."""
-    folder.mkdir(parents=True, exist_ok=True)
-    key = hashlib.sha256(tokens.dtype.str.encode())
-    key.update(tokens.data)
-    name = f"{number:05d}_{key.hexdigest()[:12]}"
-    done = folder / f"shard_{name}.json"  # removed when the store is whole
-    if seals := _sorted_before(folder, done):
-        return seals
-    seals = (
-        _save(folder / f"tokens_{name}.npy", tokens),
-        _save(folder / f"order_{name}.npy", order_places(tokens)),
-    )
-    records.write_json(done, [seal._asdict() for seal in seals])
-    return seals
-
-
 def _sorted_before(folder: epath.Path, done: epath.Path) -> tuple[Seal, Seal] | None:
     try:
         seals = read_pair(json.loads(done.read_text()))
@@ -191,8 +222,9 @@ def _sorted_before(folder: epath.Path, done: epath.Path) -> tuple[Seal, Seal] | 
 
 
 def _save(file: epath.Path, array) -> Seal:
-    """A file of that name may belong to the old store: it stays whole."""
-    unfinished = file.parent / f".{file.name}.unfinished"
+    """A file of that name may belong to the old store: it stays whole. Two workers that
+    do the same shard, as happens on Beam, do not write to the same file."""
+    unfinished = file.parent / f".{file.name}.{uuid.uuid4().hex}.unfinished"
     with unfinished.open("wb") as stream:
         np.save(stream, array)
     unfinished.replace(file)

@@ -1,9 +1,11 @@
 """TFDS datasets: what is written is read again, exactly, and nothing else opens."""
 
 import pathlib
+import pickle
 import re
 import subprocess
 import sys
+from itertools import starmap
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from relay_jax.data.align import looped_batch
 from relay_jax.data.source import BLOCK, MOST_TOKENS, Synthetic, shuffled
 from relay_jax.tasks import TASKS, Examples
 from relay_jax.tasks.arithmetic import Arithmetic
+from relay_jax.workers import Workers
 
 ROOT = pathlib.Path(__file__).parents[2]
 RANGES = [("arithmetic", (1, 6)), ("edit_distance", (2, 7)), ("lis", (1, 23))]
@@ -105,6 +108,67 @@ def test_shards_join_in_order(tmp_path, monkeypatch):
     read = builder.open_tfds(SMALL, (1, 2), tmp_path, 0).take(indices)
     made = Synthetic(SMALL, (1, 2), 3).take(shuffled(indices, num, 0))
     same(read, made)
+
+
+@pytest.fixture
+def done_here(monkeypatch):
+    """What workers do, one item after another, the last first; tests/beam has Beam."""
+
+    def spread(work, items, workers, scratch):
+        items = pickle.loads(pickle.dumps([(work, item) for item in items]))
+        return [work(*item) for work, item in items[::-1]][::-1]
+
+    monkeypatch.setattr(builder, "SHARD", 2 * BLOCK)
+    monkeypatch.setattr(builder, "spread", spread)
+
+
+def files_below(path):
+    return {
+        str(file.relative_to(path)): file.read_bytes()
+        for file in path.rglob("*")
+        if file.is_file()
+    }
+
+
+def test_workers_write_the_same_files(tmp_path, done_here):
+    for num_train, num_test in [(5 * BLOCK + 9, BLOCK), (0, 3 * BLOCK)]:
+        config = builder.TaskRange(
+            task=SMALL, lengths=(1, 3), num_train=num_train, num_test=num_test
+        )
+        plain, place = tmp_path / f"plain{num_train}", tmp_path / f"made{num_train}"
+        builder.build(config, plain)
+        # A function such as a progress bar's cannot be sent to other processes.
+        builder.build(config, place, progress=lambda _: None, workers=Workers("none"))
+        assert files_below(place) == files_below(plain)
+        assert len(builder.open_tfds(SMALL, (1, 3), place, 0, "test")) == num_test
+
+
+def test_workers_that_fail_leave_the_old_dataset(tmp_path, done_here, monkeypatch):
+    make(tmp_path, lengths=(1, 3))
+    before = files_below(tmp_path)
+
+    def fails(writer, aside, shard, file):
+        if "00001" in file.name:
+            raise OSError("the disk is full")
+        return write(writer, aside, shard, file)
+
+    write = builder._write
+    monkeypatch.setattr(builder, "_write", fails)
+    monkeypatch.setattr(
+        builder, "spread", lambda work, items, *_: list(starmap(work, items))
+    )
+    config = builder.TaskRange(
+        task=SMALL, lengths=(1, 3), num_train=5 * BLOCK, num_test=0
+    )
+    with pytest.raises(OSError, match="the disk is full"):
+        builder.build(config, tmp_path, overwrite=True, workers=Workers("none"))
+    left = files_below(tmp_path)
+    assert {name: left[name] for name in before} == before
+    assert not [name for name in left if "array_record" in name and name not in before]
+    monkeypatch.setattr(builder, "_write", write)
+    builder.build(config, tmp_path, overwrite=True, workers=Workers("none"))
+    assert len(builder.open_tfds(SMALL, (1, 3), tmp_path, 0)) == 5 * BLOCK
+    assert [path.name for path in tmp_path.iterdir()] == ["relay_tasks"]
 
 
 def test_batch_of_a_step(data_dir):

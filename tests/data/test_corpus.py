@@ -2,12 +2,17 @@
 
 import gzip
 import json
+import pickle
+from functools import partial
+from itertools import chain
 
 import numpy as np
 import pytest
 from etils import epath
 
 from relay_jax.data import corpus
+from relay_jax.tasks import TASKS
+from relay_jax.tokens import load_tokenizer
 
 RECORDS = [{"prompt": "1+2", "text": "=3"}, {"prompt": "2*2", "text": "=4 é"}]
 LINES = "\n\n".join(map(json.dumps, RECORDS)).encode()
@@ -65,3 +70,49 @@ def test_links_that_lead_nowhere_or_round_are_left_out(tmp_path):
     (tmp_path / "a" / "same").symlink_to(tmp_path / "a" / "text")
     found = corpus.find_files([str(tmp_path)])
     assert [file.name for file in found] == ["same", "text"]
+
+
+def test_files_in_parts_are_all_files_in_order(monkeypatch):
+    monkeypatch.setattr(corpus, "FILES", 3)
+    files = [epath.Path(str(number)) for number in range(7)]
+    parts = corpus.group_files(files)
+    assert [len(part) for part in parts] == [3, 3, 1]
+    assert [*chain(*parts)] == files
+
+
+def test_a_split_in_parts_is_all_examples_in_order(tmp_path, monkeypatch):
+    """Of any dataset of TFDS, and of a part of a split."""
+    from relay_jax.data import builder
+
+    config = builder.TaskRange(
+        task=TASKS["lis"](), lengths=(1, 3), num_train=25, num_test=0
+    )
+    builder.build(config, tmp_path)
+    where = "relay_tasks/lis_1_3", str(tmp_path)
+    monkeypatch.setattr(corpus, "EXAMPLES", 4)
+
+    def read(split):
+        return list(corpus.read_tfds(where[0], split, "tokens", where[1]))
+
+    for split, count in [("train", 25), ("train[3:12]", 9)]:
+        parts = corpus.split_tfds(where[0], split, where[1])
+        assert len(parts) == -(-count // 4)
+        texts = [read(pickle.loads(pickle.dumps(part))) for part in parts]
+        assert max(map(len, texts)) <= 4
+        assert [*chain(*texts)] == read(split) and len(read(split)) == count
+    with pytest.raises(ValueError, match="the TFDS dataset 'no_such' cannot be read"):
+        corpus.split_tfds("no_such", "train")
+
+
+def test_a_part_is_encoded_by_the_tokenizer_that_was_meant():
+    part = partial(iter, ["1+2", "3"])
+    tokenizer = load_tokenizer("relay:8")
+    encoded = corpus.encode_part(part, "relay:8", tokenizer.identity)
+    for one, two in zip(encoded, corpus.encode(part(), tokenizer), strict=True):
+        np.testing.assert_array_equal(one, two)
+    with pytest.raises(ValueError) as error:
+        corpus.encode_part(part, "relay:9", tokenizer.identity)
+    assert str(error.value) == (
+        "relay:9 is the tokenizer relay-tasks-v1-9 where a worker reads it, expected "
+        "relay-tasks-v1-8; give a path that is the same file everywhere"
+    )

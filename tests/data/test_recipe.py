@@ -2,12 +2,13 @@
 
 import json
 import sys
+from itertools import chain
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
-from relay_jax.data.recipe import RECIPES, read_recipe
+from relay_jax.data.recipe import RECIPES, find_recipe, read_recipe, read_recipe_file
 
 
 def publish(folder, name):
@@ -39,6 +40,9 @@ def publish(folder, name):
 def test_a_published_layout_is_read(name, tmp_path):
     texts = publish(tmp_path, name)
     assert list(read_recipe(RECIPES[name], tmp_path)) == texts
+    files = find_recipe(RECIPES[name], tmp_path)
+    parts = [list(read_recipe_file(RECIPES[name], file)) for file in files]
+    assert [*chain(*parts)] == texts and all(parts)
 
 
 def test_the_large_datastore_is_made_of_thirty_files():

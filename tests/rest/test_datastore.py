@@ -4,12 +4,14 @@ import json
 
 import numpy as np
 import pytest
+from etils import epath
 
 from relay_jax import records
 from relay_jax.rest import builder, datastore
 from relay_jax.rest.builder import build_datastore, order_places
 from relay_jax.rest.datastore import open_datastore
 from relay_jax.rest.index import load_index
+from relay_jax.rest.seal import load_sealed
 from relay_jax.tokens import IdTokenizer, TaskTokenizer
 
 WORDS = {"tokenizer": "test", "vocab_size": 50, "eos_id": 1}
@@ -158,6 +160,33 @@ def test_an_interrupted_build_leaves_nothing_that_opens(tmp_path, monkeypatch):
     other = build_datastore(texts, tmp_path / "other", shard_tokens=40, **WORDS)
     for one, two in zip(store.shards, other.shards, strict=True):
         np.testing.assert_array_equal(one.order, two.order)
+
+
+def test_two_workers_may_save_the_same_file_at_once(tmp_path, monkeypatch):
+    file, save = epath.Path(tmp_path) / "tokens_00000_0123456789ab.npy", np.save
+
+    def interrupted(stream, array):
+        monkeypatch.undo()
+        builder._save(file, array)
+        save(stream, array)
+
+    monkeypatch.setattr(np, "save", interrupted)
+    seal = builder._save(file, np.arange(9))
+    np.testing.assert_array_equal(load_sealed(file.parent, seal, True), np.arange(9))
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+def test_what_a_killed_worker_leaves_is_removed(tmp_path, monkeypatch):
+    def killed(stream, array):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        build_datastore(documents(), tmp_path, **WORDS)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".unfinished"]
+    monkeypatch.undo()
+    build_datastore(documents(), tmp_path, **WORDS)
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_an_altered_shard_is_sorted_again(tmp_path):

@@ -1,0 +1,126 @@
+"""Work done by Beam's workers: in order, by several processes, and told of when bad."""
+
+import json
+import operator
+import os
+from functools import partial
+
+import pytest
+from etils import epath
+
+from relay_jax import workers
+from relay_jax.workers import Workers, find_workers, spread
+
+beam = pytest.importorskip(
+    "apache_beam", reason="needs Apache Beam: ./launch/beam.sh test"
+)
+
+ONE = Workers("DirectRunner")
+TWO = find_workers(
+    "DirectRunner", "--direct_num_workers=2 --direct_running_mode=multi_processing"
+)
+
+
+def test_other_processes_work_and_answers_stand_in_order(tmp_path):
+    items = [(f"{number}, __import__('os').getpid()",) for number in range(40)]
+    numbers, pids = zip(*spread(eval, items, TWO, epath.Path(tmp_path)), strict=True)
+    assert numbers == (*range(40),)
+    assert len({*pids}) == 2 and os.getpid() not in pids
+
+
+def test_nothing_to_do(tmp_path):
+    assert spread(divmod, [], ONE, epath.Path(tmp_path)) == []
+
+
+def test_the_first_bad_item_is_told_of(tmp_path):
+    items = [("1",), ("[2",), ("{",)]
+    with pytest.raises(ValueError, match=r"^Expecting ',' delimiter: line 1 column 3"):
+        spread(json.loads, items, ONE, epath.Path(tmp_path))
+
+
+def test_any_other_error_ends_the_work(tmp_path):
+    with pytest.raises(Exception, match="division or modulo by zero"):
+        spread(operator.floordiv, [(1, 1), (1, 0)], ONE, epath.Path(tmp_path))
+
+
+class Job(beam.runners.runner.PipelineResult):
+    """Runs elsewhere: until it is cancelled, or ends without a trace."""
+
+    def __init__(self, stop=None):
+        super().__init__("RUNNING")
+        self.stop, self.is_cancelled = stop, False
+
+    def wait_until_finish(self, duration=None):
+        if self.stop:
+            raise self.stop
+        return "DONE"
+
+    def cancel(self):
+        self.is_cancelled = True
+
+
+class Elsewhere(beam.runners.runner.PipelineRunner):
+    def __init__(self, job):
+        self.job = job
+
+    def run_pipeline(self, pipeline, options):
+        return self.job
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+def test_a_job_that_is_waited_for_is_cancelled_with_us(tmp_path, stop):
+    job = Job(stop)
+    with pytest.raises(stop):
+        spread(abs, [(1,)], Workers(Elsewhere(job)), epath.Path(tmp_path))
+    assert job.is_cancelled
+
+
+def test_workers_that_write_to_another_disk_are_told_of(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"ended \(DONE\), but .*told-.* give paths of"
+    ):
+        spread(abs, [(1,)], Workers(Elsewhere(Job())), epath.Path(tmp_path))
+
+
+def test_options_reach_the_runner_and_logs_may_be_asked_for():
+    told = find_workers(
+        "DirectRunner", "--direct_num_workers=3 --default_sdk_harness_log_level=INFO"
+    )
+    options = beam.options.pipeline_options.PipelineOptions([*told.options])
+    given = options.get_all_options()
+    assert given["direct_num_workers"] == 3
+    assert given["default_sdk_harness_log_level"] == "INFO"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--direct_num_worker=2", "--beam_options=--direct_num_worker=2: Beam has no "),
+        (
+            "--a=1 --zz",
+            "--beam_options=--a=1 --zz: Beam has no option --a; its options ",
+        ),
+        ("--zone", "--beam_options=--zone: argument --zone: expected one argument"),
+    ],
+)
+def test_bad_options_are_told_of_before_any_work(options, message, capfd):
+    with pytest.raises(ValueError) as error:
+        find_workers("DirectRunner", options)
+    assert str(error.value).startswith(message) and "\n" not in str(error.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_dataflow_needs_is_told_of_before_any_work(monkeypatch):
+    with pytest.raises(ValueError) as error:
+        find_workers("DataflowRunner", "")
+    assert "pip install 'apache-beam[gcp]' --constraint" in str(error.value)
+    monkeypatch.setattr(workers, "_GCP", "apache_beam")  # as if it were there
+    with pytest.raises(
+        ValueError, match="validations errors: Missing .* option: project"
+    ):
+        find_workers("DataflowRunner", "--region=us-east1")
+
+
+def test_work_may_be_a_partial(tmp_path):
+    work = partial(divmod, 100)
+    assert spread(work, [(7,)], ONE, epath.Path(tmp_path)) == [[14, 2]]
