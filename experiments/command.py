@@ -175,30 +175,31 @@ def describe() -> dict[str, str]:
 
     Where work takes long, ask at its start: the checkout may change meanwhile.
     """
-    root = pathlib.Path(__file__).parents[1]
-    git = ["git", "-C", str(root), "describe", "--always", "--dirty"]
-    try:
-        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        # A copy of a checkout, on a machine that is lent, say, can be told.
-        commit = os.environ.get("RELAY_JAX_COMMIT", "unknown")
     cpu = [
         line.split(":")[1].strip()
         for line in _lines("/proc/cpuinfo")
         if line.startswith("model name")
     ]
-    hardware = f"{os.cpu_count()} x {cpu[0] if cpu else platform.machine()}"
-    if jax.default_backend() != "cpu":
-        kind = jax.devices()[0].device_kind
-        hardware = f"{jax.device_count()} x {kind}, {hardware}"
     return {
         "command": " ".join(["python", "-m", _module(), *sys.argv[1:]]),
-        "commit": commit.strip(),
-        "hardware": hardware,
+        "commit": os.environ.get("RELAY_JAX_COMMIT") or _commit(),
+        "hardware": f"{os.cpu_count()} x {cpu[0] if cpu else platform.machine()}",
         "python": platform.python_version(),
         "jax": importlib.metadata.version("jax"),
         "date": datetime.datetime.now(datetime.UTC).isoformat("T", "seconds"),
     }
+
+
+def _commit() -> str:
+    """Of the checkout; a copy of one, on a machine that is lent, is told by
+    $RELAY_JAX_COMMIT."""
+    root = pathlib.Path(__file__).parents[1]
+    git = ["git", "-C", str(root), "describe", "--always", "--dirty"]
+    try:
+        found = subprocess.run(git, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"  # not a checkout
+    return found.strip()
 
 
 def _module() -> str:

@@ -23,6 +23,7 @@ _RUN = flags.DEFINE_list("run", None, "Run directories, with commas.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where records and figures go.")
 _TASK = flags.DEFINE_string("task", "", "One task; default: all of the run's config.")
 _LENGTHS = flags.DEFINE_string("lengths", "", "FIRST,LAST; default: the run's config.")
+_STEP = flags.DEFINE_integer("step", 1, "Every how many of --lengths.", lower_bound=1)
 _COUNT = flags.DEFINE_integer("count", 1000, "Problems a length.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the test problems.", 0, MOST_SEED)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an earlier evaluation.")
@@ -98,7 +99,7 @@ def wanted_lengths(run: str, config: TrainConfig) -> dict[str, list[int]] | None
             bounds = command.whole_numbers("lengths", _LENGTHS.value, 2)
         pipeline.check_lengths(task, bounds, config.model, "test")
         if _LENGTHS.value:
-            lengths[name] = list(range(bounds[0], bounds[1] + 1))
+            lengths[name] = list(range(bounds[1], bounds[0] - 1, -_STEP.value))[::-1]
         else:
             lengths[name] = config.evaluation.steps_to(name, bounds)
     return lengths if _TASK.value or _LENGTHS.value else None

@@ -6,6 +6,8 @@ DIR/metrics.jsonl    losses and speed while training
 DIR/records.jsonl    accuracy by length, while training and at the end
 DIR/tensorboard/     the same, for TensorBoard
 DIR/summary.json     written last: the run is finished
+
+What is shipped with the code has no checkpoints, but `models/shipped.py`'s file.
 """
 
 import hashlib
@@ -21,6 +23,7 @@ from etils import epath
 from relay_jax import config as configs
 from relay_jax.arrays import PyTree
 from relay_jax.config import ChainsConfig, TrainConfig
+from relay_jax.models import shipped
 from relay_jax.models.mesh import place
 from relay_jax.records import read_json, write_json
 from relay_jax.training.step import TrainState, init_params
@@ -140,6 +143,8 @@ def load_params(
     config = read_config(workdir)
     _check_newest(workdir)
     like = {"params": place(jax.eval_shape(lambda: init_params(config)), mesh)}
+    if shipped.is_shipped(workdir):
+        return config, shipped.read_params(workdir, like["params"])
     wanted = ocp.checkpoint_utils.construct_restore_args(like)
     arguments = ocp.args.PyTreeRestore(like, restore_args=wanted, partial_restore=True)
     with make_manager(workdir, config.keep_checkpoints) as manager:
