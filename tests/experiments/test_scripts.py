@@ -331,6 +331,34 @@ def test_the_speed_of_the_tasks_is_recorded(tmp_path):
         assert line["command"].startswith("python -m experiments.sample_benchmark")
 
 
+def test_decode_steps_are_measured_against_the_memory(tmp_path):
+    file = tmp_path / "records.jsonl"
+    small = ["--shape=tiny", "--steps=2", "--held=16", "--store_tokens=4000"]
+    done = script("decode_benchmark", *small, "--num_draft=4", f"--records={file}")
+    assert done.returncode == 0, done.stderr
+    lines = list(records.read_lines(file))
+    assert [line["step"] for line in lines] == ["plain", "context", "rest"]
+    assert [line["num_draft"] for line in lines] == [0, 4, 4]
+    for line in lines:
+        ratio = line["limit_ms"] / line["ms_a_step"]
+        assert line["share_of_limit"] == pytest.approx(ratio, abs=2e-3)
+
+
+def test_a_shipped_model_is_evaluated_and_not_written_over(tmp_path):
+    done = script("train", *TINY, f"--workdir={tmp_path}/tiny")
+    assert done.returncode == 0, done.stderr
+    places = [f"--run={tmp_path}/tiny", f"--workdir={tmp_path}/ship"]
+    done = script("ship", *places)
+    assert done.returncode == 0, done.stderr
+    assert "holds a model already" in refusal("ship", *places)
+    chosen = ["--lengths=1,3", "--step=2", "--count=8"]
+    place = f"--workdir={tmp_path}/evaluation"
+    done = script("evaluate", f"--run={tmp_path}/ship", *chosen, place)
+    assert done.returncode == 0, done.stderr
+    lines = records.read_lines(tmp_path / "evaluation/records.jsonl")
+    assert {line["length"] for line in lines} == {1, 3}
+
+
 def test_drafts_from_a_store_change_no_text(tmp_path):
     """Store, replay, generation and benchmark, one after another."""
     tiny = [argument for argument in TINY if "model" not in argument]

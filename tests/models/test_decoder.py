@@ -10,7 +10,7 @@ import pytest
 
 from relay_jax.config import ModelConfig, PositionConfig, TrainConfig
 from relay_jax.models.cache import make_cache, write_cache
-from relay_jax.models.decoder import Decoder
+from relay_jax.models.decoder import Decoder, run_decoder, unstack_layers
 from relay_jax.training.step import init_params
 
 ROPE = ModelConfig(
@@ -87,3 +87,24 @@ def test_write_cache_keeps_what_is_marked():
     keys = written.key_values.keys[1, :, :, 0, 0]
     np.testing.assert_array_equal(keys, [[0, 1, 3, 0, 0], [0, 0, 0, 2, 0]])
     np.testing.assert_array_equal(written.length, [3, 4])
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_layers_by_themselves_say_what_the_stack_says(name):
+    model, tokens = CONFIGS[name], jnp.asarray(prompts(2, 9))
+    cache = make_cache(model, 2, 12)
+    wanted = []
+    for params in (make_params(model), unstack_layers(make_params(model))):
+        logits, new = run_decoder(params, tokens[:, :5], model=model, cache=cache)
+        held = write_cache(cache, new)
+        more, _ = run_decoder(params, tokens[:, 5:], model=model, cache=held)
+        wanted.append((logits, more, held))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), *wanted)
+
+
+def test_unstacking_frees_the_stack():
+    params = make_params(ROPE)
+    stacked = jax.tree.leaves(params["layers"])
+    apart = unstack_layers(params)
+    assert all(leaf.is_deleted() for leaf in stacked)
+    assert sorted(apart) == ["head", "layers_0", "layers_1", "norm", "words"]
