@@ -14,6 +14,7 @@ from relay_jax.arrays import AnyArray, Array, Bool, Float, Int, Key, PyTree
 from relay_jax.config import ModelConfig
 from relay_jax.models.cache import Cache
 from relay_jax.models.layers import KEPT, Codebook, KeyValues, Layer, Memory, make_norm
+from relay_jax.models.mesh import constrain
 
 
 class Decoder(nn.Module):
@@ -58,6 +59,7 @@ class Decoder(nn.Module):
 
         def run(layer, x, key_values):
             past = Memory(key_values, *memory) if memory else None
+            x = x if memory else constrain(x, "batch", None, None)
             return layer(x, positions, mask, past, train=train)
 
         if config.remat:
