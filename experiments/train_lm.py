@@ -36,7 +36,9 @@ def main() -> None:
     check_settings(config.train)  # the corpus takes a while
     check_devices(config.train)
     vocab_size = config.train.model.vocab_size
-    told = prepare_corpus(config.corpus, vocab_size, _WORKDIR.value)
+    told = command.first_alone(
+        lambda: prepare_corpus(config.corpus, vocab_size, _WORKDIR.value)
+    )
     for name in ("train", "held_out"):
         print(f"{name}: {told[name]['files']} files, {told[name]['tokens']:,} tokens")
     try:
@@ -50,4 +52,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, is_shared=True)

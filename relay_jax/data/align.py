@@ -136,7 +136,9 @@ def decoder_batch(examples: Examples, task: Task, longest: int = 0) -> DecoderBa
     """
     tokens, problem_sizes = flatten(examples, task)
     needed = int(sizes(tokens).max())
-    wanted = task.problem_size(longest) + text_room(task, longest) if longest else needed
+    wanted = (
+        task.problem_size(longest) + text_room(task, longest) if longest else needed
+    )
     if needed > wanted:
         raise ValueError(
             f"{task.name}: a text of {needed} tokens does not fit the {wanted} that "

@@ -11,8 +11,8 @@ import math
 import time
 
 import jax
-from jax.sharding import Mesh
 from etils import epath
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from relay_jax import config as configs

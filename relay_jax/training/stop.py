@@ -73,6 +73,4 @@ class Vote:
         mine = np.tile(np.array(wishes), (len(self.mesh.local_devices), 1))
         by_device = NamedSharding(self.mesh, P(AXES))
         shape = self.mesh.size, len(wishes)
-        return self.any(
-            jax.make_array_from_process_local_data(by_device, mine, shape)
-        )
+        return self.any(jax.make_array_from_process_local_data(by_device, mine, shape))

@@ -10,9 +10,6 @@ import pytest
 from experiments.configs import tiny
 from relay_jax import config as configs
 from relay_jax import records
-from relay_jax.config import MeshConfig
-from relay_jax.data import pipeline
-from relay_jax.models.mesh import layout, make_mesh, named_leaves, own_rows, spread
 from relay_jax.training import checkpoint, loop
 
 LAYOUTS = [(4, 1, 1), (1, 4, 1), (1, 1, 2), (2, 2, 1), (2, 1, 2), (2, 2, 2)]
@@ -44,7 +41,9 @@ def run(settings, path):
 def near(one, other):
     np.testing.assert_allclose(one[0], other[0], rtol=1e-5)
     assert one[1] == other[1]
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=5e-5), *(one[2], other[2]))
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, atol=5e-5), *(one[2], other[2])
+    )
 
 
 @functools.cache
