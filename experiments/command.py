@@ -103,7 +103,7 @@ def connect(is_shared: bool) -> None:
     elif (count, own) != (None, None):
         raise ValueError("--num_processes and --process_id need --coordinator")
     if not records.is_first():
-        sys.stdout = open(os.devnull, "w")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 @contextlib.contextmanager

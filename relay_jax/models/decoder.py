@@ -55,7 +55,9 @@ class Decoder(nn.Module):
             memory = (jnp.broadcast_to(places, (len(positions), slots)), held)
 
         words = Codebook(config, name="words")()
-        x = jnp.take(words, tokens, axis=0).astype(config.dtype)
+        # Looked up by examples, a table that is cut along its width must be made whole.
+        table = words if cache else constrain(words, "words", None)
+        x = jnp.take(table, tokens, axis=0).astype(config.dtype)
 
         def run(layer, x, key_values):
             past = Memory(key_values, *memory) if memory else None

@@ -57,7 +57,7 @@ PARAMS = {
 LOOP_FIRST = ("rounds", "mask")  # parts of a batch whose examples are the second axis
 
 
-def make_mesh(config: MeshConfig = MeshConfig()) -> Mesh:
+def make_mesh(config: MeshConfig) -> Mesh:
     """The first devices, as many as the axes ask for.
 
     Raises:

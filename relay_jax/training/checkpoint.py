@@ -11,6 +11,9 @@ DIR/summary.json     written last: the run is finished
 import functools
 import hashlib
 import json
+import math
+import os
+import shutil
 from typing import Any
 
 import jax
@@ -103,6 +106,26 @@ def make_manager(workdir: epath.PathLike, keep: int) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(
         (epath.Path(workdir) / "checkpoints").absolute(), options=options
     )
+
+
+def check_room(path: epath.Path, state: PyTree, keep: int) -> None:
+    """Raises ValueError where a disk of this machine has no room for the checkpoints
+    still to be written: those that are kept and the one that drives one out.
+
+    Args:
+      state: its shapes.
+    """
+    if not os.path.isdir(path):  # in a bucket, say
+        return
+    size = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(state))
+    count = max(keep + 1 - len(_steps(path)), 1)
+    free = shutil.disk_usage(path).free
+    if free < count * size:
+        raise ValueError(
+            f"{path} has {free:,} bytes of free disk, but {count} checkpoints of "
+            f"{size:,} bytes are to be written; free some, lower keep_checkpoints "
+            f"({keep}), or give another --workdir"
+        )
 
 
 def save(manager: ocp.CheckpointManager, state: TrainState, seconds: float) -> None:
@@ -246,10 +269,15 @@ def is_finished(workdir: epath.PathLike) -> bool:
     return wanted is not None and _newest_step(workdir) == wanted
 
 
-def _newest_step(workdir: epath.PathLike) -> int | None:
+def _steps(workdir: epath.PathLike) -> list[int]:
+    """Of the finished checkpoints."""
     folder = epath.Path(workdir) / "checkpoints"
     names = [step.name for step in folder.iterdir()] if folder.is_dir() else []
-    return max((int(name) for name in names if name.isdigit()), default=None)
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def _newest_step(workdir: epath.PathLike) -> int | None:
+    return max(_steps(workdir), default=None)
 
 
 def _summary_step(workdir: epath.PathLike) -> int | None:

@@ -50,8 +50,10 @@ def train(config: TrainConfig, workdir: epath.PathLike) -> dict:
     if checkpoint.is_finished(path):
         return records.read_json(done)
     mesh = make_mesh(config.mesh)
+    like = place(jax.eval_shape(lambda: _begin(config)), mesh)
+    checkpoint.check_room(path, like, config.keep_checkpoints)
     with checkpoint.make_manager(path, config.keep_checkpoints) as manager:
-        state, spent = _first_state(config, path, manager, mesh)
+        state, spent = _first_state(config, path, manager, like, mesh)
         start = int(state.step)
         records.keep_until(path / "metrics.jsonl", start)
         # The final records are always written anew: a run may have ended after them.
@@ -67,23 +69,22 @@ def train(config: TrainConfig, workdir: epath.PathLike) -> dict:
     return summary
 
 
-def _first_state(config, path, manager, mesh: Mesh) -> tuple[TrainState, float]:
-    """The state to go on from: made, or read, where it lies on the mesh."""
+def _begin(config: TrainConfig) -> TrainState:
+    return init_state(config, init_params(config))
 
-    def begin() -> TrainState:
-        return init_state(config, init_params(config))
 
-    like = place(jax.eval_shape(begin), mesh)
+def _first_state(config, path, manager, like, mesh) -> tuple[TrainState, float]:
+    """The state to go on from: made, or read, where it lies on the mesh; no device
+    ever holds more of it than that."""
     found = checkpoint.restore(manager, like)
     if found:
         return found
-    where = layout(like, mesh)
-    if not config.init_from:
-        return jax.jit(begin, out_shardings=where)(), 0.0
-    source = configs.resolve(config.init_from, path)
-    _, params = checkpoint.load_params(source, mesh)
-    go_on = functools.partial(init_state, config)
-    return jax.jit(go_on, out_shardings=where)(params), 0.0
+    begin, given = functools.partial(_begin, config), ()
+    if config.init_from:
+        source = configs.resolve(config.init_from, path)
+        begin = functools.partial(init_state, config)
+        given = (checkpoint.load_params(source, mesh)[1],)
+    return jax.jit(begin, out_shardings=layout(like, mesh))(*given), 0.0
 
 
 def _run(config, state, mesh: Mesh, manager, log, asked) -> TrainState:

@@ -1,60 +1,126 @@
 """Two real processes train as one does that has all their devices."""
 
+import pathlib
 import signal
 import time
 
+import numpy as np
 import pytest
 
+from experiments.configs import tiny
+from relay_jax import config as configs
 from relay_jax import records
+from relay_jax.training import loop
 from tests.processes import finish, start
 
-TRAIN = [
-    "experiments.train",
-    "--config=experiments/configs/tiny.py",
-    *("--config.model.dim=16", "--config.model.num_layers=1"),
-    *("--config.model.mlp_dim=16", "--config.model.dropout=0.1"),
-    *("--config.data.batch_size=8", "--config.evaluation.final=8"),
-    "--config.log_every_steps=1",
-]
+CONFIG = """
+import sys
+from ml_collections import ConfigDict
+from relay_jax import config as configs
+from tests.training.test_processes import settings
+def get_config(kind):
+    return ConfigDict(configs.complete(configs.TrainConfig, settings(kind)))
+"""
 
 
-def told_by(path):
-    """All that a run leaves and that no clock has a part in."""
-    kept = [
-        list(records.read_lines(path / f"{n}.jsonl")) for n in ("metrics", "records")
-    ]
-    losses = [(line["step"], line["loss"]) for line in kept[0]]
-    measured = [line | {"run": ""} for line in kept[1]]
-    return losses, measured, records.read_json(path / "summary.json")["params_sha256"]
+def settings(kind):
+    """A run of a few steps: of a decoder on text, or of a looped model on a task."""
+    values = {"num_steps": 24, "log_every_steps": 1, "seed": 3}
+    values["optimizer"] = {"learning_rate": 1e-2}
+    if kind == "looped":
+        task = tiny.get_config().to_dict()
+        task["model"] |= {"num_layers": 1, "dim": 16, "mlp_dim": 16, "dropout": 0.1}
+        task["data"]["batch_size"] = 8
+        task["evaluation"]["final"] = 8
+        return task | values | {"num_steps": 4}
+    model = {"kind": "decoder", "num_layers": 1, "dim": 16, "mlp_dim": 16}
+    model |= {"vocab_size": 20, "dropout": 0.1, "dtype": "bfloat16"}
+    text = {"task": "text", "lengths": (8, 8), "kind": "text", "path": "text.npy"}
+    held_out = {"text": "text.npy", "context": 8, "during": 4, "final": 8}
+    return values | {
+        "model": model,
+        "data": {"batch_size": 8, "buckets": {"text": text}},
+        "evaluation": held_out | {"batch_size": 4, "every_steps": 8},
+    }
 
 
-@pytest.mark.parametrize("mesh", [(0, 1, 1), (1, 2, 2)], ids=str)
-def test_two_processes_train_as_one(tmp_path, mesh):
-    axes = zip(("data", "fsdp", "tensor"), mesh)
-    mesh = [f"--config.mesh.{axis}={size}" for axis, size in axes]
-    work = [*TRAIN, *mesh, "--config.num_steps=4"]
-    two = start(*work, f"--workdir={tmp_path}/two")
-    told = finish(two)
-    finish(start(*work, f"--workdir={tmp_path}/one", processes=1, devices=4))
-    assert "params_sha256" in told[0][0]
-    assert "params_sha256" not in told[1][0]  # the first one alone prints
-    assert told_by(tmp_path / "two") == told_by(tmp_path / "one")
-    assert len(list(records.read_lines(tmp_path / "two" / "run.jsonl"))) == 1
-
-
-def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path):
-    work = [*TRAIN, "--config.mesh.fsdp=0", "--config.num_steps=40"]
-    two, metrics = (
-        start(*work, f"--workdir={tmp_path}/two"),
-        tmp_path / "two/metrics.jsonl",
+def train(kind, folder, sizes, **how):
+    """Starts `experiments.train` in several processes."""
+    (folder.parent / "config.py").write_text(CONFIG)
+    axes = zip(("data", "fsdp", "tensor"), sizes)
+    return start(
+        "experiments.train",
+        f"--config={folder.parent}/config.py:{kind}",
+        f"--workdir={prepare(folder)}",
+        *(f"--config.mesh.{axis}={size}" for axis, size in axes),
+        **how,
     )
+
+
+def prepare(folder):
+    folder.mkdir(exist_ok=True)
+    text = np.random.default_rng(0).integers(2, 20, 500).astype(np.int32)
+    np.save(folder / "text.npy", text)
+    return folder
+
+
+def alone(kind, folder, sizes):
+    """The same here, with as many devices."""
+    values = settings(kind) | {"mesh": dict(zip(("data", "fsdp", "tensor"), sizes))}
+    loop.train(configs.build(configs.TrainConfig, values), prepare(folder))
+    return told_by(folder)
+
+
+def told_by(folder: pathlib.Path):
+    """All that a run leaves and that no clock has a part in."""
+    metrics, measured = (
+        list(records.read_lines(folder / f"{name}.jsonl"))
+        for name in ("metrics", "records")
+    )
+    losses = [(line["step"], line["loss"]) for line in metrics]
+    measured = [line | {"run": ""} for line in measured]
+    return losses, measured, records.read_json(folder / "summary.json")["params_sha256"]
+
+
+def test_a_signal_to_one_process_stops_both_and_both_go_on(tmp_path):
+    """Parameters, optimizer and batch lie on the devices of both; sums of two numbers
+    do not depend on their order, so all is the same to the bit."""
+    run, sizes = tmp_path / "two", (1, 2, 2)
+    two = train("text", run, sizes)
+    metrics = run / "metrics.jsonl"
     while not metrics.exists() or metrics.read_text().count("\n") < 2:
-        assert two[0].poll() is None, two[0].communicate()
-        time.sleep(0.05)
+        assert two[0].poll() is two[1].poll() is None, two[0].communicate()
+        time.sleep(0.02)
     two[1].send_signal(signal.SIGTERM)
     told = finish(two, codes=143)
     steps = {errors.splitlines()[-1].split(";")[0] for _, errors in told}
     assert len(steps) == 1 and steps.pop().startswith("stopped at step")
-    finish(start(*work, f"--workdir={tmp_path}/two"))
-    finish(start(*work, f"--workdir={tmp_path}/one", processes=1, devices=4))
-    assert told_by(tmp_path / "two") == told_by(tmp_path / "one")
+    assert not (run / "summary.json").exists()
+    told = finish(train("text", run, sizes))
+    assert "params_sha256" in told[0][0] and not told[1][0]  # the first one prints
+    assert told_by(run) == alone("text", tmp_path / "one", sizes)
+    assert len(list(records.read_lines(run / "run.jsonl"))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [(0, 1, 1), (1, 2, 1)], ids=str)
+def test_two_processes_of_a_device_train_as_one(sizes, tmp_path):
+    """Each makes half of the batch's problems."""
+    finish(train("looped", tmp_path / "two", sizes, devices=1))
+    sizes = tuple(size or 2 for size in sizes)
+    assert told_by(tmp_path / "two") == alone("looped", tmp_path / "one", sizes)
+
+
+@pytest.mark.slow
+def test_sums_over_more_devices_differ_by_rounding_alone(tmp_path):
+    finish(train("looped", tmp_path / "two", (4, 1, 1)))
+    two, one = told_by(tmp_path / "two"), alone("looped", tmp_path / "one", (4, 1, 1))
+    np.testing.assert_allclose(two[0], one[0], rtol=1e-5)
+
+
+def test_a_process_that_fails_takes_the_others_along(tmp_path):
+    """Only the second one cannot read its text."""
+    run = tmp_path / "two"
+    two = train("text", run, (0, 1, 1), devices=1)
+    for process in two:
+        process.kill()
