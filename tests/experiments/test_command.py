@@ -9,6 +9,11 @@ from etils import epath
 from experiments import command
 
 
+@pytest.fixture(autouse=True)
+def parsed():
+    flags.FLAGS.mark_as_parsed()
+
+
 def ending(error):
     with pytest.raises(SystemExit) as stop, command.one_line_errors():
         raise error

@@ -209,8 +209,10 @@ def test_a_run_that_goes_on_does_not_need_its_start_any_more(tmp_path):
     [
         (
             [("data.batch_size", 6), ("mesh.data", 2), ("mesh.fsdp", 2)],
-            "data.batch_size (6) does not divide over 4 devices; take a multiple of 4, "
-            "or set mesh.data, mesh.fsdp or data.accumulate",
+            (
+                "data.batch_size (6) does not divide over 4 devices; take a multiple of "
+                "4, or set mesh.data, mesh.fsdp or data.accumulate"
+            ),
         ),
         (
             [("data.batch_size", 6), ("mesh.data", 2), ("data.accumulate", 2)],
