@@ -172,7 +172,7 @@ def test_stop_during_the_last_step_leaves_the_evaluation(tmp_path, monkeypatch):
         loop.train(small(num_steps=2), tmp_path / "cut")
     monkeypatch.undo()
     assert not (tmp_path / "cut" / "summary.json").exists()
-    monkeypatch.setattr(loop, "make_train_step", lambda config: None)  # none is left
+    monkeypatch.setattr(loop, "make_train_step", lambda *args: None)  # none is left
     again = loop.train(small(num_steps=2), tmp_path / "cut")
     assert again["params_sha256"] == whole["params_sha256"]
     assert again["final"] == [x | {"run": "cut"} for x in whole["final"]]

@@ -17,7 +17,7 @@ CONFIG = """
 import sys
 from ml_collections import ConfigDict
 from relay_jax import config as configs
-from tests.training.test_processes import settings
+from tests.training.test_train_processes import settings
 def get_config(kind):
     return ConfigDict(configs.complete(configs.TrainConfig, settings(kind)))
 """
@@ -82,15 +82,20 @@ def told_by(folder: pathlib.Path):
     return losses, measured, records.read_json(folder / "summary.json")["params_sha256"]
 
 
+def wait_for_lines(folder, started, count):
+    """Until the metrics of so many steps are there."""
+    metrics = folder / "metrics.jsonl"
+    while not metrics.exists() or metrics.read_text().count("\n") < count:
+        assert not any(process.poll() for process in started), started[0].communicate()
+        time.sleep(0.02)
+
+
 def test_a_signal_to_one_process_stops_both_and_both_go_on(tmp_path):
     """Parameters, optimizer and batch lie on the devices of both; sums of two numbers
     do not depend on their order, so all is the same to the bit."""
     run, sizes = tmp_path / "two", (1, 2, 2)
     two = train("text", run, sizes)
-    metrics = run / "metrics.jsonl"
-    while not metrics.exists() or metrics.read_text().count("\n") < 2:
-        assert two[0].poll() is two[1].poll() is None, two[0].communicate()
-        time.sleep(0.02)
+    wait_for_lines(run, two, 2)
     two[1].send_signal(signal.SIGTERM)
     told = finish(two, codes=143)
     steps = {errors.splitlines()[-1].split(";")[0] for _, errors in told}
@@ -118,9 +123,15 @@ def test_sums_over_more_devices_differ_by_rounding_alone(tmp_path):
     np.testing.assert_allclose(two[0], one[0], rtol=1e-5)
 
 
-def test_a_process_that_fails_takes_the_others_along(tmp_path):
-    """Only the second one cannot read its text."""
-    run = tmp_path / "two"
-    two = train("text", run, (0, 1, 1), devices=1)
-    for process in two:
-        process.kill()
+@pytest.mark.slow
+def test_a_killed_process_takes_the_other_along_and_both_go_on(tmp_path):
+    """It neither trains on alone nor waits for the dead one at its end."""
+    run, sizes = tmp_path / "two", (0, 1, 1)
+    two = train("text", run, sizes, devices=1)
+    wait_for_lines(run, two, 2)
+    two[1].kill()
+    assert two[0].wait(60) == 1
+    assert "Traceback" in two[0].communicate()[1]
+    two[1].communicate()
+    finish(train("text", run, sizes, devices=1))
+    assert told_by(run) == alone("text", tmp_path / "one", (2, 1, 1))
