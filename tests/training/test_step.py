@@ -132,7 +132,7 @@ def test_parts_count_by_what_they_train_on(monkeypatch):
 
 
 def test_parts_draw_their_own_noise():
-    key, batch = jax.random.key(0), np.zeros((4, 2), np.int32)
+    key, batch = jax.random.key(0), np.ones((4, 2), np.int32)
     draw = lambda part, key: (jax.random.uniform(key), {})
     parts = steps.DecoderBatch(batch, batch > 0)
     noise = {float(steps.accumulate(draw, parts, key, num)[0]) for num in (1, 2, 4)}
