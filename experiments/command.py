@@ -11,14 +11,18 @@ import re
 import runpy
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 from absl import app, flags, logging
 from etils import epath
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict, config_flags
 
 from relay_jax import config as configs
+from relay_jax import records
 
 SCRIPTS = {  # what each kind of config is for
     configs.TrainConfig: "train",
@@ -26,12 +30,25 @@ SCRIPTS = {  # what each kind of config is for
     configs.ChainsConfig: "write_chains",
     configs.RelayConfig: "quickstart",
 }
+COORDINATOR = "RELAY_JAX_COORDINATOR"  # the environment's word for --coordinator
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    None,
+    "Of several processes that do this work together: HOST:PORT of the first one, or "
+    f"auto where the cluster tells (Cloud TPU, GKE, Slurm, MPI). Default: ${COORDINATOR}.",
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many there are.", 1)
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is: 0, ...", 0)
 PLACES = ("workdir", "run", "data_dir", "results")  # flags, of one path or several
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=\[]+)")  # --config.model.dim=8
 
 
-def run(main: Callable[[], None]) -> None:
-    """Runs a script: a bad input ends in one line on stderr instead of a traceback."""
+def run(main: Callable[[], None], is_shared: bool = False) -> None:
+    """Runs a script: a bad input ends in one line on stderr instead of a traceback.
+
+    Args:
+      is_shared: whether several processes can do the work together (`connect`).
+    """
 
     def parse(argv: Sequence[str]) -> list[str]:
         with one_line_errors():
@@ -45,9 +62,71 @@ def run(main: Callable[[], None]) -> None:
         if len(argv) > 1:
             sys.exit(f"error: unexpected arguments {' '.join(argv[1:])}")
         with one_line_errors():
+            connect(is_shared)
+        with gone_if_failed(), one_line_errors():
             main()
 
     app.run(guarded, flags_parser=parse)
+
+
+def connect(is_shared: bool) -> None:
+    """Meets the other processes, if there are to be any; the first one alone prints.
+
+    Raises:
+      ValueError: the flags do not tell who takes part, or the script is not shared.
+    """
+    given = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+    if not is_shared:
+        if given != (None, None, None):
+            raise ValueError(
+                f"{_module()} is the work of one process: start it once, without "
+                "--coordinator, --num_processes and --process_id"
+            )
+        return
+    where, count, own = given
+    where = os.environ.get(COORDINATOR, "") if where is None else where
+    if where == "auto":
+        try:
+            jax.distributed.initialize(None, count, own)
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"--coordinator=auto finds no cluster here ({error}); give "
+                "--coordinator=HOST:PORT, --num_processes and --process_id, or none"
+            ) from None
+    elif where:
+        if ":" not in where or count is None or own is None or own >= count:
+            raise ValueError(
+                "--coordinator=HOST:PORT needs --num_processes and a --process_id below "
+                f"it, got {where!r}, {count} and {own}; or give --coordinator=auto"
+            )
+        jax.distributed.initialize(where, count, own)
+    elif (count, own) != (None, None):
+        raise ValueError("--num_processes and --process_id need --coordinator")
+    if not records.is_first():
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+@contextlib.contextmanager
+def gone_if_failed() -> Iterator[None]:
+    """Of several processes, one that fails is gone at once: waiting at the exit for the
+    others, which wait for it, it would keep them from seeing that."""
+    try:
+        yield
+    except BaseException as error:
+        refusal = error.code if isinstance(error, SystemExit) else None
+        all_agree = isinstance(refusal, int)  # they stop together
+        if not jax.distributed.is_initialized() or all_agree:
+            raise
+        print(refusal or traceback.format_exc(), file=sys.stderr, flush=True)
+        os._exit(1)
+
+
+def first_alone(work: Callable[[], Any]) -> Any:
+    """The result of what one process makes, and others then find made."""
+    made = work() if records.is_first() else None
+    if jax.distributed.is_initialized():
+        multihost_utils.sync_global_devices("first_alone")
+    return made if records.is_first() else work()
 
 
 @contextlib.contextmanager
@@ -79,6 +158,8 @@ def one_line_errors() -> Iterator[None]:
 def make_folder(path: epath.Path) -> None:
     """Makes a directory and shows, before the work for it, that it can be written."""
     path.mkdir(parents=True, exist_ok=True)
+    if not records.is_first():
+        return
     trial = path / ".writable"
     trial.write_bytes(b"")
     trial.unlink()

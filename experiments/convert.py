@@ -4,14 +4,15 @@
     python -m experiments.convert --from=runs/code_lm --hugging_face=code_lm_hf
 
 No script needs the first: --run=vicuna-7b-v1.5 reads the folder itself. A run directory
-can also be trained from (`init_from`). The tokenizer goes along, and what the folder says
+can also be trained from (`init_from`). A model that one device does not hold is spread
+over several (--mesh=8,1). The tokenizer goes along, and what the folder says
 of the tokens that begin and end a text.
 """
 
 from absl import flags
 from etils import epath
 
-from experiments import command
+from experiments import command, devices
 from relay_jax.config import TrainConfig
 from relay_jax.models import architecture, convert
 from relay_jax.records import read_json, write_json
@@ -34,9 +35,10 @@ def main() -> None:
     if _WORKDIR.value:
         model = architecture.read_model(source, _DTYPE.value)
         config = TrainConfig(model=model, name=source.name)
-        checkpoint.save_params(target, config, convert.load_params(source, model))
+        params = convert.load_params(source, model, devices.mesh())
+        checkpoint.save_params(target, config, params)
     else:
-        config, params = checkpoint.load_params(source)
+        config, params = checkpoint.load_params(source, devices.mesh())
         special = _special(source, config)
         convert.save_params(params, config.model, target, special=special)
     for name in (*TOKENIZER_FILES, architecture.GENERATION):

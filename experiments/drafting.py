@@ -5,16 +5,18 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from absl import flags
 from etils import epath
 
+from experiments import devices
 from relay_jax.arrays import Host, Int, PyTree
 from relay_jax.config import DraftConfig
 from relay_jax.rest import decode, drafters, step_times, tree_size
 from relay_jax.rest import index as indexes
 from relay_jax.rest.datastore import Datastore, open_datastore
-from relay_jax.rest.index import AnyIndex, HostIndex, make_mesh
+from relay_jax.rest.index import AnyIndex, HostIndex
 from relay_jax.tokens import Tokenizer
 
 _DATASTORE = flags.DEFINE_string("datastore", "", "A datastore's directory.")
@@ -29,7 +31,7 @@ NUM_DRAFT = flags.DEFINE_string(
 _DEPTH = flags.DEFINE_integer("draft_depth", 10, "Depth of the draft tree.", 1)
 INDEXES = {
     "device": indexes.load_index,
-    "mesh": lambda store: indexes.load_index(store, make_mesh()),
+    "mesh": lambda store: indexes.load_index(store, devices.mesh(everywhere=True)),
     "host": HostIndex,
 }
 _INDEX = flags.DEFINE_enum(
@@ -92,8 +94,13 @@ def load_index(store: Datastore | None) -> AnyIndex | None:
     """The index of a store, where --index says. Large: last, after all that can fail.
 
     Raises:
-      ValueError: a file of the store is damaged.
+      ValueError: a file of the store is damaged; no process may search for all.
     """
+    if store and jax.process_count() > 1 and _INDEX.value != "mesh":
+        raise ValueError(
+            f"--index={_INDEX.value} is searched by one process; several of them search "
+            "together with --index=mesh"
+        )
     return INDEXES[_INDEX.value](store) if store else None
 
 

@@ -5,16 +5,14 @@ from collections.abc import Iterator
 
 from absl import flags
 from etils import epath
-from jax.sharding import Mesh
 
-from experiments import command
+from experiments import command, devices
 from relay_jax.arrays import PyTree
 from relay_jax.config import ModelConfig, TrainConfig
 from relay_jax.data import corpus
 from relay_jax.models import architecture, convert
 from relay_jax.models.decoder import unstack_layers
-from relay_jax.models.mesh import make_mesh
-from relay_jax.rest.index import AnyIndex, MeshIndex, place_beside
+from relay_jax.rest.index import AnyIndex, MeshIndex
 from relay_jax.tokens import (
     IdTokenizer,
     Tokenizer,
@@ -34,9 +32,6 @@ _DTYPE = flags.DEFINE_enum(
     "",
     ["", "float32", "bfloat16", "float16"],
     "Type of a Hugging Face model; default: its own.",
-)
-_MESH = flags.DEFINE_string(
-    "mesh", "1,1", "Over how many devices the model is spread: fsdp,tensor."
 )
 _TOKENIZER = flags.DEFINE_string(
     "tokenizer", "", "A tokenizer's file or folder; default: that of the run."
@@ -67,7 +62,7 @@ def open_run(needs_words: bool = True) -> tuple[TrainConfig, Tokenizer]:
         another model's; --mesh does not fit the devices.
     """
     run = epath.Path(_RUN.value)
-    _make_mesh()
+    devices.mesh()
     is_foreign = architecture.is_hugging_face(run)
     if is_foreign:
         model = architecture.read_model(run, _DTYPE.value)
@@ -120,23 +115,18 @@ def end_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
 
 
 def load_params(config: TrainConfig, index: AnyIndex | None) -> PyTree:
-    """The parameters of --run, layer by layer, spread over --mesh, or on all devices of
-    the index.
+    """The parameters of --run, layer by layer, spread over --mesh, on the devices of the
+    index.
 
     Raises:
       ValueError: they are missing, damaged, or of another shape.
     """
-    mesh = _make_mesh()
-    if mesh.size > 1 and isinstance(index, MeshIndex):
-        raise ValueError(
-            f"--mesh={_MESH.value} spreads the model and --index=mesh the datastore; "
-            "choose one of them"
-        )
+    mesh = index.mesh if isinstance(index, MeshIndex) else devices.mesh()
     if architecture.is_hugging_face(_RUN.value):
         params = convert.load_params(_RUN.value, config.model, mesh)
     else:
         params = checkpoint.load_params(_RUN.value, mesh)[1]
-    return place_beside(unstack_layers(params), index)
+    return unstack_layers(params)
 
 
 def check_length(model: ModelConfig, prompt: int, new: int) -> None:
@@ -148,11 +138,6 @@ def check_length(model: ModelConfig, prompt: int, new: int) -> None:
             "that the model was made for; what it writes beyond them may be nonsense",
             file=sys.stderr,
         )
-
-
-def _make_mesh() -> Mesh:
-    """That of --mesh."""
-    return make_mesh(*command.whole_numbers("mesh", _MESH.value, 2))
 
 
 def read_prompts(tokenizer: Tokenizer, most: int = 0) -> list[list[int]]:

@@ -60,6 +60,8 @@ def main() -> None:
         index=index,
     )
     lines = speed.compare(work, drafts, _REPEATS.value, drafting.cache_file())
+    if not records.is_first():
+        return
     for line in lines:
         if line["chosen"] and not line["num_draft"]:
             told = "drafts would not pay here; it decodes plainly"
@@ -93,4 +95,4 @@ def problems(config: TrainConfig) -> list:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, is_shared=True)

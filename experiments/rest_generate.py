@@ -59,7 +59,8 @@ def main() -> None:
         max_new_tokens=_MOST.value,
     )
     state, fit, draft = drafting.choose(params, state, index, draft, settings)
-    streams = sys.stdout.isatty() and len(prompts) == 1
+    is_watched = sys.stdout.isatty() and jax.process_count() == 1
+    streams = is_watched and len(prompts) == 1
     num_steps = STREAM_STEPS if streams else WATCH_STEPS
     shown = ""
     watched = drafting.watch(params, state, index, draft, fit, num_steps, settings)
@@ -100,4 +101,4 @@ def show(state: decode.DecodeState, row: int, first: int, tokenizer) -> str:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, is_shared=True)

@@ -24,8 +24,7 @@ from experiments import command
 from relay_jax import config as configs
 from relay_jax.data.text_corpus import prepare_corpus
 from relay_jax.training import loop
-from relay_jax.training.check import check_settings
-from relay_jax.training.devices import check_devices
+from relay_jax.training.check import check_devices, check_settings
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment's file.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's directory.")
@@ -35,9 +34,11 @@ flags.mark_flags_as_required(["config", "workdir"])
 def main() -> None:
     config = command.build(configs.LanguageConfig, _CONFIG.value.to_dict())
     check_settings(config.train)  # the corpus takes a while
-    check_devices(config.train.data.num_devices, config.train.data.batch_size)
+    check_devices(config.train)
     vocab_size = config.train.model.vocab_size
-    told = prepare_corpus(config.corpus, vocab_size, _WORKDIR.value)
+    told = command.first_alone(
+        lambda: prepare_corpus(config.corpus, vocab_size, _WORKDIR.value)
+    )
     for name in ("train", "held_out"):
         print(f"{name}: {told[name]['files']} files, {told[name]['tokens']:,} tokens")
     try:
@@ -51,4 +52,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, is_shared=True)

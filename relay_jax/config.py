@@ -141,8 +141,17 @@ class BucketConfig:
 class DataConfig:
     batch_size: int = 512
     buckets: Mapping[str, BucketConfig] = dataclasses.field(default_factory=dict)
-    num_devices: int = 1  # that share a batch; 0: all there are
     num_workers: int = 0  # processes that make batches; 0: a thread of the run's own
+    accumulate: int = 1  # parts of a batch, one after the other, to need less memory
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each axis (`models.mesh`); 0: all that the others leave."""
+
+    data: int = 1
+    fsdp: int = 1
+    tensor: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,6 +182,7 @@ class TrainConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     loss: LossConfig = LossConfig()
     data: DataConfig = DataConfig()
+    mesh: MeshConfig = MeshConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     name: str = "run"  # the model's name in records and figures
     seed: int = 0

@@ -1,17 +1,24 @@
 """Records: one JSON line a measurement. Figures and tables are made from these alone.
 
-Every file here is written so that it is either the old one or the whole new one.
+Every file here is written so that it is either the old one or the whole new one; of
+several processes (`jax.distributed`) only the first one writes.
 """
 
 import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import jax
 from etils import epath
 
 FIELDS = ("run", "task", "model", "length", "seed", "metric", "value", "count")
 
 _REMEDY = "restore it, or make its directory anew"
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes. Alone, it asks for no device."""
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def make_record(**values: Any) -> dict[str, Any]:
@@ -44,6 +51,8 @@ def check_seeds(measured: Iterable[tuple[str, str, str, int]]) -> None:
 
 def append_lines(path: epath.PathLike, lines: Iterable[dict[str, Any]]) -> None:
     """Appends JSON lines, making the file if there is none."""
+    if not is_first():
+        return
     text = "".join(json.dumps(line) + "\n" for line in lines)
     with epath.Path(path).open("a") as file:
         file.write(text)
@@ -71,13 +80,15 @@ def read_lines(path: epath.PathLike) -> Iterator[dict[str, Any]]:
 
 def keep_until(path: epath.PathLike, step: int) -> None:
     """Drops the lines after `step`: a resumed run will write them again."""
-    if epath.Path(path).exists():
+    if is_first() and epath.Path(path).exists():
         kept = [line for line in read_lines(path) if line["step"] <= step]
         write_lines(path, kept)
 
 
 def write_whole(path: epath.PathLike, content: bytes) -> None:
     """Writes a file that is either whole or not there."""
+    if not is_first():
+        return
     path = epath.Path(path)
     unfinished = path.parent / f".{path.name}.unfinished"
     unfinished.write_bytes(content)

@@ -79,14 +79,18 @@ def cut_chains(examples: Examples, most_rounds: int) -> Examples:
     )
 
 
+def longest_width(task: Task, longest: int) -> int:
+    """n, that problems of length `longest` could need."""
+    return max(task.problem_size(longest), task.round_size(longest) + 1)
+
+
 def looped_width(examples: Examples, task: Task, longest: int = 0) -> int:
     """n: room for the problem, and for every round with its boundary pad.
 
     Narrower by multiples of `WIDTH_STEP` than what problems of length `longest` (by
     default the longest here) could need.
     """
-    longest = longest or int(examples.length.max())
-    bound = max(task.problem_size(longest), task.round_size(longest) + 1)
+    bound = longest_width(task, longest or int(examples.length.max()))
     needed = int(max(sizes(examples.problem).max(), sizes(examples.rounds).max() + 1))
     return bound - (bound - needed) // WIDTH_STEP * WIDTH_STEP
 
@@ -123,15 +127,34 @@ def round_mask(rounds: Int[Host, "*b n"]) -> Bool[Host, "*b n"]:
     return told | boundary
 
 
-def decoder_batch(examples: Examples, task: Task) -> DecoderBatch:
-    """Writes problem, chain and answer from left to right."""
+def decoder_batch(examples: Examples, task: Task, longest: int = 0) -> DecoderBatch:
+    """Writes problem, chain and answer from left to right, as narrow as they permit; or
+    as wide as problems of length `longest` could need.
+
+    Raises:
+      ValueError: they need more.
+    """
     tokens, problem_sizes = flatten(examples, task)
-    width = -(-int(sizes(tokens).max()) // WIDTH_STEP) * WIDTH_STEP
+    needed = int(sizes(tokens).max())
+    wanted = (
+        task.problem_size(longest) + text_room(task, longest) if longest else needed
+    )
+    if needed > wanted:
+        raise ValueError(
+            f"{task.name}: a text of {needed} tokens does not fit the {wanted} that "
+            f"problems of length {longest} need"
+        )
+    width = -(-wanted // WIDTH_STEP) * WIDTH_STEP
     room = max(width - tokens.shape[1], 0)
     tokens = np.pad(tokens, ((0, 0), (0, room)), constant_values=PAD)[:, :width]
     column = np.arange(width)[None]
     trained = (column >= problem_sizes[:, None]) & (tokens != PAD)
     return DecoderBatch(_on_device(tokens), trained)
+
+
+def text_room(task: Task, length: int) -> int:
+    """Tokens that the longest text after a problem needs."""
+    return task.chain_size(length) + 2  # and the answer and `<eos>`
 
 
 def flatten(examples: Examples, task: Task) -> tuple[Int[Host, "b n"], Int[Host, " b"]]:

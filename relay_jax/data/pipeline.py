@@ -1,6 +1,7 @@
 """From buckets to batches: the batch of a step is a function of (seed, step) alone.
 
-So a checkpoint needs no iterator state, and a resumed run sees what it would have seen.
+So a checkpoint needs no iterator state, a resumed run sees what it would have seen, and
+each of several processes makes its own rows.
 Every batch comes from one bucket (one task, one range of lengths, one source), drawn
 for the step; shapes are then few, and each is compiled once.
 """
@@ -13,12 +14,14 @@ import numpy as np
 from etils import epath
 
 from relay_jax import config as configs
+from relay_jax.arrays import Host, Int
 from relay_jax.config import BucketConfig, ModelConfig, TrainConfig
 from relay_jax.data.align import (
     DecoderBatch,
     LoopedBatch,
     cut_chains,
     decoder_batch,
+    longest_width,
     looped_batch,
     looped_width,
 )
@@ -202,44 +205,70 @@ def open_held_out(config: TrainConfig, workdir: epath.PathLike) -> Windows:
     return open_windows(file, settings.context, config.model.num_words)
 
 
-def step_at(step: int, buckets: list[AnyBucket], config: TrainConfig) -> Step:
-    """The work of one step: a function of (seed, step) and the buckets."""
+def step_at(
+    step: int,
+    buckets: list[AnyBucket],
+    config: TrainConfig,
+    rows: Int[Host, " b"] | None = None,
+) -> Step:
+    """The work of one step: a function of (seed, step) and the buckets.
+
+    Who makes the whole batch makes it as narrow as its examples permit. Who makes some
+    rows cannot know what the others need: it is as wide as any example could.
+
+    Args:
+      rows: those of the batch that are made; by default all.
+    """
     batch_size, seed = config.data.batch_size, config.seed
     weights = np.array([b.weight * (step >= b.first_step) for b in buckets])
     rng = np.random.default_rng([seed, BUCKET_CHOICE, step])
     bucket = buckets[rng.choice(len(buckets), p=weights / weights.sum())]
+    rows = np.arange(batch_size) if rows is None else rows
+    is_whole = len(rows) == batch_size
     if isinstance(bucket, TextBucket):
-        drawn = bucket.source.draw(step, batch_size)
+        drawn = bucket.source.draw(step, batch_size, rows)
         return Step(step, bucket.task, bucket.num_loops, drawn)
-    examples = bucket.source.take(step * batch_size + np.arange(batch_size))
+    examples = bucket.source.take(step * batch_size + rows)
     if config.model.kind == "looped":
         examples = cut_chains(examples, bucket.num_loops)
-        width = looped_width(examples, bucket.task, bucket.longest)
+        width = longest_width(bucket.task, bucket.longest)
+        if is_whole:
+            width = looped_width(examples, bucket.task, bucket.longest)
         batch = looped_batch(examples, bucket.task, bucket.num_loops, width)
     else:
-        batch = decoder_batch(examples, bucket.task)
+        longest = 0 if is_whole else bucket.longest
+        batch = decoder_batch(examples, bucket.task, longest)
     return Step(step, bucket.task, bucket.num_loops, batch)
 
 
 class _Maker:
     """`step_at` of a run, whose buckets each process opens by itself."""
 
-    def __init__(self, config: TrainConfig, workdir: str):
-        self.config, self.workdir, self.buckets = config, workdir, []
+    def __init__(self, config: TrainConfig, workdir: str, rows):
+        self.config, self.workdir, self.rows = config, workdir, rows
+        self.buckets: list[AnyBucket] = []
 
     def __call__(self, step) -> Step:
         self.buckets = self.buckets or open_buckets(self.config, self.workdir)
-        return step_at(int(step), self.buckets, self.config)
+        return step_at(int(step), self.buckets, self.config, self.rows)
 
 
 def steps(
-    config: TrainConfig, workdir: epath.PathLike, start: int, stop: int
+    config: TrainConfig,
+    workdir: epath.PathLike,
+    start: int,
+    stop: int,
+    rows: Int[Host, " b"] | None = None,
 ) -> Iterator[Step]:
     """Steps `start` to `stop`, made ahead of their use by grain: in a thread, or, with
-    `data.num_workers`, in as many processes."""
+    `data.num_workers`, in as many processes.
+
+    Args:
+      rows: see `step_at`.
+    """
     import grain
 
-    made = grain.MapDataset.range(start, stop).map(_Maker(config, str(workdir)))
+    made = grain.MapDataset.range(start, stop).map(_Maker(config, str(workdir), rows))
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=PREFETCH)
     ahead = made.to_iter_dataset(read_options=options)
     if config.data.num_workers:

@@ -32,10 +32,13 @@ class Windows(NamedTuple):
     size: int
     seed: int = 0
 
-    def draw(self, step: int, batch_size: int) -> DecoderBatch:
-        """The batch of a step: a function of (seed, step)."""
+    def draw(
+        self, step: int, batch_size: int, rows: Int[Host, " b"] | None = None
+    ) -> DecoderBatch:
+        """The batch of a step, or some rows of it: a function of (seed, step)."""
         rng = np.random.default_rng([self.seed, WINDOW_CHOICE, step])
-        return self._read(rng.integers(len(self.tokens) - self.size, size=batch_size))
+        starts = rng.integers(len(self.tokens) - self.size, size=batch_size)
+        return self._read(starts if rows is None else starts[rows])
 
     def spread(self, count: int) -> DecoderBatch:
         """`count` windows at even distances, fewer if they would overlap."""

@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from relay_jax.arrays import Float, Host
+from relay_jax.records import is_first
 
 TITLES = {
     "answer_accuracy": "final answers that are right",
@@ -201,6 +202,8 @@ def speed_by_drafter(lines: Sequence[dict[str, Any]], path: epath.PathLike) -> N
 
 
 def _save(figure: Figure, path: epath.PathLike) -> None:
+    if not is_first():
+        return
     FigureCanvasAgg(figure)
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

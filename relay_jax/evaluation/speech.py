@@ -9,8 +9,15 @@ import numpy as np
 
 from relay_jax.arrays import Float, Host, Int, PyTree
 from relay_jax.config import ModelConfig
-from relay_jax.data.align import flatten, looped_batch, looped_width, right_align
+from relay_jax.data.align import (
+    flatten,
+    looped_batch,
+    looped_width,
+    right_align,
+    text_room,
+)
 from relay_jax.models.looped import read_round, run_looped
+from relay_jax.models.mesh import constrain
 from relay_jax.rest import decode
 from relay_jax.tasks import Examples, Task
 from relay_jax.tokens import EOS, PAD
@@ -58,7 +65,8 @@ def _looped_runner(model: ModelConfig, task: Task, num_loops: int):
         if not task.answer_in_chain:  # it is written after the chain
             chance = jax.nn.softmax(spoken.answer_logits.astype(jnp.float32), axis=-1)
             certain = jnp.minimum(certain, chance.max(axis=-1))
-        return jnp.argmax(spoken.answer_logits, axis=-1), rounds, certain
+        said = jnp.argmax(spoken.answer_logits, axis=-1), rounds, certain
+        return tuple(constrain(x, like=params) for x in said)  # seen by every process
 
     return run
 
@@ -86,7 +94,7 @@ def decoder_texts(
     """
     text, prompt_size = flatten(examples, task)
     longest = int(examples.length.max())
-    room, width = _room(task, longest), task.problem_size(longest)
+    room, width = text_room(task, longest), task.problem_size(longest)
     num, parts = len(text), []
     for rows in batches(num, batch_size):
         state = decode.decode(
@@ -101,12 +109,8 @@ def decoder_texts(
         made = np.take_along_axis(np.asarray(state.tokens), new, axis=1)
         parts.append((made, np.asarray(state.confidence)))
     tokens, confidence = (np.concatenate(part)[:num] for part in zip(*parts))
-    own = np.array([_room(task, length) for length in examples.length.tolist()])
+    own = np.array([text_room(task, length) for length in examples.length.tolist()])
     return np.where(np.arange(room) < own[:, None], tokens, PAD), confidence
-
-
-def _room(task: Task, length: int) -> int:
-    return task.chain_size(length) + 2  # and the answer and `<eos>`
 
 
 def written_answer(

@@ -11,6 +11,7 @@ from relay_jax.arrays import AnyArray, Array, Bool, Float, Int, PyTree
 from relay_jax.config import ModelConfig
 from relay_jax.data.text import Windows
 from relay_jax.models.decoder import run_decoder
+from relay_jax.models.mesh import constrain
 from relay_jax.records import make_record
 
 
@@ -52,4 +53,5 @@ def _score(
     target, told = tokens[:, 1:], told[:, 1:]
     entropy = optax.softmax_cross_entropy_with_integer_labels(logits, target)
     right = jnp.argmax(logits, axis=-1) == target
-    return jnp.stack([jnp.sum(x, where=told) for x in (entropy, right.astype(float))])
+    sums = [jnp.sum(x, where=told) for x in (entropy, right.astype(float))]
+    return constrain(jnp.stack(sums), like=params)  # seen by every process

@@ -16,6 +16,7 @@ from relay_jax.arrays import AnyArray, Array, Bool, Float, Int, Key, PyTree
 from relay_jax.config import ModelConfig
 from relay_jax.models.cache import Cache
 from relay_jax.models.layers import KEPT, Codebook, KeyValues, Layer, Memory, make_norm
+from relay_jax.models.mesh import constrain
 
 STACK = "layers"
 
@@ -59,10 +60,13 @@ class Decoder(nn.Module):
             memory = (jnp.broadcast_to(places, (len(positions), slots)), held)
 
         words = Codebook(config, name="words")()
-        x = jnp.take(words, tokens, axis=0).astype(config.dtype)
+        # Looked up by examples, a table that is cut along its width must be made whole.
+        table = words if cache else constrain(words, "words", None)
+        x = jnp.take(table, tokens, axis=0).astype(config.dtype)
 
         def run(layer, x, key_values):
             past = Memory(key_values, *memory) if memory else None
+            x = x if memory else constrain(x, "batch", None, None)
             return layer(x, positions, mask, past, train=train)
 
         if config.remat:

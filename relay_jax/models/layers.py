@@ -175,7 +175,7 @@ class Attention(nn.Module):
         tops = [jnp.max(score, axis=-1, keepdims=True) for score in scores]
         highest = jax.lax.stop_gradient(functools.reduce(jnp.maximum, tops))
 
-        mixed, total = 0.0, 0.0
+        mixed, total = jnp.zeros(()), jnp.zeros(())
         for (part, _, _), score in zip(parts, scores):
             weights = jnp.exp(score - highest).astype(dtype)
             total += jnp.sum(weights, axis=-1, keepdims=True, dtype=jnp.float32)

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from relay_jax.arrays import AnyArray, Array, Bool, Float, Int, Key, PyTree
 from relay_jax.config import ModelConfig
 from relay_jax.models.layers import KEPT, NEVER, Codebook, Layer, make_norm
+from relay_jax.models.mesh import constrain
 from relay_jax.tasks.task import Task, Workspace
 from relay_jax.tokens import FIRST_NUMBER, PAD
 
@@ -148,6 +149,7 @@ class LoopedModel(nn.Module):
 
         positions = jnp.arange(problem.shape[1])[None]
         mask = jnp.broadcast_to(seen[:, None], (*problem.shape, problem.shape[1]))
+        x = constrain(x, "batch", None, None)
         for layer in self.layers:
             x, _ = layer(x, positions, mask, train=train)
         hidden = self.norm(x)

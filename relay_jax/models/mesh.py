@@ -1,48 +1,137 @@
-"""Which axis of a parameter lies on which axis of the device mesh, for decoding.
+"""The mesh: on which devices parameters, batches and datastores lie.
 
-    fsdp      spreads every matrix along the model's width
+    data      spreads the examples of a batch; parameters are the same all along it
+    fsdp      spreads the examples too, and every matrix along the model's width
     tensor    spreads heads, the feed-forward layer's width and the vocabulary
 
-XLA derives from the parameters how activations and cache are spread.
+Arrays name their axes, and one table says on what axis of the mesh each name lies. XLA
+derives the rest. An axis of an array that the mesh does not divide stays whole.
+
+    layers/attention/query/kernel  [l, d, h, e]  "width", "heads", None
+                                                  fsdp     tensor
 """
 
+import math
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from relay_jax.arrays import PyTree
+from relay_jax.arrays import Array, Host, Int, PyTree
+from relay_jax.config import MeshConfig
+from relay_jax.data.align import DecoderBatch, LoopedBatch
 
-AXES = ("fsdp", "tensor")
-
-# By the end of a parameter's path; stacked ones begin with the axis of layers. What is
-# not named here lies on every device.
-RULES = {
-    "words/words": P("tensor", "fsdp"),
-    "head/words": P("tensor", "fsdp"),
-    "query/kernel": P(None, "fsdp", "tensor"),
-    "key/kernel": P(None, "fsdp", "tensor"),
-    "value/kernel": P(None, "fsdp", "tensor"),
-    "query/bias": P(None, "tensor"),
-    "key/bias": P(None, "tensor"),
-    "value/bias": P(None, "tensor"),
-    "out/kernel": P(None, "tensor", "fsdp"),
-    "up/kernel": P(None, "fsdp", "tensor"),
-    "gate/kernel": P(None, "fsdp", "tensor"),
-    "down/kernel": P(None, "tensor", "fsdp"),
+AXES = ("data", "fsdp", "tensor")
+LIES_ON: dict[str | None, tuple[str, ...]] = {
+    None: (),
+    "batch": ("data", "fsdp"),
+    "width": ("fsdp",),  # of a parameter; an activation's stays whole
+    "heads": ("tensor",),
+    "hidden": ("tensor",),
+    "words": ("tensor",),
+    "shards": AXES,
 }
+# The last axes of a parameter, by the end of its path; stacked ones begin with the axis
+# of layers. What is not named here lies on every device, as do its optimizer's moments.
+PARAMS = {
+    "words": ("words", "width"),
+    "query/kernel": ("width", "heads", None),
+    "key/kernel": ("width", "heads", None),
+    "value/kernel": ("width", "heads", None),
+    "query/bias": ("heads", None),
+    "key/bias": ("heads", None),
+    "value/bias": ("heads", None),
+    "out/kernel": ("heads", "width"),
+    "up/kernel": ("width", "hidden"),
+    "gate/kernel": ("width", "hidden"),
+    "down/kernel": ("hidden", "width"),
+    "digits": (None, None, "width"),
+    "waves": (None, "width"),
+    "marks": (None, None, "width"),
+    "difference_words": (None, "width"),
+    "round_difference/kernel": ("width", None),
+    "answer_difference/kernel": ("width", None),
+}
+LOOP_FIRST = ("rounds", "mask")  # parts of a batch whose examples are the second axis
 
 
-def make_mesh(fsdp: int = 1, tensor: int = 1) -> Mesh:
-    """The first `fsdp * tensor` devices. Raises ValueError where there are fewer."""
-    devices = jax.devices()
-    if min(fsdp, tensor) < 1 or fsdp * tensor > len(devices):
+def make_mesh(config: MeshConfig) -> Mesh:
+    """The first devices, as many as the axes ask for.
+
+    Raises:
+      ValueError: there are fewer, or some of a process's devices are left over.
+    """
+    sizes, there = [config.data, config.fsdp, config.tensor], jax.device_count()
+    told = f"a mesh of {' x '.join(map(str, sizes))} ({', '.join(AXES)})"
+    if min(sizes) < 0 or sizes.count(0) > 1:
         raise ValueError(
-            f"a mesh of {fsdp} x {tensor} does not fit the {len(devices)} devices here"
+            f"{told}: an axis has 1 device or more, or 0 for all that the others leave; "
+            "only one of them can be 0"
         )
-    return Mesh(np.array(devices[: fsdp * tensor]).reshape(fsdp, tensor), AXES)
+    asked = math.prod(size or 1 for size in sizes)
+    if asked > there or (0 in sizes and there % asked):
+        raise ValueError(f"{told} does not fit the {there} devices that there are")
+    sizes = [size or there // asked for size in sizes]
+    count, processes = math.prod(sizes), jax.process_count()
+    if processes > 1 and count < there:
+        raise ValueError(
+            f"{told} leaves out some of the {there} devices of {processes} processes, "
+            "each of which must take part; set mesh.data to 0, for all that are left"
+        )
+    devices, kinds = jax.devices()[:count], (jax.sharding.AxisType.Auto,) * len(AXES)
+    return jax.make_mesh(tuple(sizes), AXES, axis_types=kinds, devices=devices)
+
+
+def own_mesh() -> Mesh:
+    """This process's first device alone."""
+    return Mesh(np.array(jax.local_devices()[:1]).reshape(1, 1, 1), AXES)
+
+
+def check_batch(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
+    """Raises ValueError where a batch, or each part of it, does not divide."""
+    wanted = accumulate * _size(mesh, "batch")
+    if batch_size % wanted:
+        parts = f" in {accumulate} parts" if accumulate > 1 else ""
+        raise ValueError(
+            f"data.batch_size ({batch_size}) does not divide over "
+            f"{_size(mesh, 'batch')} devices{parts}; take a multiple of {wanted}, or "
+            "set mesh.data, mesh.fsdp or data.accumulate"
+        )
+
+
+def spec(
+    names: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh | AbstractMesh
+) -> P:
+    """Where an array lies whose last axes have these names."""
+    names = (None,) * (len(shape) - len(names)) + names
+    fits = [
+        LIES_ON[name] if name and size % _size(mesh, name) == 0 else None
+        for name, size in zip(names, shape, strict=True)
+    ]
+    return P(*fits)
+
+
+def _size(mesh: Mesh | AbstractMesh, name: str) -> int:
+    """Over how many devices an axis of this name is spread."""
+    return math.prod(mesh.shape[axis] for axis in LIES_ON[name])
+
+
+def constrain(x: Array, *names: str | None, like: PyTree = None) -> Array:
+    """Inside jit: has an array lie as its axes' names say, the last ones; without a
+    name it is whole on every device.
+
+    Args:
+      like: arrays on the mesh that is meant, should `x` not know of it; where they are
+        on a single device, nothing is done.
+    """
+    found = [jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves((x, like))]
+    mesh = next((mesh for mesh in found if not mesh.empty), None)
+    if mesh is None or mesh.size == 1:
+        return x
+    place = NamedSharding(mesh, spec(names, x.shape, mesh))
+    return jax.lax.with_sharding_constraint(x, place)
 
 
 def mesh_shape(params: PyTree) -> dict[str, int]:
@@ -52,37 +141,55 @@ def mesh_shape(params: PyTree) -> dict[str, int]:
     return dict(place.mesh.shape) if is_spread else {}
 
 
-def param_sharding(path: str, shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
-    """Where a parameter lies: an axis that the mesh does not divide stays whole.
-
-    Args:
-      path: its name, `"layers/attention/query/kernel"`.
-    """
-    rule = RULES.get("/".join(path.split("/")[-2:]), P())
-    fits = [
-        axis if axis and size % mesh.shape[axis] == 0 else None
-        for axis, size in zip(rule, shape)
-    ]
-    return NamedSharding(mesh, P(*fits))
-
-
 def named_leaves(params: PyTree) -> dict[str, Any]:
     """The leaves of a parameter tree by their paths, `"norm/scale"`."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return {_name(path): leaf for path, leaf in leaves}
 
 
+def _name(path) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def layout(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Where each leaf of parameters, or of a state that holds parameters, lies."""
+
+    def place(path, leaf):
+        ends = _name(path).split("/")
+        names = PARAMS.get("/".join(ends[-2:])) or PARAMS.get(ends[-1], ())
+        return NamedSharding(mesh, spec(names, leaf.shape, mesh))
+
+    return jax.tree_util.tree_map_with_path(place, tree)
+
+
 def place(shapes: PyTree, mesh: Mesh | None = None) -> PyTree:
-    """The shapes of a parameter tree, each with where it lies on the mesh; by default
-    on the first device."""
-    mesh = mesh or make_mesh()
-    return jax.tree_util.tree_map_with_path(
-        lambda path, x: jax.ShapeDtypeStruct(
-            x.shape, x.dtype, sharding=param_sharding(_name(path), x.shape, mesh)
-        ),
+    """Shapes, each with where it lies on the mesh; by default this process's first
+    device."""
+    return jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
         shapes,
+        layout(shapes, mesh or own_mesh()),
     )
 
 
-def _name(path) -> str:
-    return "/".join(key.key for key in path)
+def own_rows(mesh: Mesh, batch_size: int) -> Int[Host, " b"]:
+    """The examples of a batch that devices of this process hold."""
+    by_batch = NamedSharding(mesh, P(LIES_ON["batch"]))
+    held = by_batch.addressable_devices_indices_map((batch_size,)).values()
+    rows = np.arange(batch_size)
+    return np.unique(np.concatenate([rows[index] for index in held if index]))
+
+
+def spread(
+    batch: LoopedBatch | DecoderBatch, mesh: Mesh, batch_size: int
+) -> LoopedBatch | DecoderBatch:
+    """Puts a batch of `batch_size` on the devices, part by part; a process gives its
+    `own_rows`."""
+
+    def put(name: str, part: Host) -> Array:
+        axis = 1 if name in LOOP_FIRST else 0
+        shape = (*part.shape[:axis], batch_size, *part.shape[axis + 1 :])
+        place = NamedSharding(mesh, P(*[None] * axis, LIES_ON["batch"]))
+        return jax.make_array_from_process_local_data(place, part, shape)
+
+    return batch._replace(**{k: put(k, part) for k, part in batch._asdict().items()})

@@ -24,6 +24,7 @@ from relay_jax.config import DraftConfig, ModelConfig, SamplingConfig
 from relay_jax.models.cache import Cache, make_cache, write_cache
 from relay_jax.models.decoder import run_decoder
 from relay_jax.models.layers import KeyValues
+from relay_jax.models.mesh import constrain
 from relay_jax.rest import drafters
 from relay_jax.rest.drafters import Text
 from relay_jax.rest.index import place_beside
@@ -170,13 +171,9 @@ def start(
     # while it compiles.
     empty = jax.lax.optimization_barrier(make_cache(model, batch_size, room))
     cache = jax.lax.fori_loop(0, num_chunks, read, empty)
-    return _first_state(
-        jnp.pad(prompts, ((0, 0), (0, max_new_tokens))),
-        length,
-        length + max_new_tokens,
-        keys,
-        cache,
-    )
+    tokens = jnp.pad(prompts, ((0, 0), (0, max_new_tokens)))
+    stop = length + max_new_tokens
+    return _lay_out(_first_state(tokens, length, stop, keys, cache), params)
 
 
 @functools.partial(
@@ -216,7 +213,18 @@ def advance(
         chosen = choose(logits, sampling, state.keys, state.length, depth, deepest)
         return chosen, new
 
-    return _loop(target, state, index, draft, eos_id, num_steps)
+    state = _loop(target, state, index, draft, eos_id, num_steps)
+    return _lay_out(state, params)
+
+
+def _lay_out(state: DecodeState, params: PyTree) -> DecodeState:
+    """On a mesh the cache is spread by heads, and all else is seen by every process."""
+    put = functools.partial(constrain, like=params)
+    told = jax.tree.map(put, state._replace(cache=None))
+    if state.cache is None:
+        return told
+    held = [put(part, "heads", None) for part in state.cache.key_values]
+    return told._replace(cache=Cache(KeyValues(*held), put(state.cache.length)))
 
 
 @functools.partial(jax.jit, static_argnames="draft")
@@ -241,7 +249,8 @@ def replay(
         token = jnp.take_along_axis(truth, place, axis=1)
         return Choice(token, jnp.ones(token.shape)), None
 
-    return _loop(target, state, index, draft, NO_EOS, NO_LIMIT)
+    state = _loop(target, state, index, draft, NO_EOS, NO_LIMIT)
+    return _lay_out(state, index)
 
 
 def written(state: DecodeState, prompt_length: Int[Host, " b"]) -> list[Int[Host, "_"]]:

@@ -16,9 +16,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from relay_jax.arrays import Array, Int, Integer, PyTree
+from relay_jax.models.mesh import LIES_ON, layout
 from relay_jax.rest.datastore import Datastore, read_part
-
-SHARD_AXIS = "store"
 
 
 class Index(NamedTuple):
@@ -34,7 +33,7 @@ class Index(NamedTuple):
         return self.tokens.dtype
 
 
-_BY_SHARD: Any = P(SHARD_AXIS)
+_BY_SHARD: Any = P(LIES_ON["shards"])
 _WHOLE: Any = P()
 SPREAD = Index(_BY_SHARD, _BY_SHARD, _BY_SHARD, _WHOLE)  # how it lies on a mesh
 
@@ -42,7 +41,7 @@ SPREAD = Index(_BY_SHARD, _BY_SHARD, _BY_SHARD, _WHOLE)  # how it lies on a mesh
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class MeshIndex:
-    """A datastore over a mesh's axis `store`: each device has some of the shards."""
+    """A datastore over all devices of a mesh: each has some of the shards."""
 
     parts: Any  # an `Index`
     mesh: jax.sharding.Mesh = dataclasses.field(metadata={"static": True})
@@ -70,7 +69,7 @@ AnyIndex = Index | MeshIndex | HostIndex
 def load_index(
     store: Datastore, mesh: jax.sharding.Mesh | None = None
 ) -> Index | MeshIndex:
-    """Puts a store on the device, or its shards on the devices of a mesh's axis `store`.
+    """Puts a store on the device, or its shards on the devices of a mesh.
 
     Six bytes a token, eight where the vocabulary has 65,536 words or more. A device of
     a mesh is given its own shards straight from their files. Every byte is checked.
@@ -81,7 +80,7 @@ def load_index(
     sizes = [len(shard.tokens) for shard in store.shards]
     num, widest = len(sizes), max(sizes)
     if mesh is not None:
-        num = -(-num // mesh.shape[SHARD_AXIS]) * mesh.shape[SHARD_AXIS]
+        num = -(-num // mesh.size) * mesh.size
 
     def rows(part: int, dtype, where: slice):
         """Some rows of all shards' tokens (part 0) or orders (part 1), filled up."""
@@ -130,14 +129,8 @@ def describe(index: AnyIndex | None) -> dict[str, Any]:
     }
 
 
-def make_mesh() -> jax.sharding.Mesh:
-    """All devices on the axis `store`."""
-    kinds = (jax.sharding.AxisType.Auto,)
-    return jax.make_mesh((jax.device_count(),), (SHARD_AXIS,), axis_types=kinds)
-
-
 def place_beside(params: PyTree, index: AnyIndex | None) -> PyTree:
-    """Parameters where the index lies: a copy on each device of its mesh, if it has one."""
+    """Parameters on the mesh where the index lies, if it has one."""
     if not isinstance(index, MeshIndex):
         return params
-    return jax.device_put(params, NamedSharding(index.mesh, P()))
+    return jax.device_put(params, layout(params, index.mesh))

@@ -22,8 +22,9 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from relay_jax.arrays import Array, Host, Int
+from relay_jax.models.mesh import LIES_ON
 from relay_jax.rest.datastore import Shard
-from relay_jax.rest.index import SHARD_AXIS, SPREAD, AnyIndex, HostIndex, MeshIndex
+from relay_jax.rest.index import SPREAD, AnyIndex, HostIndex, MeshIndex
 from relay_jax.rest.tree import END
 
 LONGEST_MATCH = 16
@@ -80,7 +81,8 @@ def _search(find, index, query, num_rows, depth) -> Matches:
         return jax.vmap(one)(*index[:3])
 
     def on_its_device(index, query):
-        return jax.lax.all_gather(on_device(index, query), SHARD_AXIS, tiled=True)
+        found = on_device(index, query)
+        return jax.lax.all_gather(found, LIES_ON["shards"], tiled=True)
 
     if isinstance(index, HostIndex):
         found = _on_host(find, index, query, num_rows, depth)

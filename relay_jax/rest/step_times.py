@@ -14,7 +14,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 
 from relay_jax import config as configs
 from relay_jax import records
@@ -33,11 +35,15 @@ def step_seconds(
     """Seconds of a step by tree size: from the file, or measured and kept there.
 
     A damaged or foreign file is written anew; one that cannot be written is done
-    without.
+    without. Several processes measure together, and keep nothing.
 
     Args:
       about: all that the times depend on, see `describe`.
     """
+    if jax.process_count() > 1:  # all must measure, and choose by the same times
+        spent = measure(sizes)
+        told = np.array([spent[size] for size in sizes])
+        return dict(zip(sizes, multihost_utils.broadcast_one_to_all(told).tolist()))
     about = json.loads(json.dumps(about))
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
     entries = _read_entries(file)

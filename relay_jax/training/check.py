@@ -14,10 +14,11 @@ from relay_jax.config import ModelConfig, TrainConfig
 from relay_jax.data import pipeline
 from relay_jax.data.align import right_align
 from relay_jax.data.source import sample_split
+from relay_jax.models import shipped
 from relay_jax.models.looped import NUM_MARKS
+from relay_jax.models.mesh import check_batch, make_mesh
 from relay_jax.tasks import TASKS, Task
 from relay_jax.training import checkpoint
-from relay_jax.training.devices import check_devices
 from relay_jax.training.step import init_params
 
 
@@ -70,6 +71,7 @@ RANGES = {
     "loss.forcing_end": SHARE,
     "data.batch_size": COUNT,
     "data.num_workers": SIZE,
+    "data.accumulate": COUNT,
     "evaluation.every_steps": COUNT,
     "evaluation.during": COUNT,
     "evaluation.final": COUNT,
@@ -87,7 +89,7 @@ BUCKET_RANGES = {"num_examples": SIZE, "most_rounds": SIZE}
 def check(config: TrainConfig, workdir: epath.PathLike) -> None:
     """Raises ValueError at whatever is wrong with a config or its data, naming it."""
     check_config(config)
-    check_devices(config.data.num_devices, config.data.batch_size)
+    check_devices(config)
     for each in config.data.buckets.values():
         bucket = pipeline.open_bucket(each, config, workdir)
         if isinstance(bucket, pipeline.Bucket) and _hears(config.model):
@@ -97,12 +99,18 @@ def check(config: TrainConfig, workdir: epath.PathLike) -> None:
     if config.init_from and not checkpoint.has_checkpoint(workdir):
         run = configs.resolve(config.init_from, epath.Path(workdir))
         held = checkpoint.read_config(run)
-        if not checkpoint.has_checkpoint(run):
+        if not (checkpoint.has_checkpoint(run) or shipped.is_shipped(run)):
             raise ValueError(
                 f"init_from: {run} holds no checkpoint yet; train it first, with "
                 f"python -m experiments.train --workdir={run} --config=..."
             )
         check_start(config, held)
+
+
+def check_devices(config: TrainConfig) -> None:
+    """Raises ValueError where the mesh does not fit the devices, or a batch the mesh."""
+    mesh = make_mesh(config.mesh)
+    check_batch(mesh, config.data.batch_size, config.data.accumulate)
 
 
 def check_config(config: TrainConfig) -> None:

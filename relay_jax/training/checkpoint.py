@@ -10,8 +10,12 @@ DIR/summary.json     written last: the run is finished
 What is shipped with the code has no checkpoints, but `models/shipped.py`'s file.
 """
 
+import functools
 import hashlib
 import json
+import math
+import os
+import shutil
 from typing import Any
 
 import jax
@@ -19,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 
 from relay_jax import config as configs
 from relay_jax.arrays import PyTree
@@ -29,10 +34,20 @@ from relay_jax.records import read_json, write_json
 from relay_jax.training.step import TrainState, init_params
 
 MOST_HASHED = 2**28  # numbers of a state whose SHA-256 is kept
+# How a run is computed, not what: these may change from one call to the next.
+FREE = (
+    ("mesh",),
+    ("data", "accumulate"),
+    ("model", "remat"),
+    ("keep_checkpoints",),
+    ("checkpoint_every_seconds",),
+)
 
 
 def open_run(workdir: epath.PathLike, config: TrainConfig | ChainsConfig) -> epath.Path:
-    """Makes the run directory, or opens the one of the very same config.
+    """Makes the run directory, or opens the one of the same config.
+
+    What `FREE` names may be another: a run goes on on other devices.
 
     Raises:
       ValueError: the directory belongs to a run with another config, or is a file.
@@ -42,12 +57,12 @@ def open_run(workdir: epath.PathLike, config: TrainConfig | ChainsConfig) -> epa
         raise ValueError(f"--workdir {path} is a file; give a directory")
     wanted = json.loads(json.dumps(configs.to_dict(config)))  # tuples are lists there
     if (path / "config.json").exists():
-        held = read_json(path / "config.json")
+        held = _upgrade(read_json(path / "config.json"))
         try:  # a field that did not exist yet had what is now its default
             held = json.loads(json.dumps(configs.complete(type(config), held)))
         except ValueError:
             pass  # it has fields that are gone: the comparison names them
-        difference = _differences(held, wanted)
+        difference = _differences(_without_free(held), _without_free(wanted))
         if difference:
             raise ValueError(
                 f"{path} holds a run of another config: {'; '.join(difference[:3])}. "
@@ -67,7 +82,25 @@ def read_config(workdir: epath.PathLike) -> TrainConfig:
             f"{workdir} is not a run directory: it has no config.json; train one with "
             "python -m experiments.train --config=... --workdir=..."
         )
-    return configs.build(TrainConfig, read_json(path))
+    return configs.build(TrainConfig, _upgrade(read_json(path)))
+
+
+def _upgrade(held: dict[str, Any]) -> dict[str, Any]:
+    """The config of a run directory in today's fields: `data.num_devices` of earlier
+    versions is `mesh.data`."""
+    data = held.get("data")
+    if not isinstance(data, dict) or "num_devices" not in data:
+        return held
+    rest = {key: value for key, value in data.items() if key != "num_devices"}
+    return {"mesh": {"data": data["num_devices"]}} | held | {"data": rest}
+
+
+def _without_free(values: dict[str, Any], where: tuple[str, ...] = ()) -> dict:
+    return {
+        key: _without_free(value, (*where, key)) if isinstance(value, dict) else value
+        for key, value in values.items()
+        if (*where, key) not in FREE
+    }
 
 
 def make_manager(workdir: epath.PathLike, keep: int) -> ocp.CheckpointManager:
@@ -78,11 +111,32 @@ def make_manager(workdir: epath.PathLike, keep: int) -> ocp.CheckpointManager:
     )
 
 
+def check_room(path: epath.Path, state: PyTree, keep: int) -> None:
+    """Raises ValueError where a disk of this machine has no room for the checkpoints
+    still to be written: those that are kept and the one that drives one out.
+
+    Args:
+      state: its shapes.
+    """
+    if not os.path.isdir(path):  # in a bucket, say
+        return
+    size = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(state))
+    count = max(keep + 1 - len(_steps(path)), 1)
+    free = shutil.disk_usage(path).free
+    if free < count * size:
+        raise ValueError(
+            f"{path} has {free:,} bytes of free disk, but {count} checkpoints of "
+            f"{size:,} bytes are to be written; free some, lower keep_checkpoints "
+            f"({keep}), or give another --workdir"
+        )
+
+
 def save(manager: ocp.CheckpointManager, state: TrainState, seconds: float) -> None:
     """Starts saving; returns once the state is copied and its SHA-256 are taken.
 
     These are left out of a state that is large, or that a host does not see as a whole
     (several hosts, with parameters spread over them): reading then checks nothing.
+    Of several processes, all must call this.
     """
     progress: dict[str, Any] = {"seconds": seconds}
     if _is_hashed(state):
@@ -134,7 +188,7 @@ def load_params(
     """Config and newest parameters of a run directory.
 
     Args:
-      mesh: over which a decoder is spread; by default it lies on the first device.
+      mesh: over which they are spread; by default they lie on the first device.
 
     Raises:
       ValueError: it is not a run directory, holds no readable checkpoint, or has lost the
@@ -191,9 +245,16 @@ def _unreadable(manager: ocp.CheckpointManager, why: str) -> ValueError:
 
 def _is_hashed(tree: PyTree) -> bool:
     """Whether this host sees all of every array, and can hash them in about a second."""
-    leaves = jax.tree.leaves(tree)
-    whole = all(getattr(leaf, "is_fully_addressable", True) for leaf in leaves)
-    return whole and sum(np.size(leaf) for leaf in leaves) <= MOST_HASHED
+    return all(map(_is_seen, jax.tree.leaves(tree))) and _is_small(tree)
+
+
+def _is_small(tree: PyTree) -> bool:
+    return sum(np.size(leaf) for leaf in jax.tree.leaves(tree)) <= MOST_HASHED
+
+
+def _is_seen(leaf: Any) -> bool:
+    is_array = isinstance(leaf, jax.Array)
+    return not is_array or leaf.is_fully_addressable or leaf.is_fully_replicated
 
 
 def _hash_rest(state: TrainState, seconds: float) -> str:
@@ -213,10 +274,15 @@ def is_finished(workdir: epath.PathLike) -> bool:
     return wanted is not None and _newest_step(workdir) == wanted
 
 
-def _newest_step(workdir: epath.PathLike) -> int | None:
+def _steps(workdir: epath.PathLike) -> list[int]:
+    """Of the finished checkpoints."""
     folder = epath.Path(workdir) / "checkpoints"
     names = [step.name for step in folder.iterdir()] if folder.is_dir() else []
-    return max((int(name) for name in names if name.isdigit()), default=None)
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def _newest_step(workdir: epath.PathLike) -> int | None:
+    return max(_steps(workdir), default=None)
 
 
 def _summary_step(workdir: epath.PathLike) -> int | None:
@@ -233,6 +299,18 @@ def _check_newest(workdir: epath.PathLike) -> None:
             f"{workdir} is a finished run, but the checkpoint of step {wanted} is gone "
             f"({held}); run its training command again, which makes what is missing"
         )
+
+
+def hash_trained(params: PyTree) -> str | None:
+    """`hash_params`, by all of several processes; None of many parameters of which each
+    process has some."""
+    leaves = jax.tree.leaves(params)
+    if all(map(_is_seen, leaves)):
+        return hash_params(params)
+    if not _is_small(params):
+        return None
+    gather = functools.partial(multihost_utils.process_allgather, tiled=True)
+    return hash_params(jax.tree.map(gather, params))
 
 
 def hash_params(params: PyTree) -> str:

@@ -6,13 +6,13 @@ and so is the noise of a step.
 """
 
 import datetime
+import functools
 import math
-import signal
 import time
-from collections.abc import Callable
 
 import jax
 from etils import epath
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from relay_jax import config as configs
@@ -21,9 +21,9 @@ from relay_jax.config import TrainConfig
 from relay_jax.data import pipeline
 from relay_jax.evaluation.accuracy import DETAILS
 from relay_jax.evaluation.run import evaluate_run
+from relay_jax.models.mesh import layout, make_mesh, own_rows, place, spread
 from relay_jax.training import checkpoint
 from relay_jax.training.check import check
-from relay_jax.training.devices import make_mesh, replicate, spread
 from relay_jax.training.optimizer import trained_params
 from relay_jax.training.step import (
     TrainState,
@@ -31,18 +31,17 @@ from relay_jax.training.step import (
     init_state,
     make_train_step,
 )
-
-
-class Stopped(Exception):
-    """The run was asked to stop; its state is saved."""
+from relay_jax.training.stop import Stopped, Vote, stop_requested
 
 
 def train(config: TrainConfig, workdir: epath.PathLike) -> dict:
     """Trains, or goes on training, and returns the run's summary.
 
+    Of several processes each calls this alike, on one file system; the first one writes.
+
     Raises:
       ValueError: the config, the data or the directory cannot work; before training.
-      Stopped: SIGTERM or SIGINT came; the state has been saved.
+      Stopped: SIGTERM or SIGINT came to any process; the state has been saved.
       FloatingPointError: the loss is not finite.
     """
     check(config, workdir)
@@ -50,15 +49,18 @@ def train(config: TrainConfig, workdir: epath.PathLike) -> dict:
     done = path / "summary.json"
     if checkpoint.is_finished(path):
         return records.read_json(done)
+    mesh = make_mesh(config.mesh)
+    like = place(jax.eval_shape(lambda: _begin(config)), mesh)
+    checkpoint.check_room(path, like, config.keep_checkpoints)
     with checkpoint.make_manager(path, config.keep_checkpoints) as manager:
-        state, spent = _first_state(config, path, manager)
+        state, spent = _first_state(config, path, manager, like, mesh)
         start = int(state.step)
         records.keep_until(path / "metrics.jsonl", start)
         # The final records are always written anew: a run may have ended after them.
         records.keep_until(path / "records.jsonl", min(start, config.num_steps - 1))
         log = _Log(path, config, start, spent)
-        with _stop_requested() as asked:
-            state = _run(config, state, manager, log, asked)
+        with stop_requested() as asked:
+            state = _run(config, state, mesh, manager, log, asked)
         final = _evaluate(config, state.params, path, final=True)
         log.accuracy(config.num_steps, final)
         summary = log.summary(state, final)
@@ -67,35 +69,46 @@ def train(config: TrainConfig, workdir: epath.PathLike) -> dict:
     return summary
 
 
-def _first_state(config, path, manager) -> tuple[TrainState, float]:
-    like = jax.eval_shape(lambda: init_state(config, init_params(config)))
+def _begin(config: TrainConfig) -> TrainState:
+    return init_state(config, init_params(config))
+
+
+def _first_state(config, path, manager, like, mesh) -> tuple[TrainState, float]:
+    """The state to go on from: made, or read, where it lies on the mesh; no device
+    ever holds more of it than that."""
     found = checkpoint.restore(manager, like)
     if found:
         return found
+    begin, given = functools.partial(_begin, config), ()
     if config.init_from:
-        _, params = checkpoint.load_params(configs.resolve(config.init_from, path))
-    else:
-        params = init_params(config)
-    return init_state(config, params), 0.0
+        source = configs.resolve(config.init_from, path)
+        begin = functools.partial(init_state, config)
+        given = (checkpoint.load_params(source, mesh)[1],)
+    return jax.jit(begin, out_shardings=layout(like, mesh))(*given), 0.0
 
 
-def _run(config, state, manager, log, asked) -> TrainState:
+def _run(config, state, mesh: Mesh, manager, log, asked) -> TrainState:
     """The steps that are left."""
-    train_step = make_train_step(config)
+    train_step = make_train_step(config, layout(state, mesh))
     start, stop = int(state.step), config.num_steps
-    mesh = make_mesh(config.data.num_devices)
-    state = replicate(state, mesh)
+    batch_size, vote = config.data.batch_size, Vote(mesh)
     saved_at = time.monotonic()
-    work = pipeline.steps(config, log.path, start, stop)
-    with tqdm(work, config.name, stop, initial=start, unit="step") as bar:
+    work = pipeline.steps(config, log.path, start, stop, own_rows(mesh, batch_size))
+    with tqdm(
+        *(work, config.name, stop),
+        initial=start,
+        unit="step",
+        disable=not records.is_first(),
+    ) as bar:
         for now in bar:
-            batch = spread(now.batch, mesh)
+            batch = spread(now.batch, mesh, batch_size)
             state, metrics = train_step(
                 state, batch, task=now.task, num_loops=now.num_loops
             )
             step = now.step + 1
+            log.note(step, metrics)
             if step % config.log_every_steps == 0 or step == stop:
-                values = log.metrics(step, jax.device_get(metrics))
+                values = log.metrics(step)
                 bar.set_postfix(loss=f"{values['loss']:.4f}")
             if step % config.evaluation.every_steps == 0 and step < stop:
                 params = trained_params(state.params, state.opt_state)
@@ -105,14 +118,15 @@ def _run(config, state, manager, log, asked) -> TrainState:
                 params = trained_params(state.params, state.opt_state)
                 state = state._replace(params=params)
             late = time.monotonic() - saved_at > config.checkpoint_every_seconds
-            stopping = asked()
+            late, stopping = vote(step, late, asked())
             if late or stopping or step == stop:
+                log.check()  # a checkpoint of no use would drive out a good one
                 checkpoint.save(manager, state, log.seconds())
                 saved_at = time.monotonic()
             if stopping:
                 break
     manager.wait_until_finished()
-    if asked():  # after the last step too: what is left then is the final evaluation
+    if any(vote.now(asked())):  # after the last step too: the evaluation is left then
         step = int(state.step)
         raise Stopped(f"stopped at step {step}; run the same command to go on")
     return state
@@ -134,18 +148,40 @@ class _Log:
         self.path, self.config = path, config
         self.spent, self.began = spent, time.monotonic()
         self.last = (start, self.began)
-        self.board = SummaryWriter(str(path / "tensorboard"), purge_step=start)
+        self.unread: dict[int, dict] = {}  # metrics by step, still on the device
+        self.board = SummaryWriter(
+            str(path / "tensorboard"),
+            purge_step=start,
+            write_to_disk=records.is_first(),
+        )
 
     def seconds(self) -> float:
         return self.spent + time.monotonic() - self.began
 
-    def metrics(self, step, metrics) -> dict:
-        values = {name: float(value) for name, value in metrics.items()}
-        if not math.isfinite(values["loss"]):
-            raise FloatingPointError(
-                f"the loss is {values['loss']} by step {step}; lower "
-                "optimizer.learning_rate, or go on from the last checkpoint"
-            )
+    def note(self, step, metrics) -> None:
+        self.unread[step] = metrics
+
+    def check(self) -> dict[str, float]:
+        """Reads what was noted: the metrics of the last step.
+
+        Raises:
+          FloatingPointError: loss or gradient of a step is not finite.
+        """
+        values = {}
+        for step, read in jax.device_get(self.unread).items():
+            values = {name: float(value) for name, value in read.items()}
+            for name in ("loss", "grad_norm"):
+                if not math.isfinite(values[name]):
+                    raise FloatingPointError(
+                        f"{name} is {values[name]} at step {step}; the checkpoints in "
+                        f"{self.path} are of steps before it: start a new run with a "
+                        "lower optimizer.learning_rate, from them (init_from) or anew"
+                    )
+        self.unread = {step: self.unread[step] for step in list(self.unread)[-1:]}
+        return values
+
+    def metrics(self, step) -> dict:
+        values = self.check()
         then, now = self.last, (step, time.monotonic())
         self.last = now
         speed = (step - then[0]) / max(now[1] - then[1], 1e-9)
@@ -168,7 +204,7 @@ class _Log:
             "steps": int(state.step),
             "seconds": round(self.seconds(), 1),
             "num_params": sum(x.size for x in jax.tree.leaves(state.params)),
-            "params_sha256": checkpoint.hash_params(state.params),
+            "params_sha256": checkpoint.hash_trained(state.params),
             "device": jax.devices()[0].device_kind,
             "finished": datetime.datetime.now(datetime.UTC).isoformat("T", "seconds"),
             "final": _whole(lines),
@@ -181,22 +217,3 @@ class _Log:
 def _whole(lines: list[dict]) -> list[dict]:
     """Without the records of single rounds and places: records.jsonl has those."""
     return [line for line in lines if line["metric"] not in DETAILS]
-
-
-class _stop_requested:
-    """While open, SIGTERM and SIGINT only leave a note; a second one acts as usual."""
-
-    def __enter__(self) -> Callable[[], bool]:
-        self.asked = False
-        self.before = {}
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self.before[number] = signal.signal(number, self._note)
-        return lambda: self.asked
-
-    def _note(self, number, frame):
-        self.asked = True
-        signal.signal(number, self.before[number])
-
-    def __exit__(self, *_):
-        for number, handler in self.before.items():
-            signal.signal(number, handler)

@@ -1,22 +1,25 @@
 """One training step, jitted: (state, batch) -> (state, metrics)."""
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from relay_jax.arrays import Array, Float, Int, PyTree
+from relay_jax.arrays import Array, Float, Int, Key, PyTree
 from relay_jax.config import LossConfig, TrainConfig
 from relay_jax.data.align import DecoderBatch, LoopedBatch
 from relay_jax.data.text import Text
 from relay_jax.models import MODELS
+from relay_jax.models.mesh import LOOP_FIRST, constrain
 from relay_jax.tasks import TASKS, Task
 from relay_jax.training.loss import LOSSES
 from relay_jax.training.optimizer import make_optimizer
 
 INIT, TRAIN = 0, 1  # purposes of the run's key
+Gradient = Callable[[LoopedBatch | DecoderBatch, Key[Array, ""]], tuple[PyTree, dict]]
 
 
 class TrainState(NamedTuple):
@@ -52,13 +55,23 @@ def teacher_forcing(config: LossConfig, progress: Float[Array, ""]):
     return config.forcing_start + progress * (config.forcing_end - config.forcing_start)
 
 
-def make_train_step(config: TrainConfig):
-    """The jitted step. It compiles once per (task, number of loops, batch shape)."""
+def make_train_step(config: TrainConfig, layout: PyTree = None):
+    """The jitted step. It compiles once per (task, number of loops, batch shape).
+
+    Args:
+      layout: where each part of the state lies (`models.mesh.layout`).
+    """
     optimizer = make_optimizer(config.optimizer, config.num_steps)
     loss = LOSSES[config.model.kind]
     run_key = jax.random.fold_in(jax.random.key(config.seed), TRAIN)
+    lies = layout and {"out_shardings": (layout, layout.step)}  # metrics: everywhere
 
-    @functools.partial(jax.jit, static_argnames=("task", "num_loops"), donate_argnums=0)
+    @functools.partial(
+        jax.jit,
+        static_argnames=("task", "num_loops"),
+        donate_argnums=0,
+        **lies or {},
+    )
     def train_step(
         state: TrainState,
         batch: LoopedBatch | DecoderBatch,
@@ -68,20 +81,72 @@ def make_train_step(config: TrainConfig):
     ) -> tuple[TrainState, dict]:
         key = jax.random.fold_in(run_key, state.step)
         forcing = teacher_forcing(config.loss, state.step / config.num_steps)
-        gradient = jax.grad(loss, has_aux=True)
-        grads, metrics = gradient(
-            state.params,
-            batch,
-            key,
-            forcing,
-            task=task,
-            num_loops=num_loops,
-            model=config.model,
-            loss=config.loss,
-        )
+
+        def gradient(batch, key):
+            return jax.grad(loss, has_aux=True)(
+                state.params,
+                batch,
+                key,
+                forcing,
+                task=task,
+                num_loops=num_loops,
+                model=config.model,
+                loss=config.loss,
+            )
+
+        grads, metrics = accumulate(gradient, batch, key, config.data.accumulate)
+        if layout:
+            grads = jax.lax.with_sharding_constraint(grads, layout.params)
         metrics["grad_norm"] = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, opt_state), metrics
 
     return train_step
+
+
+def accumulate(gradient: Gradient, batch, key: Key[Array, ""], num: int):
+    """Gradient and metrics of a batch, computed in `num` parts one after the other.
+
+    They are those of the whole batch: each part counts by what it trains on, tokens or
+    examples. Only the noise (dropout, forcing, shifts) is drawn anew for each part.
+    """
+    if num == 1:
+        return gradient(batch, key)
+    parts, keys = split(batch, num), jax.random.split(key, num)
+    trained = jax.vmap(_num_trained)(parts).astype(jnp.float32)
+    shares = trained / jnp.maximum(trained.sum(), 1)
+
+    def add(total, inputs):
+        part, key, share = inputs
+        found = gradient(part, key)
+        return jax.tree.map(lambda t, x: t + share * x, total, found), None
+
+    first = jax.tree.map(lambda x: x[0], (parts, keys))
+    like = jax.eval_shape(gradient, *first)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), like)
+    total, _ = jax.lax.scan(add, zeros, (parts, keys, shares))
+    return jax.tree.map(lambda x, kind: x.astype(kind.dtype), total, like)
+
+
+def split(batch: LoopedBatch | DecoderBatch, num: int) -> LoopedBatch | DecoderBatch:
+    """A batch in `num` parts, on a new first axis.
+
+    Part i has every `num`-th example: then each device has some of every part.
+    """
+
+    def cut(name, x):
+        axis = 1 if name in LOOP_FIRST else 0
+        shape = (*x.shape[:axis], -1, num, *x.shape[axis + 1 :])
+        x = jnp.moveaxis(x.reshape(shape), axis + 1, 0)
+        names = "batch", *[None] * (x.ndim - axis - 2)
+        return constrain(x, *names)
+
+    return batch._replace(**{k: cut(k, x) for k, x in batch._asdict().items()})
+
+
+def _num_trained(batch: LoopedBatch | DecoderBatch) -> Int[Array, ""]:
+    """What a loss is the mean over: tokens of the decoder, examples of a looped model."""
+    if isinstance(batch, DecoderBatch):
+        return batch.trained[:, 1:].sum()
+    return jnp.array(len(batch.problem))

@@ -43,6 +43,29 @@ def test_starting_in_the_middle_equals_going_through(kind, tmp_path):
     assert all(type(now.batch) is batches[kind] for now in through)
 
 
+@pytest.mark.parametrize("kind", ["looped", "decoder"])
+def test_a_process_makes_its_own_rows_alone(kind):
+    """As wide as any other may need: what is more than in the whole batch is padding."""
+    run = config(model={"kind": kind})
+    buckets = open_buckets(run)
+    rows, widths = np.array([1, 2]), set()
+    for step in range(12):
+        whole, part = (step_at(step, buckets, run, r).batch for r in (None, rows))
+        widths.add((step_at(step, buckets, run).task.name, part[0].shape[-1]))
+        for name, all_, own in zip(whole._fields, whole, part, strict=True):
+            own = own.swapaxes(0, 1) if name in ("rounds", "mask") else own
+            all_ = all_.swapaxes(0, 1) if name in ("rounds", "mask") else all_
+            assert len(own) == 2
+            if own.ndim > 1:  # looped batches are aligned to the right
+                more = own.shape[-1] - all_.shape[-1]
+                assert more >= 0 and not own[..., :more].any() or kind == "decoder"
+                kept = slice(more, None) if kind == "looped" else slice(all_.shape[-1])
+                assert np.count_nonzero(own) == np.count_nonzero(own[..., kept])
+                own = own[..., kept]
+            np.testing.assert_array_equal(own, all_[rows])
+    assert len(widths) == 2  # one a bucket, whatever the rows
+
+
 def test_no_two_steps_and_no_two_seeds_are_the_same():
     first = [config(), config(seed=1)]
     buckets = [open_buckets(run) for run in first]

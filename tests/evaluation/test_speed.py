@@ -4,12 +4,13 @@ import jax
 import numpy as np
 import pytest
 
-from relay_jax.config import DraftConfig, ModelConfig, TrainConfig
+from relay_jax.config import DraftConfig, MeshConfig, ModelConfig, TrainConfig
 from relay_jax.evaluation import figures, speed
 from relay_jax.evaluation.table import make_speed_table
+from relay_jax.models.mesh import make_mesh
 from relay_jax.rest import tree_size
 from relay_jax.rest.builder import build_datastore
-from relay_jax.rest.index import load_index, make_mesh
+from relay_jax.rest.index import load_index
 from relay_jax.training.step import init_params
 
 MODEL = ModelConfig(kind="decoder", num_layers=1, dim=16, mlp_dim=16, vocab_size=12)
@@ -91,7 +92,7 @@ def test_a_store_over_a_mesh_is_compared_alike(dear, tmp_path):
     words = {"tokenizer": "test", "vocab_size": 12, "eos_id": 1}
     texts = list(np.random.default_rng(0).integers(2, 12, (20, 20)))
     store = build_datastore(texts, tmp_path / "store", shard_tokens=200, **words)
-    work = make_work()._replace(index=load_index(store, make_mesh()))
+    work = make_work()._replace(index=load_index(store, make_mesh(MeshConfig(data=0))))
     work = work._replace(params=jax.device_put(work.params, jax.devices()[0]))
     drafts = [DraftConfig("rest", num_draft=4, depth=4, num_store_rows=8)]
     drafts += [tree_size.resize(drafts[0], tree_size.AUTO)]

@@ -3,9 +3,15 @@
 import jax
 import pytest
 from absl import flags
+from absl.testing import flagsaver
 from etils import epath
 
 from experiments import command
+
+
+@pytest.fixture(autouse=True)
+def parsed():
+    flags.FLAGS.mark_as_parsed()
 
 
 def ending(error):
@@ -64,3 +70,54 @@ def test_a_place_that_is_given_is_not_empty(argument, name):
         ValueError, match=f"--{name} has an empty name in it; give a pa"
     ):
         command.check_places(values)
+
+
+@pytest.mark.parametrize(
+    "given, is_shared, message",
+    [
+        ({"coordinator": "host:1"}, False, "is the work of one process: start it once"),
+        ({"process_id": 0}, False, "without --coordinator, --num_processes and --proc"),
+        (
+            {"coordinator": "host"},
+            True,
+            "needs --num_processes and a --process_id below",
+        ),
+        (
+            {"coordinator": "host:1", "num_processes": 2},
+            True,
+            "got 'host:1', 2 and None",
+        ),
+        (
+            {"coordinator": "host:1", "num_processes": 2, "process_id": 2},
+            True,
+            "a --process_id below it, got 'host:1', 2 and 2; or give --coordinator=auto",
+        ),
+        ({"num_processes": 2}, True, "--num_processes and --process_id need --coord"),
+    ],
+)
+def test_who_takes_part_is_told_in_full(given, is_shared, message, monkeypatch):
+    monkeypatch.setattr(jax.distributed, "initialize", None)
+    refused = pytest.raises(ValueError, match=message)
+    with flagsaver.flagsaver(**given), refused:
+        command.connect(is_shared)
+
+
+def test_a_cluster_is_asked_for_by_a_flag_or_the_environment(monkeypatch):
+    met = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *who: met.append(who))
+    for default, given, is_shared, expected in [
+        ("", None, True, []),
+        ("", "auto", True, [(None, None, None)]),
+        ("auto", None, True, [(None, None, None)]),
+        ("auto", "", True, []),  # the flag is stronger
+        ("auto", None, False, []),
+    ]:
+        monkeypatch.setenv(command.COORDINATOR, default)
+        met.clear()
+        with flagsaver.flagsaver(coordinator=given):
+            command.connect(is_shared)
+        assert met == expected
+    monkeypatch.undo()
+    refused = pytest.raises(ValueError, match="auto finds no cluster here")
+    with flagsaver.flagsaver(coordinator="auto"), refused:
+        command.connect(True)

@@ -85,7 +85,7 @@ def test_there_and_back_again(run, tmp_path):
     taken = refusal("convert", f"--from={folder}", f"--workdir={again}")
     assert f"{again} holds a model already" in taken
     many = refusal("rest_generate", *how, f"--run={again}", "--mesh=1,64")
-    assert "a mesh of 1 x 64 does not fit the 1 devices here" in many
+    assert "a mesh of 1 x 1 x 64 (data, fsdp, tensor) does not fit the 1 dev" in many
 
 
 def test_a_tokenizer_with_too_many_words_is_refused(run, tmp_path):

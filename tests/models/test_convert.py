@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from relay_jax.config import DraftConfig, ModelConfig, PositionConfig
+from relay_jax.config import DraftConfig, MeshConfig, ModelConfig, PositionConfig
 from relay_jax.models import architecture, convert
 from relay_jax.models.decoder import run_decoder
 from relay_jax.models.mesh import make_mesh
@@ -227,7 +227,7 @@ def test_drafts_change_no_text_of_a_converted_model(name, folders, tmp_path):
 @pytest.mark.parametrize(("name", "head_size"), [("llama3", 16), ("qwen2_tied", 8)])
 def test_a_mesh_of_four_holds_a_part_each_and_says_the_same(name, head_size, folders):
     model, params = load(folders[name])
-    _, spread = load(folders[name], make_mesh(fsdp=2, tensor=2))
+    _, spread = load(folders[name], make_mesh(MeshConfig(fsdp=2, tensor=2)))
     jax.tree.map(np.testing.assert_array_equal, params, spread)
     assert ("head" in spread) == (name == "llama3")
     kernel = spread["layers"]["attention"]["query"]["kernel"]  # [l, d, h, e]
@@ -243,7 +243,7 @@ def test_a_mesh_of_four_holds_a_part_each_and_says_the_same(name, head_size, fol
 
 def test_a_device_reads_of_a_tensor_what_it_will_hold(folders):
     model = architecture.read_model(folders["llama3"])
-    leaves, _ = convert._leaves(model, make_mesh(tensor=4))
+    leaves, _ = convert._leaves(model, make_mesh(MeshConfig(tensor=4)))
     parts = {
         leaf.path: leaf.their_sharding.shard_shape(leaf.their_shape) for leaf in leaves
     }

@@ -41,7 +41,9 @@ def test_a_file_of_another_model_is_refused(tmp_path):
     ship(tmp_path, SMALL, init_params(SMALL))
     other = dataclasses.replace(SMALL.model, mlp_dim=48)
     write_json(tmp_path / "config.json", configs.to_dict(TrainConfig(other)))
-    with pytest.raises(ValueError, match=r"down/kernel has the shape \(32, 16\).*\(48, 16\)"):
+    with pytest.raises(
+        ValueError, match=r"down/kernel has the shape \(32, 16\).*\(48, 16\)"
+    ):
         checkpoint.load_params(tmp_path)
 
 

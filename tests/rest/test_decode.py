@@ -18,6 +18,7 @@ from relay_jax.config import (
     DataConfig,
     DraftConfig,
     EvaluationConfig,
+    MeshConfig,
     ModelConfig,
     OptimizerConfig,
     PositionConfig,
@@ -25,10 +26,11 @@ from relay_jax.config import (
     TrainConfig,
 )
 from relay_jax.models.decoder import Decoder
+from relay_jax.models.mesh import make_mesh
 from relay_jax.rest import decode, drafters, tree, verify
 from relay_jax.rest.builder import build_datastore
 from relay_jax.rest.decode import GREEDY
-from relay_jax.rest.index import HostIndex, load_index, make_mesh
+from relay_jax.rest.index import HostIndex, load_index
 from relay_jax.training import checkpoint, loop
 from relay_jax.training.step import init_params
 
@@ -342,7 +344,7 @@ def test_a_store_over_all_devices_decodes_alike(draft, store, tmp_path):
     texts = np.split(store.shards[0].tokens, 5 * np.arange(1, 200))
     words = {"tokenizer": "test", "vocab_size": VOCAB, "eos_id": EOS}
     parts = build_datastore(texts, tmp_path / "parts", shard_tokens=300, **words)
-    index = load_index(parts, make_mesh())
+    index = load_index(parts, make_mesh(MeshConfig(data=0)))
     assert index.parts.tokens.shape[0] == jax.device_count() > len(parts.shards) > 2
     plain = run("rope", prompts)
     settings = {"model": MODELS["rope"], "max_new_tokens": 24}

@@ -4,10 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from relay_jax.config import DraftConfig, ModelConfig, TrainConfig
+from relay_jax.config import DraftConfig, MeshConfig, ModelConfig, TrainConfig
+from relay_jax.models.mesh import make_mesh
 from relay_jax.rest import decode
 from relay_jax.rest.builder import build_datastore
-from relay_jax.rest.index import HostIndex, load_index, make_mesh, place_beside
+from relay_jax.rest.index import HostIndex, load_index, place_beside
 from relay_jax.training.step import init_params
 
 VOCAB = 12
@@ -56,7 +57,7 @@ def test_one_compilation_for_a_batch_size_and_a_tree_size(tmp_path):
 
 
 def test_one_compilation_on_a_mesh_however_often_one_looks(tmp_path, caplog):
-    index = load_index(make_store(tmp_path), make_mesh())
+    index = load_index(make_store(tmp_path), make_mesh(MeshConfig(data=0)))
     params = place_beside(init_params(TrainConfig(model=MODEL)), index)
     tokens, length = decode.pad_prompts(make_prompts(0), VOCAB, 9)
     keys = decode.request_keys(0, 3)
@@ -74,7 +75,7 @@ def test_only_the_host_index_calls_the_host(tmp_path, place):
     index = {
         "none": lambda: None,
         "device": lambda: load_index(store),
-        "mesh": lambda: load_index(store, make_mesh()),
+        "mesh": lambda: load_index(store, make_mesh(MeshConfig(data=0))),
         "host": lambda: HostIndex(store),
     }[place]()
     params = place_beside(init_params(TrainConfig(model=MODEL)), index)

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from relay_jax.config import DraftConfig
+from relay_jax.config import DraftConfig, MeshConfig
+from relay_jax.models.mesh import make_mesh
 from relay_jax.rest.builder import build_datastore
-from relay_jax.rest.index import load_index, make_mesh
+from relay_jax.rest.index import load_index
 from relay_jax.rest.replay import (
     Target,
     draw_texts,
@@ -38,7 +39,7 @@ def test_a_replay_is_the_same_over_a_mesh(tmp_path):
     store = build_datastore(texts, tmp_path / "store", shard_tokens=200, **words)
     draft = DraftConfig(num_draft=4, depth=4, num_store_rows=8, num_text_rows=8)
     targets = [Target(text, 3) for text in texts[:2]]
-    indexes = load_index(store), load_index(store, make_mesh())
+    indexes = load_index(store), load_index(store, make_mesh(MeshConfig(data=0)))
     one, two = (replay_targets(targets, index, draft, 2) for index in indexes)
     assert one == two and one[0].steps < one[0].new_tokens / 2
     drawn = draw_texts(targets, 3)

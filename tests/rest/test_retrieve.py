@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from relay_jax.config import MeshConfig
+from relay_jax.models.mesh import make_mesh
 from relay_jax.rest import retrieve
 from relay_jax.rest.builder import build_datastore
-from relay_jax.rest.index import SHARD_AXIS, HostIndex, load_index
+from relay_jax.rest.index import HostIndex, load_index
 from relay_jax.rest.tree import END
 
 EOS, DEPTH = 1, 6
@@ -166,7 +168,7 @@ def test_host_and_mesh_find_what_the_device_finds(
     run = jax.jit(find, static_argnums=(2, 3))
     expected = run(load_index(store), queries(), 16, DEPTH)
     on_host = run(HostIndex(store), queries(), 16, DEPTH)
-    mesh = jax.make_mesh((4,), (SHARD_AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
+    mesh = make_mesh(MeshConfig(data=4))
     spread = run(load_index(store, mesh), queries(), 16, DEPTH)
     for other in (on_host, spread):
         assert told(other) == told(expected)

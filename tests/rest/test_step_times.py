@@ -3,14 +3,14 @@
 import dataclasses
 import json
 
-import jax
 import numpy as np
 import pytest
 
-from relay_jax.config import DraftConfig, ModelConfig
+from relay_jax.config import DraftConfig, MeshConfig, ModelConfig
+from relay_jax.models.mesh import make_mesh
 from relay_jax.rest import decode, step_times
 from relay_jax.rest.builder import build_datastore
-from relay_jax.rest.index import SHARD_AXIS, HostIndex, load_index, make_mesh
+from relay_jax.rest.index import HostIndex, load_index
 from relay_jax.rest.step_times import step_seconds
 
 SIZES = [0, 4, 16]
@@ -105,9 +105,11 @@ def test_times_are_those_of_a_store_of_this_size(tmp_path):
 
     small, shards = make("small", texts[:2]), make("shards", shard_tokens=128)
     stores = [small, make("large"), shards, make("wide", vocab_size=70_000)]
-    two = jax.make_mesh((2,), (SHARD_AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
+    two = make_mesh(MeshConfig(data=2))
     indexes = [None, *map(load_index, stores), *map(HostIndex, stores)]
-    indexes += [load_index(shards, mesh) for mesh in (make_mesh(), two)]
+    indexes += [
+        load_index(shards, mesh) for mesh in (make_mesh(MeshConfig(data=0)), two)
+    ]
     told = [
         json.dumps(step_times.describe(MODEL, DRAFT, decode.GREEDY, index, 1, 100))
         for index in indexes

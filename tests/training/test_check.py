@@ -204,10 +204,28 @@ def test_a_run_that_goes_on_does_not_need_its_start_any_more(tmp_path):
     assert again["params_sha256"] == done["params_sha256"]
 
 
-def test_a_batch_divides_over_the_devices(tmp_path):
-    with pytest.raises(
-        ValueError, match=r"batch_size \(6\) does not divide over 4 dev"
-    ):
-        check(config(("data.batch_size", 6), ("data.num_devices", 4)), tmp_path)
-    with pytest.raises(ValueError, match=r"num_devices must be 1\.\.\d+ .* got 1000"):
-        check(config(("data.num_devices", 1000)), tmp_path)
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (
+            [("data.batch_size", 6), ("mesh.data", 2), ("mesh.fsdp", 2)],
+            (
+                "data.batch_size (6) does not divide over 4 devices; take a multiple of "
+                "4, or set mesh.data, mesh.fsdp or data.accumulate"
+            ),
+        ),
+        (
+            [("data.batch_size", 6), ("mesh.data", 2), ("data.accumulate", 2)],
+            "(6) does not divide over 2 devices in 2 parts; take a multiple of 4",
+        ),
+        ([("data.accumulate", 0)], "data.accumulate must be 1 or more, got 0"),
+        (
+            [("mesh.data", 1000)],
+            "a mesh of 1000 x 1 x 1 (data, fsdp, tensor) does not fit the 8 devices",
+        ),
+    ],
+)
+def test_a_batch_divides_over_the_devices(changes, message, tmp_path):
+    with pytest.raises(ValueError) as error:
+        check(config(*changes), tmp_path)
+    assert message in str(error.value)

@@ -172,7 +172,7 @@ def test_stop_during_the_last_step_leaves_the_evaluation(tmp_path, monkeypatch):
         loop.train(small(num_steps=2), tmp_path / "cut")
     monkeypatch.undo()
     assert not (tmp_path / "cut" / "summary.json").exists()
-    monkeypatch.setattr(loop, "make_train_step", lambda config: None)  # none is left
+    monkeypatch.setattr(loop, "make_train_step", lambda *args: None)  # none is left
     again = loop.train(small(num_steps=2), tmp_path / "cut")
     assert again["params_sha256"] == whole["params_sha256"]
     assert again["final"] == [x | {"run": "cut"} for x in whole["final"]]
@@ -340,7 +340,9 @@ def test_a_checkpoint_of_other_values_is_refused_and_an_old_one_is_not(
 def test_loss_that_is_not_finite_stops_the_run(tmp_path):
     wild = small(optimizer={"learning_rate": 1e30, "clip_norm": 1e30})
     wild = configs.build(configs.TrainConfig, configs.to_dict(wild))
-    with pytest.raises(FloatingPointError, match=r"the loss is (nan|inf) by step \d+"):
+    with pytest.raises(
+        FloatingPointError, match=r"loss is (nan|inf) at step [2-4]; the"
+    ):
         loop.train(wild, tmp_path)
 
 

@@ -1,0 +1,53 @@
+"""Several real processes of one script, with some CPU devices each."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def start(name, *arguments, processes=2, devices=2, **environment):
+    """Starts a script; of several processes each is told of the others."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    environment = (
+        os.environ
+        | {
+            "PYTHONPATH": str(ROOT),
+            "JAX_PLATFORMS": "cpu",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        }
+        | environment
+    )
+    started = []
+    for number in range(processes):
+        who = f"--coordinator=localhost:{port}", f"--num_processes={processes}"
+        who = (*who, f"--process_id={number}") if processes > 1 else ()
+        started.append(
+            subprocess.Popen(
+                [sys.executable, "-m", name, *arguments, *who],
+                cwd=ROOT,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    return started
+
+
+def finish(started, codes=0, timeout=120):
+    """Waits for all -> what each printed; none is left behind."""
+    try:
+        told = [process.communicate(timeout=timeout) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    for process, (_, errors) in zip(started, told):
+        assert process.returncode == codes, errors[-3000:]
+    return told

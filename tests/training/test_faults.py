@@ -1,0 +1,197 @@
+"""What a run survives: other devices, numbers that are none, a full disk, a kill."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from relay_jax import config as configs
+from relay_jax import records
+from relay_jax.models.mesh import make_mesh, place
+from relay_jax.training import checkpoint, loop
+from tests.training.test_loop import ROOT, small
+
+OFTEN = {"checkpoint_every_seconds": 0.0}
+
+
+def stop_after(monkeypatch, step):
+    """A SIGTERM once the metrics of a step are written."""
+    append = records.append_lines
+
+    def ask(path, lines):
+        append(path, lines)
+        if path.name == "metrics.jsonl" and lines[-1]["step"] == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(records, "append_lines", ask)
+
+
+def losses(path):
+    return [line["loss"] for line in records.read_lines(path / "metrics.jsonl")]
+
+
+def test_a_run_goes_on_on_another_mesh(tmp_path, monkeypatch):
+    """Also with other parts of a batch, and recomputing: none of these is what it is."""
+    loop.train(small(), tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(loop.Stopped, match="stopped at step 3"):
+            loop.train(small(mesh={"fsdp": 2, "tensor": 2}), tmp_path / "cut")
+    values = configs.to_dict(small(mesh={"data": 2}, keep_checkpoints=1, **OFTEN))
+    values["data"]["accumulate"], values["model"]["remat"] = 2, True
+    loop.train(configs.build(configs.TrainConfig, values), tmp_path / "cut")
+    np.testing.assert_allclose(*(losses(tmp_path / d) for d in ("cut", "whole")), 1e-5)
+    ends = [checkpoint.load_params(tmp_path / d)[1] for d in ("cut", "whole")]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), *ends)
+
+
+def test_a_state_is_read_where_it_is_to_lie(tmp_path):
+    """No device holds a whole matrix when a run goes on, or begins where another ended."""
+    config = small(num_steps=2, mesh={"fsdp": 2, "tensor": 2})
+    loop.train(config, tmp_path / "run")
+    mesh = make_mesh(config.mesh)
+    like = place(jax.eval_shape(lambda: loop._begin(config)), mesh)
+    for settings, folder in ((config, "run"), (small(init_from="run"), "next")):
+        with checkpoint.make_manager(tmp_path / folder, 1) as manager:
+            path = tmp_path / folder
+            state, _ = loop._first_state(settings, path, manager, like, mesh)
+        found = jax.tree.map(lambda x: x.sharding, state)
+        assert found == jax.tree.map(lambda x: x.sharding, like)
+        kernel = state.params["layer_0"]["feed_forward"]["up"]["kernel"]
+        assert kernel.addressable_shards[0].data.size == kernel.size // 4
+
+
+def test_a_directory_of_an_earlier_version_goes_on(tmp_path):
+    """There, `data.num_devices` was what `mesh.data` is now."""
+    loop.train(small(num_steps=2), tmp_path)
+    file = tmp_path / "config.json"
+    held = records.read_json(file)
+    del held["mesh"], held["data"]["accumulate"]
+    held["data"]["num_devices"] = 4
+    records.write_json(file, held)
+    assert checkpoint.read_config(tmp_path).mesh == configs.MeshConfig(data=4)
+    (tmp_path / "summary.json").unlink()
+    assert loop.train(small(num_steps=2), tmp_path)["steps"] == 2
+
+
+def spoil(monkeypatch, step, name):
+    """The step's metrics are not a number, and so is what it makes of the state."""
+    make = loop.make_train_step
+
+    def make_spoilt(*args):
+        train_step = make(*args)
+
+        def run(state, batch, **rest):
+            is_bad = int(state.step) + 1 >= step
+            state, metrics = train_step(state, batch, **rest)
+            if is_bad:
+                nan = jax.tree.map(lambda x: x * np.float32("nan"), state.params)
+                metrics |= {name: metrics[name] * np.float32("nan")}
+                state = state._replace(params=nan)
+            return state, metrics
+
+        return run
+
+    monkeypatch.setattr(loop, "make_train_step", make_spoilt)
+
+
+@pytest.mark.parametrize("name", ["loss", "grad_norm"])
+@pytest.mark.parametrize("often", [OFTEN, {}], ids=["saving", "logging"])
+def test_the_first_step_without_a_number_is_named_and_not_saved(
+    name, often, tmp_path, monkeypatch
+):
+    """Whether the next thing is a checkpoint or a line of the log."""
+    spoil(monkeypatch, 3, name)
+    config = small(log_every_steps=5, **often)
+    with pytest.raises(FloatingPointError, match=f"{name} is nan at step 3; the check"):
+        loop.train(config, tmp_path)
+    kept = checkpoint._steps(tmp_path)
+    assert kept == ([1, 2] if often else [])
+    if often:
+        params = checkpoint.load_params(tmp_path)[1]
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
+
+
+def test_too_small_a_disk_is_told_before_training(tmp_path, monkeypatch):
+    few = type("Usage", (), {"free": 100_000})
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: few)
+    message = r"has 100,000 bytes of free disk, but 3 checkpoints of \d+,\d+ bytes are"
+    with pytest.raises(ValueError, match=message):
+        loop.train(small(), tmp_path)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+@pytest.fixture
+def tiny_disk(tmp_path):
+    """A real file system of a few hundred kilobytes, where one may be mounted."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
+    try:
+        if subprocess.run(mount, capture_output=True, check=False).returncode:
+            pytest.skip("this user may not mount a file system")
+    except OSError:
+        pytest.skip("there is no mount here")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_disk_that_fills_up_leaves_the_last_checkpoint(tiny_disk, monkeypatch):
+    append = records.append_lines
+
+    def fill(path, lines):
+        append(path, lines)
+        if lines[-1]["step"] == 4:
+            room = tiny_disk / "other"
+            with pytest.raises(OSError), room.open("wb") as file:
+                while True:
+                    file.write(bytes(4096))
+                    file.flush()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "append_lines", fill)
+        with pytest.raises((OSError, ValueError), match="(?i)no space left"):
+            loop.train(small(**OFTEN), tiny_disk / "run")
+    assert checkpoint._steps(tiny_disk / "run")[-1] >= 2
+    checkpoint.load_params(tiny_disk / "run")
+    (tiny_disk / "other").unlink()
+    again = loop.train(small(**OFTEN), tiny_disk / "run")
+    whole = loop.train(small(**OFTEN), tiny_disk.parent / "whole")
+    assert again["params_sha256"] == whole["params_sha256"]
+
+
+KILLED = """
+import os, pathlib, signal, sys, threading, time
+from relay_jax.training import loop
+from tests.training.test_faults import OFTEN, small
+folder = pathlib.Path(sys.argv[1]) / "checkpoints"
+def watch():
+    while True:
+        names = os.listdir(folder) if folder.exists() else []
+        if "2" in names and any("tmp" in name for name in names):
+            os.kill(os.getpid(), signal.SIGKILL)
+threading.Thread(target=watch, daemon=True).start()
+loop.train(small(**OFTEN), sys.argv[1])
+"""
+
+
+def test_killed_while_it_writes_a_checkpoint_it_goes_on_from_the_one_before(tmp_path):
+    flags = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path / "cut")],
+        env=os.environ | flags,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    names = [path.name for path in (tmp_path / "cut" / "checkpoints").iterdir()]
+    assert any("tmp" in name for name in names), names  # it was in the midst of it
+    checkpoint.load_params(tmp_path / "cut")
+    again = loop.train(small(**OFTEN), tmp_path / "cut")
+    whole = loop.train(small(**OFTEN), tmp_path / "whole")
+    assert again["params_sha256"] == whole["params_sha256"]
