@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The tests.
 #   ./launch/test.sh [--slow] [arguments of pytest, paths relative to the repository]
+# As many at once as there are cores, at most four; -n 0: one after the other.
 # PYTHON=python3.12 ./launch/test.sh takes that Python; the default is python3.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=environment.sh
@@ -14,4 +15,5 @@ for argument; do
 done
 cd "$root"
 export PYTHONPATH="$root" PYTHONSAFEPATH=1
-exec "$python" -m pytest -m "$marks" "$@"
+workers="$("$python" -c 'import os; print(min(os.cpu_count() or 1, 4))')"
+exec "$python" -m pytest -m "$marks" -n "$workers" --dist worksteal "$@"

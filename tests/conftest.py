@@ -6,6 +6,8 @@ import os
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
+# Here compiling takes longer than running, in the processes that tests start too.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
 import jax
 import jaxtyping
@@ -13,8 +15,6 @@ import numpy as np
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Here compiling takes longer than running.
-jax.config.update("jax_disable_most_optimizations", True)
 jaxtyping.install_import_hook("relay_jax", "beartype.beartype")
 
 
