@@ -1,12 +1,12 @@
-"""How near decoding comes to what the device's memory permits.
+"""What a device permits: how fast it moves memory, and how fast it multiplies.
 
-A step at a small batch size does little arithmetic: it reads every parameter once, and
-the cache. So the time of a plain step is at least
+How near decoding comes to the first: a decode step at a small batch size does little
+arithmetic. It reads every parameter once, and the cache, so its time is at least
 
     (bytes of parameters + bytes of keys and values held) / bandwidth
 
 and a step that verifies a tree reads no more. The bandwidth is that of one large array,
-measured in the same run.
+measured in the same run. How near training comes to the second: `evaluation/flops.py`.
 """
 
 import functools
@@ -45,6 +45,20 @@ def bandwidth(num_bytes: int = 2**32) -> float:
         least = min(_time(lambda run=run: run(array)) for _ in range(2 * ROUNDS))
         found.append(moved * array.nbytes / least)
     return max(found)
+
+
+def matrix_rate(dtype: str = "float32", size: int = 0) -> float:
+    """Operations a second of a product of two square matrices: the best of many.
+
+    Args:
+      size: of the matrices; by default what takes a device of its kind milliseconds.
+    """
+    size = size or (1024 if jax.default_backend() == "cpu" else 8192)
+    matrix = jnp.ones((size, size), dtype)
+    run = jax.jit(jnp.matmul)
+    jax.block_until_ready(run(matrix, matrix))
+    least = min(_time(lambda: run(matrix, matrix)) for _ in range(4 * ROUNDS))
+    return 2 * size**3 / least
 
 
 def read_bytes(params: PyTree, model: ModelConfig, held: int, batch_size: int) -> int:

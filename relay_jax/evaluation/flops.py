@@ -1,0 +1,51 @@
+"""How many floating-point operations a training step has to do.
+
+A product with a parameter matrix costs two operations an entry and position, and twice
+as much again in the backward pass; so do attention's two products, each of which meets
+all n keys:
+
+    6 x entries x positions + 12 x n h e x layers x positions
+
+The looped model does that in each of its loops. Counted is what the model needs, whatever
+a program does: reading words is a lookup, what `remat` computes again does not count, and
+neither does what is element by element. Causal attention counts in full, as it is usual
+(Chowdhery et al. 2022, appendix B).
+"""
+
+from relay_jax.config import ModelConfig, TrainConfig
+
+FORWARD_AND_BACKWARD = 6  # operations an entry and position
+
+
+def layer_entries(model: ModelConfig) -> int:
+    """Entries of the matrices of one layer."""
+    heads = 2 * model.num_heads + 2 * model.num_groups  # query, out; key, value
+    feed_forward = 3 if model.activation == "swiglu" else 2
+    return model.dim * (heads * model.head_size + feed_forward * model.mlp_dim)
+
+
+def head_entries(model: ModelConfig) -> int:
+    """Entries of the matrices that turn a hidden state into logits."""
+    steps = 2 * model.max_difference + 1 if model.differences else 0
+    return model.dim * (model.num_words + steps)
+
+
+def step_flops(
+    config: TrainConfig, batch_size: int, width: int, num_loops: int = 1
+) -> int:
+    """Operations of one training step.
+
+    Args:
+      width: positions of a row that the model computes.
+      num_loops: T; 1 for a decoder.
+    """
+    model, positions = config.model, batch_size * width * num_loops
+    in_layers = model.num_layers * positions * layer_entries(model)
+    keys = 2 * width * model.num_heads * model.head_size  # scores, and what they mix
+    attention = model.num_layers * positions * keys
+    # A vanilla looped model learns nothing from its rounds: none has to be said.
+    told = positions if config.says_rounds else 0
+    if model.kind == "looped":
+        told += batch_size  # the answers
+    said = told * head_entries(model)
+    return FORWARD_AND_BACKWARD * (in_layers + attention + said)
