@@ -13,8 +13,8 @@ much is drafted is measured (--num_draft=auto): where drafts do not pay, none ar
 
 import itertools
 import sys
+from functools import partial
 
-import jax
 import numpy as np
 from absl import flags
 
@@ -83,21 +83,15 @@ def main() -> None:
 
 def show(state: decode.DecodeState, row: int, first: int, tokenizer) -> str:
     """The new text of a row; runs of accepted drafts in quotes if asked for."""
-    length = int(state.length[row])
-    tokens, drafted = jax.device_get((state.tokens[row], state.drafted[row]))
-    cuts = [int(first), length]
+    read = _join_ids if _PRINT_IDS.value else partial(decode_spans, tokenizer)
     if _SHOW.value:
-        changes = np.flatnonzero(np.diff(drafted[first:length])) + first + 1
-        cuts[1:1] = changes.tolist()
-    if _PRINT_IDS.value:
-        spans = [tokens[a:b] for a, b in itertools.pairwise(cuts)]
-        texts = [",".join(map(str, ids)) for ids in spans]
-    else:
-        texts = decode_spans(tokenizer, tokens, cuts)
-    if not _SHOW.value:
-        return texts[0]
-    marked = zip(texts, cuts)
-    return "".join(f"«{text}»" if drafted[cut] else text for text, cut in marked)
+        return decode.mark_drafted(state, row, int(first), read)
+    (text,) = read(np.asarray(state.tokens[row]), [int(first), int(state.length[row])])
+    return text
+
+
+def _join_ids(ids, cuts) -> list[str]:
+    return [",".join(map(str, ids[a:b])) for a, b in itertools.pairwise(cuts)]
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""The paper's figures, drawn from records alone.
+"""The papers' figures, drawn from records alone; and one of a draft tree.
 
 accuracy_by_length   Figures 2 and 4 (answers), Figure 7 (tokens)
 hit_matrices         Figures 5 and 6 (round x place)
 speed_by_drafter     REST: speed-up and tokens a step, drafter by drafter
+draft_tree           REST: a tree of drafts, and the mask under which it is verified
 """
 
 import re
@@ -16,6 +17,7 @@ from matplotlib.figure import Figure
 
 from relay_jax.arrays import Float, Host
 from relay_jax.records import is_first
+from relay_jax.rest.tree import Tree
 
 TITLES = {
     "answer_accuracy": "final answers that are right",
@@ -199,6 +201,65 @@ def speed_by_drafter(lines: Sequence[dict[str, Any]], path: epath.PathLike) -> N
         )
         panels[1].set(xlabel="tokens a step (M)")
     _save(figure, path)
+
+
+def draft_tree(tree: Tree, words: Sequence[str], path: epath.PathLike) -> None:
+    """The first tree of a batch beside its attention mask: a row sees the dark columns.
+
+    Args:
+      words: of the root and of every node.
+    """
+    nodes = [0, *(np.flatnonzero(np.asarray(tree.valid[0])) + 1).tolist()]
+    parent = {i: int(tree.parent[0, i - 1]) for i in nodes[1:]}
+    depth = {0: 0} | {i: int(tree.depth[0, i - 1]) for i in parent}
+    height = _heights(parent)
+    # As text in a program: white space is seen.
+    shown = {i: f"{i}  {words[i].encode('unicode_escape').decode()}" for i in nodes}
+    widths = 0.9 * max(depth.values()) + 1.0, 0.25 * len(nodes) + 1.0
+    size = (sum(widths), widths[1])
+    figure = Figure(figsize=size, layout="constrained")
+    drawn, mask = figure.subplots(1, 2, width_ratios=widths)
+    font = {"family": "monospace", "size": 8, "parse_math": False}
+    for i in nodes:
+        if i:
+            ends = parent[i], i
+            x, y = [[place[end] for end in ends] for place in (depth, height)]
+            drawn.plot(x, y, color="0.7", lw=1, zorder=0)
+        box = {"boxstyle": "round,pad=0.2", "fc": "0.85" if i == 0 else "w", "ec": "C0"}
+        drawn.text(depth[i], height[i], shown[i], va="center", bbox=box, **font)
+    drawn.set(xlim=(-0.2, max(depth.values()) + 0.9), title="draft tree", yticks=[])
+    drawn.set(ylim=(max(height.values()) + 0.7, -0.7), xlabel="tokens ahead")
+    drawn.xaxis.get_major_locator().set_params(integer=True)
+    seen = np.asarray(tree.ancestors[0])[np.ix_(nodes, nodes)]
+    mask.imshow(seen, cmap="Blues", vmin=0, vmax=1.4)
+    mask.set_yticks(range(len(nodes)), [shown[i] for i in nodes], **font)
+    mask.set_xticks(range(len(nodes)), nodes, size=8)
+    mask.set(title="tree attention", xlabel="seen")
+    _save(figure, path)
+
+
+def _heights(parent: dict[int, int]) -> dict[int, float]:
+    """Leaves stand evenly below one another, and a parent in the middle of its children.
+
+    Args:
+      parent: of every node but the root, 0; smaller than the node.
+    """
+    height: dict[int, float] = {}
+    num_leaves = 0
+
+    def place(node: int) -> None:
+        nonlocal num_leaves
+        children = [child for child, above in parent.items() if above == node]
+        for child in children:
+            place(child)
+        if children:
+            height[node] = (height[children[0]] + height[children[-1]]) / 2
+        else:
+            height[node] = float(num_leaves)
+            num_leaves += 1
+
+    place(0)
+    return height
 
 
 def _save(figure: Figure, path: epath.PathLike) -> None:

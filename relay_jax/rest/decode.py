@@ -265,6 +265,26 @@ def tokens_per_step(state: DecodeState, prompt_length: Int[Host, " b"]) -> float
     return float(new.sum() / max(np.asarray(state.steps).sum(), 1))
 
 
+def mark_drafted(
+    state: DecodeState,
+    row: int,
+    first: int,
+    read: Callable[[Int[Host, "_"], Sequence[int]], list[str]],
+) -> str:
+    """A row's text from token `first` on; runs of accepted drafts in quotes: «so».
+
+    Args:
+      read: ids of a whole text, and places in it -> the text between two places, as
+        `tokens.decode_spans` of a tokenizer does.
+    """
+    tokens, drafted = np.asarray(state.tokens[row]), np.asarray(state.drafted[row])
+    length = int(state.length[row])
+    changes = np.flatnonzero(np.diff(drafted[first:length])) + first + 1
+    cuts = [first, *changes.tolist(), length]
+    marked = zip(read(tokens, cuts), cuts)
+    return "".join(f"«{text}»" if drafted[cut] else text for text, cut in marked)
+
+
 def _deepest(draft: DraftConfig) -> int:
     return draft.depth if draft.num_draft and draft.drafter != "none" else 0
 

@@ -368,6 +368,22 @@ def test_drafted_marks_what_was_drafted_and_kept(store):
         assert not np.any(state.drafted[row, : len(prompt)])
 
 
+def test_accepted_drafts_stand_in_quotes(store):
+    state = run("rope", prompts_of(3), DRAFTS[2], load_index(store))
+    size = state.tokens.shape[1]
+    drafted = np.zeros((3, size), bool)
+    drafted[1, [4, 5, 8]] = True
+    ids = np.tile(np.arange(size, dtype=np.int32), (3, 1))
+    state = state._replace(tokens=ids, drafted=drafted, length=np.full(3, 9))
+
+    def read(ids, cuts):
+        return ["".join(map(str, ids[a:b])) for a, b in itertools.pairwise(cuts)]
+
+    assert decode.mark_drafted(state, 1, 2, read) == "23«45»67«8»"
+    assert decode.mark_drafted(state, 1, 4, read) == "«45»67«8»"
+    assert decode.mark_drafted(state, 0, 7, read) == "78"
+
+
 def broken_ancestors(real):
     def build(*args):
         made = real(*args)
