@@ -22,16 +22,25 @@ from relay_jax.training import checkpoint, loop
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment's file.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's directory.")
+_PROFILE = flags.DEFINE_string(
+    "profile_steps", "", "FIRST,LAST: steps of which WORKDIR/profile holds a trace."
+)
 flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main() -> None:
     config = command.build(configs.TrainConfig, _CONFIG.value.to_dict())
+    profile = range(0)
+    if _PROFILE.value:
+        first, last = command.whole_numbers("profile_steps", _PROFILE.value, 2)
+        profile = range(first, last + 1)
+        if not profile:
+            raise ValueError(f"--profile_steps={first},{last} has no step in it")
     call, start = command.describe(), time.monotonic()
     path = epath.Path(_WORKDIR.value)
     was_finished = checkpoint.is_finished(path)
     try:
-        summary = loop.train(config, path)
+        summary = loop.train(config, path, profile)
     except loop.Stopped as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(143)

@@ -28,7 +28,8 @@ from relay_jax.config import BucketConfig, TrainConfig
 from relay_jax.data import pipeline
 from relay_jax.evaluation import roofline
 from relay_jax.evaluation.flops import step_flops
-from relay_jax.training import devices
+from relay_jax.models.mesh import layout, make_mesh, spread
+from relay_jax.training.check import check_devices
 from relay_jax.training.step import init_params, init_state, make_train_step
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment's file.")
@@ -69,7 +70,7 @@ def main() -> None:
         print(f"AdamW instead of {config.optimizer.kind}, as the peer has no other")
         optimizer = dataclasses.replace(config.optimizer, kind="adamw")
         config = dataclasses.replace(config, optimizer=optimizer)
-    devices.check_devices(config.data.num_devices, config.data.batch_size)
+    check_devices(config)
     pipeline.check_buckets(config)
     dtype = config.model.dtype
     rates = {"jax": roofline.matrix_rate(dtype)}
@@ -217,12 +218,15 @@ def tell(line: dict) -> None:
 
 
 def jax_side(work: Work, config: TrainConfig) -> Side:
-    mesh, first = devices.make_mesh(config.data.num_devices), work.steps[0]
-    state = devices.replicate(init_state(config, init_params(config)), mesh)
+    mesh, first = make_mesh(config.mesh), work.steps[0]
+    size = config.data.batch_size
+    state = init_state(config, init_params(config))
+    lies = layout(state, mesh)
+    state = jax.device_put(state, lies)
     shape = {"task": first.task, "num_loops": first.num_loops}
     before = time.perf_counter()
-    lowered = make_train_step(config).lower(
-        state, devices.spread(first.batch, mesh), **shape
+    lowered = make_train_step(config, lies).lower(
+        state, spread(first.batch, mesh, size), **shape
     )
     step = lowered.compile()
     seconds = time.perf_counter() - before
@@ -230,7 +234,7 @@ def jax_side(work: Work, config: TrainConfig) -> Side:
     def run():
         nonlocal state
         for now in work.steps:
-            state, _ = step(state, devices.spread(now.batch, mesh))
+            state, _ = step(state, spread(now.batch, mesh, size))
         jax.block_until_ready(state)
 
     return Side(run, seconds, memory_bytes(step))

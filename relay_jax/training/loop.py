@@ -5,9 +5,7 @@ parameters of a run that was never interrupted: a batch is a function of (seed, 
 and so is the noise of a step.
 """
 
-import datetime
 import functools
-import math
 import time
 
 import jax
@@ -19,11 +17,11 @@ from relay_jax import config as configs
 from relay_jax import records
 from relay_jax.config import TrainConfig
 from relay_jax.data import pipeline
-from relay_jax.evaluation.accuracy import DETAILS
 from relay_jax.evaluation.run import evaluate_run
 from relay_jax.models.mesh import layout, make_mesh, own_rows, place, spread
 from relay_jax.training import checkpoint
 from relay_jax.training.check import check
+from relay_jax.training.log import Log, Trace, measure
 from relay_jax.training.optimizer import trained_params
 from relay_jax.training.step import (
     TrainState,
@@ -34,10 +32,15 @@ from relay_jax.training.step import (
 from relay_jax.training.stop import Stopped, Vote, stop_requested
 
 
-def train(config: TrainConfig, workdir: epath.PathLike) -> dict:
+def train(
+    config: TrainConfig, workdir: epath.PathLike, profile: range = range(0)
+) -> dict:
     """Trains, or goes on training, and returns the run's summary.
 
     Of several processes each calls this alike, on one file system; the first one writes.
+
+    Args:
+      profile: steps of which a trace is written to the directory; the first step is 1.
 
     Raises:
       ValueError: the config, the data or the directory cannot work; before training.
@@ -45,11 +48,16 @@ def train(config: TrainConfig, workdir: epath.PathLike) -> dict:
       FloatingPointError: the loss is not finite.
     """
     check(config, workdir)
+    if profile and not 1 <= profile[0] <= profile[-1] <= config.num_steps:
+        raise ValueError(
+            f"a profile of the steps {profile[0]} to {profile[-1]} cannot be taken; the "
+            f"run has the steps 1 to {config.num_steps}"
+        )
     path = checkpoint.open_run(workdir, config)
     done = path / "summary.json"
     if checkpoint.is_finished(path):
         return records.read_json(done)
-    mesh = make_mesh(config.mesh)
+    mesh, trace = make_mesh(config.mesh), Trace(path, profile)
     like = place(jax.eval_shape(lambda: _begin(config)), mesh)
     checkpoint.check_room(path, like, config.keep_checkpoints)
     with checkpoint.make_manager(path, config.keep_checkpoints) as manager:
@@ -58,9 +66,9 @@ def train(config: TrainConfig, workdir: epath.PathLike) -> dict:
         records.keep_until(path / "metrics.jsonl", start)
         # The final records are always written anew: a run may have ended after them.
         records.keep_until(path / "records.jsonl", min(start, config.num_steps - 1))
-        log = _Log(path, config, start, spent)
+        log = Log(path, config, mesh.size, start, spent)
         with stop_requested() as asked:
-            state = _run(config, state, mesh, manager, log, asked)
+            state = _run(config, state, mesh, manager, log, asked, trace)
         final = _evaluate(config, state.params, path, final=True)
         log.accuracy(config.num_steps, final)
         summary = log.summary(state, final)
@@ -87,7 +95,7 @@ def _first_state(config, path, manager, like, mesh) -> tuple[TrainState, float]:
     return jax.jit(begin, out_shardings=layout(like, mesh))(*given), 0.0
 
 
-def _run(config, state, mesh: Mesh, manager, log, asked) -> TrainState:
+def _run(config, state, mesh: Mesh, manager, log, asked, trace) -> TrainState:
     """The steps that are left."""
     train_step = make_train_step(config, layout(state, mesh))
     start, stop = int(state.step), config.num_steps
@@ -101,12 +109,14 @@ def _run(config, state, mesh: Mesh, manager, log, asked) -> TrainState:
         disable=not records.is_first(),
     ) as bar:
         for now in bar:
+            trace.before(now.step + 1)
             batch = spread(now.batch, mesh, batch_size)
             state, metrics = train_step(
                 state, batch, task=now.task, num_loops=now.num_loops
             )
             step = now.step + 1
-            log.note(step, metrics)
+            trace.after(step, metrics)
+            log.note(step, metrics, measure(config, batch, now.num_loops))
             if step % config.log_every_steps == 0 or step == stop:
                 values = log.metrics(step)
                 bar.set_postfix(loss=f"{values['loss']:.4f}")
@@ -137,83 +147,3 @@ def _evaluate(config, params, path, *, final: bool) -> list[dict]:
     about = {"run": path.name, "model": config.name, "seed": config.seed}
     work = {"count": count, "seed": config.seed, "final": final}
     return evaluate_run(config, params, path, about, **work)
-
-
-class _Log:
-    """Where a run's measurements go: JSON lines and TensorBoard."""
-
-    def __init__(self, path, config, start, spent):
-        from tensorboardX import SummaryWriter
-
-        self.path, self.config = path, config
-        self.spent, self.began = spent, time.monotonic()
-        self.last = (start, self.began)
-        self.unread: dict[int, dict] = {}  # metrics by step, still on the device
-        self.board = SummaryWriter(
-            str(path / "tensorboard"),
-            purge_step=start,
-            write_to_disk=records.is_first(),
-        )
-
-    def seconds(self) -> float:
-        return self.spent + time.monotonic() - self.began
-
-    def note(self, step, metrics) -> None:
-        self.unread[step] = metrics
-
-    def check(self) -> dict[str, float]:
-        """Reads what was noted: the metrics of the last step.
-
-        Raises:
-          FloatingPointError: loss or gradient of a step is not finite.
-        """
-        values = {}
-        for step, read in jax.device_get(self.unread).items():
-            values = {name: float(value) for name, value in read.items()}
-            for name in ("loss", "grad_norm"):
-                if not math.isfinite(values[name]):
-                    raise FloatingPointError(
-                        f"{name} is {values[name]} at step {step}; the checkpoints in "
-                        f"{self.path} are of steps before it: start a new run with a "
-                        "lower optimizer.learning_rate, from them (init_from) or anew"
-                    )
-        self.unread = {step: self.unread[step] for step in list(self.unread)[-1:]}
-        return values
-
-    def metrics(self, step) -> dict:
-        values = self.check()
-        then, now = self.last, (step, time.monotonic())
-        self.last = now
-        speed = (step - then[0]) / max(now[1] - then[1], 1e-9)
-        values |= {"steps_per_second": speed, "seconds": self.seconds()}
-        records.append_lines(self.path / "metrics.jsonl", [{"step": step, **values}])
-        for name, value in values.items():
-            self.board.add_scalar(f"train/{name}", value, step)
-        return values
-
-    def accuracy(self, step, lines) -> None:
-        lines = [line | {"step": step} for line in lines]
-        records.append_lines(self.path / "records.jsonl", lines)
-        for line in _whole(lines):
-            name = f"{line['task']}/{line['metric']}/{line['length']}"
-            self.board.add_scalar(name, line["value"], step)
-
-    def summary(self, state, lines) -> dict:
-        return {
-            "name": self.config.name,
-            "steps": int(state.step),
-            "seconds": round(self.seconds(), 1),
-            "num_params": sum(x.size for x in jax.tree.leaves(state.params)),
-            "params_sha256": checkpoint.hash_trained(state.params),
-            "device": jax.devices()[0].device_kind,
-            "finished": datetime.datetime.now(datetime.UTC).isoformat("T", "seconds"),
-            "final": _whole(lines),
-        }
-
-    def close(self) -> None:
-        self.board.close()
-
-
-def _whole(lines: list[dict]) -> list[dict]:
-    """Without the records of single rounds and places: records.jsonl has those."""
-    return [line for line in lines if line["metric"] not in DETAILS]

@@ -1,0 +1,56 @@
+"""What a run tells of its speed, and the trace of some of its steps."""
+
+import json
+
+import numpy as np
+import pytest
+
+from experiments.configs import tiny
+from relay_jax import config as configs
+from relay_jax.config import TrainConfig
+from relay_jax.data.align import DecoderBatch, LoopedBatch
+from relay_jax.evaluation.flops import step_flops
+from relay_jax.training import log, loop
+
+
+def small(num_steps=4):
+    values = tiny.get_config().to_dict()
+    values |= {"num_steps": num_steps, "log_every_steps": 2}
+    values["model"] |= {"num_layers": 1, "dim": 16, "mlp_dim": 32}
+    values["data"]["batch_size"] = 8
+    values["evaluation"]["lengths"] = {}
+    return configs.build(TrainConfig, values)
+
+
+def test_the_work_of_a_step_is_that_of_its_batch():
+    tokens = np.zeros((8, 11), np.int32)
+    rounds = np.zeros((3, 8, 11), np.int32)
+    batch = LoopedBatch(tokens, rounds, rounds > 0, tokens[:, 0], tokens[:, 0])
+    config = small()
+    work = log.measure(config, batch, 3)
+    assert work[:2] == (8, 3 * 8 * 11)
+    assert work.flops == step_flops(config, 8, 11, 3)
+    work = log.measure(config, DecoderBatch(tokens, tokens > 0), 3)
+    assert work[:2] == (8, 8 * 10)  # the last token is only a target
+    assert work.flops == step_flops(config, 8, 10)
+
+
+def test_speed_and_trace_are_written(tmp_path):
+    loop.train(small(), tmp_path, range(2, 4))
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [2, 4]
+    line = json.loads(lines[-1])
+    examples, steps = line["examples_per_second"], line["steps_per_second"]
+    assert examples == pytest.approx(8 * steps)
+    assert line["tokens_per_second"] > examples and line["memory_gigabytes"] > 0.01
+    assert line["teraflops_per_second"] > 0
+    assert "flop_utilisation" not in line  # a CPU's peak is not known
+    (trace,) = (tmp_path / "profile").rglob("*.xplane.pb")
+    assert b"train_step" in trace.read_bytes()
+
+
+@pytest.mark.parametrize("steps", [range(0, 3), range(3, 6)])
+def test_steps_that_there_are_not_cannot_be_traced(tmp_path, steps):
+    with pytest.raises(ValueError, match=r"the run has the steps 1 to 4"):
+        loop.train(small(), tmp_path / "run", steps)
+    assert not (tmp_path / "run").exists()
