@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "training": BASE | {"tasks", "data", "models", "evaluation"},
     "chains": BASE | {"tasks", "data", "models", "evaluation", "training"},
     "stages": BASE | {"data", "chains", "training"},
+    "foretell": BASE | {"tasks", "data", "models", "rest", "evaluation"},
     "chain_store": BASE | {"tasks", "data", "rest", "evaluation", "training"},
 }
 UNSTABLE = ("flax.nnx", "jax._src", "jax.core", "jax.pmap", "tensorflow")

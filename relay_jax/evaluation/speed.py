@@ -32,6 +32,14 @@ class Work(NamedTuple):
     eos_id: decode.EndIds = decode.NO_EOS
     batch_size: int = 1
     index: Any = None  # of the datastore, if there is one
+    guess: drafters.Guess | None = None  # of each prompt, if there is one
+
+    def index_for(self, draft: DraftConfig, rows: Int[Host, " b"]) -> Any:
+        """What a drafter looks into for these prompts."""
+        needs = drafters.DRAFTERS[draft.drafter].needs if draft.num_draft else ""
+        if needs == drafters.GUESS and self.guess is not None:
+            return drafters.Guess(*(part[rows] for part in self.guess))
+        return self.index if needs == drafters.STORE else None
 
 
 class Written(NamedTuple):
@@ -95,7 +103,7 @@ def compare(
 def _sized(work: Work, draft: DraftConfig, cache_file) -> DraftConfig:
     """The draft config with its tree size chosen by the first prompts, if it is open."""
     if draft.num_draft != tree_size.AUTO:
-        drafters.check(draft, work.index is not None)
+        drafters.check(draft, work.index_for(draft, np.zeros(1, int)))
         return draft
     seconds, paces = {}, []
     groups = _groups(work)[: -(-tree_size.PROBED_ROWS // work.batch_size)]
@@ -108,7 +116,7 @@ def _sized(work: Work, draft: DraftConfig, cache_file) -> DraftConfig:
             max_new_tokens=work.max_new_tokens,
         )
         _, fit = tree_size.fit(
-            *(work.params, state, work.index),
+            *(work.params, state, work.index_for(draft, rows)),
             model=work.model,
             draft=draft,
             eos_id=work.eos_id,
@@ -143,7 +151,7 @@ def _run(work: Work, draft: DraftConfig) -> tuple[list[Written], float]:
             max_new_tokens=work.max_new_tokens,
             eos_id=work.eos_id,
             draft=draft,
-            index=work.index if draft.num_draft else None,
+            index=work.index_for(draft, rows),
             width=max(map(len, work.prompts)),
         )
         texts.append(jax.device_get(Written(state.tokens, state.length, state.steps)))
@@ -194,7 +202,8 @@ def _drafting(draft, texts, seconds, work) -> dict[str, float]:
     if not draft.num_draft:
         return {"drafting_share": 0.0}
     calls = _draw_texts(work, texts, TIMED_DRAFTS)
-    alone = float(np.median(time_drafter(calls, work.index, draft)))
+    index = work.index_for(draft, _groups(work)[0])
+    alone = float(np.median(time_drafter(calls, index, draft)))
     step = float(np.median(seconds)) / _passes(texts)
     return {"drafting_share": round(alone / step, 3)}
 

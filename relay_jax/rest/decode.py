@@ -85,7 +85,7 @@ def decode(
       ValueError: a prompt is empty, too long, or holds ids outside the vocabulary; the
         draft config cannot work.
     """
-    drafters.check(draft, index is not None)
+    drafters.check(draft, index)
     params = place_beside(params, index)
     tokens, length = pad_prompts(prompts, model.num_words, width)
     if max_new_tokens < 1:

@@ -110,7 +110,7 @@ def load_index(
     return MeshIndex(parts, mesh)
 
 
-def describe(index: AnyIndex | None) -> dict[str, Any]:
+def describe(index: Any) -> dict[str, Any]:
     """What the time of a search depends on: tokens a shard as a power of two."""
     if isinstance(index, HostIndex):
         shards = index.store.shards
@@ -129,7 +129,7 @@ def describe(index: AnyIndex | None) -> dict[str, Any]:
     }
 
 
-def place_beside(params: PyTree, index: AnyIndex | None) -> PyTree:
+def place_beside(params: PyTree, index: Any) -> PyTree:
     """Parameters on the mesh where the index lies, if it has one."""
     if not isinstance(index, MeshIndex):
         return params

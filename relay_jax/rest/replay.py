@@ -118,7 +118,7 @@ def replay_targets(
     progress: bool = False,
 ) -> list[Score]:
     """Replays every target, in batches of similar length."""
-    drafters.check(draft, index is not None)
+    drafters.check(draft, index)
     order = sorted(range(len(targets)), key=lambda i: len(targets[i].tokens))
     scores: list[Score] = [Score(0, 0, 0)] * len(targets)
     groups = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]

@@ -236,10 +236,14 @@ def own_text(
     query: Int[Array, "b k"],
     num_rows: int,
     depth: int,
+    near: Int[Array, " b"] | None = None,
 ) -> Matches:
     """Places of the text itself that match its end: the longest, then the latest.
 
     The length of a match is -1 where there is no place.
+
+    Args:
+      near: of equal matches, those nearest to this place come first instead.
     """
     too_few = max(num_rows - tokens.shape[1], 0)
     tokens = jnp.pad(tokens, ((0, 0), (0, too_few)))
@@ -255,7 +259,10 @@ def own_text(
         agree = agree & (padded[:, first : first + size] == query[:, step, None])
         match += agree
     match = jnp.where(place < length[:, None], match, -1)
-    _, row = jax.lax.top_k((match * size + place).astype(jnp.float32), num_rows)
+    rank = place
+    if near is not None:
+        rank = jnp.maximum(size - 1 - jnp.abs(place - near[:, None]), 0)
+    _, row = jax.lax.top_k((match * size + rank).astype(jnp.float32), num_rows)
     found = jnp.take_along_axis(match, row, axis=1)
     ahead = row[..., None] + jnp.arange(depth)[None, None]
     told = padded[jnp.arange(batch_size)[:, None, None], ahead + LONGEST_MATCH]
