@@ -151,7 +151,7 @@ def test_rest_runs(tmp_path):
     fast = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     lines, told = measure("rest", tmp_path, "test", **fast)
     check_rest(lines)
-    assert "«" in told and "48 tokens in 48 steps, and in " in told
+    assert "«" in told and "128 tokens in 128 steps, and in " in told
     assert len(list((tmp_path / "runs" / "rest_test").glob("*.png"))) == 2
 
 
