@@ -6,12 +6,14 @@ Interrupted and started again, every stage goes on where it was.
 """
 
 import graphlib
+import math
 import multiprocessing
 import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from etils import epath
@@ -21,6 +23,7 @@ from relay_jax import config as configs
 from relay_jax import records
 from relay_jax.chains import check_chains, write_chains
 from relay_jax.data import pipeline
+from relay_jax.data.written import chain_file
 from relay_jax.training import checkpoint, loop
 from relay_jax.training.check import check_config, check_start
 
@@ -33,6 +36,24 @@ def needs(stage: StageConfig) -> set[str]:
         return {stage.model, stage.judge} - {""}
     written = {b.path for b in stage.data.buckets.values() if b.kind == "chains"}
     return written | ({stage.init_from} - {""})
+
+
+def with_needs(
+    stages: dict[str, StageConfig], wanted: Iterable[str]
+) -> dict[str, StageConfig]:
+    """The stages that are wanted, and all that these start from, in the given order.
+
+    Raises:
+      ValueError: one that is wanted is not among the stages.
+    """
+    kept, open_names = set(), list(wanted)
+    while open_names:
+        name = open_names.pop()
+        if name not in stages:
+            raise ValueError(f"unknown stage {name!r}; there are {', '.join(stages)}")
+        kept.add(name)
+        open_names += needs(stages[name]) - kept
+    return {name: stage for name, stage in stages.items() if name in kept}
 
 
 def check_stages(
@@ -127,8 +148,36 @@ def finished(stages: dict[str, StageConfig], path: epath.Path) -> set[str]:
     return done - {name for name in runs if not checkpoint.is_finished(path / name)}
 
 
-def run_stages(stages: dict[str, StageConfig], path: epath.Path, jobs: int) -> None:
-    """Runs every stage once what it needs is there, at most `jobs` at a time."""
+def progress(stage: StageConfig, workdir: epath.Path) -> tuple[int, int, str]:
+    """How much of a stage is done, of how much, and of what; a run that was killed may
+    have told of some steps that it has to take again."""
+    if isinstance(stage, configs.ChainsConfig):
+        task = pipeline.make_task(stage.task, stage.options)
+        files = [chain_file(workdir, task, int(length)) for length in stage.counts]
+        return sum(file.exists() for file in files), len(files), "lengths"
+    lines = _metrics(workdir)
+    return lines[-1]["step"] if lines else 0, stage.num_steps, "steps"
+
+
+def _metrics(workdir: epath.Path) -> list[dict[str, Any]]:
+    file = workdir / "metrics.jsonl"
+    return list(records.read_lines(file)) if file.exists() else []
+
+
+def run_stages(
+    stages: dict[str, StageConfig],
+    path: epath.Path,
+    jobs: int,
+    deadline: float = math.inf,
+) -> None:
+    """Runs every stage once what it needs is there, at most `jobs` at a time.
+
+    Args:
+      deadline: when `time.monotonic()` gets there, what runs saves and stops.
+
+    Raises:
+      Stopped: it got there before the last stage was finished.
+    """
     context = multiprocessing.get_context("spawn")
     free = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     done = finished(stages, path)
@@ -140,6 +189,9 @@ def run_stages(stages: dict[str, StageConfig], path: epath.Path, jobs: int) -> N
     total = sum(run.num_steps for run in runs)
     with _forwarded_signals(running), tqdm(total=total, unit="step") as bar:
         while len(done) < len(stages):
+            if time.monotonic() >= deadline:
+                _stop(running)
+                raise loop.Stopped("out of time; run the same command to go on")
             waiting = [n for n in stages if n not in done and n not in running]
             ready = [n for n in waiting if needs(stages[n]) <= done]
             for name in ready[: jobs - len(running)]:
@@ -196,8 +248,7 @@ def _show(bar, stages, running, path) -> None:
     """The bar counts the steps of all stages; beside it, what runs now."""
     steps, shown = 0, []
     for name in stages:
-        file = path / name / "metrics.jsonl"
-        lines = list(records.read_lines(file)) if file.exists() else []
+        lines = _metrics(path / name)
         if lines:
             steps += lines[-1]["step"]
         if name in running:

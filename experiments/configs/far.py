@@ -2,15 +2,18 @@
 
     --config=experiments/configs/far.py:arithmetic                   the whole method
     --config=experiments/configs/far.py:lis/looped_aligned           one run, for train.py
+    --config=experiments/configs/far.py:multitask                    one model for all
 
 Trained as the paper is (15 operators, 30 letters, 100 numbers), for minutes on one GPU
 instead of about 2.9 M steps, and tested to four times that. The model has the paper's
 size. `experiments/configs/paper.py` is the paper's own recipe.
 """
 
+from collections.abc import Mapping
+
 from ml_collections import ConfigDict
 
-from experiments.configs import recipe
+from experiments.configs import paper, recipe
 
 PLANS = {
     "arithmetic": recipe.TaskPlan(
@@ -40,16 +43,13 @@ PLANS = {
         options={"group": 10, "smallest": 401, "number_range": 802},
         train=(1, 100),
         test=(1, 400),
-        chains={str(n): 1000 for n in range(105, 201, 5)},
+        chains={str(n): 200 for n in range(101, 201)},
         within=73_235,
         merged_buckets=4,
         eval_step=50,
     ),
 }
-NUM_NUMBERS = {"arithmetic": 16, "edit_distance": 512, "lis": 1104}
-# The longest problems cost most: each task has a bucket of shorter ones, whose steps are
-# cheaper, and arithmetic practises first rounds alone.
-SHORTER = {"arithmetic": (1, 7), "edit_distance": (1, 15), "lis": (1, 50)}
+NUM_NUMBERS = {"arithmetic": 16, "edit_distance": 512, "lis": 1104, "multitask": 1104}
 POSITION = {
     "scheme": "relative_bias",
     "max_distance": 8,
@@ -100,67 +100,90 @@ LOOPED = {
             "position": {"directional_heads": False, "distance_slopes": False},
         },
         "optimizer": STEADY,
-        "loss": {"answer_weight": 0.1, "max_shift": {"lis": 300}},
+        "loss": {"answer_weight": 0.1},
         "data": {"batch_size": 256},
         "num_steps": 4000,
+    },
+    "multitask": {  # what each of the three needs; as in quickstart_multitask.py
+        "model": {"num_layers": 4, "num_heads": 8, "differences": True},
+        "optimizer": STEADY,
+        "loss": {"answer_weight": 0.1},
+        "data": {"batch_size": 256},
+        "num_steps": 12_000,
     },
 }
 ALL_MODELS = {
     "arithmetic": {},
     "edit_distance": {"number_code": "digits"},
     "lis": {"number_code": "ordinal"},
+    "multitask": {"number_code": "ordinal"},
 }
 
 
 def get_config(which: str = "arithmetic") -> ConfigDict:
-    """`which`: a task, and after a slash the name of one run."""
-    name, _, run = which.partition("/")
-    if name not in PLANS:
-        raise ValueError(f"unknown task {name!r}; there are {', '.join(PLANS)}")
-    return ConfigDict(recipe.choose(far(name), run))
+    """`which`: a task or `multitask`, and after a slash the name of one run."""
+    plans, run = recipe.select(PLANS, which)
+    return ConfigDict(recipe.choose(far(plans), run))
 
 
-def far(name: str) -> dict:
-    """The method on one task."""
-    plan = PLANS[name]
+def far(
+    plans: list[recipe.TaskPlan],
+    self_made: Mapping[str, tuple[int, ...]] = paper.SELF_MADE,
+) -> dict:
+    """The method on one task, or on all of them, and the baselines of Table 4."""
+    name = plans[0].task if len(plans) == 1 else recipe.MULTITASK
     model = MODEL | {"num_numbers": NUM_NUMBERS[name]} | ALL_MODELS[name]
     looped = {"model": model | {"kind": "looped", "loop_input": "feedback"}}
     looped = recipe.merge(looped, LOOPED[name])
-    looped["data"] |= {"buckets": _buckets(plan)}
+    shifts = {p.task: p.test[1] - p.train[1] for p in plans if p.task == "lis"}
+    looped = recipe.merge(looped, {"loss": {"max_shift": shifts}})
+    looped["data"] |= {"buckets": _buckets(plans)}
     # A decoder's heads all look left; texts are long, and fewer heads are faster.
     place = POSITION | {"directional_heads": False, "max_distance": 24}
     decoder = {"model": model | {"kind": "decoder", "num_heads": 4, "position": place}}
     runs = {
         "looped_aligned": looped,
-        "ar": decoder | {"num_steps": 20_000},
+        "ar": decoder | {"num_steps": 20_000 * len(plans)},
         "looped_vanilla": {
             "model": model | {"kind": "looped"},
             "loss": {"round_weight": 0.0},
-            "num_steps": 4000,
+            "num_steps": 4000 * len(plans),
         },
-        "ar_relay": decoder | {"num_steps": 5000},
-        "ar_control": decoder | {"num_steps": 5000},
+        "ar_relay": decoder | {"num_steps": 5000 * len(plans)},
+        "ar_control": decoder | {"num_steps": 5000 * len(plans)},
     }
     train = {
         "optimizer": MUON,
         "data": {"batch_size": 128, "num_workers": 4},
-        "evaluation": recipe.evaluation([plan], every_steps=2000, during=64, final=512),
+        "evaluation": recipe.evaluation(plans, every_steps=2000, during=64, final=512),
         "log_every_steps": 100,
         "checkpoint_every_seconds": 60.0,
     }
-    return recipe.whole([plan], runs, train)
+    config = recipe.whole(plans, runs, train)
+    # Five phases together take as many steps as `ar_relay`.
+    phase = {"num_steps": 1000 * len(plans)}
+    recipe.add_self_made(config, plans, self_made, phase)
+    return config
 
 
-def _buckets(plan: recipe.TaskPlan) -> dict[str, dict]:
-    name = plan.task
-    (usual,) = recipe.original_buckets([plan]).values()
-    if name == "arithmetic":
-        practice = usual | {"weight": 0.65, "most_rounds": 1}
-        shorter = usual | {"weight": 0.15, "lengths": SHORTER[name]}
-        return {
-            name: {"weight": 0.2},
-            "first_rounds": practice,
-            "shorter": shorter,
-        }
-    shorter = usual | {"weight": 0.4, "lengths": SHORTER[name]}
-    return {name: {"weight": 0.6}, "shorter": shorter}
+def _buckets(plans: list[recipe.TaskPlan]) -> dict[str, dict]:
+    """The longest problems cost most: each task has a bucket of problems half as long,
+    whose steps are cheaper, and arithmetic practises first rounds alone."""
+    buckets = {}
+    for plan in plans:
+        name = plan.task
+        (usual,) = recipe.original_buckets([plan]).values()
+        shorter = {"lengths": (1, plan.train[1] // 2)}
+        shares = {name: (0.6, {}), "shorter": (0.4, shorter)}
+        if name == "arithmetic":
+            practice = {"most_rounds": 1}
+            shares = {
+                name: (0.2, {}),
+                "first_rounds": (0.65, practice),
+                "shorter": (0.15, shorter),
+            }
+        for kind, (weight, changes) in shares.items():
+            key = kind if len(plans) == 1 or kind == name else f"{name}_{kind}"
+            share = {"weight": weight / len(plans)}
+            buckets[key] = usual | changes | share
+    return buckets

@@ -7,6 +7,8 @@ Every field that is not named here has the paper's value as its default. An epoc
 1 M examples a task; problems are drawn on the fly, so none is met twice.
 """
 
+from collections.abc import Mapping
+
 from ml_collections import ConfigDict
 
 from experiments.configs import recipe
@@ -60,16 +62,14 @@ TASK_WEIGHTS = {"arithmetic": 1.0, "edit_distance": 10.0, "lis": 5.0}
 
 def get_config(which: str = "arithmetic") -> ConfigDict:
     """`which`: a task or `multitask`, and after a slash the name of one run."""
-    name, _, run = which.partition("/")
-    if name not in (*PLANS, "multitask"):
-        raise ValueError(
-            f"unknown experiment {name!r}; there are {', '.join(PLANS)}, multitask"
-        )
-    plans = list(PLANS.values()) if name == "multitask" else [PLANS[name]]
+    plans, run = recipe.select(PLANS, which)
     return ConfigDict(recipe.choose(paper(plans), run))
 
 
-def paper(plans: list[recipe.TaskPlan]) -> dict:
+def paper(
+    plans: list[recipe.TaskPlan],
+    self_made: Mapping[str, tuple[int, ...]] = SELF_MADE,
+) -> dict:
     """Tables 1 and 2 as they stand, and the baselines of Table 4: Figure 4's curves."""
     weighted = {"task_weights": TASK_WEIGHTS}
     merged = sum(plan.within + sum(plan.chains.values()) for plan in plans)
@@ -105,5 +105,5 @@ def paper(plans: list[recipe.TaskPlan]) -> dict:
         "num_steps": 100 * merged // BATCH,
         "loss": {"task_weights": {}},  # Table 2: 1 / 1 / 1
     }
-    recipe.add_self_made(config, plans, SELF_MADE, phase)
+    recipe.add_self_made(config, plans, self_made, phase)
     return config

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from relay_jax import config as configs
 
+MULTITASK = "multitask"
 RUNS = ("looped_aligned", "ar", "looped_vanilla", "ar_relay", "ar_control")
 
 
@@ -170,6 +171,50 @@ def add_self_made(
             data = config["runs"]["ar"]["data"]
             config["runs"][name]["data"] = data | {"buckets": buckets}
             before = name
+
+
+def select(plans: Mapping[str, TaskPlan], which: str) -> tuple[list[TaskPlan], str]:
+    """`"lis/ar"` -> the plans of one task, or of all for `multitask`, and a run's name.
+
+    Raises:
+      ValueError: there is no such experiment.
+    """
+    name, _, run = which.partition("/")
+    if name == MULTITASK:
+        return list(plans.values()), run
+    if name not in plans:
+        raise ValueError(
+            f"unknown experiment {name!r}; there are {', '.join(plans)}, {MULTITASK}"
+        )
+    return [plans[name]], run
+
+
+def resize(
+    config: dict,
+    *,
+    model: dict,
+    batch_size: int,
+    step_share: float,
+    final: int,
+    least_steps: int = 1,
+) -> dict:
+    """The same experiment with fewer of everything; lengths and chains are the plans'.
+
+    Args:
+      model: changes of every model.
+      step_share: of the steps of each run, which has `least_steps` all the same.
+      final: test problems a length.
+    """
+    runs = {}
+    for name, run in config["runs"].items():
+        less = {
+            "model": model,
+            "data": {"batch_size": batch_size, "num_workers": 0},
+            "evaluation": {"final": final},
+            "num_steps": max(least_steps, round(run["num_steps"] * step_share)),
+        }
+        runs[name] = merge(run, less)
+    return config | {"runs": runs}
 
 
 def merge(values: dict, changes: Mapping[str, Any]) -> dict:

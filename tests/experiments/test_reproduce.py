@@ -1,0 +1,311 @@
+"""Figures and tables of the RELAY paper: what they need, made in pieces, drawn."""
+
+import math
+import os
+import pathlib
+import subprocess
+import sys
+import time
+import types
+
+import pytest
+from etils import epath
+from ml_collections import ConfigDict
+
+from experiments import relay_tables, reproduction
+from experiments.configs import paper, recipe, small
+from experiments.reproduction import FIGURES, RECIPES, TABLES
+from relay_jax import config as configs
+from relay_jax import records, stages
+from relay_jax.training import loop
+
+ROOT = pathlib.Path(__file__).parents[2]
+MODEL = {"num_layers": 1, "dim": 16, "mlp_dim": 16, "num_numbers": 64}
+SIZE = {"model": MODEL, "batch_size": 4, "step_share": 0.0, "final": 8}
+FAST = {"log_every_steps": 10}
+
+
+def tiny(least_steps, **plans):
+    """The paper's recipe with next to nothing of everything."""
+
+    def get_config(which):
+        chosen, run = recipe.select(plans, which)
+        config = paper.paper(chosen, small.SELF_MADE)
+        config = recipe.resize(config, **SIZE, least_steps=least_steps)
+        runs = {n: recipe.merge(run, FAST) for n, run in config["runs"].items()}
+        return ConfigDict(recipe.choose(config | {"runs": runs}, run))
+
+    return types.SimpleNamespace(get_config=get_config)
+
+
+LIS = small.PLANS["lis"]._replace(train=(1, 5), test=(1, 10))
+LIS = LIS._replace(chains={str(n): 8 for n in range(6, 11)}, merged_buckets=1)
+
+
+def script(*arguments):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", "experiments.reproduce", *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_has_what_the_figures_and_tables_need(name):
+    everything = FIGURES["2"]._replace(experiments=(*paper.PLANS, recipe.MULTITASK))
+    every_plan = reproduction.read_plans(name, everything)
+    wanted = {experiment: {} for experiment in every_plan}
+    for needs in (*FIGURES.values(), *TABLES.values()):
+        plans = {experiment: every_plan[experiment] for experiment in needs.experiments}
+        for experiment, planned in reproduction.choose_stages(plans, needs).items():
+            assert set(needs.stages) <= set(planned)
+            wanted[experiment] |= planned
+        pieces = list(reproduction.pieces(plans, needs))
+        assert bool(pieces) == bool(needs.metric or needs.beyond)
+        if needs.metric:  # all lengths that the recipe measures, each once
+            told = [(*piece[:3], n) for piece in pieces for n in piece.lengths]
+            assert told == [
+                (experiment, run, task, length)
+                for experiment, config in plans.items()
+                for run in needs.stages
+                for task, bounds in config.runs[run].evaluation.lengths.items()
+                for length in config.runs[run].evaluation.steps_to(task, bounds)
+            ]
+            assert max(len(piece.lengths) for piece in pieces) <= reproduction.PIECE
+        assert len({piece.file for piece in pieces}) == len(pieces)
+    for planned in wanted.values():
+        runs = [s for s in planned.values() if isinstance(s, configs.TrainConfig)]
+        assert not any(run.evaluation.lengths for run in runs)
+        stages.check_stages(planned)
+
+
+def test_a_figure_has_its_own_stages_and_no_others():
+    def chosen(figure):
+        needs = FIGURES[figure]
+        plans = reproduction.read_plans("paper", needs)
+        return {
+            experiment: set(planned)
+            for experiment, planned in reproduction.choose_stages(plans, needs).items()
+        }
+
+    assert chosen("2") == {task: {"ar", "looped_vanilla"} for task in paper.PLANS}
+    assert chosen("6") == {"multitask": {"looped_aligned", "ar"}}
+    chains = {f"chains_{task}" for task in paper.PLANS}
+    relay = {"looped_aligned", "ar", "ar_relay"} | chains
+    assert chosen("7") == {"multitask": relay}
+    four = chosen("4")["multitask"]
+    assert "ar_control" not in four and relay < four
+    assert sum(name.startswith("ar_self_") for name in four) == 10
+    assert len(four) == 4 + 10 + 3 + 30
+
+
+@pytest.mark.parametrize(
+    ("figure", "phase", "paper_length"), [("5", 5, 105), ("6", 1, 101)]
+)
+def test_hits_are_those_of_who_writes_the_self_made_chains(figure, phase, paper_length):
+    for name in RECIPES:
+        needs = FIGURES[figure]
+        config = reproduction.read_plans(name, needs)["multitask"]
+        length = reproduction.hit_length(config, needs)
+        assert length == paper_length or name not in ("paper", "far")
+        made = config.chains[f"chains_self_oracle_{phase}_lis"]
+        assert needs.stages == ("looped_aligned", made.model)
+        assert list(made.counts) == [str(length)]
+
+
+def make(path, needs, deadline=math.inf):
+    plans = reproduction.read_plans("tiny", needs)
+    reproduction.make(plans, needs, [], path, 1, deadline)
+    return plans
+
+
+def test_a_figure_in_pieces_is_the_figure_in_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(RECIPES, "tiny", tiny(800, lis=LIS))
+    needs, path, cut = (
+        FIGURES["6"],
+        epath.Path(tmp_path / "a"),
+        epath.Path(tmp_path / "b"),
+    )
+    path.mkdir(), cut.mkdir()
+    plans = make(path, needs)
+    assert reproduction.unfinished(plans, needs, path) == []
+    whole = (path / "records.jsonl").read_bytes()
+    lines = list(records.read_lines(path / "records.jsonl"))
+    assert {(x["model"], x["length"], x["experiment"]) for x in lines} == {
+        ("ar", 6, "multitask"),
+        ("looped_aligned", 6, "multitask"),
+    }
+    assert {line["metric"] for line in lines} == {"hit_accuracy", "round_accuracy"}
+
+    with pytest.raises(loop.Stopped, match="out of time; run the same command to go"):
+        make(cut, needs, deadline=0)
+    assert not (cut / "multitask").exists()
+    clock = types.SimpleNamespace(
+        sleep=time.sleep
+    )  # stops once the first steps are told
+    metrics = cut / "multitask" / "ar" / "metrics.jsonl"
+    clock.monotonic = lambda: math.inf if metrics.exists() else 0.0
+    with monkeypatch.context() as patch, pytest.raises(loop.Stopped):
+        patch.setattr(stages, "time", clock)
+        make(cut, needs, deadline=1)
+    planned = reproduction.choose_stages(plans, needs)["multitask"]
+    steps, total, _ = stages.progress(planned["ar"], cut / "multitask" / "ar")
+    assert 0 < steps < total == 800
+    capsys.readouterr()
+    reproduction.tell(plans, needs, [], cut)
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].split() == ["multitask/ar", f"{steps:,}", "of", "800", "steps"]
+    assert told[-1].split() == ["measured", "0", "of", "2", "pieces"]
+    assert "multitask/ar" in reproduction.unfinished(plans, needs, cut)
+
+    cut = cut.rename(tmp_path / "elsewhere")  # as if copied to another machine
+    make(cut, needs)
+    assert (cut / "records.jsonl").read_bytes() == whole
+
+    reproduction.report("figure_6", needs, plans, cut)
+    drawn = (cut / "figures" / "figure_6.png").read_bytes()
+    assert drawn.startswith(b"\x89PNG")
+    told = capsys.readouterr().out
+    assert "lis, length 6: round" in told and "records.jsonl" in told
+    (cut / "multitask").rename(tmp_path / "away")  # records alone
+    reproduction.report("figure_6", needs, plans, cut)
+    assert (cut / "figures" / "figure_6.png").read_bytes() == drawn
+
+
+def test_a_figure_by_length_is_drawn_from_the_lines_that_are_its_own(
+    tmp_path, monkeypatch
+):
+    """Other experiments and models stand in the same records."""
+    drawn = []
+    monkeypatch.setattr(
+        reproduction.figures, "accuracy_by_length", lambda *a: drawn.append(a)
+    )
+    needs = FIGURES["2"]
+    common = {"seed": 0, "metric": "answer_accuracy", "value": 1.0, "count": 8}
+    written = [
+        records.make_record(
+            **common, run=run, model=run, task=task, length=3, experiment=experiment
+        )
+        for experiment, task in (
+            ("multitask", "lis"),
+            ("lis", "lis"),
+            ("arithmetic",) * 2,
+        )
+        for run in ("looped_vanilla", "ar_relay", "ar")
+    ]
+    records.write_lines(tmp_path / "records.jsonl", written)
+    plans = reproduction.read_plans("small", needs)
+    reproduction.report("figure_2", needs, plans, epath.Path(tmp_path))
+    ((lines, metric, file, trained),) = drawn
+    assert metric == "answer_accuracy" and file.name == "figure_2.png"
+    assert trained == {"arithmetic": (1, 3), "edit_distance": (1, 4), "lis": (1, 10)}
+    assert [(line["experiment"], line["model"]) for line in lines] == [
+        *(("lis", "ar"), ("arithmetic", "ar")),
+        *(("lis", "looped_vanilla"), ("arithmetic", "looped_vanilla")),
+    ]
+
+
+def test_hyper_parameters_stand_beside_the_papers():
+    plans = reproduction.read_plans("small", TABLES["1"])
+    told = relay_tables.settings("table_1", plans["multitask"], "small").splitlines()
+    rows = {line[:16].strip(): line[16:].split() for line in told}
+    assert rows["width"] == ["256", "32"] * 3
+    assert rows["learning rate"][::2] == ["0.0005", "0.0005", "0.001"]
+    told = relay_tables.settings("table_2", plans["multitask"], "small")
+    assert "0.0001" in told and "5e-05" in told
+
+
+def test_samples_stand_beside_the_papers():
+    plans = reproduction.read_plans("small", TABLES["3"])
+    config = plans["multitask"]
+
+    def lines(names):
+        for name in names:
+            for length, count in config.chains[name].counts.items():
+                yield {
+                    "run": name,
+                    "metric": "samples",
+                    "length": int(length),
+                    "value": count + 1,
+                }
+
+    made = list(lines(TABLES["3"].stages))
+    told = relay_tables.samples("table_3", config, made).splitlines()
+    assert told[1].split() == ["arithmetic", "<=", "3", "42515", "300", "drawn"]
+    assert told[2].split() == ["arithmetic", "4", "-", "64", "65"]
+    assert "arithmetic 16 6477 - -" in [" ".join(line.split()) for line in told]
+    made = list(lines(TABLES["4"].stages))
+    told = relay_tables.samples("table_4", config, made).splitlines()
+    assert told[1].split() == ["1", "arithmetic", "4", "15000", "60", "61", "61"]
+    assert len(told) == 16
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--figure=3"], "--figure=3 is unknown; give one of 2, 4, 5, 6, 7"),
+        (["--table=5"], "--table=5 is unknown; give one of 1, 2, 3, 4"),
+        ([], "give one of --figure=2|4|5|6|7 and --table=1|2|3|4"),
+        (["--figure=2", "--table=1"], "give one of --figure=2|4|5|6|7 and --table=1"),
+    ],
+)
+def test_what_is_asked_for_must_be_in_the_paper(arguments, message):
+    given = dict(argument.removeprefix("--").split("=") for argument in arguments)
+    with pytest.raises(ValueError) as error:
+        reproduction.wanted(given.get("figure", ""), given.get("table", ""))
+    assert str(error.value).startswith(message)
+
+
+def test_wrong_inputs_end_in_a_clear_line(tmp_path):
+    with pytest.raises(
+        ValueError, match="--recipe=big is unknown; give one of paper, "
+    ):
+        reproduction.read_plans("big", FIGURES["2"])
+    plans = reproduction.read_plans("small", FIGURES["2"])
+    told = "--stages: 'lis/ar_relay' is not needed here; choose from arithmetic/ar, "
+    with pytest.raises(ValueError, match=told):
+        reproduction.choose_stages(plans, FIGURES["2"], ["lis/ar_relay"])
+    some = reproduction.choose_stages(plans, FIGURES["2"], ["lis/ar"])
+    assert {name: list(planned) for name, planned in some.items()} == {
+        "arithmetic": [],
+        "edit_distance": [],
+        "lis": ["ar"],
+    }
+    records.write_json(tmp_path / "recipe.json", {"recipe": "paper"})
+    done = script("--figure=2", "--recipe=small", f"--workdir={tmp_path}")
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr == (
+        f"error: {tmp_path} holds experiments of the recipe 'paper', not 'small'; give "
+        "--recipe=paper, or another --workdir\n"
+    )
+
+
+def test_the_script_tells_what_it_would_do_and_stops_in_time(tmp_path):
+    small_two = "--figure=2", "--recipe=small", f"--workdir={tmp_path}/work"
+    done = script(*small_two, "--dry_run")
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "work").exists()
+    assert done.stdout.splitlines()[0].split() == [
+        *("arithmetic/ar", "0", "of", "500", "steps"),
+    ]
+    done = script(*small_two, "--minutes=0")
+    assert done.returncode == 143, done.stderr
+    assert done.stderr.splitlines()[-1] == "out of time; run the same command to go on"
+    assert {file.name for file in (tmp_path / "work").iterdir()} == {
+        *("recipe.json", "records.jsonl", "run.jsonl"),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("figure", ["7", "4"])
+def test_a_small_figure_from_end_to_end(figure, tmp_path):
+    given = f"--figure={figure}", "--recipe=small", f"--workdir={tmp_path}"
+    done = script(*given)
+    assert done.returncode == 0, done.stderr
+    assert f"figure: {tmp_path}/figures/figure_{figure}.png" in done.stdout
+    drawn = (tmp_path / "figures" / f"figure_{figure}.png").read_bytes()
+    held = (tmp_path / "records.jsonl").read_bytes()
+    again = script(*given)
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "figures" / f"figure_{figure}.png").read_bytes() == drawn
+    assert (tmp_path / "records.jsonl").read_bytes() == held
