@@ -138,7 +138,7 @@ def test_a_figure_in_pieces_is_the_figure_in_one(tmp_path, monkeypatch, capsys):
     assert {line["metric"] for line in lines} == {"hit_accuracy", "round_accuracy"}
 
     with pytest.raises(loop.Stopped, match="out of time; run the same command to go"):
-        make(cut, needs, deadline=0)
+        make(cut, needs, deadline=0.0)
     assert not (cut / "multitask").exists()
     clock = types.SimpleNamespace(
         sleep=time.sleep
@@ -147,7 +147,7 @@ def test_a_figure_in_pieces_is_the_figure_in_one(tmp_path, monkeypatch, capsys):
     clock.monotonic = lambda: math.inf if metrics.exists() else 0.0
     with monkeypatch.context() as patch, pytest.raises(loop.Stopped):
         patch.setattr(stages, "time", clock)
-        make(cut, needs, deadline=1)
+        make(cut, needs, deadline=1.0)
     planned = reproduction.choose_stages(plans, needs)["multitask"]
     steps, total, _ = stages.progress(planned["ar"], cut / "multitask" / "ar")
     assert 0 < steps < total == 800
