@@ -7,12 +7,15 @@ Measured is the project's own step on batches of its own pipeline, for each buck
 config; what the pipeline alone can make stands beside it. `--peer` times the model of
 experiments/torch_peer.py in turns with ours, so that noise meets both alike; it has AdamW
 only, so a config with Muon is then measured with AdamW on both sides. On a small machine
-take smaller batches: `--batch_size=16`.
+take smaller batches: `--batch_size=16`. Where other work runs too, leave both one core
+(`taskset -c 0 python ...`) and compare CPU times: PyTorch's threads wait for one another.
 """
 
 import collections
 import dataclasses
+import importlib.metadata
 import importlib.util
+import os
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -60,7 +63,10 @@ class Side(NamedTuple):
 
 
 def main() -> None:
-    config = command.build(TrainConfig, _CONFIG.value.to_dict())
+    config, about = (
+        command.build(TrainConfig, _CONFIG.value.to_dict()),
+        command.describe(),
+    )
     check_peer()
     if _BATCH_SIZE.value:
         data = dataclasses.replace(config.data, batch_size=_BATCH_SIZE.value)
@@ -72,17 +78,19 @@ def main() -> None:
     devices.check_devices(config.data.num_devices, config.data.batch_size)
     pipeline.check_buckets(config)
     dtype = config.model.dtype
-    rates = {"jax": roofline.matrix_rate(dtype)}
+    rates, versions = {"jax": roofline.matrix_rate(dtype)}, {}
     if _PEER.value:
         from experiments import torch_peer
 
         torch_peer.check(config)
         rates["torch"] = torch_peer.matrix_rate(dtype)
+        versions["torch"] = importlib.metadata.version("torch")
     told = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in rates.items())
     print(f"a large product in {dtype}, Gflop/s: {told}")
-    about = command.describe() | {
+    about |= versions | {
         "device": jax.devices()[0].device_kind,
-        "config": config_flags.get_config_filename(flags.FLAGS["config"]),
+        "cores": cores(),
+        "model": config.name,
         "batch_size": config.data.batch_size,
         "dtype": dtype,
         "optimizer": config.optimizer.kind,
@@ -104,6 +112,13 @@ def check_peer() -> None:
         raise ValueError(
             "--peer needs PyTorch, which is not installed here; pip install -e '.[oracle]'"
         )
+
+
+def cores() -> int:
+    """How many this process may use: `taskset -c 0 python ...` leaves it one."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def make_work(bucket: BucketConfig, config: TrainConfig) -> Work:
