@@ -44,6 +44,7 @@ _COMPILE = flags.DEFINE_bool("compile", False, "And torch.compile (needs minutes
 _TRACE = flags.DEFINE_string("trace", "", "A directory for a profile of some steps.")
 _RECORDS = flags.DEFINE_string("records", "", "A file that lines are appended to.")
 flags.mark_flag_as_required("config")
+SETTINGS = {"GLIBC_TUNABLES", "OMP_NUM_THREADS", "XLA_FLAGS"}  # that change times
 
 
 class Work(NamedTuple):
@@ -90,6 +91,9 @@ def main() -> None:
     about |= versions | {
         "device": jax.devices()[0].device_kind,
         "cores": cores(),
+        "environment": {
+            name: os.environ[name] for name in SETTINGS & os.environ.keys()
+        },
         "model": config.name,
         "batch_size": config.data.batch_size,
         "dtype": dtype,
@@ -203,6 +207,12 @@ def measure(work: Work, config: TrainConfig, about: dict, peak: float) -> list[d
             "tokens_a_second": round(about["positions"] / median, 1),
             "trained_tokens_a_second": round(about["trained_tokens"] / median, 1),
             "share_of_peak": round(about["gigaflops"] * 1e9 / median / peak, 4),
+            # The same by CPU time: what one of the cores does while it is ours.
+            "cpu_share_of_peak": round(
+                about["gigaflops"] * 1e9 / np.median(cpu) / peak * about["cores"], 4
+            )
+            if jax.default_backend() == "cpu"
+            else None,
             "data_share": round(1 / median / work.batches_a_second, 3),
             "memory_megabytes": side.memory and round(side.memory / 1e6, 1),
         }
