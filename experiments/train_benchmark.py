@@ -151,14 +151,15 @@ def describe_work(work: Work, config: TrainConfig) -> dict:
     first = work.steps[0]
     if config.model.kind == "decoder":
         batch_size, width = first.batch.tokens[:, :-1].shape
+        loops = 1
         trained = [step.batch.trained.sum() for step in work.steps]
     else:
         batch_size, width = first.batch.problem.shape
+        loops = first.num_loops
         trained = [step.batch.mask.sum() for step in work.steps]
-    loops = max(first.num_loops, 1)
     return {
         "task": first.task.name,
-        "num_loops": first.num_loops,
+        "num_loops": loops,
         "width": width,
         "share_of_batches": round(work.share, 2),
         "positions": batch_size * width * loops,  # with padding
@@ -236,7 +237,7 @@ def tell(line: dict) -> None:
         f"{line['times_jax_cpu']:.2f} in CPU time), "
         f"{line['examples_a_second']:,.0f} examples/s, {line['tokens_a_second']:,.0f} "
         f"tokens/s, {line['share_of_peak']:.1%} of the peak; data is made in "
-        f"{line['data_share']:.0%} of the time",
+        f"{line['data_share']:.1%} of the time",
         flush=True,
     )
 

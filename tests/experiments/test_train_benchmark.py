@@ -40,7 +40,7 @@ def test_a_decoder_with_muon_is_timed(tmp_path):
     done = script("train_benchmark", *TINY, *FEW, *changes, f"--records={file}")
     assert done.returncode == 0, done.stderr
     (line,) = records.read_lines(file)
-    assert line["optimizer"] == "muon" and line["num_loops"] == 0
+    assert line["optimizer"] == "muon" and line["num_loops"] == 1
     assert line["positions"] == 4 * line["width"]
 
 
