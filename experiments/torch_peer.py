@@ -21,6 +21,7 @@ from relay_jax.arrays import Array
 from relay_jax.config import LossConfig, ModelConfig, TrainConfig
 from relay_jax.data import pipeline
 from relay_jax.data.align import DecoderBatch, LoopedBatch
+from relay_jax.evaluation import roofline
 from relay_jax.models.looped import NUM_MARKS
 from relay_jax.models.mesh import named_leaves
 from relay_jax.tasks.task import Workspace
@@ -411,13 +412,13 @@ for _name in ("table", "slopes"):
 
 def matrix_rate(dtype: str = "float32") -> float:
     """As `relay_jax.evaluation.roofline.matrix_rate`, by PyTorch."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    size, seconds = 1024 if device == "cpu" else 8192, []
-    matrix = torch.ones(size, size, dtype=getattr(torch, dtype), device=device)
-    for _ in range(21):
-        before = time.perf_counter()
-        torch.matmul(matrix, matrix)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - before)
-    return 2 * size**3 / min(seconds[1:])
+    device, found = "cuda" if torch.cuda.is_available() else "cpu", []
+    for size in roofline.matrix_sizes():
+        matrix = torch.ones(size, size, dtype=getattr(torch, dtype), device=device)
+        for _ in range(8 * roofline.ROUNDS):
+            before = time.perf_counter()
+            torch.matmul(matrix, matrix)
+            if device == "cuda":
+                torch.cuda.synchronize()
+            found.append(2 * size**3 / (time.perf_counter() - before))
+    return max(found)

@@ -7,12 +7,15 @@ Measured is the project's own step on batches of its own pipeline, for each buck
 config; what the pipeline alone can make stands beside it. `--peer` times the model of
 experiments/torch_peer.py in turns with ours, so that noise meets both alike; it has AdamW
 only, so a config with Muon is then measured with AdamW on both sides. On a small machine
-take smaller batches: `--batch_size=16`.
+take smaller batches: `--batch_size=16`. Where other work runs too, leave both one core
+(`taskset -c 0 python ...`) and compare CPU times: PyTorch's threads wait for one another.
 """
 
 import collections
 import dataclasses
+import importlib.metadata
 import importlib.util
+import os
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -42,6 +45,7 @@ _COMPILE = flags.DEFINE_bool("compile", False, "And torch.compile (needs minutes
 _TRACE = flags.DEFINE_string("trace", "", "A directory for a profile of some steps.")
 _RECORDS = flags.DEFINE_string("records", "", "A file that lines are appended to.")
 flags.mark_flag_as_required("config")
+SETTINGS = {"GLIBC_TUNABLES", "OMP_NUM_THREADS", "XLA_FLAGS"}  # that change times
 
 
 class Work(NamedTuple):
@@ -61,7 +65,10 @@ class Side(NamedTuple):
 
 
 def main() -> None:
-    config = command.build(TrainConfig, _CONFIG.value.to_dict())
+    config, about = (
+        command.build(TrainConfig, _CONFIG.value.to_dict()),
+        command.describe(),
+    )
     check_peer()
     if _BATCH_SIZE.value:
         data = dataclasses.replace(config.data, batch_size=_BATCH_SIZE.value)
@@ -73,17 +80,22 @@ def main() -> None:
     check_devices(config)
     pipeline.check_buckets(config)
     dtype = config.model.dtype
-    rates = {"jax": roofline.matrix_rate(dtype)}
+    rates, versions = {"jax": roofline.matrix_rate(dtype)}, {}
     if _PEER.value:
         from experiments import torch_peer
 
         torch_peer.check(config)
         rates["torch"] = torch_peer.matrix_rate(dtype)
+        versions["torch"] = importlib.metadata.version("torch")
     told = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in rates.items())
     print(f"a large product in {dtype}, Gflop/s: {told}")
-    about = command.describe() | {
+    about |= versions | {
         "device": jax.devices()[0].device_kind,
-        "config": config_flags.get_config_filename(flags.FLAGS["config"]),
+        "cores": cores(),
+        "environment": {
+            name: os.environ[name] for name in SETTINGS & os.environ.keys()
+        },
+        "model": config.name,
         "batch_size": config.data.batch_size,
         "dtype": dtype,
         "optimizer": config.optimizer.kind,
@@ -105,6 +117,13 @@ def check_peer() -> None:
         raise ValueError(
             "--peer needs PyTorch, which is not installed here; pip install -e '.[oracle]'"
         )
+
+
+def cores() -> int:
+    """How many this process may use: `taskset -c 0 python ...` leaves it one."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def make_work(bucket: BucketConfig, config: TrainConfig) -> Work:
@@ -133,14 +152,15 @@ def describe_work(work: Work, config: TrainConfig) -> dict:
     first = work.steps[0]
     if config.model.kind == "decoder":
         batch_size, width = first.batch.tokens[:, :-1].shape
+        loops = 1
         trained = [step.batch.trained.sum() for step in work.steps]
     else:
         batch_size, width = first.batch.problem.shape
+        loops = first.num_loops
         trained = [step.batch.mask.sum() for step in work.steps]
-    loops = max(first.num_loops, 1)
     return {
         "task": first.task.name,
-        "num_loops": first.num_loops,
+        "num_loops": loops,
         "width": width,
         "share_of_batches": round(work.share, 2),
         "positions": batch_size * width * loops,  # with padding
@@ -189,6 +209,12 @@ def measure(work: Work, config: TrainConfig, about: dict, peak: float) -> list[d
             "tokens_a_second": round(about["positions"] / median, 1),
             "trained_tokens_a_second": round(about["trained_tokens"] / median, 1),
             "share_of_peak": round(about["gigaflops"] * 1e9 / median / peak, 4),
+            # The same by CPU time: what one of the cores does while it is ours.
+            "cpu_share_of_peak": round(
+                about["gigaflops"] * 1e9 / np.median(cpu) / peak * about["cores"], 4
+            )
+            if jax.default_backend() == "cpu"
+            else None,
             "data_share": round(1 / median / work.batches_a_second, 3),
             "memory_megabytes": side.memory and round(side.memory / 1e6, 1),
         }
@@ -212,7 +238,7 @@ def tell(line: dict) -> None:
         f"{line['times_jax_cpu']:.2f} in CPU time), "
         f"{line['examples_a_second']:,.0f} examples/s, {line['tokens_a_second']:,.0f} "
         f"tokens/s, {line['share_of_peak']:.1%} of the peak; data is made in "
-        f"{line['data_share']:.0%} of the time",
+        f"{line['data_share']:.1%} of the time",
         flush=True,
     )
 

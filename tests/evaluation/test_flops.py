@@ -1,0 +1,79 @@
+"""Operations of a training step: against a count by hand, and against XLA's."""
+
+import dataclasses
+
+import jax
+import pytest
+
+from relay_jax import config as configs
+from relay_jax.config import LossConfig, ModelConfig, TrainConfig
+from relay_jax.data import pipeline
+from relay_jax.evaluation import flops
+from relay_jax.models.mesh import named_leaves
+from relay_jax.training.step import init_params, init_state, make_train_step
+
+MODEL = ModelConfig(
+    kind="decoder", num_layers=2, dim=8, num_heads=2, mlp_dim=16, num_numbers=10
+)
+
+
+def make_config(**changes):
+    return TrainConfig(model=dataclasses.replace(MODEL, **changes))
+
+
+def test_a_count_by_hand():
+    words = MODEL.num_words
+    layer = 4 * 8 * 8 + 2 * 8 * 16  # query, key, value, out; up, down
+    attention = 2 * 5 * 8  # scores with 5 keys and their mix, 2 heads of 4
+    layers = 2 * (layer + attention)
+    assert flops.step_flops(make_config(), 3, 5) == 6 * 3 * 5 * (layers + 8 * words)
+    looped, answers = make_config(kind="looped"), 6 * 3 * 8 * words
+    told = 6 * 4 * 3 * 5 * (layers + 8 * words)
+    assert flops.step_flops(looped, 3, 5, num_loops=4) == told + answers
+    silent = dataclasses.replace(looped, loss=LossConfig(round_weight=0.0))
+    told = 6 * 4 * 3 * 5 * layers
+    assert flops.step_flops(silent, 3, 5, num_loops=4) == told + answers
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"num_kv_heads": 1, "activation": "swiglu", "head_dim": 6},
+        {"kind": "looped", "loop_input": "feedback", "differences": True},
+    ],
+    ids=("decoder", "grouped", "looped"),
+)
+def test_entries_are_those_of_the_parameters(changes):
+    config = make_config(**changes)
+    leaves = named_leaves(init_params(config))
+    heads = ("head/words", "round_head/words", "round_difference/kernel")
+    said = sum(leaves[name].size for name in heads if name in leaves)
+    layers = sum(
+        leaf.size
+        for name, leaf in leaves.items()
+        if name.startswith("layer") and name.endswith("kernel")
+    )
+    assert flops.head_entries(config.model) == said
+    assert flops.layer_entries(config.model) * config.model.num_layers == layers
+
+
+@pytest.mark.parametrize("kind", ("looped", "decoder"))
+def test_xla_counts_hardly_more(kind):
+    """What it counts beside the products is little where they are large. One layer and
+    one loop: it counts the body of a loop once, however often it runs."""
+    bucket = {"task": "arithmetic", "lengths": (3, 3), "most_rounds": 1}
+    model = {"kind": kind, "num_layers": 1, "dim": 256, "mlp_dim": 1024, "dropout": 0.0}
+    model |= {"num_numbers": 16, "activation": "relu", "position": {"scheme": "none"}}
+    data = {"batch_size": 64, "buckets": {"arithmetic": bucket}}
+    config = configs.build(TrainConfig, {"model": model, "data": data})
+    step = pipeline.step_at(0, pipeline.open_buckets(config), config)
+    state = jax.eval_shape(lambda: init_state(config, init_params(config)))
+    about = {"task": step.task, "num_loops": step.num_loops}
+    compiled = make_train_step(config).lower(state, step.batch, **about).compile()
+    if kind == "looped":
+        width = step.batch.problem.shape[1]
+    else:
+        width = step.batch.tokens.shape[1] - 1
+    counted = compiled.cost_analysis()["flops"]
+    assert 1 < counted / flops.step_flops(config, 64, width) < 1.1

@@ -1,0 +1,62 @@
+"""The training benchmark as a user runs it. Times are never tested."""
+
+import importlib.util
+
+import pytest
+
+from relay_jax import records
+from tests.experiments.test_scripts import refusal, script
+
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+TINY = [
+    "--config=experiments/configs/tiny.py",
+    *("--config.model.dim=16", "--config.model.num_layers=1", "--batch_size=4"),
+]
+FEW = ["--steps=2", "--rounds=2"]
+
+
+def test_a_step_is_recorded_with_all_that_it_is_measured_by(tmp_path):
+    file = tmp_path / "records.jsonl"
+    peer = ["--peer"] if HAS_TORCH else []
+    done = script("train_benchmark", *TINY, *FEW, *peer, f"--records={file}")
+    assert done.returncode == 0, done.stderr
+    ours, *theirs = records.read_lines(file)
+    assert [line["side"] for line in theirs] == ["torch"] * len(peer)
+    for line in (ours, *theirs):
+        assert line["command"].startswith("python -m experiments.train_benchmark")
+        about = {"bucket": "arithmetic", "batch_size": 4, "num_loops": 3, "width": 13}
+        assert about.items() <= line.items() and line["positions"] == 3 * 4 * 13
+        for name in ("ms_a_step", "cpu_ms_a_step", "gigaflops", "share_of_peak"):
+            assert line[name] > 0
+        for name in ("examples", "tokens", "trained_tokens", "batches"):
+            assert line[f"{name}_a_second"] > 0
+    assert ours["times_jax"] == 1 and ours["memory_megabytes"] > 0
+    assert "of the peak" in done.stdout
+
+
+def test_a_decoder_with_muon_is_timed(tmp_path):
+    file = tmp_path / "records.jsonl"
+    changes = ["--config.model.kind=decoder", "--config.optimizer.kind=muon"]
+    done = script("train_benchmark", *TINY, *FEW, *changes, f"--records={file}")
+    assert done.returncode == 0, done.stderr
+    (line,) = records.read_lines(file)
+    assert line["optimizer"] == "muon" and line["num_loops"] == 1
+    assert line["positions"] == 4 * line["width"]
+
+
+def test_what_cannot_be_timed_is_told():
+    line = refusal("train_benchmark", *TINY, "--compile")
+    assert line == "error: --compile is about PyTorch; give --peer too"
+    line = refusal("train_benchmark", *TINY, "--config.data.num_devices=99")
+    assert "data.num_devices must be" in line
+    line = refusal("train_benchmark", "--config=experiments/configs/code_lm.py")
+    assert "is for python -m experiments.train_lm" in line
+
+
+@pytest.mark.skipif(HAS_TORCH, reason="torch is here")
+def test_a_peer_needs_torch():
+    line = refusal("train_benchmark", *TINY, "--peer")
+    assert line == (
+        "error: --peer needs PyTorch, which is not installed here; "
+        "pip install -e '.[oracle]'"
+    )
