@@ -47,8 +47,8 @@ def test_a_decoder_with_muon_is_timed(tmp_path):
 def test_what_cannot_be_timed_is_told():
     line = refusal("train_benchmark", *TINY, "--compile")
     assert line == "error: --compile is about PyTorch; give --peer too"
-    line = refusal("train_benchmark", *TINY, "--config.data.num_devices=99")
-    assert "data.num_devices must be" in line
+    line = refusal("train_benchmark", *TINY, "--config.mesh.data=99")
+    assert "a mesh of 99 x 1 x 1" in line
     line = refusal("train_benchmark", "--config=experiments/configs/code_lm.py")
     assert "is for python -m experiments.train_lm" in line
 
