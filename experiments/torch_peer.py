@@ -209,7 +209,8 @@ class Peer(nn.Module):
         return total
 
     def round_loss(self, said: Tensor, batch: LoopedBatch) -> Tensor:
-        logits = F.linear(said, self.round_head).float()
+        columns = batch.rounds.shape[-1]
+        logits = F.linear(said[..., -columns:, :], self.round_head).float()
         entropy = F.cross_entropy(
             logits.flatten(0, 2), batch.rounds.flatten(), reduction="none"
         )
@@ -233,6 +234,7 @@ class Peer(nn.Module):
 
     def write(self, memory, hidden, told, workspace, t, forcing):
         """What was said, or the teacher's round instead, goes into the memory."""
+        told = F.pad(told, (hidden.shape[1] - told.shape[1], 0))
         if forcing < 1:
             with torch.no_grad():
                 said = F.linear(hidden, self.round_head).argmax(-1)

@@ -4,10 +4,10 @@
     n   positions of the loop (its width), or of a decoder's input
     p   tokens of a problem, before alignment
     t   rounds of a chain, which are loops of the looped model
-    r   tokens of one round, before alignment; or rows of draft tokens
+    r   tokens of one round, or the columns that it is said in; or rows of draft tokens
     m   positions of a key-value cache
     q   query positions of an attention
-    k   key positions of an attention
+    k   key positions of an attention; or how many are drawn
     l   layers
     h   attention heads        g   key-value heads (h = g without grouping)
     d   width of the model     e   width of one head
@@ -22,7 +22,7 @@ Annotations are read by jaxtyping; they are checked at run time in the tests onl
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int, Integer, Key, PyTree
+from jaxtyping import Bool, Float, Int, Integer, Key, PyTree, Shaped
 
 Array = jax.Array
 Host = np.ndarray  # an array that never leaves the host
@@ -38,4 +38,5 @@ __all__ = [
     "Integer",
     "Key",
     "PyTree",
+    "Shaped",
 ]

@@ -134,6 +134,9 @@ class BucketConfig:
     path: str = ""
     num_examples: int = 0  # synthetic: how many distinct ones; 0: never the same again
     most_rounds: int = 0  # of each chain are trained, the first ones; 0: all
+    # Feedback: of these, so many are trained, each by itself, drawn anew in each step;
+    # 0: all of them, one after the other.
+    drawn_rounds: int = 0
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the task
 
 

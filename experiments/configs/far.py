@@ -84,15 +84,13 @@ LOOPED = {
         "model": {"num_heads": 8},
         "optimizer": STEADY
         | {"kind": "adamw", "learning_rate": 1e-3, "weight_decay": 0.3},
-        "data": {"batch_size": 512},
         "num_steps": 6000,
     },
     "edit_distance": {
         "model": {"differences": True},
         "optimizer": STEADY,
         "loss": {"answer_weight": 0.3},
-        "data": {"batch_size": 128},
-        "num_steps": 4000,
+        "num_steps": 8000,
     },
     "lis": {
         "model": {
@@ -101,17 +99,18 @@ LOOPED = {
         },
         "optimizer": STEADY,
         "loss": {"answer_weight": 0.1},
-        "data": {"batch_size": 256},
-        "num_steps": 4000,
+        "num_steps": 8000,
     },
     "multitask": {  # what each of the three needs; as in quickstart_multitask.py
         "model": {"num_layers": 4, "num_heads": 8, "differences": True},
         "optimizer": STEADY,
         "loss": {"answer_weight": 0.1},
-        "data": {"batch_size": 256},
         "num_steps": 12_000,
     },
 }
+# Rounds of one chain are alike: of many chains a few rounds each teach more than all
+# rounds of a few chains.
+DRAWN = {"arithmetic": 4, "edit_distance": 4, "lis": 3}
 ALL_MODELS = {
     "arithmetic": {},
     "edit_distance": {"number_code": "digits"},
@@ -137,7 +136,11 @@ def far(
     looped = recipe.merge(looped, LOOPED[name])
     shifts = {p.task: p.test[1] - p.train[1] for p in plans if p.task == "lis"}
     looped = recipe.merge(looped, {"loss": {"max_shift": shifts}})
-    looped["data"] |= {"buckets": _buckets(plans)}
+    buckets = {
+        name: b | {"drawn_rounds": DRAWN[b["task"]]}
+        for name, b in _buckets(plans).items()
+    }
+    looped = recipe.merge(looped, {"data": {"batch_size": 512, "buckets": buckets}})
     # A decoder's heads all look left; texts are long, and fewer heads are faster.
     place = POSITION | {"directional_heads": False, "max_distance": 24}
     decoder = {"model": model | {"kind": "decoder", "num_heads": 4, "position": place}}

@@ -31,8 +31,8 @@ class LoopedBatch(NamedTuple):
     """What the looped model trains on."""
 
     problem: Int[AnyArray, "b n"]
-    rounds: Int[AnyArray, "t b n"]  # z~_t
-    mask: Bool[AnyArray, "t b n"]  # M_t; all zero past an example's own T
+    rounds: Int[AnyArray, "t b r"]  # z~_t in the last r columns: no round needs more
+    mask: Bool[AnyArray, "t b r"]  # M_t; all zero past an example's own T
     answer: Int[AnyArray, " b"]  # `<pad>` where the chain was cut before it
     num_rounds: Int[AnyArray, " b"]  # T
 
@@ -45,9 +45,12 @@ class DecoderBatch(NamedTuple):
 
 
 def looped_batch(
-    examples: Examples, task: Task, num_loops: int, width: int = 0
+    examples: Examples, task: Task, num_loops: int, width: int = 0, columns: int = 0
 ) -> LoopedBatch:
     """Aligns examples for the looped model, by default as narrow as they permit.
+
+    Args:
+      columns: r; by default as many as there are.
 
     Raises:
       ValueError: a chain has more rounds than there are loops.
@@ -59,8 +62,8 @@ def looped_batch(
         )
     width = width or looped_width(examples, task)
     problem = right_align(examples.problem, width)
-    told = right_align(examples.rounds, width)
-    rounds = np.full((len(problem), num_loops, width), PAD, told.dtype)
+    told = right_align(examples.rounds, min(columns or width, width))
+    rounds = np.full((len(problem), num_loops, told.shape[-1]), PAD, told.dtype)
     rounds[:, : told.shape[1]] = told[:, :num_loops]
     rounds = rounds.transpose(1, 0, 2)
     mask = round_mask(rounds)

@@ -41,6 +41,7 @@ class Bucket(NamedTuple):
     source: Source
     longest: int  # length of its longest problems
     num_loops: int  # their T
+    drawn: int  # of these rounds are trained in a step
     weight: float
     first_step: float = 0
 
@@ -64,7 +65,7 @@ class Step(NamedTuple):
 
     step: int
     task: Task | Text
-    num_loops: int
+    num_loops: int  # fewer than the batch has rounds: so many of these are drawn
     batch: LoopedBatch | DecoderBatch
 
 
@@ -176,7 +177,8 @@ def open_bucket(
     num_loops = task.num_rounds(longest)
     if bucket.most_rounds:
         num_loops = min(num_loops, bucket.most_rounds)
-    return Bucket(task, source, longest, num_loops, *when)
+    drawn = min(bucket.drawn_rounds or num_loops, num_loops)
+    return Bucket(task, source, longest, num_loops, drawn, *when)
 
 
 def check_writer(writer: str, learner: str, path: str) -> None:
@@ -234,11 +236,13 @@ def step_at(
         width = longest_width(bucket.task, bucket.longest)
         if is_whole:
             width = looped_width(examples, bucket.task, bucket.longest)
-        batch = looped_batch(examples, bucket.task, bucket.num_loops, width)
+        columns = bucket.task.round_size(bucket.longest) + 1
+        size = bucket.num_loops, width, columns
+        batch = looped_batch(examples, bucket.task, *size)
     else:
         longest = 0 if is_whole else bucket.longest
         batch = decoder_batch(examples, bucket.task, longest)
-    return Step(step, bucket.task, bucket.num_loops, batch)
+    return Step(step, bucket.task, bucket.drawn, batch)
 
 
 class _Maker:

@@ -31,20 +31,25 @@ def head_entries(model: ModelConfig) -> int:
 
 
 def step_flops(
-    config: TrainConfig, batch_size: int, width: int, num_loops: int = 1
+    config: TrainConfig,
+    batch_size: int,
+    width: int,
+    num_loops: int = 1,
+    columns: int = 0,
 ) -> int:
     """Operations of one training step.
 
     Args:
       width: positions of a row that the model computes.
       num_loops: T; 1 for a decoder.
+      columns: in which something is said; by default in all positions.
     """
     model, positions = config.model, batch_size * width * num_loops
     in_layers = model.num_layers * positions * layer_entries(model)
     keys = 2 * width * model.num_heads * model.head_size  # scores, and what they mix
     attention = model.num_layers * positions * keys
     # A vanilla looped model learns nothing from its rounds: none has to be said.
-    told = positions if config.says_rounds else 0
+    told = batch_size * num_loops * (columns or width) if config.says_rounds else 0
     if model.kind == "looped":
         told += batch_size  # the answers
     said = told * head_entries(model)

@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from relay_jax.arrays import AnyArray, Array, Bool, Float, Int, Key, PyTree
+from relay_jax.arrays import AnyArray, Array, Bool, Float, Int, Key, PyTree, Shaped
 from relay_jax.config import ModelConfig
 from relay_jax.models.layers import KEPT, NEVER, Codebook, Layer, make_norm
 from relay_jax.models.mesh import constrain
@@ -31,16 +31,16 @@ NUM_MARKS = 32  # pointers of a workspace that have a vector, and 0: no pointer
 class Teacher(NamedTuple):
     """The true rounds, and where they replace what the model said in the feedback."""
 
-    rounds: Int[AnyArray, "t b n"]
+    rounds: Int[AnyArray, "t b r"]
     forced: Bool[AnyArray, "t b"]
 
 
 class Spoken(NamedTuple):
     """What the model says, loop by loop. Loops past an example's own T say nothing."""
 
-    rounds: Int[Array, "t b n"]  # most likely tokens, as they stand in the columns
-    confidence: Float[Array, "t b n"]  # their probabilities
-    round_logits: Float[Array, "t b n v"] | None  # kept in training only
+    rounds: Int[Array, "t b r"]  # most likely tokens, in the last r columns
+    confidence: Float[Array, "t b r"]  # their probabilities
+    round_logits: Float[Array, "t b r v"] | None  # kept in training only
     answer_logits: Float[Array, "b v"]  # after the example's own last loop
 
 
@@ -88,6 +88,7 @@ class LoopedModel(nn.Module):
         teacher: Teacher | None = None,
         train: bool = False,
         keep_logits: bool = False,
+        columns: int = 0,
     ) -> Spoken:
         """Runs `num_loops` loops; each example's answer is read after its own T.
 
@@ -98,6 +99,7 @@ class LoopedModel(nn.Module):
           teacher: true rounds to feed back; without one the model hears itself.
           train: whether dropout is on (needs the `dropout` key).
           keep_logits: whether to return `round_logits`.
+          columns: r; rounds are said in so many columns, the last ones. 0: in all.
         """
         per_loop = (
             (workspace.source, workspace.given, workspace.marks) if workspace else None
@@ -105,7 +107,8 @@ class LoopedModel(nn.Module):
         per_loop = (per_loop, teacher)
 
         def loop(self, state, inputs):
-            return self._loop(state, problem, workspace, inputs, train, keep_logits)
+            said = keep_logits, columns
+            return self._loop(state, problem, workspace, inputs, train, *said)
 
         if self.config.remat and num_loops > 1:  # one loop has nothing to free
             loop = nn.remat(loop, prevent_cse=False, policy=KEPT)
@@ -134,7 +137,7 @@ class LoopedModel(nn.Module):
         vectors = _embed(memory, self.memory_words()) if soft else None
         return State(None, memory, vectors)
 
-    def _loop(self, state, problem, workspace, inputs, train, keep_logits):
+    def _loop(self, state, problem, workspace, inputs, train, keep_logits, columns):
         """One loop: state -> (next state, what it says)."""
         config = self.config
         indices, teacher = inputs
@@ -153,7 +156,9 @@ class LoopedModel(nn.Module):
         for layer in self.layers:
             x, _ = layer(x, positions, mask, train=train)
         hidden = self.norm(x)
-        logits = self._say(hidden, reference)
+        logits = self._say(
+            *jax.tree.map(lambda x: x[:, -columns:], (hidden, reference))
+        )
         said = jnp.argmax(logits, axis=-1)
         confidence = jnp.exp(jnp.max(jax.nn.log_softmax(logits), axis=-1))
 
@@ -223,15 +228,7 @@ class LoopedModel(nn.Module):
         if teacher is not None:
             forced = teacher.forced
             read = jnp.where(forced[:, None], teacher.rounds, read)
-
-        def move(told, kept, written):
-            copied = jnp.take_along_axis(
-                told, _like(jnp.maximum(source, 0), told), axis=1
-            )
-            kept = jnp.where(_like(source >= 0, told), copied, kept)
-            return jnp.where(_like(given >= 0, told), written, kept)
-
-        memory = move(read, state.memory, given)
+        memory = write_memory(state.memory, read, source, given)
         if state.vectors is None:
             return State(None, memory, None)
         table = self.memory_words()
@@ -239,7 +236,9 @@ class LoopedModel(nn.Module):
         exact = _embed(read, table)
         vectors = jnp.where(forced[:, None, None], exact, share @ table)
         written = _embed(jnp.maximum(given, 0), table)
-        return State(None, memory, move(vectors, state.vectors, written))
+        return State(
+            None, memory, _move(vectors, state.vectors, written, source, given)
+        )
 
 
 def run_looped(
@@ -253,10 +252,16 @@ def run_looped(
     teacher: Teacher | None = None,
     shift: Int[Array, " b"] | None = None,
     key: Key[Array, ""] | None = None,
+    columns: int = 0,
+    drawn: Int[Array, "b k"] | None = None,
 ) -> Spoken:
     """Applies the looped model; with a key it trains (dropout on, logits kept).
 
-    `shift` is added to the numbers that the workspace starts from.
+    Args:
+      shift: is added to the numbers that the workspace starts from.
+      columns: r, see `LoopedModel`.
+      drawn: rounds that are run alone (with feedback), each after the teacher's rounds
+        before it: the result is that of b * k chains of one loop each.
     """
     feedback = model.loop_input == "feedback"
     workspace = task.workspace(jnp.asarray(problem), num_loops) if feedback else None
@@ -265,6 +270,10 @@ def run_looped(
             memory=shift_numbers(workspace.memory, shift[:, None]),
             given=shift_numbers(workspace.given, shift[None, :, None]),
         )
+    if drawn is not None and workspace is not None and teacher is not None:
+        workspace = _before(workspace, teacher.rounds, drawn)
+        problem = jnp.repeat(jnp.asarray(problem), drawn.shape[1], axis=0)
+        num_rounds, num_loops, teacher = jnp.ones(len(problem), jnp.int32), 1, None
     return LoopedModel(model).apply(  # type: ignore[return-value]
         {"params": params},
         problem,
@@ -274,8 +283,60 @@ def run_looped(
         teacher=teacher if feedback else None,
         train=key is not None,
         keep_logits=key is not None,
+        columns=columns,
         rngs=None if key is None else {"dropout": key},
     )
+
+
+def draw_rounds(
+    key: Key[Array, ""], num_rounds: Int[AnyArray, " b"], num: int
+) -> Int[Array, "b k"]:
+    """`num` of the rounds 0..T-1 of each chain: one of each part, if it is cut into
+    `num` parts of one size. Every round is as likely as every other."""
+    within = jax.random.uniform(key, (len(num_rounds), num))
+    place = (jnp.arange(num)[None] + within) / num * num_rounds[:, None]
+    return jnp.minimum(place.astype(jnp.int32), num_rounds[:, None] - 1)
+
+
+def take_rounds(
+    of_rounds: Shaped[AnyArray, "t b *n"], drawn: Int[Array, "b k"]
+) -> Shaped[Array, "1 b*k *n"]:
+    """What belongs to the drawn rounds, as chains of one round each."""
+    chain = jnp.arange(len(drawn))[:, None]
+    found = jnp.asarray(of_rounds)[drawn, chain]
+    return found.reshape(1, -1, *found.shape[2:])
+
+
+def _before(workspace: Workspace, rounds, drawn) -> Workspace:
+    """The workspace as each drawn round finds it, the true rounds before it written."""
+
+    def note(memory, inputs):
+        return write_memory(memory, *inputs), memory
+
+    per_loop = rounds, workspace.source, workspace.given
+    _, memory = jax.lax.scan(note, workspace.memory, per_loop)
+    each = memory, workspace.source, workspace.given, workspace.marks
+    memory, source, given, marks = (take_rounds(x, drawn) for x in each)
+    return workspace._replace(memory=memory[0], source=source, given=given, marks=marks)
+
+
+def write_memory(
+    memory: Int[Array, "b n"],
+    said: Int[Array, "b r"],
+    source: Int[Array, "b n"],
+    given: Int[Array, "b n"],
+) -> Int[Array, "b n"]:
+    """The memory after a round that was said in the last r columns (`Workspace`)."""
+    return _move(said, memory, given, source, given)
+
+
+def _move(told, kept, written, source, given):
+    """`kept` with what was told, or is written without being said, in its places."""
+    room = kept.shape[1] - told.shape[1]  # nothing is said in the columns before
+    told = jnp.pad(told, ((0, 0), (room, 0), *[(0, 0)] * (told.ndim - 2)))
+    copied = jnp.take_along_axis(told, _like(jnp.maximum(source, 0), told), axis=1)
+    kept = jnp.where(_like(source >= 0, told), copied, kept)
+    return jnp.where(_like(given >= 0, told), written, kept)
 
 
 def shift_numbers(

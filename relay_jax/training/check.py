@@ -83,7 +83,7 @@ TASK_RANGES = {  # of mappings: each of their values
     "loss.max_shift": SIZE,
     "evaluation.step": COUNT,
 }
-BUCKET_RANGES = {"num_examples": SIZE, "most_rounds": SIZE}
+BUCKET_RANGES = {"num_examples": SIZE, "most_rounds": SIZE, "drawn_rounds": SIZE}
 
 
 def check(config: TrainConfig, workdir: epath.PathLike) -> None:
@@ -127,6 +127,18 @@ def check_config(config: TrainConfig) -> None:
         pipeline.check_lengths(task, lengths, config.model, "test")
 
 
+def _check_drawn(config: TrainConfig) -> None:
+    drawn = [n for n, b in config.data.buckets.items() if b.drawn_rounds]
+    forcing = config.loss.forcing_start, config.loss.forcing_end
+    if drawn and not (_hears(config.model) and forcing == (1, 1)):
+        raise ValueError(
+            f"data.buckets.{drawn[0]}.drawn_rounds trains rounds by themselves, after "
+            "true ones: it needs kind='looped', loop_input='feedback' and loss."
+            f"forcing_start and forcing_end 1, got {config.model.kind!r}, "
+            f"{config.model.loop_input!r}, {forcing[0]} and {forcing[1]}"
+        )
+
+
 def check_settings(config: TrainConfig) -> None:
     """Raises ValueError at what is wrong whatever the data."""
     check_ranges(config, RANGES)
@@ -137,6 +149,7 @@ def check_settings(config: TrainConfig) -> None:
     for name, bucket in config.data.buckets.items():
         check_ranges(bucket, BUCKET_RANGES, f"data.buckets.{name}.")
     _check_model(config.model)
+    _check_drawn(config)
     shares = config.optimizer.warmup_share, config.optimizer.constant_share
     if sum(shares) > 1 + 1e-9:
         raise ValueError(

@@ -44,7 +44,8 @@ def measure(
     examples, width = batch.problem.shape if is_looped else batch.tokens.shape
     width -= not is_looped  # the last token of a text predicts nothing
     loops = num_loops if is_looped else 1
-    flops = step_flops(config, examples, width, loops)
+    told = batch.rounds.shape[-1] if isinstance(batch, LoopedBatch) else width
+    flops = step_flops(config, examples, width, loops, told)
     return Work(examples, examples * width * loops, flops)
 
 

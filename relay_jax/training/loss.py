@@ -9,7 +9,13 @@ from relay_jax.config import LossConfig, ModelConfig
 from relay_jax.data.align import DecoderBatch, LoopedBatch
 from relay_jax.data.text import Text
 from relay_jax.models.decoder import run_decoder
-from relay_jax.models.looped import Teacher, run_looped, shift_numbers
+from relay_jax.models.looped import (
+    Teacher,
+    draw_rounds,
+    run_looped,
+    shift_numbers,
+    take_rounds,
+)
 from relay_jax.tasks import Task
 from relay_jax.tokens import PAD
 
@@ -29,12 +35,12 @@ def iteration_loss(
 
 
 def answer_loss(
-    logits: Float[Array, "b v"], answer: Int[AnyArray, " b"]
+    logits: Float[Array, "b v"], answer: Int[AnyArray, " b"], weight=1
 ) -> Float[Array, ""]:
     """L_ans: the cross-entropy of the answer after the last loop (Eq. 9); a chain that
     was cut before its answer adds 0."""
     entropy = optax.softmax_cross_entropy_with_integer_labels(logits, answer)
-    return jnp.mean(jnp.where(answer != PAD, entropy, 0.0))
+    return jnp.mean(jnp.where(answer != PAD, entropy * weight, 0.0))
 
 
 def looped_loss(
@@ -48,30 +54,45 @@ def looped_loss(
     model: ModelConfig,
     loss: LossConfig,
 ) -> tuple[Float[Array, ""], dict]:
-    """L = L_ans + lambda L_iter (Eq. 10), times the task's weight."""
-    dropout_key, forcing_key, shift_key = jax.random.split(key, 3)
+    """L = L_ans + lambda L_iter (Eq. 10), times the task's weight.
+
+    With fewer loops than the batch has rounds, so many of each chain's rounds are drawn,
+    and each is run by itself; the loss is the same on average.
+    """
+    dropout_key, forcing_key, shift_key, draw_key = jax.random.split(key, 4)
     rounds, answer, shift = batch.rounds, batch.answer, None
+    mask, num_rounds, weight, drawn = batch.mask, batch.num_rounds, 1, None
     if task.name in loss.max_shift:
         most = loss.max_shift[task.name]
         shift = draw_shift(shift_key, len(batch.problem), most)
         rounds = shift_numbers(rounds, shift[None, :, None])
         answer = shift_numbers(answer, shift)
+    if num_loops < len(rounds):
+        drawn = draw_rounds(draw_key, num_rounds, num_loops)
     spoken = run_looped(
         params,
         batch.problem,
         batch.num_rounds,
         task=task,
-        num_loops=num_loops,
+        num_loops=len(rounds),
         model=model,
         teacher=Teacher(
             rounds, jax.random.bernoulli(forcing_key, forcing, rounds.shape[:2])
         ),
         shift=shift,
         key=dropout_key,
+        columns=rounds.shape[-1],
+        drawn=drawn,
     )
-    answered = answer_loss(spoken.answer_logits, answer)
+    if drawn is not None:
+        is_last = drawn == num_rounds[:, None] - 1
+        answer = jnp.where(is_last, answer[:, None], PAD).ravel()
+        weight = jnp.repeat(num_rounds, num_loops)  # of T rounds it follows one
+        rounds, mask = take_rounds(rounds, drawn), take_rounds(mask, drawn)
+        num_rounds = jnp.ones_like(answer)
+    answered = answer_loss(spoken.answer_logits, answer, weight)
     if loss.round_weight and spoken.round_logits is not None:
-        told = iteration_loss(spoken.round_logits, rounds, batch.mask, batch.num_rounds)
+        told = iteration_loss(spoken.round_logits, rounds, mask, num_rounds)
     else:
         told = jnp.zeros(())
     total = loss.answer_weight * answered + loss.round_weight * told

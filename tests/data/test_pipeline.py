@@ -124,6 +124,15 @@ def test_a_bucket_of_first_rounds_has_as_many_loops():
     jax.tree.map(np.testing.assert_array_equal, full.batch, more.batch)
 
 
+def test_a_bucket_of_drawn_rounds_holds_them_all():
+    whole = {"task": "lis", "lengths": (1, 30), "options": {"group": 10}}
+    runs = [config({"b": whole | {"drawn_rounds": n}}) for n in (0, 2, 9)]
+    full, drawn, more = (step_at(3, open_buckets(run), run) for run in runs)
+    assert (full.num_loops, drawn.num_loops, more.num_loops) == (3, 2, 3)
+    assert full.batch.rounds.shape[::2] == (3, 12)  # ten numbers, a comma, the boundary
+    jax.tree.map(np.testing.assert_array_equal, full.batch, drawn.batch)
+
+
 def test_a_finite_bucket_repeats_itself():
     one = {"task": "lis", "lengths": (2, 3), "num_examples": 8}
     run = config({"one": one})

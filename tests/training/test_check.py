@@ -70,6 +70,10 @@ def config(*changes):
             "data.buckets.arithmetic.most_rounds must be 0 or more, got -1",
         ),
         (
+            ("data.buckets.arithmetic.drawn_rounds", 2),
+            "drawn_rounds trains rounds by themselves, after true ones: it needs",
+        ),
+        (
             ("data.buckets.arithmetic.num_examples", -5),
             "data.buckets.arithmetic.num_examples must be 0 or more, got -5",
         ),

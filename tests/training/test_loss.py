@@ -8,7 +8,7 @@ import pytest
 from relay_jax.config import LossConfig, ModelConfig, TrainConfig
 from relay_jax.data.align import decoder_batch, looped_batch
 from relay_jax.models.decoder import Decoder
-from relay_jax.models.looped import Teacher, run_looped, shift_numbers
+from relay_jax.models.looped import Teacher, draw_rounds, run_looped, shift_numbers
 from relay_jax.tasks import TASKS
 from relay_jax.tokens import FIRST_NUMBER, PAD
 from relay_jax.training.loss import (
@@ -134,6 +134,57 @@ def test_shifted_values_are_those_of_a_shifted_chain():
     answered = -answers[np.arange(3), examples.answer + shift].mean()
     expected = answered + slow_iteration_loss(spoken.round_logits, rounds)
     assert float(total) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "length", "changes"),
+    [
+        ("arithmetic", {"modulus": 5}, 3, {"feedback": "soft"}),
+        ("edit_distance", {}, 3, {"differences": True, "number_code": "digits"}),
+        ("lis", {"group": 3, "smallest": 10, "number_range": 20}, 8, {}),
+    ],
+)
+def test_all_rounds_drawn_one_by_one_are_the_whole_chain(
+    name, options, length, changes
+):
+    """In a batch that has room for a fourth, three rounds are drawn of chains of three:
+    each of them once."""
+    task = TASKS[name](**options)
+    examples = task.sample(np.random.default_rng(0), np.full(4, length))
+    np.testing.assert_array_equal(examples.num_rounds, 3)
+    model = ModelConfig(loop_input="feedback", **SMALL | changes)
+    params = init_params(TrainConfig(model=model))
+    settings = {"task": task, "model": model}
+    settings["loss"] = LossConfig(max_shift={"lis": 20}, answer_weight=0.3)
+    few, found = task.round_size(length) + 1, []
+    for loops, columns in ((3, 0), (3, few), (4, few)):
+        batch = looped_batch(examples, task, loops, columns=columns)
+        assert batch.rounds.shape[-1] == columns or not columns
+        gradient = jax.grad(looped_loss, has_aux=True)
+        key, forcing = jax.random.key(3), jnp.ones(())
+        one = gradient(params, batch, key, forcing, num_loops=3, **settings)
+        found.append(jax.tree.map(np.asarray, one))
+    assert found[0][1]["loss_answer"] > 0 and found[0][1]["loss_rounds"] > 0
+    for each in found[1:]:
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+            found[0],
+            each,
+        )
+
+
+def test_every_round_is_drawn_as_often():
+    num_rounds = np.array([1, 4, 6])
+    drawn = np.asarray(
+        jax.vmap(lambda key: draw_rounds(key, num_rounds, 3))(
+            jax.random.split(jax.random.key(0), 3000)
+        )
+    )
+    assert np.all(np.diff(drawn, axis=-1) >= 0)
+    assert np.all(np.diff(drawn[:, 2], axis=-1) > 0)  # of 6, never the same twice
+    for chain, most in enumerate(num_rounds):
+        counts = np.bincount(drawn[:, chain].ravel(), minlength=most)
+        assert len(counts) == most and np.all(np.abs(counts / counts.mean() - 1) < 0.1)
 
 
 def test_a_chain_without_its_answer_has_no_answer_loss():
