@@ -77,6 +77,14 @@ def main() -> None:
         print(f"AdamW instead of {config.optimizer.kind}, as the peer has no other")
         optimizer = dataclasses.replace(config.optimizer, kind="adamw")
         config = dataclasses.replace(config, optimizer=optimizer)
+    if _PEER.value and any(b.drawn_rounds for b in config.data.buckets.values()):
+        print("whole chains instead of drawn rounds, as the peer has no others")
+        whole = {
+            name: dataclasses.replace(bucket, drawn_rounds=0)
+            for name, bucket in config.data.buckets.items()
+        }
+        data = dataclasses.replace(config.data, buckets=whole)
+        config = dataclasses.replace(config, data=data)
     check_devices(config)
     pipeline.check_buckets(config)
     dtype = config.model.dtype
@@ -152,12 +160,13 @@ def describe_work(work: Work, config: TrainConfig) -> dict:
     first = work.steps[0]
     if config.model.kind == "decoder":
         batch_size, width = first.batch.tokens[:, :-1].shape
-        loops = 1
+        loops, columns = 1, width
         trained = [step.batch.trained.sum() for step in work.steps]
     else:
         batch_size, width = first.batch.problem.shape
-        loops = first.num_loops
-        trained = [step.batch.mask.sum() for step in work.steps]
+        loops, columns = first.num_loops, first.batch.rounds.shape[-1]
+        share = loops / len(first.batch.rounds)  # 1, unless rounds are drawn
+        trained = [step.batch.mask.sum() * share for step in work.steps]
     return {
         "task": first.task.name,
         "num_loops": loops,
@@ -165,7 +174,7 @@ def describe_work(work: Work, config: TrainConfig) -> dict:
         "share_of_batches": round(work.share, 2),
         "positions": batch_size * width * loops,  # with padding
         "trained_tokens": round(float(np.mean(trained)), 1),
-        "gigaflops": step_flops(config, batch_size, width, loops) / 1e9,
+        "gigaflops": step_flops(config, batch_size, width, loops, columns) / 1e9,
         "batches_a_second": round(work.batches_a_second, 1),
     }
 
