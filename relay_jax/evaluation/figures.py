@@ -28,6 +28,7 @@ LABELS = {
     "ar": "AR-CoT",
     "looped_vanilla": "looped, answer loss only",
     "looped_aligned": "looped, aligned (RELAY)",
+    "looped_aligned_2000": "the same after 2,000 steps",
     "ar_relay": "AR-CoT + RELAY chains",
     "ar_control": "AR-CoT, trained on (control)",
     "ar_self_loop": "AR-CoT + own chains, looped answers",
@@ -56,31 +57,35 @@ def accuracy_by_length(
     tasks = list(dict.fromkeys(line["task"] for line in lines))
     figure = Figure(figsize=(5.4 * len(tasks), 3.8), layout="constrained")
     panels = figure.subplots(1, len(tasks), squeeze=False)[0]
+    models, curves = _shown(dict.fromkeys(line["model"] for line in lines)), {}
     for panel, task in zip(panels, tasks, strict=True):
         chosen = [line for line in lines if line["task"] == task]
-        for model in _shown(dict.fromkeys(line["model"] for line in chosen)):
-            _curve(panel, [line for line in chosen if line["model"] == model], model)
+        for color, model in enumerate(models):  # the same in every panel
+            own = [line for line in chosen if line["model"] == model]
+            if own:
+                curves[_label(model)] = _curve(panel, own, model, f"C{color % 10}")
         if train_lengths and task in train_lengths:
             shortest, longest = train_lengths[task]
             panel.axvspan(shortest - 0.3, longest + 0.3, color="0.93", zorder=0)
         panel.set(xlabel=f"{task}: length", ylim=(-0.03, 1.03), ylabel=TITLES[metric])
         panel.xaxis.get_major_locator().set_params(integer=True)
         panel.grid(alpha=0.3)
-    curves, names = panels[0].get_legend_handles_labels()
-    widest = LETTER * (max(map(len, names)) + 7)  # with the line before the name
+    widest = LETTER * (max(map(len, curves)) + 7)  # with the line before the name
     columns = max(1, int(figure.get_figwidth() / widest))
-    figure.legend(curves, names, fontsize=8, loc="outside upper center", ncols=columns)
+    place = {"loc": "outside upper center", "ncols": columns}
+    figure.legend(list(curves.values()), list(curves), fontsize=8, **place)
     _save(figure, path)
 
 
-def _curve(panel, lines, model):
+def _curve(panel, lines, model, color):
     lengths = sorted({line["length"] for line in lines})
     values = [[x["value"] for x in lines if x["length"] == n] for n in lengths]
     mean = [np.mean(value) for value in values]
-    (line,) = panel.plot(lengths, mean, marker="o", ms=3, label=_label(model))
+    (line,) = panel.plot(lengths, mean, marker="o", ms=3, color=color)
     if any(len(value) > 1 for value in values):
         low, high = [min(v) for v in values], [max(v) for v in values]
-        panel.fill_between(lengths, low, high, color=line.get_color(), alpha=0.15, lw=0)
+        panel.fill_between(lengths, low, high, color=color, alpha=0.15, lw=0)
+    return line
 
 
 def _label(model: str) -> str:

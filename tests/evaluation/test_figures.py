@@ -1,8 +1,9 @@
-"""Figures that are not drawn from records."""
+"""Figures: what is drawn where."""
 
 import jax
 import jax.numpy as jnp
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from relay_jax.evaluation import figures
 from relay_jax.rest.tree import END, Rows, empty_tree, make_tree
@@ -32,6 +33,19 @@ def test_a_draft_tree_is_drawn_with_its_mask(tmp_path, monkeypatch):
         [1, 0, 0, 0, 0, 1],
     ]
     figures.draft_tree(empty_tree(1), ["root"], tmp_path / "root.png")
+
+
+def test_a_model_has_one_colour_and_one_name_in_all_panels(tmp_path, monkeypatch):
+    drawn, named = [], []
+    draw, name = Axes.plot, Figure.legend
+    note = monkeypatch.setattr
+    note(Axes, "plot", lambda *a, **k: (drawn.append(k["color"]), draw(*a, **k))[1])
+    note(Figure, "legend", lambda *a, **k: (named.extend(a[2]), name(*a, **k))[1])
+    line = {"metric": "answer_accuracy", "value": 0.5, "seed": 0, "length": 3}
+    pairs = [("lis", "ar"), ("lis", "other"), ("arithmetic", "other")]
+    lines = [line | {"task": task, "model": model} for task, model in pairs]
+    figures.accuracy_by_length(lines, "answer_accuracy", tmp_path / "figure.png")
+    assert drawn == ["C0", "C1", "C1"] and named == ["AR-CoT", "other"]
 
 
 def test_a_parent_stands_in_the_middle_of_its_children():
