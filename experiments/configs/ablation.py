@@ -4,7 +4,7 @@
         --workdir=runs/ablation0 --seed=0
 
 The looped model of the arithmetic quickstart, in a fifth of its steps: `looped_aligned` has
-every aid; the last three hear no round, their loops carry the hidden state of the paper.
+every aid; the last two hear no round, their loops carry the hidden state of the paper.
 """
 
 from ml_collections import ConfigDict
@@ -13,7 +13,6 @@ from experiments.configs import quickstart, recipe
 
 STEPS = 2000
 HIDDEN = {"model": {"loop_input": "hidden"}}
-ROPE = {"model": {"position": {"scheme": "rope"}}}
 BARE = {
     "scheme": "rope",
     "log_length_scaling": False,
@@ -21,16 +20,14 @@ BARE = {
 }
 VARIANTS = {
     "looped_aligned": {},
-    "no_bias": ROPE,
+    "no_bias": {"model": {"position": {"scheme": "rope"}}},
     "bias_unscaled": {"model": {"position": {"bias_scale": 1.0}}},
-    "no_slopes": {"model": {"position": {"distance_slopes": False}}},
     "no_log_scaling": {"model": {"position": {"log_length_scaling": False}}},
     "no_directions": {"model": {"position": {"directional_heads": False}}},
     "no_practice": {  # as many loops in all
         "data": {"buckets": {"first_rounds": {"most_rounds": 0}}},
         "num_steps": STEPS * 7 // 16,
     },
-    "no_average": {"optimizer": {"average_share": 0.0, "constant_share": 0.5}},
     "drawn_rounds": {  # instead of practice: two of each chain's rounds
         "data": {
             "buckets": {
@@ -44,7 +41,6 @@ VARIANTS = {
         "loss": {"forcing_start": 1.0, "forcing_end": 0.0},
     },
     "hidden": HIDDEN,
-    "hidden_rope": recipe.merge(HIDDEN, ROPE),
     "hidden_bare": recipe.merge(HIDDEN, {"model": {"position": BARE}}),
 }
 
