@@ -138,13 +138,15 @@ def test_what_is_missing_is_cloned_and_installed_once(tmp_path):
 
 def test_relay_runs(tmp_path):
     fast = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    lines, _ = measure("relay", tmp_path, "test", **fast)
+    lines, told = measure("relay", tmp_path, "test", **fast)
     models = "looped_aligned", "ar"
     expected = {(model, length) for model in models for length in range(1, 9)}
     assert (
         set(accuracies(lines)) == set(accuracies(lines, "chain_accuracy")) == expected
     )
     assert len(list((tmp_path / "runs" / "relay_test").glob("*.png"))) == 2
+    answers = re.findall(r"= (\d+) \(true: (\d+)\)", told)  # of the shipped model
+    assert len(answers) == 4 and all(one == other for one, other in answers)
 
 
 def test_rest_runs(tmp_path):
