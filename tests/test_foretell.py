@@ -15,6 +15,7 @@ from relay_jax.evaluation.speech import Speech
 from relay_jax.rest import decode, drafters
 from relay_jax.rest.drafters import Guess, Text
 from relay_jax.tokens import EOS
+from relay_jax.training import checkpoint
 from relay_jax.training.step import init_params
 
 DECODER = ModelConfig(
@@ -157,3 +158,23 @@ def test_speeds_are_compared_and_texts_are_the_same():
 def test_models_that_do_not_fit_are_refused(looped, decoder, told):
     with pytest.raises(ValueError, match=told):
         foretell.check_pair(looped, decoder, ("A", "B"))
+
+
+@pytest.mark.parametrize(
+    ("pair", "name", "length"),
+    [
+        (("quickstart/looped_aligned", "quickstart/ar_relay"), "arithmetic", 8),
+        (("quickstart_lis/looped_aligned", "quickstart_lis/ar"), "lis", 10),
+    ],
+)
+def test_the_shipped_pairs_write_many_tokens_a_step(pair, name, length):
+    looped, decoder = (
+        checkpoint.load_params(f"experiments/checkpoints/{each}") for each in pair
+    )
+    foretell.check_pair(looped[0], decoder[0], pair)
+    task = make_task(name, decoder[0].evaluation.options[name])
+    draft = DraftConfig("guess", num_draft=64, depth=48)
+    size = {"count": 4, "batch_size": 4, "repeats": 1}
+    plain, guessed = foretell.compare(looped, decoder, task, length, [draft], **size)
+    assert plain["M"] == 1 and guessed["M"] > 8
+    assert guessed["same_texts"] == 1
