@@ -37,6 +37,9 @@ _JOBS = flags.DEFINE_integer(
     "jobs", min(2, os.cpu_count() or 1), "Stages at once; 1 on an accelerator.", 1
 )
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Tell what is to be done, and stop.")
+_TERAFLOPS = flags.DEFINE_float(
+    "teraflops", 90.0, "The dry run's estimate is for so many a second.", 1e-6
+)
 
 
 def main() -> None:
@@ -52,7 +55,7 @@ def main() -> None:
     for experiment, planned in chosen.items():
         stages.check_stages(planned, path / experiment)
     if _DRY_RUN.value:
-        reproduction.tell(plans, needs, _STAGES.value, path)
+        reproduction.tell(plans, needs, _STAGES.value, path, _TERAFLOPS.value)
         return
     command.make_folder(path)
     records.write_json(path / "recipe.json", {"recipe": _RECIPE.value})

@@ -23,7 +23,7 @@ from relay_jax import config as configs
 from relay_jax import records, stages
 from relay_jax.data import pipeline
 from relay_jax.data.written import read_chains
-from relay_jax.evaluation import accuracy, figures
+from relay_jax.evaluation import accuracy, figures, flops
 from relay_jax.evaluation.run import evaluate_run
 from relay_jax.evaluation.table import make_table
 from relay_jax.training import checkpoint, loop
@@ -299,18 +299,27 @@ def unfinished(plans: Plans, needs: Needs, path: epath.Path) -> list[str]:
     return left
 
 
-def tell(plans: Plans, needs: Needs, only: list[str], path: epath.Path) -> None:
-    """Prints the stages with their steps, and what is finished."""
+def tell(
+    plans: Plans, needs: Needs, only: list[str], path: epath.Path, teraflops: float
+) -> None:
+    """Prints the stages with their steps, what is finished, and about how many minutes
+    the trainings that are left take at `teraflops` a second."""
     chosen, work = choose_stages(plans, needs, only), list(pieces(plans, needs))
+    all_minutes = 0.0
     for experiment, planned in chosen.items():
         done = stages.finished(planned, path / experiment)
         for name, stage in planned.items():
             shown = f"{experiment}/{name}"
             count, total, unit = stages.progress(stage, path / experiment / name)
             state = ", finished" if name in done else ""
+            if isinstance(stage, configs.TrainConfig) and name not in done:
+                left = 1 - count / total
+                minutes = left * flops.run_flops(stage) / (teraflops * 60e12)
+                all_minutes, state = all_minutes + minutes, f", {minutes:,.1f} minutes"
             print(f"{shown:<45}{count:>9,} of {total:>9,} {unit}{state}")
     made = sum((path / piece.file).exists() for piece in work)
     print(f"{'measured':<45}{made:>9,} of {len(work):>9,} pieces")
+    print(f"trainings: {all_minutes:,.1f} minutes at {teraflops:g} TFLOP/s")
 
 
 def report(name: str, needs: Needs, plans: Plans, path: epath.Path) -> None:

@@ -12,7 +12,9 @@ neither does what is element by element. Causal attention counts in full, as it 
 (Chowdhery et al. 2022, appendix B).
 """
 
-from relay_jax.config import ModelConfig, TrainConfig
+from relay_jax.config import BucketConfig, ModelConfig, TrainConfig
+from relay_jax.data import pipeline
+from relay_jax.data.align import longest_width, text_room
 
 FORWARD_AND_BACKWARD = 6  # operations an entry and position
 
@@ -54,3 +56,28 @@ def step_flops(
         told += batch_size  # the answers
     said = told * head_entries(model)
     return FORWARD_AND_BACKWARD * (in_layers + attention + said)
+
+
+def run_flops(config: TrainConfig) -> float:
+    """Operations of a whole training, of batches as wide as their buckets can need."""
+    buckets = config.data.buckets.values()
+    shares = [
+        bucket.weight / sum(each.weight for each in buckets) for bucket in buckets
+    ]
+    steps = [_bucket_flops(bucket, config) for bucket in buckets]
+    return config.num_steps * sum(s * f for s, f in zip(shares, steps))
+
+
+def _bucket_flops(bucket: BucketConfig, config: TrainConfig) -> int:
+    """Of one step, without a look at data, which a stage may not have yet."""
+    size, longest = config.data.batch_size, bucket.lengths[1]
+    if bucket.kind == "text":
+        return step_flops(config, size, longest)
+    task = pipeline.bucket_task(bucket)
+    if config.model.kind == "decoder":
+        width = task.problem_size(longest) + text_room(task, longest) - 1
+        return step_flops(config, size, width)
+    given = task.num_rounds(longest), bucket.most_rounds, bucket.drawn_rounds
+    loops = min(number for number in given if number)
+    width, columns = longest_width(task, longest), task.round_size(longest) + 1
+    return step_flops(config, size, width, loops, columns)

@@ -10,6 +10,7 @@ from relay_jax.config import LossConfig, ModelConfig, TrainConfig
 from relay_jax.data import pipeline
 from relay_jax.evaluation import flops
 from relay_jax.models.mesh import named_leaves
+from relay_jax.training.log import measure
 from relay_jax.training.step import init_params, init_state, make_train_step
 
 MODEL = ModelConfig(
@@ -77,3 +78,25 @@ def test_xla_counts_hardly_more(kind):
         width = step.batch.tokens.shape[1] - 1
     counted = compiled.cost_analysis()["flops"]
     assert 1 < counted / flops.step_flops(config, 64, width) < 1.1
+
+
+@pytest.mark.parametrize("kind", ("looped", "decoder"))
+def test_a_run_is_its_steps(kind):
+    """Of buckets whose problems are all of one length, batches are as wide as can be."""
+    options = {"group": 5, "smallest": 10, "number_range": 30}
+    whole = {"task": "lis", "lengths": (20, 20), "options": options}
+    buckets = {"whole": whole | {"weight": 3.0}}
+    if kind == "looped":
+        buckets["drawn"] = whole | {"drawn_rounds": 2}
+    model = {"kind": kind, "loop_input": "feedback", "num_numbers": 128}
+    data = {"batch_size": 4, "buckets": buckets}
+    values = {"model": model, "data": data, "num_steps": 100}
+    config = configs.build(TrainConfig, values)
+    opened, seen = pipeline.open_buckets(config), {}
+    for step in range(20):
+        now = pipeline.step_at(step, opened, config)
+        seen[now.num_loops] = measure(config, now.batch, now.num_loops).flops
+    if kind == "looped":
+        assert flops.run_flops(config) == 75 * seen[4] + 25 * seen[2]
+    else:
+        assert flops.run_flops(config) == pytest.approx(100 * seen[4], rel=0.1)

@@ -286,8 +286,9 @@ def test_the_script_tells_what_it_would_do_and_stops_in_time(tmp_path):
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "work").exists()
     assert done.stdout.splitlines()[0].split() == [
-        *("arithmetic/ar", "0", "of", "500", "steps"),
+        *("arithmetic/ar", "0", "of", "500", "steps,", "0.0", "minutes"),
     ]
+    assert done.stdout.splitlines()[-1].endswith(" minutes at 90 TFLOP/s")
     done = script(*small_two, "--minutes=0")
     assert done.returncode == 143, done.stderr
     assert done.stderr.splitlines()[-1] == "out of time; run the same command to go on"
