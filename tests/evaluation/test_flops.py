@@ -83,12 +83,12 @@ def test_xla_counts_hardly_more(kind):
 @pytest.mark.parametrize("kind", ("looped", "decoder"))
 def test_a_run_is_its_steps(kind):
     """Of buckets whose problems are all of one length, batches are as wide as can be."""
-    options = {"group": 5, "smallest": 10, "number_range": 30}
+    options = {"group": 5, "smallest": 41, "number_range": 99}
     whole = {"task": "lis", "lengths": (20, 20), "options": options}
     buckets = {"whole": whole | {"weight": 3.0}}
     if kind == "looped":
         buckets["drawn"] = whole | {"drawn_rounds": 2}
-    model = {"kind": kind, "loop_input": "feedback", "num_numbers": 128}
+    model = {"kind": kind, "loop_input": "feedback", "num_numbers": 256}
     data = {"batch_size": 4, "buckets": buckets}
     values = {"model": model, "data": data, "num_steps": 100}
     config = configs.build(TrainConfig, values)
