@@ -334,10 +334,13 @@ def test_the_speed_of_the_tasks_is_recorded(tmp_path):
 def test_decode_steps_are_measured_against_the_memory(tmp_path):
     file = tmp_path / "records.jsonl"
     small = ["--shape=tiny", "--steps=2", "--held=16", "--store_tokens=4000"]
-    done = script("decode_benchmark", *small, "--num_draft=4", f"--records={file}")
+    small += ["--num_draft=4", f"--trace={tmp_path}/trace"]
+    done = script("decode_benchmark", *small, f"--records={file}")
     assert done.returncode == 0, done.stderr
     lines = list(records.read_lines(file))
     assert [line["step"] for line in lines] == ["plain", "context", "rest"]
+    traced = {file.parents[3].name for file in tmp_path.rglob("*.xplane.pb")}
+    assert traced == {"plain", "context", "rest"}
     assert [line["num_draft"] for line in lines] == [0, 4, 4]
     for line in lines:
         ratio = line["limit_ms"] / line["ms_a_step"]
