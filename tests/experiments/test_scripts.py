@@ -18,6 +18,7 @@ from relay_jax.data.pipeline import make_task, open_buckets
 from relay_jax.data.written import chain_file, save_chains
 from relay_jax.stages import check_stages
 from relay_jax.training import checkpoint, loop
+from tests.processes import DEVICES
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = [
@@ -31,7 +32,7 @@ def script(name, *arguments, cwd=ROOT, devices=1, given=""):
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {DEVICES}={devices}",
     }
     return subprocess.run(
         [sys.executable, "-m", f"experiments.{name}", *arguments],
