@@ -64,7 +64,7 @@ _STORE_TOKENS = flags.DEFINE_integer(
     "store_tokens", 10_000_000, "Random tokens of the datastore; 0: none.", 0
 )
 _PEER = flags.DEFINE_bool("peer", False, "Time transformers too (needs torch).")
-_TRACE = flags.DEFINE_string("trace", "", "A directory for a profile of some steps.")
+_TRACE = flags.DEFINE_string("trace", "", "A directory for profiles of some steps.")
 _RECORDS = flags.DEFINE_string("records", "", "A file that lines are appended to.")
 
 
@@ -102,11 +102,8 @@ def main() -> None:
     plain = None
     for name, (draft, index) in kinds.items():
         work = {"held": held, "batch_size": batch_size, "num_steps": _STEPS.value}
-        if name == "plain" and _TRACE.value:
-            roofline.time_steps(params, model, draft, index, **work)
-            with jax.profiler.trace(_TRACE.value):
-                roofline.time_steps(params, model, draft, index, rounds=1, **work)
-        found = roofline.time_steps(params, model, draft, index, **work)
+        trace = _TRACE.value and f"{_TRACE.value}/{name}"
+        found = roofline.time_steps(params, model, draft, index, trace=trace, **work)
         plain = plain or found.seconds
         line = about | {
             "step": name,

@@ -7,6 +7,9 @@
 root="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
 venv="$root/.venv" python="$root/.venv/bin/python" locks="$root/launch/locks"
 
+# For programs on a CPU: large pages, which take less time to be made than small ones.
+large_pages() { export GLIBC_TUNABLES="${GLIBC_TUNABLES-glibc.malloc.hugetlb=1}"; }
+
 say() { printf 'relay_jax: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 

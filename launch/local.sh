@@ -10,4 +10,5 @@ environment run
 # The caller's directory stays, so that a relative --workdir means what the caller meant,
 # and is kept off Python's path, where its files could hide our modules.
 export PYTHONPATH="$root" PYTHONSAFEPATH=1 JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
+large_pages
 exec "$python" -m experiments.quickstart "$@"

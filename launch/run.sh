@@ -16,4 +16,5 @@ shift
 
 # As in local.sh, the caller's directory stays and is kept off Python's path.
 export PYTHONPATH="$root" PYTHONSAFEPATH=1 PATH="$venv/bin:$PATH"
+large_pages
 exec "$@"

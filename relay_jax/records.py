@@ -53,8 +53,13 @@ def append_lines(path: epath.PathLike, lines: Iterable[dict[str, Any]]) -> None:
     """Appends JSON lines, making the file if there is none."""
     if not is_first():
         return
+    path = epath.Path(path)
     text = "".join(json.dumps(line) + "\n" for line in lines)
-    with epath.Path(path).open("a") as file:
+    if "://" in str(path):  # an object in a bucket cannot grow: it is written anew
+        held = path.read_bytes() if path.exists() else b""
+        write_whole(path, held + text.encode())
+        return
+    with path.open("a") as file:
         file.write(text)
 
 

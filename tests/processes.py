@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 
+DEVICES = "--xla_force_host_platform_device_count"  # the last one counts
 ROOT = pathlib.Path(__file__).parents[1]
 
 
@@ -20,7 +21,7 @@ def start(name, *arguments, processes=2, devices=2, **environment):
             "PYTHONPATH": str(ROOT),
             "JAX_PLATFORMS": "cpu",
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {DEVICES}={devices}",
         }
         | environment
     )

@@ -6,11 +6,18 @@ Every batch comes from one bucket (one task, one range of lengths, one source), 
 for the step; shapes are then few, and each is compiled once.
 """
 
+import contextlib
 import math
-from collections.abc import Iterator
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Generator
 from typing import NamedTuple
 
 import numpy as np
+from absl import flags
 from etils import epath
 
 from relay_jax import config as configs
@@ -263,9 +270,9 @@ def steps(
     start: int,
     stop: int,
     rows: Int[Host, " b"] | None = None,
-) -> Iterator[Step]:
+) -> Generator[Step, None, None]:
     """Steps `start` to `stop`, made ahead of their use by grain: in a thread, or, with
-    `data.num_workers`, in as many processes.
+    `data.num_workers`, in as many processes, until all are taken or this is closed.
 
     Args:
       rows: see `step_at`.
@@ -276,7 +283,29 @@ def steps(
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=PREFETCH)
     ahead = made.to_iter_dataset(read_options=options)
     if config.data.num_workers:
+        if not flags.FLAGS.is_parsed():  # in a notebook; grain asks its own flags
+            flags.FLAGS.mark_as_parsed()
         ahead = ahead.mp_prefetch(
-            grain.MultiprocessingOptions(config.data.num_workers, PREFETCH)
+            grain.MultiprocessingOptions(config.data.num_workers, PREFETCH),
+            worker_init_fn=_begin_worker,
         )
-    return iter(ahead)
+        # Shared memory would stay behind with whatever still holds the last batch.
+        small = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
+        ahead = grain.experimental.WithOptionsIterDataset(ahead, small)
+    with contextlib.closing(iter(ahead)) as taken:
+        yield from taken
+
+
+def _begin_worker(*_) -> None:
+    """A worker ends when the run closes it, or with a run that is killed. A signal to
+    all of a job's processes is for the run to answer."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent
+    parent.join()
+    os._exit(1)

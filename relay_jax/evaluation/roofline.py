@@ -85,14 +85,14 @@ def time_steps(
     held: int,
     batch_size: int,
     num_steps: int,
-    rounds: int = ROUNDS,
+    trace: str = "",
     seed: int = 0,
 ) -> StepTime:
     """Seconds a step of the real decode loop, after `held` random tokens a row.
 
     Args:
       num_steps: of one measurement.
-      rounds: measurements, at most `ROUNDS`.
+      trace: a directory for a profile of one more measurement.
     """
     rng = np.random.default_rng(seed)
     prompts = rng.integers(model.num_words, size=(batch_size, held)).astype(np.int32)
@@ -103,7 +103,7 @@ def time_steps(
         np.full(batch_size, held, np.int32),
         decode.request_keys(seed, batch_size),
         model=model,
-        max_new_tokens=(ROUNDS + 1) * num_steps * (deepest + 1),
+        max_new_tokens=(ROUNDS + 1 + bool(trace)) * num_steps * (deepest + 1),
     )
 
     def step(state):
@@ -112,10 +112,13 @@ def time_steps(
         )
 
     state, seconds = jax.block_until_ready(step(state)), []
-    for _ in range(rounds):
+    for _ in range(ROUNDS):
         before = time.perf_counter()
         state = jax.block_until_ready(step(state))
         seconds.append((time.perf_counter() - before) / num_steps)
+    if trace:
+        with jax.profiler.trace(trace):
+            jax.block_until_ready(step(state))
     return StepTime(float(np.median(seconds)), min(seconds), max(seconds))
 
 

@@ -38,6 +38,7 @@ MOST_HASHED = 2**28  # numbers of a state whose SHA-256 is kept
 FREE = (
     ("mesh",),
     ("data", "accumulate"),
+    ("data", "num_workers"),
     ("model", "remat"),
     ("keep_checkpoints",),
     ("checkpoint_every_seconds",),

@@ -5,6 +5,7 @@ parameters of a run that was never interrupted: a batch is a function of (seed, 
 and so is the noise of a step.
 """
 
+import contextlib
 import functools
 import time
 
@@ -102,12 +103,8 @@ def _run(config, state, mesh: Mesh, manager, log, asked, trace) -> TrainState:
     batch_size, vote = config.data.batch_size, Vote(mesh)
     saved_at = time.monotonic()
     work = pipeline.steps(config, log.path, start, stop, own_rows(mesh, batch_size))
-    with tqdm(
-        *(work, config.name, stop),
-        initial=start,
-        unit="step",
-        disable=not records.is_first(),
-    ) as bar:
+    about = {"initial": start, "unit": "step", "disable": not records.is_first()}
+    with contextlib.closing(work), tqdm(work, config.name, stop, **about) as bar:
         for now in bar:
             trace.before(now.step + 1)
             batch = spread(now.batch, mesh, batch_size)

@@ -1,6 +1,8 @@
 """The pipeline: a batch is a function of (seed, step)."""
 
 import collections
+import dataclasses
+import multiprocessing
 
 import jax
 import numpy as np
@@ -41,6 +43,18 @@ def test_starting_in_the_middle_equals_going_through(kind, tmp_path):
     assert_equal(step_at(20, open_buckets(run), run), through[20])
     batches = {"looped": LoopedBatch, "decoder": DecoderBatch}
     assert all(type(now.batch) is batches[kind] for now in through)
+
+
+def test_processes_make_the_same_and_end_with_their_iterator(tmp_path):
+    run = config()
+    data = dataclasses.replace(run.data, num_workers=2)
+    made = steps(dataclasses.replace(run, data=data), tmp_path, 17, 1000)
+    alone = steps(run, tmp_path, 17, 21)
+    for now, one in zip(made, alone):
+        assert_equal(now, one)
+    assert len(multiprocessing.active_children()) == 2
+    made.close()
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize("kind", ["looped", "decoder"])

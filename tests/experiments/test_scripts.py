@@ -18,6 +18,7 @@ from relay_jax.data.pipeline import make_task, open_buckets
 from relay_jax.data.written import chain_file, save_chains
 from relay_jax.stages import check_stages
 from relay_jax.training import checkpoint, loop
+from tests.processes import DEVICES
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = [
@@ -31,7 +32,7 @@ def script(name, *arguments, cwd=ROOT, devices=1, given=""):
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {DEVICES}={devices}",
     }
     return subprocess.run(
         [sys.executable, "-m", f"experiments.{name}", *arguments],
@@ -334,10 +335,13 @@ def test_the_speed_of_the_tasks_is_recorded(tmp_path):
 def test_decode_steps_are_measured_against_the_memory(tmp_path):
     file = tmp_path / "records.jsonl"
     small = ["--shape=tiny", "--steps=2", "--held=16", "--store_tokens=4000"]
-    done = script("decode_benchmark", *small, "--num_draft=4", f"--records={file}")
+    small += ["--num_draft=4", f"--trace={tmp_path}/trace"]
+    done = script("decode_benchmark", *small, f"--records={file}")
     assert done.returncode == 0, done.stderr
     lines = list(records.read_lines(file))
     assert [line["step"] for line in lines] == ["plain", "context", "rest"]
+    traced = {file.parents[3].name for file in tmp_path.rglob("*.xplane.pb")}
+    assert traced == {"plain", "context", "rest"}
     assert [line["num_draft"] for line in lines] == [0, 4, 4]
     for line in lines:
         ratio = line["limit_ms"] / line["ms_a_step"]

@@ -632,6 +632,18 @@ def test_run_needs_a_kind_of_machine_and_a_command(world):
     assert world.calls() == []
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [({}, "glibc.malloc.hugetlb=1"), ({"GLIBC_TUNABLES": ""}, "")],
+)
+def test_large_pages_are_asked_for_unless_the_user_says(given, told):
+    shell = 'source launch/environment.sh; large_pages; printf %s "$GLIBC_TUNABLES"'
+    kept = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
+    command = ["bash", "-euc", shell]
+    output = subprocess.check_output(command, cwd=ROOT, env=kept | given, text=True)
+    assert output == told
+
+
 def test_the_page_of_commands_is_a_dry_run_of_all_of_them(world):
     page = (ROOT / "launch" / "README.md").read_text()
     blocks = re.findall("```\n(.*?)```", page, re.DOTALL)

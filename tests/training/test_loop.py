@@ -1,5 +1,6 @@
 """The training loop: resuming, stopping, errors, what it leaves behind."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -132,7 +133,8 @@ def test_bfloat16_computes_about_the_same_and_keeps_float32_parameters(kind):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_killed_process_resumes(tmp_path, number):
-    """The same in real processes, killed at a moment nobody chose."""
+    """The same in real processes, killed at a moment nobody chose. A worker of the one
+    that is killed ends with it: else it would hold the pipe open."""
     command = [
         *(sys.executable, "-m", "experiments.train"),
         "--config=experiments/configs/tiny.py",
@@ -140,17 +142,19 @@ def test_killed_process_resumes(tmp_path, number):
     ]
     environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
 
-    def start(name):
-        workdir = f"--workdir={tmp_path / name}"
-        return subprocess.Popen([*command, workdir], env=environment)
+    def start(name, *more, **pipes):
+        each = [*command, f"--workdir={tmp_path / name}", *more]
+        return subprocess.Popen(each, env=environment, **pipes)
 
     assert start("whole").wait(300) == 0
-    cut, metrics = start("cut"), tmp_path / "cut" / "metrics.jsonl"
+    metrics = tmp_path / "cut" / "metrics.jsonl"
+    cut = start("cut", "--config.data.num_workers=1", stdout=subprocess.PIPE)
     while not metrics.exists() or metrics.read_text().count("\n") < 2:
         assert cut.poll() is None
         time.sleep(0.05)
     cut.send_signal(number)
-    assert cut.wait(60) == (143 if number == signal.SIGTERM else -number)
+    cut.communicate(timeout=60)
+    assert cut.returncode == (143 if number == signal.SIGTERM else -number)
     assert start("cut").wait(300) == 0
     summaries = [
         records.read_json(tmp_path / n / "summary.json") for n in ("whole", "cut")
@@ -250,6 +254,16 @@ def test_a_field_that_a_run_does_not_name_has_its_default(tmp_path):
     records.write_json(file, held | {"gone": 1})
     with pytest.raises(ValueError, match="gone is 1 there and None here"):
         checkpoint.open_run(tmp_path, small())
+
+
+def test_how_a_run_is_computed_may_change_and_nothing_else(tmp_path):
+    config = small()
+    checkpoint.open_run(tmp_path, config)
+    data = dataclasses.replace(config.data, num_workers=2, accumulate=2)
+    checkpoint.open_run(tmp_path, dataclasses.replace(config, data=data))
+    data = dataclasses.replace(config.data, batch_size=8)
+    with pytest.raises(ValueError, match="data.batch_size is 4 there and 8 here"):
+        checkpoint.open_run(tmp_path, dataclasses.replace(config, data=data))
 
 
 def test_other_config_is_refused(tmp_path):

@@ -44,7 +44,7 @@ def settings(kind):
     }
 
 
-def train(kind, folder, sizes, **how):
+def train(kind, folder, sizes, num_workers=0, **how):
     """Starts `experiments.train` in several processes."""
     (folder.parent / "config.py").write_text(CONFIG)
     axes = zip(("data", "fsdp", "tensor"), sizes)
@@ -53,6 +53,7 @@ def train(kind, folder, sizes, **how):
         f"--config={folder.parent}/config.py:{kind}",
         f"--workdir={prepare(folder)}",
         *(f"--config.mesh.{axis}={size}" for axis, size in axes),
+        f"--config.data.num_workers={num_workers}",
         **how,
     )
 
@@ -92,9 +93,10 @@ def wait_for_lines(folder, started, count):
 
 def test_a_signal_to_one_process_stops_both_and_both_go_on(tmp_path):
     """Parameters, optimizer and batch lie on the devices of both; sums of two numbers
-    do not depend on their order, so all is the same to the bit."""
+    do not depend on their order, so all is the same to the bit. A worker of each leaves
+    nothing behind that is told after the last line."""
     run, sizes = tmp_path / "two", (1, 2, 2)
-    two = train("text", run, sizes)
+    two = train("text", run, sizes, num_workers=1)
     wait_for_lines(run, two, 2)
     two[1].send_signal(signal.SIGTERM)
     told = finish(two, codes=143)
