@@ -21,7 +21,7 @@ from relay_jax.tokens import Tokenizer
 
 _DATASTORE = flags.DEFINE_string("datastore", "", "A datastore's directory.")
 # A guess is another script's: experiments/foretell.py.
-NAMES = [n for n, one in drafters.DRAFTERS.items() if one.needs != drafters.GUESS]
+NAMES = [n for n, one in drafters.DRAFTERS.items() if one.looks_into != drafters.GUESS]
 _DRAFTER = flags.DEFINE_enum("drafter", "rest", NAMES, "Who drafts.")
 NUM_DRAFT = flags.DEFINE_string(
     "num_draft",

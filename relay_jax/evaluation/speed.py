@@ -36,7 +36,7 @@ class Work(NamedTuple):
 
     def index_for(self, draft: DraftConfig, rows: Int[Host, " b"]) -> Any:
         """What a drafter looks into for these prompts."""
-        needs = drafters.DRAFTERS[draft.drafter].needs if draft.num_draft else ""
+        needs = drafters.DRAFTERS[draft.drafter].looks_into if draft.num_draft else ""
         if needs == drafters.GUESS and self.guess is not None:
             return drafters.Guess(*(part[rows] for part in self.guess))
         return self.index if needs == drafters.STORE else None
