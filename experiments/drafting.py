@@ -69,27 +69,31 @@ def from_flags(
     for name, count in itertools.product(names or [_DRAFTER.value], read_sizes()):
         made = DraftConfig(drafter=name, num_draft=count, depth=_DEPTH.value)
         drafts.append(decode.PLAIN if name == "none" else made)
-    store = None
-    if any(draft.drafter in drafters.NEEDS_STORE for draft in drafts):
-        if not _DATASTORE.value:
-            raise ValueError(
-                f"--datastore is missing: {' and '.join(drafters.NEEDS_STORE)} need one; "
-                "--drafter=context drafts from the text alone"
-            )
-        store = open_datastore(
-            _DATASTORE.value, tokenizer=tokenizer, verify=_VERIFY.value
+    used = {draft.drafter for draft in drafts}
+    if not _DATASTORE.value and used & set(drafters.NEEDS_STORE):
+        raise ValueError(
+            f"--datastore is missing: {' and '.join(drafters.NEEDS_STORE)} need one; "
+            "--drafter=mixed and --drafter=context work without"
         )
-        if tokenizer and not store.tokenizer:
-            print(
-                f"{store.path} does not tell its tokenizer (build_datastore: --tokenizer "
-                "or --tokenizer_identity); its words are taken to be the model's",
-                file=sys.stderr,
-            )
+    looked_into = {drafters.DRAFTERS[name].looks_into for name in used}
+    is_open = _DATASTORE.value and drafters.STORE in looked_into
+    store = _open_store(tokenizer) if is_open else None
     for draft in drafts:
         is_auto = draft.num_draft == tree_size.AUTO
         resized = tree_size.resize(draft, 1) if is_auto else draft
         drafters.check(resized, store)
     return drafts, store
+
+
+def _open_store(tokenizer: Tokenizer | None) -> Datastore:
+    store = open_datastore(_DATASTORE.value, tokenizer=tokenizer, verify=_VERIFY.value)
+    if tokenizer and not store.tokenizer:
+        print(
+            f"{store.path} does not tell its tokenizer (build_datastore: --tokenizer "
+            "or --tokenizer_identity); its words are taken to be the model's",
+            file=sys.stderr,
+        )
+    return store
 
 
 def load_index(store: Datastore | None) -> AnyIndex | None:

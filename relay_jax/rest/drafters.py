@@ -121,8 +121,8 @@ class Drafter(NamedTuple):
 
 STORE, GUESS = "a datastore", "a guess"
 NO_LOGITS = (
-    "drafts from the model's logits, and there are none: it works while a model decodes "
-    "(`decode.start` takes `known`), not in a replay"
+    "drafts from the model's own logits, and there are none: measure it while a model "
+    "decodes (rest_benchmark; `decode.start` takes `known`), not in a replay"
 )
 DRAFTERS = {
     "none": Drafter(None),
@@ -161,14 +161,15 @@ def followers_for(config: DraftConfig, num_words: int) -> Followers | None:
     """The empty table for a drafter that looks at one."""
     if not DRAFTERS[config.drafter].recycles:
         return None
-    return followers.nothing(num_words, config.num_followers)
+    return followers.nothing(num_words, min(config.num_followers, num_words))
 
 
-def check(config: DraftConfig, index: Any) -> None:
+def check(config: DraftConfig, index: Any, has_logits: bool = True) -> None:
     """Raises ValueError at a draft config that cannot work.
 
     Args:
       index: what there is to look into: a datastore's index, a `Guess`, None.
+      has_logits: whether a model decodes; there is none in a replay.
     """
     if config.drafter not in DRAFTERS:
         raise ValueError(
@@ -183,6 +184,8 @@ def check(config: DraftConfig, index: Any) -> None:
             f"{held or 'none'}; give one, or take 'context', which drafts from the text "
             "alone"
         )
+    if drafter.recycles and not has_logits:
+        raise ValueError(f"the drafter {config.drafter!r} {NO_LOGITS}")
     rows = config.num_store_rows + config.num_text_rows
     heaviest = max(*config.store_weights, *config.text_weights, config.recent_weight)
     if not 0 < config.fading <= 1:
@@ -207,8 +210,9 @@ def check(config: DraftConfig, index: Any) -> None:
 def most_nodes(config: DraftConfig) -> int:
     """The largest tree that any drafter's rows can fill."""
     rows = config.num_store_rows + config.num_text_rows
-    fewest = min(rows, config.num_text_rows, config.num_paper_rows) * config.depth
-    return fewest
+    paths = min(config.num_paths, config.num_followers) * config.path_depth
+    fewest = min(rows, config.num_text_rows, config.num_paper_rows, paths)
+    return fewest * config.depth
 
 
 def _join(*rows: Rows) -> Rows:

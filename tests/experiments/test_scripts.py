@@ -391,6 +391,9 @@ def test_drafts_from_a_store_change_no_text(tmp_path):
     assert line["M"] > 5  # the text repeats itself
     assert line["steps"] == round(260 / line["M"])
 
+    told = refusal("rest_replay", f"--targets={targets}", "--drafter=recycle")
+    assert "measure it while a model decodes (rest_benchmark" in told
+
     prompt = "--prompt=[ARI] 1+2*3=", "--max_new_tokens=30", "--ignore_eos"
     fixed = "--drafter=context", "--num_draft=8"
     plain = script("rest_generate", run, "--drafter=none", *prompt)

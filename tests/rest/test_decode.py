@@ -192,6 +192,7 @@ def same(one, two):
 QUICK = [
     *(("rope", draft, "greedy") for draft in DRAFTS),
     ("rope", DRAFTS[2], "top_p"),
+    ("rope", DRAFTS[4], "top_p"),
     ("bias", DRAFTS[2], "greedy"),
     ("llama", DRAFTS[2], "greedy"),
 ]
@@ -324,18 +325,28 @@ def test_a_text_stops_at_its_end(draft, store):
     assert stopped > 10
 
 
-def test_advancing_in_pieces_is_decoding(store):
+@pytest.mark.parametrize("draft", [DRAFTS[2], DRAFTS[4]], ids=lambda d: d.drafter)
+def test_advancing_in_pieces_is_decoding(draft, store):
     index, prompts = load_index(store), prompts_of(8)
-    whole = run("rope", prompts, DRAFTS[2], index)
+    whole = run("rope", prompts, draft, index)
     tokens, length = decode.pad_prompts(prompts, VOCAB, 16)
-    keys = decode.request_keys(0, 8)
+    keys, known = decode.request_keys(0, 8), drafters.followers_for(draft, VOCAB)
     model, params = MODELS["rope"], params_of("rope")
-    state = decode.start(params, tokens, length, keys, model=model, max_new_tokens=24)
-    settings = {"model": model, "draft": DRAFTS[2], "sampling": GREEDY}
+    state = decode.start(
+        params, tokens, length, keys, known, model=model, max_new_tokens=24
+    )
+    settings = {"model": model, "draft": draft, "sampling": GREEDY}
     settings |= {"eos_id": EOS, "num_steps": 1}
     for _ in range(24):  # more than there are steps: a finished text stays as it is
         state = decode.advance(params, state, index, **settings)
     same(whole, state)
+
+
+def test_a_mix_needs_no_store():
+    prompts = prompts_of(8)
+    plain, drafted = run("rope", prompts), run("rope", prompts, DRAFTS[4])
+    same(plain, drafted)
+    assert drafted.steps.sum() < plain.steps.sum()
 
 
 def test_the_host_index_decodes_alike(store):
