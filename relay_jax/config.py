@@ -252,7 +252,8 @@ class DraftConfig:
     num_followers: int = 8  # recycle, mixed: words kept as likely after each word
     num_paths: int = 16  # recycle, mixed: of them, at each depth
     path_depth: int = 6  # recycle, mixed: words along such a path
-    path_weight: int = 16384  # recycle, mixed: of a path as likely as 1
+    path_weight: int = 2048  # recycle, mixed: of a path that is certain
+    path_power: float = 0.6  # recycle, mixed: of chances, told in another place
 
 
 @dataclasses.dataclass(frozen=True)

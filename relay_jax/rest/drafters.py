@@ -94,7 +94,12 @@ def recycle(text: Text, index, config: DraftConfig) -> Rows:
     last = text.tokens[jnp.arange(len(text.length)), text.length - 1]
     depth = min(config.path_depth, config.depth)
     rows = followers.foretell(
-        *(text.followers, last, config.num_paths, depth, config.path_weight)
+        text.followers,
+        last,
+        num_paths=config.num_paths,
+        depth=depth,
+        weight=config.path_weight,
+        power=config.path_power,
     )
     longer = ((0, 0), (0, 0), (0, config.depth - depth))
     return rows._replace(tokens=jnp.pad(rows.tokens, longer, constant_values=END))
@@ -194,7 +199,7 @@ def check(config: DraftConfig, index: Any, has_logits: bool = True) -> None:
     if needs == GUESS:
         most += 2 * GUESS_WEIGHT * max(config.text_weights)
     if drafter.recycles:
-        most += config.path_weight
+        most += config.num_paths * config.path_depth * config.path_weight
     if most * (config.depth + 1) >= MOST_WEIGHT:
         raise ValueError(
             f"{rows} rows of weight {heaviest} and depth {config.depth} exceed what is "

@@ -70,14 +70,23 @@ def learn(
 
 
 def foretell(
-    table: Followers, root: Int[Array, " b"], num_paths: int, depth: int, weight: int
+    table: Followers,
+    root: Int[Array, " b"],
+    *,
+    num_paths: int,
+    depth: int,
+    weight: int,
+    power: float = 1.0,
 ) -> Rows:
-    """Rows whose nodes weigh `weight` times the chance of the path to them, rounded down.
+    """Rows whose nodes weigh `weight` times the chance of the path to them, rounded down;
+    or as much as the nodes below them, if these weigh more.
 
     Args:
       root: the word that the paths follow.
       num_paths: how many are kept at each depth: the likeliest.
       depth: the length of the longest.
+      power: of each follower's chance. It was told in another place of a text: below 1,
+        it is taken for less sure than it was there.
     """
     batch_size, num = len(root), table.tokens.shape[1]
     pick = jnp.arange(batch_size)[:, None]
@@ -87,7 +96,7 @@ def foretell(
     rows = []
     for level in range(depth):
         tokens, share = (part[jnp.maximum(last, 0)] for part in table)
-        share = jnp.where(last[..., None] == END, 0.0, share)
+        share = jnp.where(last[..., None] == END, 0.0, share**power)
         likely = (chance[..., None] * share).reshape(batch_size, -1)
         chance, at = jax.lax.top_k(likely, min(num_paths, likely.shape[1]))
         above = at // num

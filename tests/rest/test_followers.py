@@ -21,6 +21,11 @@ MODEL = ModelConfig(kind="decoder", num_layers=1, dim=16, mlp_dim=16, vocab_size
 DRAFT = DraftConfig("recycle", num_draft=12, num_followers=3, num_paths=5, path_depth=4)
 
 
+FORETELL = jax.jit(
+    followers.foretell, static_argnames=("num_paths", "depth", "weight", "power")
+)
+
+
 def drawn_table(rng, num_words=VOCAB, num=3):
     """Some words have few followers that are known, some none."""
     tokens = np.argsort(rng.random((num_words, num_words)), axis=1)[:, :num]
@@ -89,9 +94,7 @@ def test_a_node_weighs_the_chance_of_its_path(seed):
     rng = np.random.default_rng(seed)
     table, root = drawn_table(rng), rng.integers(0, VOCAB, 4)
     roots = jnp.asarray(root, jnp.int32)
-    rows = jax.jit(followers.foretell, static_argnums=(2, 3, 4))(
-        *(table, roots, 5, 4, 10_000)
-    )
+    rows = FORETELL(table, roots, num_paths=5, depth=4, weight=10_000)
     host = Followers(*map(np.asarray, table))
     for text, word in enumerate(root):
         weight = collections.Counter()
@@ -113,14 +116,22 @@ def test_the_drawn_rows():
     tokens = [[cat, dog], [sat, ran], [END, END], [END, END], [END, END]]
     chance = [[0.5, 0.25], [0.5, 0.25], [0, 0], [0, 0], [0, 0]]
     table = Followers(jnp.array(tokens, jnp.int32), jnp.array(chance))
-    rows = followers.foretell(table, jnp.array([the]), 4, 2, 16)
-    told = {
-        tuple(t for t in row if t != END): weight
-        for row, weight in zip(rows.tokens[0].tolist(), rows.weight[0].tolist())
-        if weight
-    }
+    how = {"num_paths": 4, "depth": 2}
+
+    def told(**rest):
+        rows = FORETELL(table, jnp.array([the]), **how, **rest)
+        return {
+            tuple(t for t in row if t != END): weight
+            for row, weight in zip(rows.tokens[0].tolist(), rows.weight[0].tolist())
+            if weight
+        }
+
     # 8 for the cat, of which 4 and 2 with what it does.
-    assert told == {(cat,): 2, (dog,): 4, (cat, sat): 4, (cat, ran): 2}
+    rows = {(cat,): 2, (dog,): 4, (cat, sat): 4, (cat, ran): 2}
+    assert told(weight=16) == rows
+    # Roots of the chances: .71 for the cat, of which .50 and .35 leave nothing.
+    rows = {(dog,): 50, (cat, sat): 50, (cat, ran): 35}
+    assert told(weight=101, power=0.5) == rows
 
 
 @pytest.mark.parametrize("draft", [decode.PLAIN, DRAFT], ids=lambda d: d.drafter)
