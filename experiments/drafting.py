@@ -1,5 +1,6 @@
 """The flags of every script that drafts: which drafter, from which store, how much."""
 
+import dataclasses
 import itertools
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from absl import flags
 from etils import epath
 
 from experiments import devices
+from relay_jax import records
 from relay_jax.arrays import Host, Int, PyTree
 from relay_jax.config import DraftConfig
 from relay_jax.rest import decode, drafters, step_times, tree_size
@@ -31,6 +33,11 @@ NUM_DRAFT = flags.DEFINE_string(
     "plainly: with auto, a shorter text is never drafted.",
 )
 _DEPTH = flags.DEFINE_integer("draft_depth", 10, "Depth of the draft tree.", 1)
+_WEIGHTS = flags.DEFINE_string(
+    "weights",
+    "",
+    "A file of experiments/calibrate.py: weights of matches and how they fade.",
+)
 INDEXES = {
     "device": indexes.load_index,
     "mesh": lambda store: indexes.load_index(store, devices.mesh(everywhere=True)),
@@ -65,9 +72,10 @@ def from_flags(
     Raises:
       ValueError: a drafter is unknown; the store is missing, damaged, or another's.
     """
-    drafts = []
+    drafts, weights = [], read_weights(_WEIGHTS.value) if _WEIGHTS.value else {}
     for name, count in itertools.product(names or [_DRAFTER.value], read_sizes()):
-        made = DraftConfig(drafter=name, num_draft=count, depth=_DEPTH.value)
+        size = {"num_draft": count, "depth": _DEPTH.value}
+        made = DraftConfig(drafter=name, **size, **weights)
         drafts.append(decode.PLAIN if name == "none" else made)
     used = {draft.drafter for draft in drafts}
     if not _DATASTORE.value and used & set(drafters.NEEDS_STORE):
@@ -108,6 +116,21 @@ def load_index(store: Datastore | None) -> AnyIndex | None:
             "together with --index=mesh"
         )
     return INDEXES[_INDEX.value](store) if store else None
+
+
+def read_weights(file: epath.PathLike) -> dict[str, Any]:
+    """The fields of a `DraftConfig` that `calibrate` found.
+
+    Raises:
+      ValueError: the file is missing, or holds something else.
+    """
+    if not epath.Path(file).exists():
+        raise ValueError(f"--weights: {file} does not exist")
+    held = records.read_json(file).get("weights")
+    names = {field.name for field in dataclasses.fields(DraftConfig)}
+    if not isinstance(held, dict) or not set(held) <= names:
+        raise ValueError(f"--weights: {file} is no file of experiments/calibrate.py")
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in held.items()}
 
 
 def read_sizes() -> list[int]:

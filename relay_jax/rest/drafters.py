@@ -24,7 +24,7 @@ from relay_jax.arrays import AnyArray, Array, Int
 from relay_jax.config import DraftConfig
 from relay_jax.rest import followers, retrieve
 from relay_jax.rest.followers import Followers
-from relay_jax.rest.index import AnyIndex
+from relay_jax.rest.index import AnyIndex, LiveIndex
 from relay_jax.rest.retrieve import Matches
 from relay_jax.rest.tree import END, MOST_WEIGHT, Rows, Tree, empty_tree, make_tree
 
@@ -147,14 +147,18 @@ NEEDS_STORE = tuple(
 
 def draft(
     text: Text,
-    index: AnyIndex | Guess | None,
+    index: AnyIndex | LiveIndex | Guess | None,
     config: DraftConfig,
 ) -> Tree:
     """The draft tree under a text's last token."""
     drafter = DRAFTERS[config.drafter]
     if drafter.rows is None or config.num_draft == 0:
         return empty_tree(len(text.length))
-    rows = drafter.rows(text, index, config)
+    if isinstance(index, LiveIndex):
+        rows = drafter.rows(text, index.store, config)
+        rows = _join(rows, _live_rows(text, index, config))
+    else:
+        rows = drafter.rows(text, index, config)
     narrow = index is not None and index.token_dtype == np.uint16
     if text.followers is not None:
         narrow = len(text.followers.tokens) < 2**16
@@ -192,6 +196,7 @@ def check(config: DraftConfig, index: Any, has_logits: bool = True) -> None:
     if drafter.recycles and not has_logits:
         raise ValueError(f"the drafter {config.drafter!r} {NO_LOGITS}")
     rows = config.num_store_rows + config.num_text_rows
+    rows += config.num_text_rows * isinstance(index, LiveIndex)
     heaviest = max(*config.store_weights, *config.text_weights, config.recent_weight)
     if not 0 < config.fading <= 1:
         raise ValueError(f"fading must be above 0 and at most 1, got {config.fading}")
@@ -229,6 +234,23 @@ def _own_rows(text: Text, query, config: DraftConfig) -> Rows:
         *(text.tokens, text.length, query, config.num_text_rows, config.depth)
     )
     return _weigh(found, (config.recent_weight, *config.text_weights))
+
+
+def _live_rows(text: Text, index: LiveIndex, config: DraftConfig) -> Rows:
+    """What was said in texts that are finished weighs as if it were said in this one."""
+    query = retrieve.last_tokens(text.tokens, text.length)
+    shape = len(query), len(index.recent)
+    found = retrieve.own_text(
+        jnp.broadcast_to(index.recent, shape),
+        jnp.full(len(query), shape[1]),
+        query,
+        config.num_text_rows,
+        config.depth,
+    )
+    ends = (found.tokens == index.eos_id).astype(jnp.int32)
+    inside = jnp.cumsum(ends, axis=-1) - ends == 0
+    found = found._replace(tokens=jnp.where(inside, found.tokens, END))
+    return _weigh(found, (0, *config.text_weights))
 
 
 def _weigh(found: Matches, weights: tuple[int, ...]) -> Rows:
