@@ -103,9 +103,9 @@ def weigh(counts: Counts) -> dict[str, Any]:
     share = counts.right / (counts.rows + 4)  # few rows are not trusted
     share = np.maximum.accumulate(share, axis=1)  # a longer match is never worth less
     weight = share / np.maximum(counts.rows / counts.places, 1)
-    scale = HEAVIEST / weight.max()
+    scale = HEAVIEST / max(weight.max(), 1e-9)
     stored, own = np.rint(weight * scale).astype(int).tolist()
-    fading = counts.held[1:].sum() / max(counts.held[:-1].sum(), 1)
+    fading = (counts.held[1:].sum() + 1) / (counts.held[:-1].sum() + 1)
     return {
         "store_weights": tuple(stored[1:]),
         "text_weights": tuple(own[1:]),

@@ -428,12 +428,17 @@ def test_drafts_from_a_store_change_no_text(tmp_path):
     assert (tmp_path / "bench" / "speed.png").stat().st_size > 1000
     assert "speed-up" in done.stdout
 
-    weights = f"--weights_file={tmp_path}/weights.json"
-    texts = "--files=" + f"{tmp_path}/corpus", "--prompt_tokens=4", "--count=2"
-    done = script("calibrate", run, store, "--tokenizer=relay:12", *texts, weights)
+    numbers = checkpoint.read_config(tmp_path / "ar").model.num_numbers
+    own = f"--datastore={tmp_path}/own", f"--tokenizer=relay:{numbers}"
+    assert script("build_datastore", *own, words[0]).returncode == 0
+    weights = f"--weights_file={tmp_path}/weights.json", "--max_new_tokens=9"
+    texts = words[0], "--prompt_tokens=4", "--count=2"
+    done = script("calibrate", run, *own, *texts, *weights)
     assert done.returncode == 0, done.stderr
-    made = drafting.read_weights(tmp_path / "weights.json")
-    assert len(made["text_weights"]) == 16 and f"fading: {made['fading']}" in done.stdout
+    made = records.read_json(tmp_path / "weights.json")["weights"]
+    assert (
+        len(made["text_weights"]) == 16 and f"fading: {made['fading']}" in done.stdout
+    )
     told = f"--weights={tmp_path}/weights.json"
     weighed = script("rest_generate", run, *fixed, told, *prompt)
     assert weighed.stdout == plain.stdout

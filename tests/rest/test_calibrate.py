@@ -80,4 +80,6 @@ def test_weights_are_shares_by_the_number_of_rows():
     assert made["text_weights"][1] == calibrate.HEAVIEST
     assert made["store_weights"][0] == round(calibrate.HEAVIEST * 0.1 / 9.996 / 0.9)
     assert made["fading"] == 0.5
+    nothing = calibrate.Counts(rows * 0, rows * 0, held * 0, np.array(0))
+    drafters.check(DraftConfig("context", 8, **calibrate.weigh(nothing)), None)
     drafters.check(DraftConfig("context", 8, **made), None)
