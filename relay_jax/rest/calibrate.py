@@ -102,7 +102,7 @@ def weigh(counts: Counts) -> dict[str, Any]:
     """Fields of a `DraftConfig`: weights of rows, whole numbers, and how they fade."""
     share = counts.right / (counts.rows + 4)  # few rows are not trusted
     share = np.maximum.accumulate(share, axis=1)  # a longer match is never worth less
-    weight = share / np.maximum(counts.rows / counts.places, 1)
+    weight = share / np.maximum(counts.rows / max(counts.places, 1), 1)
     scale = HEAVIEST / max(weight.max(), 1e-9)
     stored, own = np.rint(weight * scale).astype(int).tolist()
     fading = (counts.held[1:].sum() + 1) / (counts.held[:-1].sum() + 1)
