@@ -38,7 +38,7 @@ from experiments import command
 from relay_jax import records
 from relay_jax.data import corpus
 from relay_jax.data.recipe import RECIPES, find_recipe, read_recipe_file
-from relay_jax.rest.builder import SHARD_TOKENS, build_datastore
+from relay_jax.rest.builder import SHARD_TOKENS, build_datastore, extend_datastore
 from relay_jax.rest.datastore import Datastore, open_datastore
 from relay_jax.rest.parts import build_from_parts
 from relay_jax.tokens import Tokenizer, load_tokenizer
@@ -71,6 +71,10 @@ _TOKENIZER_ID = flags.DEFINE_string(
     "them as if they were its own: never another text, but perhaps no help.",
 )
 _SHARD_TOKENS = flags.DEFINE_integer("shard_tokens", SHARD_TOKENS, "Sorted at once.")
+_EVERY = flags.DEFINE_integer("every", 1, "Take one document in so many.", 1)
+_EXTEND = flags.DEFINE_bool(
+    "extend", False, "Add the documents to the store that is there, as further shards."
+)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing store.")
 _RUNNER = flags.DEFINE_string("runner", "", "Of Apache Beam, e.g. DirectRunner.")
 _BEAM_OPTIONS = flags.DEFINE_string(
@@ -103,11 +107,17 @@ def main() -> None:
     parts, options = _read(given[0], bool(workers))
     options |= {"shard_tokens": _SHARD_TOKENS.value, "overwrite": _OVERWRITE.value}
     if workers:
+        if _EVERY.value > 1 or _EXTEND.value:
+            raise ValueError("--every and --extend work without --runner")
         store = build_from_parts(parts, _DATASTORE.value, workers, **options)
     else:
         documents = itertools.chain.from_iterable(part() for part in parts)
+        documents = itertools.islice(documents, 0, None, _EVERY.value)
         shown = tqdm(documents, unit=" documents", delay=0.5)
-        store = build_datastore(shown, _DATASTORE.value, **options)
+        if _EXTEND.value:
+            store = _extend(shown, options)
+        else:
+            store = build_datastore(shown, _DATASTORE.value, **options)
     seconds, cpu_seconds = time.monotonic() - start, time.process_time() - busy
     # What other processes spent is not known here.
     line = measure(store, seconds, None if workers else cpu_seconds)
@@ -120,6 +130,19 @@ def main() -> None:
     )
     if _RECORDS.value:
         records.append_lines(_RECORDS.value, [line | command.describe()])
+
+
+def _extend(documents: Iterable, options: dict) -> Datastore:
+    """Adds to a store, whose words must be those of the documents."""
+    store = open_datastore(_DATASTORE.value)
+    for name in ("tokenizer", "vocab_size", "eos_id"):
+        held, given = getattr(store, name), options[name]
+        if held != given:
+            raise ValueError(
+                f"{store.path} has {name} {held!r}, the documents {given!r}; build a "
+                "store of its own"
+            )
+    return extend_datastore(store.path, documents, options["shard_tokens"])
 
 
 def measure(store: Datastore, seconds: float, cpu_seconds: float | None) -> dict:

@@ -20,9 +20,9 @@ import numpy as np
 from absl import flags
 
 from experiments import command, drafting, prompting
-from relay_jax.config import MOST_SEED, ModelConfig, SamplingConfig
+from relay_jax.config import MOST_SEED, DraftConfig, ModelConfig, SamplingConfig
 from relay_jax.conversation import TEMPLATES
-from relay_jax.rest import decode
+from relay_jax.rest import decode, drafters
 from relay_jax.tokens import UNFINISHED, Tokenizer, decode_spans
 
 _TEMPLATE = flags.DEFINE_enum("template", "plain", list(TEMPLATES), "How it is asked.")
@@ -74,7 +74,7 @@ def main() -> None:
             continue
         answer = Answer()
         try:
-            state = _read(params, ids, len(answers), config.model)
+            state = _read(params, ids, len(answers), config.model, draft)
             if fit is None:  # measured beside the answer
                 copy = jax.tree.map(jnp.copy, state)
                 _, fit, draft = drafting.choose(params, copy, index, draft, settings)
@@ -95,13 +95,14 @@ def main() -> None:
             )
 
 
-def _read(params, ids: list[int], number: int, model: ModelConfig):
+def _read(params, ids: list[int], number: int, model: ModelConfig, draft: DraftConfig):
     """The state after a conversation; its answer ends where the model's length does."""
     room = 1 << (len(ids) - 1).bit_length()  # few lengths: few compilations
     state = decode.start(
         params,
         *decode.pad_prompts([ids], model.num_words, room),
         decode.request_keys(_SEED.value + number, 1),
+        drafters.followers_for(draft, model.num_words),
         model=model,
         max_new_tokens=_MOST.value,
     )

@@ -95,10 +95,12 @@ def main() -> None:
     )
     kinds = {"plain": (decode.PLAIN, None)}
     small = {"num_draft": _NUM_DRAFT.value}
-    kinds["context"] = DraftConfig(drafter="context", **small), None
+    for name in ("context", "recycle"):
+        kinds[name] = DraftConfig(name, **small), None
     if _STORE_TOKENS.value:
         index = random_index(model.num_words, _STORE_TOKENS.value)
-        kinds["rest"] = DraftConfig(drafter="rest", **small), index
+        for name in ("rest", "mixed"):
+            kinds[name] = DraftConfig(name, **small), index
     plain = None
     for name, (draft, index) in kinds.items():
         work = {"held": held, "batch_size": batch_size, "num_steps": _STEPS.value}

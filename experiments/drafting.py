@@ -1,5 +1,6 @@
 """The flags of every script that drafts: which drafter, from which store, how much."""
 
+import dataclasses
 import itertools
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from absl import flags
 from etils import epath
 
 from experiments import devices
+from relay_jax import records
 from relay_jax.arrays import Host, Int, PyTree
 from relay_jax.config import DraftConfig
 from relay_jax.rest import decode, drafters, step_times, tree_size
@@ -21,7 +23,7 @@ from relay_jax.tokens import Tokenizer
 
 _DATASTORE = flags.DEFINE_string("datastore", "", "A datastore's directory.")
 # A guess is another script's: experiments/foretell.py.
-NAMES = [n for n, one in drafters.DRAFTERS.items() if one.needs != drafters.GUESS]
+NAMES = [n for n, one in drafters.DRAFTERS.items() if one.looks_into != drafters.GUESS]
 _DRAFTER = flags.DEFINE_enum("drafter", "rest", NAMES, "Who drafts.")
 NUM_DRAFT = flags.DEFINE_string(
     "num_draft",
@@ -31,6 +33,11 @@ NUM_DRAFT = flags.DEFINE_string(
     "plainly: with auto, a shorter text is never drafted.",
 )
 _DEPTH = flags.DEFINE_integer("draft_depth", 10, "Depth of the draft tree.", 1)
+_WEIGHTS = flags.DEFINE_string(
+    "weights",
+    "",
+    "A file of experiments/calibrate.py: weights of matches and how they fade.",
+)
 INDEXES = {
     "device": indexes.load_index,
     "mesh": lambda store: indexes.load_index(store, devices.mesh(everywhere=True)),
@@ -65,31 +72,36 @@ def from_flags(
     Raises:
       ValueError: a drafter is unknown; the store is missing, damaged, or another's.
     """
-    drafts = []
+    drafts, weights = [], read_weights(_WEIGHTS.value) if _WEIGHTS.value else {}
     for name, count in itertools.product(names or [_DRAFTER.value], read_sizes()):
-        made = DraftConfig(drafter=name, num_draft=count, depth=_DEPTH.value)
+        size = {"num_draft": count, "depth": _DEPTH.value}
+        made = DraftConfig(drafter=name, **size, **weights)
         drafts.append(decode.PLAIN if name == "none" else made)
-    store = None
-    if any(draft.drafter in drafters.NEEDS_STORE for draft in drafts):
-        if not _DATASTORE.value:
-            raise ValueError(
-                f"--datastore is missing: {' and '.join(drafters.NEEDS_STORE)} need one; "
-                "--drafter=context drafts from the text alone"
-            )
-        store = open_datastore(
-            _DATASTORE.value, tokenizer=tokenizer, verify=_VERIFY.value
+    used = {draft.drafter for draft in drafts}
+    if not _DATASTORE.value and used & set(drafters.NEEDS_STORE):
+        raise ValueError(
+            f"--datastore is missing: {' and '.join(drafters.NEEDS_STORE)} need one; "
+            "--drafter=mixed and --drafter=context work without"
         )
-        if tokenizer and not store.tokenizer:
-            print(
-                f"{store.path} does not tell its tokenizer (build_datastore: --tokenizer "
-                "or --tokenizer_identity); its words are taken to be the model's",
-                file=sys.stderr,
-            )
+    looked_into = {drafters.DRAFTERS[name].looks_into for name in used}
+    is_open = _DATASTORE.value and drafters.STORE in looked_into
+    store = _open_store(tokenizer) if is_open else None
     for draft in drafts:
         is_auto = draft.num_draft == tree_size.AUTO
         resized = tree_size.resize(draft, 1) if is_auto else draft
         drafters.check(resized, store)
     return drafts, store
+
+
+def _open_store(tokenizer: Tokenizer | None) -> Datastore:
+    store = open_datastore(_DATASTORE.value, tokenizer=tokenizer, verify=_VERIFY.value)
+    if tokenizer and not store.tokenizer:
+        print(
+            f"{store.path} does not tell its tokenizer (build_datastore: --tokenizer "
+            "or --tokenizer_identity); its words are taken to be the model's",
+            file=sys.stderr,
+        )
+    return store
 
 
 def load_index(store: Datastore | None) -> AnyIndex | None:
@@ -104,6 +116,21 @@ def load_index(store: Datastore | None) -> AnyIndex | None:
             "together with --index=mesh"
         )
     return INDEXES[_INDEX.value](store) if store else None
+
+
+def read_weights(file: epath.PathLike) -> dict[str, Any]:
+    """The fields of a `DraftConfig` that `calibrate` found.
+
+    Raises:
+      ValueError: the file is missing, or holds something else.
+    """
+    if not epath.Path(file).exists():
+        raise ValueError(f"--weights: {file} does not exist")
+    held = records.read_json(file).get("weights")
+    names = {field.name for field in dataclasses.fields(DraftConfig)}
+    if not isinstance(held, dict) or not set(held) <= names:
+        raise ValueError(f"--weights: {file} is no file of experiments/calibrate.py")
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in held.items()}
 
 
 def read_sizes() -> list[int]:

@@ -1,5 +1,6 @@
 """The flags of every script that decodes: which run, with which words, from what."""
 
+import itertools
 import sys
 from collections.abc import Iterator
 
@@ -45,6 +46,10 @@ _FILES = flags.DEFINE_list("files", [], "Files, folders or patterns to go on wit
 _TOKEN_ARRAY = flags.DEFINE_string(
     "token_array", "", "A .npy file of documents, each to be gone on with."
 )
+_PIECE = flags.DEFINE_integer(
+    "piece_tokens", 0, "Cut files and documents into pieces of so many first; 0: none."
+)
+_SKIP = flags.DEFINE_integer("skip_prompts", 0, "Prompts at the beginning left out.")
 _CUT = flags.DEFINE_integer(
     "prompt_tokens", 64, "Tokens of a file or document that are the prompt.", 1
 )
@@ -146,11 +151,8 @@ def read_prompts(tokenizer: Tokenizer, most: int = 0) -> list[list[int]]:
     Raises:
       ValueError: a file is missing or holds something else; no prompt is given.
     """
-    prompts = []
-    for prompt in _prompts(tokenizer):
-        if most and len(prompts) == most:
-            break
-        prompts.append(prompt)
+    stop = _SKIP.value + most if most else None
+    prompts = list(itertools.islice(_prompts(tokenizer), _SKIP.value, stop))
     if not prompts:
         raise ValueError(
             "no prompt: give --prompt, --prompt_ids, --prompt_file, --prompts_jsonl, or "
@@ -189,7 +191,10 @@ def _prompts(tokenizer: Tokenizer) -> Iterator[list[int]]:
 
 
 def _cut(documents) -> Iterator[list[int]]:
-    """The first tokens of every document that goes on after them."""
+    """The first tokens of every document, or piece of one, that goes on after them."""
     for document in documents:
-        if len(document) > _CUT.value + 1:
-            yield list(map(int, document[: _CUT.value]))
+        size = _PIECE.value or len(document) or 1
+        for first in range(0, len(document), size):
+            piece = document[first : first + size]
+            if len(piece) > _CUT.value + 1:
+                yield list(map(int, piece[: _CUT.value]))

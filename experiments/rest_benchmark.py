@@ -8,8 +8,9 @@
 
 Every drafter decodes all prompts once unmeasured (compilation), then `--repeats` times
 in turns with plain decoding, so that a slow minute of the machine hits all alike. Texts
-must be the same token for token, or the script fails. Appends to OUT/records.jsonl, and
-draws OUT/speed.png from it.
+must be the same token for token, or the script fails. By how much M of one drafter is above
+another's is told with an interval (`relay_jax/evaluation/bootstrap.py`). Appends to
+OUT/records.jsonl, and draws OUT/speed.png from it.
 """
 
 import sys
@@ -22,7 +23,7 @@ from relay_jax import records
 from relay_jax.config import MOST_SEED, TrainConfig
 from relay_jax.data import pipeline
 from relay_jax.data.align import sizes
-from relay_jax.evaluation import accuracy, figures, speed
+from relay_jax.evaluation import accuracy, bootstrap, figures, speed
 from relay_jax.evaluation.table import make_speed_table
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where records go.", required=True)
@@ -60,6 +61,7 @@ def main() -> None:
         index=index,
     )
     lines = speed.compare(work, drafts, _REPEATS.value, drafting.cache_file())
+    lines = bootstrap.add_gains(lines)
     if not records.is_first():
         return
     for line in lines:
@@ -77,6 +79,8 @@ def main() -> None:
     records.append_lines(file, [line | about | command.describe() for line in lines])
     figures.speed_by_drafter(list(records.read_lines(file)), path / "speed.png")
     print(make_speed_table(lines))
+    if any(line["above"] for line in lines):
+        print(bootstrap.make_gain_table(lines))
     print(f"records: {file}\nfigure: {path / 'speed.png'}")
 
 

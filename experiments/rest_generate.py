@@ -20,7 +20,7 @@ from absl import flags
 
 from experiments import command, drafting, prompting
 from relay_jax.config import MOST_SEED, SamplingConfig
-from relay_jax.rest import decode
+from relay_jax.rest import decode, drafters
 from relay_jax.tokens import UNFINISHED, decode_spans
 
 _PRINT_IDS = flags.DEFINE_bool("print_ids", False, "Print ids instead of text.")
@@ -55,6 +55,7 @@ def main() -> None:
     state = decode.start(
         params,
         *(tokens, length, decode.request_keys(_SEED.value, len(tokens))),
+        drafters.followers_for(draft, config.model.num_words),
         model=config.model,
         max_new_tokens=_MOST.value,
     )

@@ -13,7 +13,7 @@ import numpy as np
 from absl import flags
 
 from experiments import command, drafting
-from relay_jax.rest import replay
+from relay_jax.rest import drafters, replay
 
 _TARGETS = flags.DEFINE_string("targets", None, "A .npz file of texts.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Texts at once.", lower_bound=1)
@@ -27,6 +27,7 @@ def main() -> None:
         raise ValueError("--num_draft must be a number here: there is no model to time")
     drafts, store = drafting.from_flags()
     draft = drafting.one(drafts)
+    drafters.check(draft, store, has_logits=False)
     targets = replay.load_targets(_TARGETS.value)
     if store is not None:
         replay.check_targets(targets, store.vocab_size)

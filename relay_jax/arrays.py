@@ -13,6 +13,7 @@
     d   width of the model     e   width of one head
     f   width of the feed-forward layer
     v   words of the vocabulary
+    u   likely followers of one word
     c   nodes of a draft tree below its root
     s   tokens along a branch of it
     w   shards of a datastore

@@ -251,7 +251,12 @@ class DraftConfig:
     store_weights: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     text_weights: tuple[int, ...] = (16, 32, 64, 128, 256, 512)
     recent_weight: int = 2  # of a row at one of the text's latest places, without match
-    fading: float = 0.9  # rest, context: of a node's weight, to the power of its depth
+    fading: float = 0.9  # of a node's weight, to the power of its depth
+    num_followers: int = 8  # recycle, mixed: words kept as likely after each word
+    num_paths: int = 16  # recycle, mixed: of them, at each depth
+    path_depth: int = 6  # recycle, mixed: words along such a path
+    path_weight: int = 2048  # recycle, mixed: of a path that is certain
+    path_power: float = 0.6  # recycle, mixed: of chances, told in another place
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,7 @@ import numpy as np
 from relay_jax.arrays import Array, PyTree
 from relay_jax.config import DraftConfig, ModelConfig
 from relay_jax.models.mesh import named_leaves
-from relay_jax.rest import decode
+from relay_jax.rest import decode, drafters
 
 ROUNDS = 5  # measurements of each kind, of which the median counts
 
@@ -102,6 +102,7 @@ def time_steps(
         prompts,
         np.full(batch_size, held, np.int32),
         decode.request_keys(seed, batch_size),
+        drafters.followers_for(draft, model.num_words),
         model=model,
         max_new_tokens=(ROUNDS + 1 + bool(trace)) * num_steps * (deepest + 1),
     )

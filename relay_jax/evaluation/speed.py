@@ -36,7 +36,7 @@ class Work(NamedTuple):
 
     def index_for(self, draft: DraftConfig, rows: Int[Host, " b"]) -> Any:
         """What a drafter looks into for these prompts."""
-        needs = drafters.DRAFTERS[draft.drafter].needs if draft.num_draft else ""
+        needs = drafters.DRAFTERS[draft.drafter].looks_into if draft.num_draft else ""
         if needs == drafters.GUESS and self.guess is not None:
             return drafters.Guess(*(part[rows] for part in self.guess))
         return self.index if needs == drafters.STORE else None
@@ -112,6 +112,7 @@ def _sized(work: Work, draft: DraftConfig, cache_file) -> DraftConfig:
         state = decode.start(
             work.params,
             *(tokens, length, decode.request_keys(0, len(tokens))),
+            drafters.followers_for(draft, work.model.num_words),
             model=work.model,
             max_new_tokens=work.max_new_tokens,
         )
@@ -144,18 +145,23 @@ def _run(work: Work, draft: DraftConfig) -> tuple[list[Written], float]:
     """Decodes all prompts -> texts, seconds."""
     texts, before = [], time.perf_counter()
     for rows in _groups(work):
-        state = decode.decode(
-            work.params,
-            [work.prompts[row] for row in rows],
-            model=work.model,
-            max_new_tokens=work.max_new_tokens,
-            eos_id=work.eos_id,
-            draft=draft,
-            index=work.index_for(draft, rows),
-            width=max(map(len, work.prompts)),
-        )
+        state = _decode(work, draft, rows)
         texts.append(jax.device_get(Written(state.tokens, state.length, state.steps)))
     return texts, time.perf_counter() - before
+
+
+def _decode(work: Work, draft: DraftConfig, rows) -> decode.DecodeState:
+    """Decodes one batch of prompts."""
+    return decode.decode(
+        work.params,
+        [work.prompts[row] for row in rows],
+        model=work.model,
+        max_new_tokens=work.max_new_tokens,
+        eos_id=work.eos_id,
+        draft=draft,
+        index=work.index_for(draft, rows),
+        width=max(map(len, work.prompts)),
+    )
 
 
 def _same_texts(texts: list[Written], plain: list[Written]) -> float:
@@ -174,7 +180,7 @@ def _targets(work: Work, texts: list[Written]) -> list[Target]:
     ]
 
 
-def _measures(texts, seconds, plain, targets) -> dict[str, float]:
+def _measures(texts, seconds, plain, targets) -> dict[str, Any]:
     new = sum(len(target.tokens) - target.prompt_length for target in targets)
     rate = new / sum(int(part.steps.sum()) for part in texts)
     ratios = plain / seconds
@@ -189,6 +195,8 @@ def _measures(texts, seconds, plain, targets) -> dict[str, float]:
         "speed_up_by_M": round(speed_up / rate, 3),
         "texts": len(targets),
         "new_tokens": new,
+        "tokens_of_texts": [len(t.tokens) - t.prompt_length for t in targets],
+        "steps_of_texts": [int(n) for part in texts for n in part.steps],
     }
 
 
@@ -201,8 +209,11 @@ def _drafting(draft, texts, seconds, work) -> dict[str, float]:
     """The share of a step that retrieval and tree take, for the same batches."""
     if not draft.num_draft:
         return {"drafting_share": 0.0}
-    calls = _draw_texts(work, texts, TIMED_DRAFTS)
-    index = work.index_for(draft, _groups(work)[0])
+    calls, rows = _draw_texts(work, texts, TIMED_DRAFTS), _groups(work)[0]
+    if drafters.DRAFTERS[draft.drafter].recycles:
+        known = _decode(work, draft, rows).followers
+        calls = [text._replace(followers=known) for text in calls]
+    index = work.index_for(draft, rows)
     alone = float(np.median(time_drafter(calls, index, draft)))
     step = float(np.median(seconds)) / _passes(texts)
     return {"drafting_share": round(alone / step, 3)}

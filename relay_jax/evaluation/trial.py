@@ -17,7 +17,7 @@ from etils import epath
 from relay_jax import records
 from relay_jax.arrays import PyTree
 from relay_jax.config import DraftConfig, ModelConfig, SamplingConfig
-from relay_jax.rest import decode, tree_size
+from relay_jax.rest import decode, drafters, tree_size
 from relay_jax.tokens import Tokenizer, decode_spans
 
 SHORTEST_ROOM = 64  # of prompts, which is a power of two: few compilations
@@ -169,6 +169,7 @@ def _read(trial: Trial, ids: list[int]) -> decode.DecodeState:
         trial.params,
         *prompt,
         decode.request_keys(trial.seed, 1),
+        drafters.followers_for(trial.draft, trial.model.num_words),
         model=trial.model,
         max_new_tokens=trial.max_new_tokens,
     )

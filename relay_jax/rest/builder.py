@@ -84,6 +84,33 @@ def build_datastore(
     return finish(path, words, built)
 
 
+def extend_datastore(
+    path: epath.PathLike,
+    documents: Iterable[Integer[Host, "_"]],
+    shard_tokens: int = SHARD_TOKENS,
+) -> Datastore:
+    """Adds documents to a store, as further shards; what was there is not sorted again.
+
+    Whoever has the store open goes on with what it was; opened anew it has both.
+
+    Raises:
+      ValueError: there is no store, or an id is out of range.
+    """
+    path, store = epath.Path(path), open_datastore(path)
+    words = Words(store.tokenizer, store.vocab_size, store.eos_id)
+    held = [
+        Built(seals, len(tokens), int(np.count_nonzero(tokens == words.eos_id)))
+        for seals, (tokens, _) in zip(store.seals, store.shards)
+    ]
+    dtype = token_dtype(words.vocab_size)
+    pieces = _cut(checked(documents, words), shard_tokens, dtype)
+    built = [
+        build_shard(path, number, piece, words.eos_id)
+        for number, piece in enumerate(pieces, len(held))
+    ]
+    return finish(path, words, [*held, *built])
+
+
 def check_build(
     path: epath.Path, words: Words, shard_tokens: int, overwrite: bool
 ) -> None:

@@ -13,23 +13,23 @@ result is the same, token for token; only the number of steps differs (REST, sec
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from relay_jax.arrays import Array, Bool, Float, Host, Int, Key, PyTree
+from relay_jax.arrays import Array, Host, Int, Key, PyTree
 from relay_jax.config import DraftConfig, ModelConfig, SamplingConfig
-from relay_jax.models.cache import Cache, make_cache, write_cache
+from relay_jax.models.cache import make_cache, write_cache
 from relay_jax.models.decoder import run_decoder
-from relay_jax.models.layers import KeyValues
-from relay_jax.models.mesh import constrain
-from relay_jax.rest import drafters
+from relay_jax.rest import drafters, followers
 from relay_jax.rest.drafters import Text
+from relay_jax.rest.followers import Followers
 from relay_jax.rest.index import place_beside
+from relay_jax.rest.state import DecodeState, Verdict, first_state, keep, lay_out, nodes
 from relay_jax.rest.tree import Tree
-from relay_jax.rest.verify import Choice, accept, choose
+from relay_jax.rest.verify import Choice, choose
 from relay_jax.tokens import check_ids
 
 GREEDY = SamplingConfig()
@@ -40,22 +40,7 @@ NO_LIMIT = 2**31 - 1  # steps
 EndIds = int | tuple[int, ...]  # some models end a text with any of several tokens
 
 
-class DecodeState(NamedTuple):
-    """The carry of the loop."""
-
-    tokens: Int[Array, "b m"]  # prompt, then what was written; 0 after it
-    length: Int[Array, " b"]  # of the text; its last token is the next tree's root
-    stop: Int[Array, " b"]  # the length at which a row ends
-    done: Bool[Array, " b"]
-    drafted: Bool[Array, "b m"]  # tokens that were drafted and kept
-    confidence: Float[Array, " b"]  # the least probability of a token written
-    steps: Int[Array, " b"]  # forward passes that wrote something to the row
-    nodes: Int[Array, " b"]  # nodes drafted in them, in all
-    keys: Key[Array, " b"]  # of each request, for sampling
-    cache: Cache | None  # holds the text but for its last token
-
-
-Target = Callable[[DecodeState, Tree], tuple[Choice, KeyValues | None]]
+Target = Callable[[DecodeState, Tree], Verdict]
 
 
 def decode(
@@ -70,6 +55,7 @@ def decode(
     index: Any = None,
     seed: int = 0,
     width: int = 0,
+    known: Followers | None = None,
 ) -> DecodeState:
     """Continues prompts; see `written` for the new tokens.
 
@@ -80,6 +66,7 @@ def decode(
       index: the datastore, `index.load_index` or `HostIndex`.
       seed: of the noise when sampling; row i uses `fold_in(key(seed), i)`.
       width: room for prompts, so that different ones need no new compilation.
+      known: followers to begin with, those of the texts before; by default none.
 
     Raises:
       ValueError: a prompt is empty, too long, or holds ids outside the vocabulary; the
@@ -95,6 +82,7 @@ def decode(
         tokens,
         length,
         request_keys(seed, len(tokens)),
+        known or drafters.followers_for(draft, model.num_words),
         model=model,
         max_new_tokens=max_new_tokens,
     )
@@ -146,34 +134,45 @@ def start(
     prompts: Int[Array, "b p"],
     length: Int[Array, " b"],
     keys: Key[Array, " b"],
+    known: Followers | None = None,
     *,
     model: ModelConfig,
     max_new_tokens: int,
 ) -> DecodeState:
-    """Reads the prompts, `CHUNK` tokens at a time, all but each one's last token."""
+    """Reads the prompts, `CHUNK` tokens at a time, all but each one's last token.
+
+    Args:
+      known: the followers to begin with (`drafters.followers_for`), where the drafter
+        to come looks at them; the prompts are learnt too.
+    """
     batch_size, width = prompts.shape
     room = width + max_new_tokens
     chunk = min(width, CHUNK)
     num_chunks = -(-width // chunk)
     padded = jnp.pad(prompts, ((0, 0), (0, num_chunks * chunk - width)))
 
-    def read(i, cache):
+    def read(i, carry):
+        cache, known = carry
         first = i * chunk
         tokens = jax.lax.dynamic_slice_in_dim(padded, first, chunk, axis=1)
         place = first + jnp.arange(chunk)[None]
         positions = jnp.broadcast_to(place, tokens.shape)
-        _, new = run_decoder(
+        logits, new = run_decoder(
             params, tokens, model=model, positions=positions, cache=cache
         )
-        return write_cache(cache, new, place < length[:, None] - 1)
+        is_read = place < length[:, None] - 1
+        if known is not None:
+            told = followers.likeliest(logits, known.tokens.shape[1])
+            known = followers.learn(known, tokens, told, is_read)
+        return write_cache(cache, new, is_read), known
 
     # The barrier: of a cache that it knows to be empty, XLA would compute the attention
     # while it compiles.
     empty = jax.lax.optimization_barrier(make_cache(model, batch_size, room))
-    cache = jax.lax.fori_loop(0, num_chunks, read, empty)
+    cache, known = jax.lax.fori_loop(0, num_chunks, read, (empty, known))
     tokens = jnp.pad(prompts, ((0, 0), (0, max_new_tokens)))
     stop = length + max_new_tokens
-    return _lay_out(_first_state(tokens, length, stop, keys, cache), params)
+    return lay_out(first_state(tokens, length, stop, keys, cache, known), params)
 
 
 @functools.partial(
@@ -197,13 +196,12 @@ def advance(
     Compiled once for a batch size and a draft config, however many steps are taken.
     """
 
-    def target(state: DecodeState, tree: Tree) -> tuple[Choice, KeyValues]:
-        root = jnp.take_along_axis(state.tokens, state.length[:, None] - 1, axis=1)
+    def target(state: DecodeState, tree: Tree) -> Verdict:
         depth = jnp.pad(tree.depth, ((0, 0), (1, 0)))
         valid = jnp.pad(tree.valid, ((0, 0), (1, 0)), constant_values=True)
         logits, new = run_decoder(
             params,
-            jnp.concatenate([root, tree.tokens], axis=1),
+            nodes(state, tree),
             model=model,
             positions=state.length[:, None] - 1 + depth,
             mask=tree.ancestors & valid[:, None],
@@ -211,20 +209,13 @@ def advance(
         )
         deepest = _deepest(draft)
         chosen = choose(logits, sampling, state.keys, state.length, depth, deepest)
-        return chosen, new
+        told = None
+        if state.followers is not None:
+            told = followers.likeliest(logits, state.followers.tokens.shape[1])
+        return Verdict(chosen, new, told)
 
     state = _loop(target, state, index, draft, eos_id, num_steps)
-    return _lay_out(state, params)
-
-
-def _lay_out(state: DecodeState, params: PyTree) -> DecodeState:
-    """On a mesh the cache is spread by heads, and all else is seen by every process."""
-    put = functools.partial(constrain, like=params)
-    told = jax.tree.map(put, state._replace(cache=None))
-    if state.cache is None:
-        return told
-    held = [put(part, "heads", None) for part in state.cache.key_values]
-    return told._replace(cache=Cache(KeyValues(*held), put(state.cache.length)))
+    return lay_out(state, params)
 
 
 @functools.partial(jax.jit, static_argnames="draft")
@@ -239,18 +230,18 @@ def replay(
     """Decodes known texts as if a model said them: the very loop, without a model."""
     is_prompt = jnp.arange(truth.shape[1])[None] < prompt_length[:, None]
     keys = request_keys(0, len(truth))
-    state = _first_state(
+    state = first_state(
         jnp.where(is_prompt, truth, 0), prompt_length, length, keys, None
     )
 
-    def target(state: DecodeState, tree: Tree) -> tuple[Choice, None]:
+    def target(state: DecodeState, tree: Tree) -> Verdict:
         depth = jnp.pad(tree.depth, ((0, 0), (1, 0)))
         place = jnp.minimum(state.length[:, None] + depth, truth.shape[1] - 1)
         token = jnp.take_along_axis(truth, place, axis=1)
-        return Choice(token, jnp.ones(token.shape)), None
+        return Verdict(Choice(token, jnp.ones(token.shape)), None, None)
 
     state = _loop(target, state, index, draft, NO_EOS, NO_LIMIT)
-    return _lay_out(state, index)
+    return lay_out(state, index)
 
 
 def written(state: DecodeState, prompt_length: Int[Host, " b"]) -> list[Int[Host, "_"]]:
@@ -289,23 +280,6 @@ def _deepest(draft: DraftConfig) -> int:
     return draft.depth if draft.num_draft and draft.drafter != "none" else 0
 
 
-def _first_state(tokens, length, stop, keys, cache) -> DecodeState:
-    batch_size = len(length)
-    none = jnp.zeros(batch_size, jnp.int32)
-    return DecodeState(
-        tokens=tokens.astype(jnp.int32),
-        length=length.astype(jnp.int32),
-        stop=stop.astype(jnp.int32),
-        done=length >= stop,
-        drafted=jnp.zeros(tokens.shape, bool),
-        confidence=jnp.ones(batch_size),
-        steps=none,
-        nodes=none,
-        keys=keys,
-        cache=cache,
-    )
-
-
 def _loop(target: Target, state, index, draft, eos_id, num_steps) -> DecodeState:
     def is_open(carry):
         count, state = carry
@@ -313,54 +287,10 @@ def _loop(target: Target, state, index, draft, eos_id, num_steps) -> DecodeState
 
     def step(carry):
         count, state = carry
-        tree = drafters.draft(Text(state.tokens, state.length), index, draft)
-        choice, new = target(state, tree)
-        return count + 1, _keep(state, tree, choice, new, _deepest(draft), eos_id)
+        text = Text(state.tokens, state.length, state.followers)
+        tree = drafters.draft(text, index, draft)
+        verdict = target(state, tree)
+        return count + 1, keep(state, tree, verdict, _deepest(draft), eos_id)
 
     _, state = jax.lax.while_loop(is_open, step, (jnp.zeros((), jnp.int32), state))
     return state
-
-
-def _keep(state, tree, choice: Choice, new, deepest: int, eos_id) -> DecodeState:
-    """Appends the accepted branch, and the token that the model says after it."""
-    path, count = accept(tree, choice.token, deepest)
-    # What follows each kept node: the next kept node's token, at last the model's own.
-    said = jnp.take_along_axis(choice.token, path, axis=1)
-    probability = jnp.take_along_axis(choice.probability, path, axis=1)
-    place = jnp.arange(deepest + 1)[None]
-    own = count[:, None] - 1  # the last token is the model's own
-    ends = jnp.isin(said, jnp.asarray(eos_id)) & (place < count[:, None])
-    first_end = jnp.argmax(ends, axis=1)
-    ended = jnp.any(ends, axis=1)
-    count = jnp.where(ended, first_end + 1, count)
-    ended &= count <= state.stop - state.length
-    count = jnp.minimum(count, state.stop - state.length)
-    count = jnp.where(state.done, 0, count)
-
-    is_new = place < count[:, None]
-    row = jnp.arange(len(count))[:, None]
-    size = state.tokens.shape[1]
-    slot = jnp.where(is_new, state.length[:, None] + place, size + place)
-
-    def put(array, values):
-        return array.at[row, slot].set(values, mode="drop", unique_indices=True)
-
-    cache = state.cache
-    if new is not None:
-        rows = path[None, :, :, None, None]
-        kept = jax.tree.map(lambda x: jnp.take_along_axis(x, rows, axis=2), new)
-        cache = write_cache(cache, kept, is_new)
-    least = jnp.min(jnp.where(is_new, probability, 1.0), axis=1)
-    length = state.length + count
-    return DecodeState(
-        tokens=put(state.tokens, said),
-        length=length,
-        stop=state.stop,
-        done=state.done | ended | (length >= state.stop),
-        drafted=put(state.drafted, place < own),
-        confidence=jnp.minimum(state.confidence, least),
-        steps=state.steps + ~state.done,
-        nodes=state.nodes + jnp.where(state.done, 0, tree.valid.sum(axis=1)),
-        keys=state.keys,
-        cache=cache,
-    )

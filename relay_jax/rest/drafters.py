@@ -5,6 +5,8 @@
     rest_paper   the datastore, places with the longest match only, each counted once
     rest         the datastore, matches of every length, and the text's own past
     guess        a whole text that somebody foretold, and the text's own past
+    recycle      what the model itself last held likely after each word (`followers`)
+    mixed        that, the text's own past, and the datastore where there is one
 
 A row's weight grows with the length of its match, and the text's own past weighs more
 than the corpus; what was said last may be said again, whatever stood before it. The
@@ -20,10 +22,11 @@ import numpy as np
 
 from relay_jax.arrays import AnyArray, Array, Int
 from relay_jax.config import DraftConfig
-from relay_jax.rest import retrieve
-from relay_jax.rest.index import AnyIndex
+from relay_jax.rest import followers, retrieve
+from relay_jax.rest.followers import Followers
+from relay_jax.rest.index import AnyIndex, LiveIndex
 from relay_jax.rest.retrieve import Matches
-from relay_jax.rest.tree import MOST_WEIGHT, Rows, Tree, empty_tree, make_tree
+from relay_jax.rest.tree import END, MOST_WEIGHT, Rows, Tree, empty_tree, make_tree
 
 
 class Text(NamedTuple):
@@ -31,19 +34,19 @@ class Text(NamedTuple):
 
     tokens: Int[Array, "b m"]
     length: Int[Array, " b"]
+    followers: Followers | None = None  # that the model told so far, for all texts
 
 
 def rest(text: Text, index, config: DraftConfig) -> Rows:
-    query = retrieve.last_tokens(*text)
+    query = retrieve.last_tokens(text.tokens, text.length)
     size = (config.num_store_rows, config.depth)
     found = retrieve.nearest(index, query, *size)
     rows = _weigh(found, (0, *config.store_weights))
-    own = _own_rows(text, query, config)
-    return Rows(*(jnp.concatenate(part, axis=1) for part in zip(rows, own)))
+    return _join(rows, _own_rows(text, query, config))
 
 
 def rest_paper(text: Text, index, config: DraftConfig) -> Rows:
-    query = retrieve.last_tokens(*text)
+    query = retrieve.last_tokens(text.tokens, text.length)
     size = (config.num_paper_rows, config.depth)
     found = retrieve.longest(index, query, *size)
     return Rows(found.tokens, (found.length > 0).astype(jnp.int32))
@@ -51,7 +54,7 @@ def rest_paper(text: Text, index, config: DraftConfig) -> Rows:
 
 def context(text: Text, index, config: DraftConfig) -> Rows:
     del index
-    return _own_rows(text, retrieve.last_tokens(*text), config)
+    return _own_rows(text, retrieve.last_tokens(text.tokens, text.length), config)
 
 
 class Guess(NamedTuple):
@@ -73,7 +76,7 @@ def guess(text: Text, index: Guess, config: DraftConfig) -> Rows:
     """Where the guess goes on, by its places that match the text's end: the longest
     match, then the place nearest to the text's own length. After a mismatch the guess is
     found again where it agrees."""
-    query = retrieve.last_tokens(*text)
+    query = retrieve.last_tokens(text.tokens, text.length)
     tokens, length = jnp.asarray(index.tokens), jnp.asarray(index.length)
     found = retrieve.own_text(
         tokens, length, query, GUESS_ROWS, config.depth, near=text.length
@@ -81,8 +84,30 @@ def guess(text: Text, index: Guess, config: DraftConfig) -> Rows:
     rows = _weigh(found, (0, *(GUESS_WEIGHT * w for w in config.text_weights)))
     # Of places that match alike, the nearest: each next row weighs less.
     rows = rows._replace(weight=rows.weight >> jnp.arange(GUESS_ROWS)[None])
-    own = _own_rows(text, query, config)
-    return Rows(*(jnp.concatenate(part, axis=1) for part in zip(rows, own)))
+    return _join(rows, _own_rows(text, query, config))
+
+
+def recycle(text: Text, index, config: DraftConfig) -> Rows:
+    del index
+    if text.followers is None:
+        raise ValueError(f"the drafter {config.drafter!r} {NO_LOGITS}")
+    last = text.tokens[jnp.arange(len(text.length)), text.length - 1]
+    depth = min(config.path_depth, config.depth)
+    rows = followers.foretell(
+        text.followers,
+        last,
+        num_paths=config.num_paths,
+        depth=depth,
+        weight=config.path_weight,
+        power=config.path_power,
+    )
+    longer = ((0, 0), (0, 0), (0, config.depth - depth))
+    return rows._replace(tokens=jnp.pad(rows.tokens, longer, constant_values=END))
+
+
+def mixed(text: Text, index: AnyIndex | None, config: DraftConfig) -> Rows:
+    others = context if index is None else rest
+    return _join(others(text, index, config), recycle(text, None, config))
 
 
 GUESS_ROWS = 4  # places in the guess
@@ -93,61 +118,93 @@ class Drafter(NamedTuple):
     """How one of them works."""
 
     rows: Callable[[Text, Any, DraftConfig], Rows] | None
-    needs: str = ""  # the index it looks into: "a datastore", "a guess"
+    looks_into: str = ""  # "a datastore", "a guess"
+    is_optional: bool = False  # whether it works without
+    recycles: bool = False  # whether it looks at what the model told of other words
     fades: bool = True  # whether nodes weigh less the deeper they are
 
 
 STORE, GUESS = "a datastore", "a guess"
+NO_LOGITS = (
+    "drafts from the model's own logits, and there are none: measure it while a model "
+    "decodes (rest_benchmark; `decode.start` takes `known`), not in a replay"
+)
 DRAFTERS = {
     "none": Drafter(None),
     "context": Drafter(context),
     "rest_paper": Drafter(rest_paper, STORE, fades=False),
     "rest": Drafter(rest, STORE),
     "guess": Drafter(guess, GUESS, fades=False),
+    "recycle": Drafter(recycle, recycles=True),
+    "mixed": Drafter(mixed, STORE, is_optional=True, recycles=True),
 }
-NEEDS_STORE = tuple(name for name, one in DRAFTERS.items() if one.needs == STORE)
+NEEDS_STORE = tuple(
+    name
+    for name, one in DRAFTERS.items()
+    if one.looks_into == STORE and not one.is_optional
+)
 
 
 def draft(
     text: Text,
-    index: AnyIndex | Guess | None,
+    index: AnyIndex | LiveIndex | Guess | None,
     config: DraftConfig,
 ) -> Tree:
     """The draft tree under a text's last token."""
     drafter = DRAFTERS[config.drafter]
     if drafter.rows is None or config.num_draft == 0:
         return empty_tree(len(text.length))
-    rows = drafter.rows(text, index, config)
+    if isinstance(index, LiveIndex):
+        rows = drafter.rows(text, index.store, config)
+        rows = _join(rows, _live_rows(text, index, config))
+    else:
+        rows = drafter.rows(text, index, config)
     narrow = index is not None and index.token_dtype == np.uint16
+    if text.followers is not None:
+        narrow = len(text.followers.tokens) < 2**16
     fading = config.fading if drafter.fades else 1.0
     return make_tree(rows, config.num_draft, narrow, fading)
 
 
-def check(config: DraftConfig, index: Any) -> None:
+def followers_for(config: DraftConfig, num_words: int) -> Followers | None:
+    """The empty table for a drafter that looks at one."""
+    if not DRAFTERS[config.drafter].recycles:
+        return None
+    return followers.nothing(num_words, min(config.num_followers, num_words))
+
+
+def check(config: DraftConfig, index: Any, has_logits: bool = True) -> None:
     """Raises ValueError at a draft config that cannot work.
 
     Args:
       index: what there is to look into: a datastore's index, a `Guess`, None.
+      has_logits: whether a model decodes; there is none in a replay.
     """
     if config.drafter not in DRAFTERS:
         raise ValueError(
             f"unknown drafter {config.drafter!r}; valid drafters: {', '.join(DRAFTERS)}"
         )
-    needs = DRAFTERS[config.drafter].needs
+    drafter = DRAFTERS[config.drafter]
+    needs = drafter.looks_into
     held = GUESS if isinstance(index, Guess) else STORE if index is not None else ""
-    if needs and needs != held:
+    if needs and needs != held and (held or not drafter.is_optional):
         raise ValueError(
             f"the drafter {config.drafter!r} needs {needs}, and there is "
             f"{held or 'none'}; give one, or take 'context', which drafts from the text "
             "alone"
         )
+    if drafter.recycles and not has_logits:
+        raise ValueError(f"the drafter {config.drafter!r} {NO_LOGITS}")
     rows = config.num_store_rows + config.num_text_rows
+    rows += config.num_text_rows * isinstance(index, LiveIndex)
     heaviest = max(*config.store_weights, *config.text_weights, config.recent_weight)
     if not 0 < config.fading <= 1:
         raise ValueError(f"fading must be above 0 and at most 1, got {config.fading}")
     most = max(rows * heaviest, config.num_paper_rows)
     if needs == GUESS:
         most += 2 * GUESS_WEIGHT * max(config.text_weights)
+    if drafter.recycles:
+        most += config.num_paths * config.path_depth * config.path_weight
     if most * (config.depth + 1) >= MOST_WEIGHT:
         raise ValueError(
             f"{rows} rows of weight {heaviest} and depth {config.depth} exceed what is "
@@ -163,12 +220,37 @@ def check(config: DraftConfig, index: Any) -> None:
 def most_nodes(config: DraftConfig) -> int:
     """The largest tree that any drafter's rows can fill."""
     rows = config.num_store_rows + config.num_text_rows
-    return min(rows, config.num_text_rows, config.num_paper_rows) * config.depth
+    paths = min(config.num_paths, config.num_followers) * config.path_depth
+    fewest = min(rows, config.num_text_rows, config.num_paper_rows, paths)
+    return fewest * config.depth
+
+
+def _join(*rows: Rows) -> Rows:
+    return Rows(*(jnp.concatenate(part, axis=1) for part in zip(*rows)))
 
 
 def _own_rows(text: Text, query, config: DraftConfig) -> Rows:
-    found = retrieve.own_text(*text, query, config.num_text_rows, config.depth)
+    found = retrieve.own_text(
+        *(text.tokens, text.length, query, config.num_text_rows, config.depth)
+    )
     return _weigh(found, (config.recent_weight, *config.text_weights))
+
+
+def _live_rows(text: Text, index: LiveIndex, config: DraftConfig) -> Rows:
+    """What was said in texts that are finished weighs as if it were said in this one."""
+    query = retrieve.last_tokens(text.tokens, text.length)
+    shape = len(query), len(index.recent)
+    found = retrieve.own_text(
+        jnp.broadcast_to(index.recent, shape),
+        jnp.full(len(query), shape[1]),
+        query,
+        config.num_text_rows,
+        config.depth,
+    )
+    ends = (found.tokens == index.eos_id).astype(jnp.int32)
+    inside = jnp.cumsum(ends, axis=-1) - ends == 0
+    found = found._replace(tokens=jnp.where(inside, found.tokens, END))
+    return _weigh(found, (0, *config.text_weights))
 
 
 def _weigh(found: Matches, weights: tuple[int, ...]) -> Rows:

@@ -3,8 +3,9 @@
     Index       on one device, searched inside the jitted loop
     MeshIndex   its shards on the devices of a mesh, each searched where it lies
     HostIndex   in its memory-mapped files; every step calls back to the host
+    LiveIndex   any of these, and the texts that were finished since
 
-`retrieve` finds the same in all three.
+`retrieve` finds the same in the first three.
 """
 
 import dataclasses
@@ -15,9 +16,11 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from relay_jax.arrays import Array, Int, Integer, PyTree
+from relay_jax.arrays import AnyArray, Array, Host, Int, Integer, PyTree
 from relay_jax.models.mesh import LIES_ON, layout
 from relay_jax.rest.datastore import Datastore, read_part
+
+NOTHING = -2  # stands where no text is: equal to no token
 
 
 class Index(NamedTuple):
@@ -66,6 +69,36 @@ class HostIndex:
 AnyIndex = Index | MeshIndex | HostIndex
 
 
+class LiveIndex(NamedTuple):
+    """A datastore, and the last texts that were finished since it was built.
+
+    These are few: their places are looked through one by one (`drafters`). Now and then
+    `builder.extend_datastore` adds them to the store, and the index is loaded anew.
+    """
+
+    store: Any  # an `AnyIndex`
+    recent: Int[AnyArray, " n"]  # the last at the end, each with its end of text
+    eos_id: Int[AnyArray, ""]
+
+    @property
+    def token_dtype(self) -> np.dtype:
+        return self.store.token_dtype
+
+
+def make_live(index: AnyIndex, eos_id: int, room: int) -> LiveIndex:
+    """With room for `room` tokens of finished texts; of more, the last ones stay."""
+    none = np.full(room, NOTHING, np.int32)
+    return LiveIndex(index, none, np.array(eos_id, np.int32))
+
+
+def append_text(live: LiveIndex, text: Integer[Host, " n"]) -> LiveIndex:
+    """The index that knows a finished text too. What is compiled for the one serves the
+    other."""
+    ends = () if len(text) and text[-1] == live.eos_id else (live.eos_id,)
+    recent = np.concatenate([live.recent, text, ends])[-len(live.recent) :]
+    return live._replace(recent=recent.astype(np.int32))
+
+
 def load_index(
     store: Datastore, mesh: jax.sharding.Mesh | None = None
 ) -> Index | MeshIndex:
@@ -112,6 +145,8 @@ def load_index(
 
 def describe(index: Any) -> dict[str, Any]:
     """What the time of a search depends on: tokens a shard as a power of two."""
+    if isinstance(index, LiveIndex):
+        return describe(index.store) | {"recent": len(index.recent)}
     if isinstance(index, HostIndex):
         shards = index.store.shards
         count, widest = len(shards), max(len(shard.tokens) for shard in shards)
@@ -131,6 +166,8 @@ def describe(index: Any) -> dict[str, Any]:
 
 def place_beside(params: PyTree, index: Any) -> PyTree:
     """Parameters on the mesh where the index lies, if it has one."""
+    if isinstance(index, LiveIndex):
+        index = index.store
     if not isinstance(index, MeshIndex):
         return params
     return jax.device_put(params, layout(params, index.mesh))

@@ -117,8 +117,12 @@ def replay_targets(
     batch_size: int = 16,
     progress: bool = False,
 ) -> list[Score]:
-    """Replays every target, in batches of similar length."""
-    drafters.check(draft, index)
+    """Replays every target, in batches of similar length.
+
+    Raises:
+      ValueError: the draft config cannot work, or looks at a model's logits.
+    """
+    drafters.check(draft, index, has_logits=False)
     order = sorted(range(len(targets)), key=lambda i: len(targets[i].tokens))
     scores: list[Score] = [Score(0, 0, 0)] * len(targets)
     groups = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]

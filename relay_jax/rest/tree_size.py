@@ -27,6 +27,7 @@ from relay_jax.models.mesh import mesh_shape
 from relay_jax.rest import decode, drafters
 from relay_jax.rest.decode import DecodeState
 from relay_jax.rest.drafters import Text
+from relay_jax.rest.followers import Followers
 from relay_jax.rest.step_times import default_file, describe, step_seconds
 
 AUTO = -1  # as `num_draft`: choose
@@ -100,11 +101,18 @@ def fit(
         spread=mesh_shape(params),
     )
     seconds = step_seconds(measure, sizes, about, cache_file or default_file())
-    first = np.asarray(state.length)
-    state = decode.advance(
-        params, state, None, draft=decode.PLAIN, num_steps=PROBE, **settings
-    )
-    rates = tokens_per_step(state, first, index, draft, sizes)
+
+    def probe(state, num_steps):
+        return decode.advance(
+            params, state, None, draft=decode.PLAIN, num_steps=num_steps, **settings
+        )
+
+    # What the model told of words is learnt in the first half, and tried in the second.
+    learnt = PROBE // 2 if state.followers is not None else 0
+    state = probe(state, learnt)
+    first, known = np.asarray(state.length), jax.tree.map(jnp.copy, state.followers)
+    state = probe(state, PROBE - learnt)
+    rates = tokens_per_step(state, first, index, draft, sizes, known)
     return state, choose(draft, seconds, rates)
 
 
@@ -131,10 +139,15 @@ def tokens_per_step(
     index: Any,
     draft: DraftConfig,
     sizes: list[int],
+    known: Followers | None = None,
 ) -> dict[int, float]:
     """M by tree size, had the text of `state` from `first` on been drafted.
 
     Exactly what decoding takes; of the first rows that have text, `PROBE` tokens each.
+
+    Args:
+      known: what the model had told of words before the text, where the drafter looks
+        at that; what it tells of them in the text is left out.
     """
     if max(sizes) == 0:
         return {0: 1.0}
@@ -147,7 +160,7 @@ def tokens_per_step(
         state.tokens[np.repeat(rows, PROBE)],
         jnp.asarray(np.minimum(place, length[rows][:, None]).ravel()),
         jnp.asarray(np.repeat(length[rows], PROBE)),
-        index,
+        *(index, known),
         draft=largest,
     )
     nodes = np.asarray(nodes).reshape(*place.shape, -1)
@@ -203,11 +216,12 @@ def _true_nodes(
     length: Int[Array, " b"],
     stop: Int[Array, " b"],
     index: Any = None,
+    known: Followers | None = None,
     *,
     draft: DraftConfig,
 ) -> Int[Array, "b s"]:
     """The nodes that hold the tokens after `length`; `NEVER` from the first miss on."""
-    tree = drafters.draft(Text(tokens, length), index, draft)
+    tree = drafters.draft(Text(tokens, length, known), index, draft)
     place = length[:, None] + jnp.arange(draft.depth)[None]
     truth = jnp.take_along_axis(tokens, jnp.minimum(place, tokens.shape[1] - 1), axis=1)
     truth = jnp.where(place < stop[:, None], truth, -1)

@@ -53,6 +53,25 @@ def test_every_drafter_is_told_of_against_plain_decoding(dear, tmp_path):
         figures.speed_by_drafter([], tmp_path / "speed.png")
 
 
+def test_what_recycles_is_timed_with_what_it_knows(monkeypatch):
+    """Also the drafter alone, with a table that a decode has filled."""
+    drafts = [CONTEXT, DraftConfig("recycle", num_draft=4)]
+    tables, real = [], speed.time_drafter
+
+    def look(texts, index, draft):
+        tables.append(texts[0].followers)
+        return real(texts, index, draft)
+
+    monkeypatch.setattr(speed, "time_drafter", look)
+    lines = speed.compare(make_work(), drafts, 1)
+    assert [line["drafter"] for line in lines] == ["none", "context", "recycle"]
+    assert tables[0] is None and np.any(np.asarray(tables[1].tokens) >= 0)
+    for line in lines:
+        assert sum(line["tokens_of_texts"]) == line["new_tokens"] == 96
+        rate = 96 / sum(line["steps_of_texts"])
+        assert line["M"] == pytest.approx(rate, abs=1e-3)
+
+
 def test_another_text_is_an_error(monkeypatch):
     real = speed._run
 

@@ -82,6 +82,38 @@ def test_prompts_come_from_text_and_files(tmp_path):
     assert prompts == [expected[0], [2, 3], *expected[1:]]
 
 
+def test_documents_are_cut_into_pieces_and_first_prompts_left_out(tmp_path):
+    documents = [*range(10, 21), 1, *range(30, 35), 1]
+    np.save(tmp_path / "tokens.npy", np.array(documents, np.uint16))
+    given = {"token_array": f"{tmp_path}/tokens.npy", "prompt_tokens": 2}
+    with flagsaver.flagsaver(piece_tokens=4, **given):
+        prompts = prompting.read_prompts(WORDS)
+    assert prompts == [
+        [10, 11],
+        [14, 15],
+        [18, 19],
+        [30, 31],
+    ]  # a piece of 2 is too short
+    with flagsaver.flagsaver(piece_tokens=4, skip_prompts=1, **given):
+        assert prompting.read_prompts(WORDS, 2) == prompts[1:3]
+        assert prompting.read_prompts(WORDS) == prompts[1:]
+
+
+def test_a_mix_takes_a_store_if_there_is_one():
+    with flagsaver.flagsaver(num_draft="8"):
+        drafts, store = drafting.from_flags(names=["mixed", "recycle"])
+        assert [draft.drafter for draft in drafts] == ["mixed", "recycle"]
+        assert store is None
+        with pytest.raises(
+            ValueError, match="rest_paper and rest need one; --drafter=m"
+        ):
+            drafting.from_flags(names=["mixed", "rest"])
+        with flagsaver.flagsaver(datastore="/nowhere"):
+            drafting.from_flags(names=["recycle"])
+            with pytest.raises(ValueError, match="/nowhere is not a datastore"):
+                drafting.from_flags(names=["mixed"])
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

@@ -339,10 +339,11 @@ def test_decode_steps_are_measured_against_the_memory(tmp_path):
     done = script("decode_benchmark", *small, f"--records={file}")
     assert done.returncode == 0, done.stderr
     lines = list(records.read_lines(file))
-    assert [line["step"] for line in lines] == ["plain", "context", "rest"]
+    drafters = ["context", "recycle", "rest", "mixed"]
+    assert [line["step"] for line in lines] == ["plain", *drafters]
     traced = {file.parents[3].name for file in tmp_path.rglob("*.xplane.pb")}
-    assert traced == {"plain", "context", "rest"}
-    assert [line["num_draft"] for line in lines] == [0, 4, 4]
+    assert traced == {"plain", *drafters}
+    assert [line["num_draft"] for line in lines] == [0, 4, 4, 4, 4]
     for line in lines:
         ratio = line["limit_ms"] / line["ms_a_step"]
         assert line["share_of_limit"] == pytest.approx(ratio, abs=2e-3)
@@ -384,6 +385,11 @@ def test_drafts_from_a_store_change_no_text(tmp_path):
     assert built["tokens_a_cpu_second"] > 0 and built["opening_ms"] > 0
     assert built["command"].startswith("python -m experiments.build_datastore")
     assert "give --overwrite" in refusal("build_datastore", store, *words)
+    more = "--extend", "--every=2"
+    done = script("build_datastore", store, *words, *more)
+    assert "8 documents, 1,928 tokens in 2 shards, " in done.stdout, done.stderr
+    foreign = *words[:1], "--tokenizer=relay:13", "--extend"
+    assert "build a store of its own" in refusal("build_datastore", store, *foreign)
 
     texts = np.tile(np.arange(41, 51), 30)
     targets = tmp_path / "targets.npz"
@@ -394,6 +400,9 @@ def test_drafts_from_a_store_change_no_text(tmp_path):
     assert line["drafter"] == "rest" and line["tokens"] == 260
     assert line["M"] > 5  # the text repeats itself
     assert line["steps"] == round(260 / line["M"])
+
+    told = refusal("rest_replay", f"--targets={targets}", "--drafter=recycle")
+    assert "measure it while a model decodes (rest_benchmark" in told
 
     prompt = "--prompt=[ARI] 1+2*3=", "--max_new_tokens=30", "--ignore_eos"
     fixed = "--drafter=context", "--num_draft=8"
@@ -422,6 +431,24 @@ def test_drafts_from_a_store_change_no_text(tmp_path):
     assert lines[2]["num_draft"] in (0, 4, 8, 16, 32, 64)
     assert (tmp_path / "bench" / "speed.png").stat().st_size > 1000
     assert "speed-up" in done.stdout
+
+    numbers = checkpoint.read_config(tmp_path / "ar").model.num_numbers
+    own = f"--datastore={tmp_path}/own", f"--tokenizer=relay:{numbers}"
+    assert script("build_datastore", *own, words[0]).returncode == 0
+    weights = f"--weights_file={tmp_path}/weights.json", "--max_new_tokens=9"
+    texts = words[0], "--prompt_tokens=4", "--count=2"
+    done = script("calibrate", run, *own, *texts, *weights)
+    assert done.returncode == 0, done.stderr
+    made = records.read_json(tmp_path / "weights.json")["weights"]
+    assert (
+        len(made["text_weights"]) == 16 and f"fading: {made['fading']}" in done.stdout
+    )
+    told = f"--weights={tmp_path}/weights.json"
+    weighed = script("rest_generate", run, *fixed, told, *prompt)
+    assert weighed.stdout == plain.stdout
+    told = f"--weights={tmp_path}/ar/config.json"
+    told = refusal("rest_generate", run, *fixed, told, *prompt)
+    assert "is no file of experiments/calibrate.py" in told
 
     foreign = refusal("rest_generate", run, store, *prompt)
     assert "was built with the tokenizer 'relay-tasks-v1-12'" in foreign

@@ -46,6 +46,14 @@ def test_a_replay_is_the_same_over_a_mesh(tmp_path):
     assert np.all(time_drafter(drawn, indexes[1], draft) > 0)
 
 
+@pytest.mark.parametrize("name", ["recycle", "mixed"])
+def test_without_a_model_there_are_no_logits_to_draft_from(name):
+    with pytest.raises(
+        ValueError, match=f"'{name}' drafts from the model's own logits"
+    ):
+        replay_targets(TEXTS, None, DraftConfig(name))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

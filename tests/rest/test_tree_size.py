@@ -1,11 +1,13 @@
 """The choice of the tree size, by times that are made up: no test measures anything."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
 from relay_jax.config import DraftConfig, ModelConfig, TrainConfig
-from relay_jax.rest import decode, tree_size
+from relay_jax.rest import decode, drafters, tree_size
 from relay_jax.rest.builder import build_datastore
 from relay_jax.rest.index import load_index
 from relay_jax.rest.tree_size import choose
@@ -61,8 +63,10 @@ def test_tokens_a_step_are_those_of_decoding(store):
     assert rates[16] > rates[4] > 1.3 > rates[0] == 1.0
 
 
-@pytest.mark.parametrize("cost", [0.01, 1.0], ids=["drafts", "plain"])
-def test_fit_decodes_on_and_chooses(store, tmp_path, monkeypatch, cost):
+@pytest.mark.parametrize(
+    "cost, drafter", [(0.01, "rest"), (1.0, "rest"), (0.01, "recycle")]
+)
+def test_fit_decodes_on_and_chooses(store, tmp_path, monkeypatch, cost, drafter):
     """A step costs 1 + C x cost: cheap drafts are taken, dear ones are not."""
     monkeypatch.setattr(
         tree_size, "_time_steps", lambda *args: {c: 1.0 + c * cost for c in args[-1]}
@@ -71,9 +75,14 @@ def test_fit_decodes_on_and_chooses(store, tmp_path, monkeypatch, cost):
     params, index = init_params(TrainConfig(model=MODEL)), load_index(store)
     tokens, length = decode.pad_prompts([[2, 3], [4, 5, 6]], 12, 4)
     settings = {"model": MODEL, "max_new_tokens": 40}
-    state = decode.start(params, tokens, length, decode.request_keys(0, 2), **settings)
+    draft = dataclasses.replace(DRAFT, drafter=drafter)
+    state = decode.start(
+        *(params, tokens, length, decode.request_keys(0, 2)),
+        drafters.followers_for(draft, MODEL.num_words),
+        **settings,
+    )
     state, fit = tree_size.fit(
-        *(params, state, index), model=MODEL, draft=DRAFT, cache_file=tmp_path / "c"
+        *(params, state, index), model=MODEL, draft=draft, cache_file=tmp_path / "c"
     )
     assert int(state.steps[0]) == 24 and not state.done.any()
     assert fit.seconds[4] == 1.0 + 4 * cost and fit.rates[0] == 1.0
