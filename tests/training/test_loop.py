@@ -194,6 +194,9 @@ def test_a_run_without_its_summary_writes_its_final_records_once(tmp_path):
 
 def test_finished_run_is_not_trained_again(tmp_path):
     first = loop.train(small(num_steps=5), tmp_path)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary == first
+    assert {"steps", "seconds", "params_sha256", "final"} <= set(summary)
     before = (tmp_path / "metrics.jsonl").read_text()
     assert loop.train(small(num_steps=5), tmp_path) == first
     assert (tmp_path / "metrics.jsonl").read_text() == before
@@ -267,7 +270,7 @@ def test_how_a_run_is_computed_may_change_and_nothing_else(tmp_path):
 
 
 def test_other_config_is_refused(tmp_path):
-    loop.train(small(num_steps=2), tmp_path)
+    checkpoint.open_run(tmp_path, small(num_steps=2))
     with pytest.raises(
         ValueError, match=r"holds a run of another config: num_steps is 2"
     ):
@@ -393,9 +396,3 @@ def test_hash_sees_every_parameter():
     for i, leaf in enumerate(leaves):
         changed = [*leaves[:i], leaf + 1, *leaves[i + 1 :]]
         assert checkpoint.hash_params(jax.tree.unflatten(tree, changed)) != names
-
-
-def test_summary_is_json(tmp_path):
-    loop.train(small(num_steps=2), tmp_path)
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    assert {"steps", "seconds", "params_sha256", "final"} <= set(summary)
