@@ -35,7 +35,9 @@ def iteration_loss(
 
 
 def answer_loss(
-    logits: Float[Array, "b v"], answer: Int[AnyArray, " b"], weight=1
+    logits: Float[Array, "b v"],
+    answer: Int[AnyArray, " b"],
+    weight: int | Int[Array, " b"] = 1,
 ) -> Float[Array, ""]:
     """L_ans: the cross-entropy of the answer after the last loop (Eq. 9); a chain that
     was cut before its answer adds 0."""
