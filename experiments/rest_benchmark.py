@@ -25,6 +25,7 @@ from relay_jax.data import pipeline
 from relay_jax.data.align import sizes
 from relay_jax.evaluation import accuracy, bootstrap, figures, speed
 from relay_jax.evaluation.table import make_speed_table
+from relay_jax.rest.index import make_live
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where records go.", required=True)
 _TASK = flags.DEFINE_string("task", "", "Solve its problems; or give prompts.")
@@ -35,6 +36,13 @@ _MOST = flags.DEFINE_integer(
     "max_new_tokens", 256, "Tokens to write at most.", 1, 2**30
 )
 _DRAFTERS = flags.DEFINE_list("drafters", ["context"], "Drafters to compare.")
+_LIVE = flags.DEFINE_integer(
+    "live_tokens",
+    0,
+    "Every drafter's finished texts are drafted from too, beside the datastore: so many "
+    "tokens of them, the last ones.",
+    0,
+)
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Measured rounds.", 1)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the problems.", 0, MOST_SEED)
 
@@ -42,6 +50,8 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of the problems.", 0, MOST_SEED)
 def main() -> None:
     config, tokenizer = prompting.open_run(needs_words=False)
     drafts, store = drafting.from_flags(tokenizer, _DRAFTERS.value)
+    if _LIVE.value and not store:
+        raise ValueError("--live_tokens needs --datastore, beside which texts are kept")
     if _TASK.value:
         prompts = problems(config)
     else:
@@ -51,6 +61,8 @@ def main() -> None:
     path = epath.Path(_WORKDIR.value)
     command.make_folder(path)
     index = drafting.load_index(store)
+    if store and _LIVE.value:
+        index = make_live(index, store.eos_id, _LIVE.value)
     work = speed.Work(
         params=prompting.load_params(config, index),
         model=config.model,
@@ -74,6 +86,7 @@ def main() -> None:
         "length": _LENGTH.value or max(map(len, prompts)),
         "batch_size": _BATCH_SIZE.value,
         "store_tokens": store.num_tokens if store else 0,
+        "live_tokens": _LIVE.value,
     }
     file = path / "records.jsonl"
     records.append_lines(file, [line | about | command.describe() for line in lines])

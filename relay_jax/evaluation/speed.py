@@ -16,7 +16,7 @@ from relay_jax.arrays import Array, Host, Int, PyTree
 from relay_jax.config import DraftConfig, ModelConfig
 from relay_jax.rest import decode, drafters, tree_size
 from relay_jax.rest.drafters import Text
-from relay_jax.rest.index import place_beside
+from relay_jax.rest.index import LiveIndex, append_text, place_beside
 from relay_jax.rest.replay import Target, time_drafter
 
 TIMED_DRAFTS = 200
@@ -31,7 +31,7 @@ class Work(NamedTuple):
     max_new_tokens: int
     eos_id: decode.EndIds = decode.NO_EOS
     batch_size: int = 1
-    index: Any = None  # of the datastore, if there is one
+    index: Any = None  # of the datastore, if there is one; a live one learns texts
     guess: drafters.Guess | None = None  # of each prompt, if there is one
 
     def index_for(self, draft: DraftConfig, rows: Int[Host, " b"]) -> Any:
@@ -147,6 +147,10 @@ def _run(work: Work, draft: DraftConfig) -> tuple[list[Written], float]:
     for rows in _groups(work):
         state = _decode(work, draft, rows)
         texts.append(jax.device_get(Written(state.tokens, state.length, state.steps)))
+        if isinstance(work.index, LiveIndex):
+            for text, length in zip(texts[-1].tokens, texts[-1].length):
+                index = append_text(work.index, np.asarray(text[:length]))
+                work = work._replace(index=index)
     return texts, time.perf_counter() - before
 
 

@@ -10,7 +10,7 @@ from relay_jax.evaluation.table import make_speed_table
 from relay_jax.models.mesh import make_mesh
 from relay_jax.rest import tree_size
 from relay_jax.rest.builder import build_datastore
-from relay_jax.rest.index import load_index
+from relay_jax.rest.index import load_index, make_live
 from relay_jax.training.step import init_params
 
 MODEL = ModelConfig(kind="decoder", num_layers=1, dim=16, mlp_dim=16, vocab_size=12)
@@ -118,6 +118,22 @@ def test_a_store_over_a_mesh_is_compared_alike(dear, tmp_path):
     lines = speed.compare(work, drafts, 1, tmp_path / "times.json")
     assert [line["num_draft"] for line in lines] == [0, 4, 0]
     assert all(line["same_texts"] == 1 for line in lines)
+
+
+def test_a_live_index_learns_what_was_finished(tmp_path):
+    """The second prompt is the first one again: its text has been heard."""
+    words = {"tokenizer": "test", "vocab_size": 12, "eos_id": 1}
+    store = build_datastore([np.array([2, 3])], tmp_path / "store", **words)
+    held = load_index(store)
+    draft = DraftConfig("rest", num_draft=8, depth=6, num_text_rows=2)
+    steps = {}
+    for index in (held, make_live(held, 1, 200)):
+        work = make_work(batch_size=1)._replace(prompts=[np.array([2, 3, 4])] * 2)
+        lines = speed.compare(work._replace(index=index), [draft], 1)
+        assert lines[1]["same_texts"] == 1
+        steps[type(index).__name__] = lines[1]["steps_of_texts"]
+    assert steps["Index"][0] == steps["Index"][1] == steps["LiveIndex"][0]
+    assert steps["LiveIndex"][1] < steps["LiveIndex"][0]
 
 
 def test_too_few_prompts_are_refused():
