@@ -25,7 +25,7 @@ def write(path, content):
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
 def test_json_lines_packed_or_not(tmp_path, name):
-    content = gzip.compress(LINES) if name.endswith(".gz") else LINES
+    content = gzip.compress(LINES, mtime=0) if name.endswith(".gz") else LINES
     files = write(tmp_path / name, content)
     assert list(corpus.read_json_lines(files, "prompt")) == ["1+2", "2*2"]
     pairs = list(corpus.read_json_fields(files, ["prompt", "text"]))
@@ -39,9 +39,17 @@ def test_json_lines_packed_or_not(tmp_path, name):
         ("a.jsonl", LINES + b"\n[1]", "a.jsonl, line 4: not a JSON object ('[1]')"),
         ("a.jsonl", LINES[:-3], "a.jsonl, line 3: not JSON (Invalid"),
         ("a.jsonl", b'{"text": 1}', "line 1 has no text under 'text', but ['text'];"),
-        ("a.jsonl", gzip.compress(LINES), "a.jsonl cannot be read ('utf-8' codec"),
+        (
+            "a.jsonl",
+            gzip.compress(LINES, mtime=0),
+            "a.jsonl cannot be read ('utf-8' codec",
+        ),
         ("a.gz", LINES, "a.gz cannot be read (Not a gzipped file"),
-        ("a.gz", gzip.compress(LINES)[:-12], "a.gz cannot be read (Compressed file"),
+        (
+            "a.gz",
+            gzip.compress(LINES, mtime=0)[:-12],
+            "a.gz cannot be read (Compressed file",
+        ),
     ],
 )
 def test_bad_json_lines(tmp_path, name, content, message):
