@@ -237,7 +237,8 @@ def _own_rows(text: Text, query, config: DraftConfig) -> Rows:
 
 
 def _live_rows(text: Text, index: LiveIndex, config: DraftConfig) -> Rows:
-    """What was said in texts that are finished weighs as if it were said in this one."""
+    """What was said in texts that are finished weighs as the store does, to which they
+    will be added: another text tells less than this one's own past."""
     query = retrieve.last_tokens(text.tokens, text.length)
     shape = len(query), len(index.recent)
     found = retrieve.own_text(
@@ -250,7 +251,7 @@ def _live_rows(text: Text, index: LiveIndex, config: DraftConfig) -> Rows:
     ends = (found.tokens == index.eos_id).astype(jnp.int32)
     inside = jnp.cumsum(ends, axis=-1) - ends == 0
     found = found._replace(tokens=jnp.where(inside, found.tokens, END))
-    return _weigh(found, (0, *config.text_weights))
+    return _weigh(found, (0, *config.store_weights))
 
 
 def _weigh(found: Matches, weights: tuple[int, ...]) -> Rows:

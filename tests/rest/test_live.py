@@ -69,7 +69,7 @@ def test_only_the_last_texts_are_kept_and_drafts_stop_at_their_end(store):
     rows = drafters._live_rows(text, live, DRAFT)
     best = int(np.argmax(rows.weight[0]))
     assert rows.tokens[0, best].tolist() == [8, EOS, END, END, END, END]
-    assert rows.weight[0, best] == DRAFT.text_weights[1]
+    assert rows.weight[0, best] == DRAFT.store_weights[1]
     assert np.count_nonzero(rows.weight) == 1  # without a match, nothing
 
 
