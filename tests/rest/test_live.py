@@ -35,10 +35,11 @@ def run(index=None, draft=decode.PLAIN):
 
 
 @pytest.mark.parametrize(
-    "place, name", [("device", "mixed"), ("mesh", "rest"), ("host", "rest")]
+    "place, name, most",
+    [("device", "mixed", 16), ("mesh", "rest", 12), ("host", "rest", 12)],
 )
 def test_a_finished_text_is_drafted_when_it_is_asked_for_again(
-    store, place, name, caplog
+    store, place, name, most, caplog
 ):
     held = {
         "device": lambda: load_index(store),
@@ -55,8 +56,9 @@ def test_a_finished_text_is_drafted_when_it_is_asked_for_again(
     assert "Compiling jit(advance)" not in caplog.text
     for state in (before, after):
         np.testing.assert_array_equal(state.tokens, plain.tokens)
-    # 24 tokens, up to seven a step, and not beyond what ends a text.
-    assert after.steps.sum() <= 12 < before.steps.sum()
+    # 24 tokens, up to seven a step, and not beyond what ends a text; of a mix, other
+    # nodes take part of the tree.
+    assert after.steps.sum() <= most < before.steps.sum()
 
 
 def test_only_the_last_texts_are_kept_and_drafts_stop_at_their_end(store):
