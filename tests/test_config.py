@@ -108,8 +108,9 @@ def bucket(**values):
         (
             bucket(length=3),
             (
-                "unknown key config.data.buckets.b.length; valid keys: kind, lengths, "
-                "most_rounds, num_examples, options, path, start_share, task, weight"
+                "unknown key config.data.buckets.b.length; valid keys: drawn_rounds, "
+                "kind, lengths, most_rounds, num_examples, options, path, start_share, "
+                "task, weight"
             ),
         ),
         (
