@@ -16,7 +16,8 @@ from relay_jax.data.align import (
     right_align,
     text_room,
 )
-from relay_jax.models.looped import read_round, run_looped
+from relay_jax.models.looped import run_looped
+from relay_jax.models.memory import read_round
 from relay_jax.models.mesh import constrain
 from relay_jax.rest import decode
 from relay_jax.tasks import Examples, Task

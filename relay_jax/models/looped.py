@@ -18,9 +18,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from relay_jax.arrays import AnyArray, Array, Bool, Float, Int, Key, PyTree, Shaped
+from relay_jax.arrays import AnyArray, Array, Bool, Float, Int, Key, PyTree
 from relay_jax.config import ModelConfig
 from relay_jax.models.layers import KEPT, NEVER, Codebook, Layer, make_norm
+from relay_jax.models.memory import (
+    before,
+    match_rank,
+    move,
+    read_round,
+    shift_numbers,
+    write_memory,
+)
 from relay_jax.models.mesh import constrain
 from relay_jax.tasks.task import Task, Workspace
 from relay_jax.tokens import FIRST_NUMBER, PAD
@@ -124,7 +132,8 @@ class LoopedModel(nn.Module):
         # e_T of each example, at the last position: where every answer stands.
         own = jnp.maximum(num_rounds - 1, 0)[None, :]
         last = jax.tree.map(
-            lambda x: jnp.take_along_axis(x, _like(own, x), axis=0)[0][:, None], last
+            lambda x: jnp.take_along_axis(x, match_rank(own, x), axis=0)[0][:, None],
+            last,
         )
         answer = self._say(*last, answer=True)[:, 0]
         return Spoken(rounds, confidence, logits, answer)
@@ -236,9 +245,7 @@ class LoopedModel(nn.Module):
         exact = _embed(read, table)
         vectors = jnp.where(forced[:, None, None], exact, share @ table)
         written = _embed(jnp.maximum(given, 0), table)
-        return State(
-            None, memory, _move(vectors, state.vectors, written, source, given)
-        )
+        return State(None, memory, move(vectors, state.vectors, written, source, given))
 
 
 def run_looped(
@@ -271,7 +278,7 @@ def run_looped(
             given=shift_numbers(workspace.given, shift[None, :, None]),
         )
     if drawn is not None and workspace is not None and teacher is not None:
-        workspace = _before(workspace, teacher.rounds, drawn)
+        workspace = before(workspace, teacher.rounds, drawn)
         problem = jnp.repeat(jnp.asarray(problem), drawn.shape[1], axis=0)
         num_rounds, num_loops, teacher = jnp.ones(len(problem), jnp.int32), 1, None
     return LoopedModel(model).apply(  # type: ignore[return-value]
@@ -288,82 +295,11 @@ def run_looped(
     )
 
 
-def draw_rounds(
-    key: Key[Array, ""], num_rounds: Int[AnyArray, " b"], num: int
-) -> Int[Array, "b k"]:
-    """`num` of the rounds 0..T-1 of each chain: one of each part, if it is cut into
-    `num` parts of one size. Every round is as likely as every other."""
-    within = jax.random.uniform(key, (len(num_rounds), num))
-    place = (jnp.arange(num)[None] + within) / num * num_rounds[:, None]
-    return jnp.minimum(place.astype(jnp.int32), num_rounds[:, None] - 1)
-
-
-def take_rounds(
-    of_rounds: Shaped[AnyArray, "t b *n"], drawn: Int[Array, "b k"]
-) -> Shaped[Array, "1 b*k *n"]:
-    """What belongs to the drawn rounds, as chains of one round each."""
-    chain = jnp.arange(len(drawn))[:, None]
-    found = jnp.asarray(of_rounds)[drawn, chain]
-    return found.reshape(1, -1, *found.shape[2:])
-
-
-def _before(workspace: Workspace, rounds, drawn) -> Workspace:
-    """The workspace as each drawn round finds it, the true rounds before it written."""
-
-    def note(memory, inputs):
-        return write_memory(memory, *inputs), memory
-
-    per_loop = rounds, workspace.source, workspace.given
-    _, memory = jax.lax.scan(note, workspace.memory, per_loop)
-    each = memory, workspace.source, workspace.given, workspace.marks
-    memory, source, given, marks = (take_rounds(x, drawn) for x in each)
-    return workspace._replace(memory=memory[0], source=source, given=given, marks=marks)
-
-
-def write_memory(
-    memory: Int[Array, "b n"],
-    said: Int[Array, "b r"],
-    source: Int[Array, "b n"],
-    given: Int[Array, "b n"],
-) -> Int[Array, "b n"]:
-    """The memory after a round that was said in the last r columns (`Workspace`)."""
-    return _move(said, memory, given, source, given)
-
-
-def _move(told, kept, written, source, given):
-    """`kept` with what was told, or is written without being said, in its places."""
-    room = kept.shape[1] - told.shape[1]  # nothing is said in the columns before
-    told = jnp.pad(told, ((0, 0), (room, 0), *[(0, 0)] * (told.ndim - 2)))
-    copied = jnp.take_along_axis(told, _like(jnp.maximum(source, 0), told), axis=1)
-    kept = jnp.where(_like(source >= 0, told), copied, kept)
-    return jnp.where(_like(given >= 0, told), written, kept)
-
-
-def shift_numbers(
-    tokens: Int[AnyArray, "*b"], shift: Int[AnyArray, "*#b"]
-) -> Int[Array, "*b"]:
-    """Adds to every token that is a number; other tokens stay."""
-    tokens = jnp.asarray(tokens)
-    return jnp.where(tokens >= FIRST_NUMBER, tokens + shift, tokens)
-
-
-def read_round(said: Int[Array, "b n"]) -> Int[Array, "b n"]:
-    """A right-aligned round ends, on its left, at the boundary pad: whatever stands
-    further left was never trained and becomes `<pad>`."""
-    open_ = jnp.cumprod(said[:, ::-1] != PAD, axis=1)[:, ::-1]
-    return jnp.where(open_ == 1, said, PAD)
-
-
 def _embed(ids, table):
     """Rows of a table, in float32 as all that the loops carry, by a one-hot product:
     its gradient is a matrix product too."""
     one_hot = jax.nn.one_hot(ids, table.shape[0], dtype=table.dtype)
     return (one_hot @ table).astype(jnp.float32)
-
-
-def _like(index, target):
-    """Gives `[b, n]` the rank of `target`."""
-    return index if target.ndim == 2 else index[..., None]
 
 
 def _reference(memory):

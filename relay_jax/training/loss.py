@@ -9,13 +9,8 @@ from relay_jax.config import LossConfig, ModelConfig
 from relay_jax.data.align import DecoderBatch, LoopedBatch
 from relay_jax.data.text import Text
 from relay_jax.models.decoder import run_decoder
-from relay_jax.models.looped import (
-    Teacher,
-    draw_rounds,
-    run_looped,
-    shift_numbers,
-    take_rounds,
-)
+from relay_jax.models.looped import Teacher, run_looped
+from relay_jax.models.memory import draw_rounds, shift_numbers, take_rounds
 from relay_jax.tasks import Task
 from relay_jax.tokens import PAD
 

@@ -10,7 +10,8 @@ import pytest
 
 from relay_jax.config import ModelConfig, PositionConfig, TrainConfig
 from relay_jax.data.align import looped_batch
-from relay_jax.models.looped import LoopedModel, Teacher, read_round, run_looped
+from relay_jax.models.looped import LoopedModel, Teacher, run_looped
+from relay_jax.models.memory import read_round
 from relay_jax.tasks import TASKS
 from relay_jax.tokens import PAD
 from relay_jax.training.loss import iteration_loss

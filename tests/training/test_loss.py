@@ -8,7 +8,8 @@ import pytest
 from relay_jax.config import LossConfig, ModelConfig, TrainConfig
 from relay_jax.data.align import decoder_batch, looped_batch
 from relay_jax.models.decoder import Decoder
-from relay_jax.models.looped import Teacher, draw_rounds, run_looped, shift_numbers
+from relay_jax.models.looped import Teacher, run_looped
+from relay_jax.models.memory import draw_rounds, shift_numbers
 from relay_jax.tasks import TASKS
 from relay_jax.tokens import FIRST_NUMBER, PAD
 from relay_jax.training.loss import (

@@ -1,0 +1,90 @@
+"""The memory of a looped model that hears its rounds: what each of them writes into it.
+
+The rules (`Workspace`) are index arrays, so that the memory before any round is known from
+the true rounds before it, without the model: a round can be trained by itself.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from relay_jax.arrays import AnyArray, Array, Int, Key, Shaped
+from relay_jax.tasks.task import Workspace
+from relay_jax.tokens import FIRST_NUMBER, PAD
+
+
+def read_round(said: Int[Array, "b n"]) -> Int[Array, "b n"]:
+    """A right-aligned round ends, on its left, at the boundary pad: whatever stands
+    further left was never trained and becomes `<pad>`."""
+    open_ = jnp.cumprod(said[:, ::-1] != PAD, axis=1)[:, ::-1]
+    return jnp.where(open_ == 1, said, PAD)
+
+
+def write_memory(
+    memory: Int[Array, "b n"],
+    said: Int[Array, "b r"],
+    source: Int[Array, "b n"],
+    given: Int[Array, "b n"],
+) -> Int[Array, "b n"]:
+    """The memory after a round that was said in the last r columns (`Workspace`)."""
+    return move(said, memory, given, source, given)
+
+
+def move(told, kept, written, source, given):
+    """`kept` with what was told, or is written without being said, in its places.
+
+    Args:
+      told: `[b, r]`, or vectors `[b, r, d]`, in the last r columns; `kept` and `written`
+        have all n.
+    """
+    room = kept.shape[1] - told.shape[1]  # nothing is said in the columns before
+    told = jnp.pad(told, ((0, 0), (room, 0), *[(0, 0)] * (told.ndim - 2)))
+    copied = jnp.take_along_axis(told, match_rank(jnp.maximum(source, 0), told), axis=1)
+    kept = jnp.where(match_rank(source >= 0, told), copied, kept)
+    return jnp.where(match_rank(given >= 0, told), written, kept)
+
+
+def match_rank(index, target):
+    """Gives `[b, n]` the rank of `target`."""
+    return index if target.ndim == 2 else index[..., None]
+
+
+def before(
+    workspace: Workspace, rounds: Int[AnyArray, "t b r"], drawn: Int[Array, "b k"]
+) -> Workspace:
+    """The workspace as each drawn round finds it, the true rounds before it written."""
+
+    def note(memory, inputs):
+        return write_memory(memory, *inputs), memory
+
+    per_loop = rounds, workspace.source, workspace.given
+    _, memory = jax.lax.scan(note, workspace.memory, per_loop)
+    each = memory, workspace.source, workspace.given, workspace.marks
+    memory, source, given, marks = (take_rounds(x, drawn) for x in each)
+    return workspace._replace(memory=memory[0], source=source, given=given, marks=marks)
+
+
+def draw_rounds(
+    key: Key[Array, ""], num_rounds: Int[AnyArray, " b"], num: int
+) -> Int[Array, "b k"]:
+    """`num` of the rounds 0..T-1 of each chain: one of each part, if it is cut into
+    `num` parts of one size. Every round is as likely as every other."""
+    within = jax.random.uniform(key, (len(num_rounds), num))
+    place = (jnp.arange(num)[None] + within) / num * num_rounds[:, None]
+    return jnp.minimum(place.astype(jnp.int32), num_rounds[:, None] - 1)
+
+
+def take_rounds(
+    of_rounds: Shaped[AnyArray, "t b *n"], drawn: Int[Array, "b k"]
+) -> Shaped[Array, "1 b*k *n"]:
+    """What belongs to the drawn rounds, as chains of one round each."""
+    chain = jnp.arange(len(drawn))[:, None]
+    found = jnp.asarray(of_rounds)[drawn, chain]
+    return found.reshape(1, -1, *found.shape[2:])
+
+
+def shift_numbers(
+    tokens: Int[AnyArray, "*b"], shift: Int[AnyArray, "*#b"]
+) -> Int[Array, "*b"]:
+    """Adds to every token that is a number; other tokens stay."""
+    tokens = jnp.asarray(tokens)
+    return jnp.where(tokens >= FIRST_NUMBER, tokens + shift, tokens)
