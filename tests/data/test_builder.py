@@ -179,7 +179,9 @@ def test_batch_of_a_step(data_dir):
     config = TrainConfig(data=data, seed=4)
     step = pipeline.step_at(9, pipeline.open_buckets(config), config)
     source = builder.open_tfds(task, (1, 6), path, 4)
-    expected = looped_batch(source.take(9 * 16 + np.arange(16)), task, 6)
+    columns = task.round_size(6) + 1
+    examples = source.take(9 * 16 + np.arange(16))
+    expected = looped_batch(examples, task, 6, columns=columns)
     for got, want in zip(step.batch, expected, strict=True):
         np.testing.assert_array_equal(got, want)
 

@@ -17,6 +17,7 @@ from experiments.configs import paper, recipe, small
 from experiments.reproduction import FIGURES, RECIPES, TABLES
 from relay_jax import config as configs
 from relay_jax import records, stages
+from relay_jax.evaluation import flops
 from relay_jax.training import loop
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -152,10 +153,16 @@ def test_a_figure_in_pieces_is_the_figure_in_one(tmp_path, monkeypatch, capsys):
     steps, total, _ = stages.progress(planned["ar"], cut / "multitask" / "ar")
     assert 0 < steps < total == 800
     capsys.readouterr()
-    reproduction.tell(plans, needs, [], cut)
+    # Slow enough for all of it to take a minute.
+    left = 1 - steps / total
+    rate = left * flops.run_flops(plans["multitask"].runs["ar"]) / 60e12
+    reproduction.tell(plans, needs, ["multitask/ar"], cut, rate)
     told = capsys.readouterr().out.splitlines()
-    assert told[0].split() == ["multitask/ar", f"{steps:,}", "of", "800", "steps"]
-    assert told[-1].split() == ["measured", "0", "of", "2", "pieces"]
+    assert told[0].split() == (
+        ["multitask/ar", f"{steps:,}", *["of", "800", "steps,", "1.0", "minutes"]]
+    )
+    assert told[-2].split() == ["measured", "0", "of", "2", "pieces"]
+    assert told[-1] == f"trainings: 1.0 minutes at {rate:g} TFLOP/s"
     assert "multitask/ar" in reproduction.unfinished(plans, needs, cut)
 
     cut = cut.rename(tmp_path / "elsewhere")  # as if copied to another machine

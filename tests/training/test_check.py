@@ -70,7 +70,7 @@ def config(*changes):
             "data.buckets.arithmetic.most_rounds must be 0 or more, got -1",
         ),
         (
-            ("data.buckets.arithmetic.drawn_rounds", 2),
+            ("loss.forcing_end", 0.5, ("data.buckets.arithmetic.drawn_rounds", 2)),
             "drawn_rounds trains rounds by themselves, after true ones: it needs",
         ),
         (
