@@ -151,6 +151,13 @@ def bucket_task(bucket: BucketConfig) -> Task:
     return make_task(bucket.task, bucket.options)
 
 
+def bucket_rounds(bucket: BucketConfig, task: Task) -> tuple[int, int]:
+    """How many rounds its longest chains have, and how many of them a step trains."""
+    num_rounds = task.num_rounds(bucket.lengths[1])
+    num_rounds = min(bucket.most_rounds or num_rounds, num_rounds)
+    return num_rounds, min(bucket.drawn_rounds or num_rounds, num_rounds)
+
+
 def open_bucket(
     bucket: BucketConfig, config: TrainConfig, workdir: epath.PathLike
 ) -> AnyBucket:
@@ -180,12 +187,7 @@ def open_bucket(
         source = read_chains(path, task, bucket.lengths, seed)
         if not are_rounds(source.examples):
             check_writer("decoder", model.kind, str(path))
-    longest = bucket.lengths[1]
-    num_loops = task.num_rounds(longest)
-    if bucket.most_rounds:
-        num_loops = min(num_loops, bucket.most_rounds)
-    drawn = min(bucket.drawn_rounds or num_loops, num_loops)
-    return Bucket(task, source, longest, num_loops, drawn, *when)
+    return Bucket(task, source, bucket.lengths[1], *bucket_rounds(bucket, task), *when)
 
 
 def check_writer(writer: str, learner: str, path: str) -> None:

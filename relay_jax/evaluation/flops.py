@@ -77,7 +77,6 @@ def _bucket_flops(bucket: BucketConfig, config: TrainConfig) -> int:
     if config.model.kind == "decoder":
         width = task.problem_size(longest) + text_room(task, longest) - 1
         return step_flops(config, size, width)
-    given = task.num_rounds(longest), bucket.most_rounds, bucket.drawn_rounds
-    loops = min(number for number in given if number)
+    _, loops = pipeline.bucket_rounds(bucket, task)
     width, columns = longest_width(task, longest), task.round_size(longest) + 1
     return step_flops(config, size, width, loops, columns)

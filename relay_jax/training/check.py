@@ -127,18 +127,6 @@ def check_config(config: TrainConfig) -> None:
         pipeline.check_lengths(task, lengths, config.model, "test")
 
 
-def _check_drawn(config: TrainConfig) -> None:
-    drawn = [n for n, b in config.data.buckets.items() if b.drawn_rounds]
-    forcing = config.loss.forcing_start, config.loss.forcing_end
-    if drawn and not (_hears(config.model) and forcing == (1, 1)):
-        raise ValueError(
-            f"data.buckets.{drawn[0]}.drawn_rounds trains rounds by themselves, after "
-            "true ones: it needs kind='looped', loop_input='feedback' and loss."
-            f"forcing_start and forcing_end 1, got {config.model.kind!r}, "
-            f"{config.model.loop_input!r}, {forcing[0]} and {forcing[1]}"
-        )
-
-
 def check_settings(config: TrainConfig) -> None:
     """Raises ValueError at what is wrong whatever the data."""
     check_ranges(config, RANGES)
@@ -211,6 +199,18 @@ def _check_model(model: ModelConfig) -> None:
                 f"model.{name} needs kind='looped' and loop_input='feedback', got "
                 f"{model.kind!r} and {model.loop_input!r}"
             )
+
+
+def _check_drawn(config: TrainConfig) -> None:
+    drawn = [n for n, b in config.data.buckets.items() if b.drawn_rounds]
+    forcing = config.loss.forcing_start, config.loss.forcing_end
+    if drawn and not (_hears(config.model) and forcing == (1, 1)):
+        raise ValueError(
+            f"data.buckets.{drawn[0]}.drawn_rounds trains rounds by themselves, after "
+            "true ones: it needs kind='looped', loop_input='feedback' and loss."
+            f"forcing_start and forcing_end 1, got {config.model.kind!r}, "
+            f"{config.model.loop_input!r}, {forcing[0]} and {forcing[1]}"
+        )
 
 
 def _hears(model: ModelConfig) -> bool:
