@@ -26,7 +26,15 @@ from relay_jax.rest import followers, retrieve
 from relay_jax.rest.followers import Followers
 from relay_jax.rest.index import AnyIndex, LiveIndex
 from relay_jax.rest.retrieve import Matches
-from relay_jax.rest.tree import END, MOST_WEIGHT, Rows, Tree, empty_tree, make_tree
+from relay_jax.rest.tree import (
+    END,
+    MOST_WEIGHT,
+    Rows,
+    Tree,
+    empty_tree,
+    join_rows,
+    make_tree,
+)
 
 
 class Text(NamedTuple):
@@ -42,7 +50,7 @@ def rest(text: Text, index, config: DraftConfig) -> Rows:
     size = (config.num_store_rows, config.depth)
     found = retrieve.nearest(index, query, *size)
     rows = _weigh(found, (0, *config.store_weights))
-    return _join(rows, _own_rows(text, query, config))
+    return join_rows((rows, _own_rows(text, query, config)))
 
 
 def rest_paper(text: Text, index, config: DraftConfig) -> Rows:
@@ -84,7 +92,7 @@ def guess(text: Text, index: Guess, config: DraftConfig) -> Rows:
     rows = _weigh(found, (0, *(GUESS_WEIGHT * w for w in config.text_weights)))
     # Of places that match alike, the nearest: each next row weighs less.
     rows = rows._replace(weight=rows.weight >> jnp.arange(GUESS_ROWS)[None])
-    return _join(rows, _own_rows(text, query, config))
+    return join_rows((rows, _own_rows(text, query, config)))
 
 
 def recycle(text: Text, index, config: DraftConfig) -> Rows:
@@ -107,7 +115,7 @@ def recycle(text: Text, index, config: DraftConfig) -> Rows:
 
 def mixed(text: Text, index: AnyIndex | None, config: DraftConfig) -> Rows:
     others = context if index is None else rest
-    return _join(others(text, index, config), recycle(text, None, config))
+    return join_rows((others(text, index, config), recycle(text, None, config)))
 
 
 GUESS_ROWS = 4  # places in the guess
@@ -156,7 +164,7 @@ def draft(
         return empty_tree(len(text.length))
     if isinstance(index, LiveIndex):
         rows = drafter.rows(text, index.store, config)
-        rows = _join(rows, _live_rows(text, index, config))
+        rows = join_rows((rows, _live_rows(text, index, config)))
     else:
         rows = drafter.rows(text, index, config)
     narrow = index is not None and index.token_dtype == np.uint16
@@ -223,10 +231,6 @@ def most_nodes(config: DraftConfig) -> int:
     paths = min(config.num_paths, config.num_followers) * config.path_depth
     fewest = min(rows, config.num_text_rows, config.num_paper_rows, paths)
     return fewest * config.depth
-
-
-def _join(*rows: Rows) -> Rows:
-    return Rows(*(jnp.concatenate(part, axis=1) for part in zip(*rows)))
 
 
 def _own_rows(text: Text, query, config: DraftConfig) -> Rows:

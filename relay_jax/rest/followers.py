@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from relay_jax.arrays import Array, Bool, Float, Int
-from relay_jax.rest.tree import END, Rows
+from relay_jax.rest.tree import END, Rows, join_rows
 
 
 class Followers(NamedTuple):
@@ -107,4 +107,4 @@ def foretell(
         rows.append(Rows(paths, jnp.maximum(heavy.at[pick, above].add(-own), 0)))
         paths, heavy = paths[pick, above].at[..., level].set(last), own
     rows.append(Rows(paths, heavy))
-    return Rows(*(jnp.concatenate(part, axis=1) for part in zip(*rows)))
+    return join_rows(rows)

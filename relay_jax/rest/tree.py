@@ -12,6 +12,7 @@ ties broken towards the shallower node, the C heaviest nodes are a tree by thems
 and no node stands before its parent (REST, section 3.2).
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
@@ -29,6 +30,11 @@ class Rows(NamedTuple):
 
     tokens: Int[Array, "b r s"]  # `END` after the last
     weight: Int[Array, "b r"]  # 0: no row at all
+
+
+def join_rows(parts: Iterable[Rows]) -> Rows:
+    """The rows of several sources, as those of one."""
+    return Rows(*(jnp.concatenate(part, axis=1) for part in zip(*parts)))
 
 
 class Tree(NamedTuple):
