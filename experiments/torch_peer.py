@@ -94,6 +94,8 @@ class Layer(nn.Module):
             index = distance.clamp(-clip, clip) + clip
             parts.append(F.embedding(index, self.table * place.bias_scale))
             if place.distance_slopes:
+                if place.slope_reach:
+                    distance = distance.clamp(-place.slope_reach, place.slope_reach)
                 sides = torch.stack([-distance, distance], -1).clamp_min(0)
                 parts.append(-sides.to(self.slopes) @ (self.slopes * place.bias_scale))
         if place.directional_heads:

@@ -37,6 +37,7 @@ class PositionConfig:
     max_distance: int = 4  # relative_bias: distances beyond this share one bias
     bias_scale: float = 8.0  # relative_bias: its factor, i.e. a larger step for it
     distance_slopes: bool = False  # relative_bias: and a slope a head and side
+    slope_reach: int = 0  # distance_slopes: flat beyond this distance; 0: they go on
     directional_heads: bool = False  # half the heads see only left, half only right
     log_length_scaling: bool = False  # attention logits times log(keys seen)
     reference_length: int = 16  # log_length_scaling: the number of keys with factor 1

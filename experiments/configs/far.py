@@ -88,7 +88,7 @@ LOOPED = {
         "num_steps": 6000,
     },
     "edit_distance": {
-        "model": {"differences": True},
+        "model": {"differences": True, "position": {"slope_reach": 45}},
         "optimizer": FALLING,
         "loss": {"answer_weight": 0.3},
         "num_steps": 14_000,

@@ -74,7 +74,7 @@ class RelativeBias(nn.Module):
 
     With `distance_slopes`, each head and side also has a learnt slope (ALiBi, Press et
     al. 2022, whose slopes are fixed): a head can then prefer the nearest of several
-    places at any distance. `bias_scale` multiplies both.
+    places at any distance, up to `slope_reach`. `bias_scale` multiplies both.
     """
 
     num_heads: int
@@ -97,6 +97,8 @@ class RelativeBias(nn.Module):
             shape = (2, self.num_heads)
             slopes = self.param("slopes", nn.initializers.zeros_init(), shape)
             slopes *= self.config.bias_scale
+            if reach := self.config.slope_reach:
+                distance = jnp.clip(distance, -reach, reach)
             sides = jnp.stack([jnp.maximum(-distance, 0), jnp.maximum(distance, 0)])
             bias -= jnp.einsum("sbqk,sh->bhqk", sides.astype(table.dtype), slopes)
         return bias

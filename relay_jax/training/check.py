@@ -57,6 +57,7 @@ RANGES = {
     "model.position.rope_length": COUNT,
     "model.position.window": SIZE,
     "model.position.max_distance": COUNT,
+    "model.position.slope_reach": SIZE,
     "model.position.reference_length": Range(2),  # its logarithm divides
     "optimizer.learning_rate": SIZE,
     "optimizer.warmup_share": SHARE,

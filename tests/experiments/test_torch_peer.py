@@ -39,6 +39,7 @@ def small_config(name):
     values = file.get_config(run).to_dict()
     values["model"] |= LESS | changes
     values["data"]["batch_size"] = 4
+    values["model"]["position"]["slope_reach"] = 5
     values["optimizer"] |= {"kind": "adamw", "warmup_share": 0.0}
     for bucket in values["data"]["buckets"].values():
         bucket["lengths"] = (1, 12 if bucket["task"] == "lis" else 3)

@@ -62,6 +62,8 @@ def slow_attention(model, params, x, positions, mask):
                 if place.distance_slopes:
                     slopes = np.asarray(p["relative_bias"]["slopes"]) * place.bias_scale
                     step = np.array([positions[j] - positions[i] for j in keys])
+                    if place.slope_reach:
+                        step = np.clip(step, -place.slope_reach, place.slope_reach)
                     scores = scores - slopes[(step > 0).astype(int), h] * np.abs(step)
             weights = np.exp(scores - scores.max())
             out[i, h] = (weights / weights.sum()) @ np.stack([v[j, g] for j in keys])
@@ -79,6 +81,7 @@ def test_attention_against_a_slow_reading(scheme, log_length, directional, kv_he
         log_length_scaling=log_length,
         directional_heads=directional,
         distance_slopes=log_length,
+        slope_reach=6 if directional else 0,
     )
     model = dataclasses.replace(MODEL, position=place, num_kv_heads=kv_heads)
     rng = np.random.default_rng(0)

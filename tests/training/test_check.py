@@ -66,6 +66,10 @@ def config(*changes):
             "model.position.reference_length must be 2 or more, got 1",
         ),
         (
+            ("model.position.slope_reach", -1),
+            "model.position.slope_reach must be 0 or more, got -1",
+        ),
+        (
             ("data.buckets.arithmetic.most_rounds", -1),
             "data.buckets.arithmetic.most_rounds must be 0 or more, got -1",
         ),
