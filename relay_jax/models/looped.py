@@ -22,11 +22,11 @@ from relay_jax.arrays import AnyArray, Array, Bool, Float, Int, Key, PyTree
 from relay_jax.config import ModelConfig
 from relay_jax.models.layers import KEPT, NEVER, Codebook, Layer, make_norm
 from relay_jax.models.memory import (
+    Shift,
     before,
     match_rank,
     move,
     read_round,
-    shift_numbers,
     write_memory,
 )
 from relay_jax.models.mesh import constrain
@@ -257,7 +257,7 @@ def run_looped(
     num_loops: int,
     model: ModelConfig,
     teacher: Teacher | None = None,
-    shift: Int[Array, " b"] | None = None,
+    shift: Shift | None = None,
     key: Key[Array, ""] | None = None,
     columns: int = 0,
     drawn: Int[Array, "b k"] | None = None,
@@ -274,8 +274,7 @@ def run_looped(
     workspace = task.workspace(jnp.asarray(problem), num_loops) if feedback else None
     if workspace is not None and shift is not None:
         workspace = workspace._replace(
-            memory=shift_numbers(workspace.memory, shift[:, None]),
-            given=shift_numbers(workspace.given, shift[None, :, None]),
+            memory=shift.apply(workspace.memory), given=shift.apply(workspace.given)
         )
     if drawn is not None and workspace is not None and teacher is not None:
         workspace = before(workspace, teacher.rounds, drawn)

@@ -4,6 +4,8 @@ The rules (`Workspace`) are index arrays, so that the memory before any round is
 the true rounds before it, without the model: a round can be trained by itself.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -82,9 +84,16 @@ def take_rounds(
     return found.reshape(1, -1, *found.shape[2:])
 
 
-def shift_numbers(
-    tokens: Int[AnyArray, "*b"], shift: Int[AnyArray, "*#b"]
-) -> Int[Array, "*b"]:
-    """Adds to every token that is a number; other tokens stay."""
-    tokens = jnp.asarray(tokens)
-    return jnp.where(tokens >= FIRST_NUMBER, tokens + shift, tokens)
+class Shift(NamedTuple):
+    """How the numbers of each chain are raised: values are then met in training that
+    only longer problems have."""
+
+    by: Int[Array, " b"]
+    least: Int[Array, " b"]  # smaller numbers stay as they are
+
+    def apply(self, tokens: Int[AnyArray, "*t b n"]) -> Int[Array, "*t b n"]:
+        """Tokens that are not numbers stay too."""
+        tokens = jnp.asarray(tokens)
+        outer = tuple(range(tokens.ndim - 2))
+        by, least = (jnp.expand_dims(part, (*outer, -1)) for part in self)
+        return jnp.where(tokens >= FIRST_NUMBER + least, tokens + by, tokens)

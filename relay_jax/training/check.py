@@ -68,6 +68,7 @@ RANGES = {
     "optimizer.clip_norm": FACTOR,
     "loss.answer_weight": SIZE,
     "loss.round_weight": SIZE,
+    "loss.gap_share": SHARE,
     "loss.forcing_start": SHARE,
     "loss.forcing_end": SHARE,
     "data.batch_size": COUNT,
@@ -244,6 +245,13 @@ def _check_shift(task: Task, longest: int, config: TrainConfig) -> None:
         raise ValueError(
             f"loss.max_shift.{task.name} is {shift}, but only a looped model "
             "with loop_input='feedback' can see from where a chain counts; set it to 0"
+        )
+    if config.loss.gap_share and (task.name != "lis" or config.loss.forcing_end < 1):
+        raise ValueError(
+            f"loss.gap_share is {config.loss.gap_share}, which needs true values that "
+            "are each one more than another: it goes with the task lis alone (of "
+            f"loss.max_shift, here {task.name}) and loss.forcing_end=1, here "
+            f"{config.loss.forcing_end:g}"
         )
     largest = task.max_number(longest)
     if largest + shift >= model.num_numbers:

@@ -10,9 +10,9 @@ from relay_jax.data.align import DecoderBatch, LoopedBatch
 from relay_jax.data.text import Text
 from relay_jax.models.decoder import run_decoder
 from relay_jax.models.looped import Teacher, run_looped
-from relay_jax.models.memory import draw_rounds, shift_numbers, take_rounds
+from relay_jax.models.memory import Shift, draw_rounds, take_rounds
 from relay_jax.tasks import Task
-from relay_jax.tokens import PAD
+from relay_jax.tokens import FIRST_NUMBER, PAD
 
 
 def iteration_loss(
@@ -61,9 +61,12 @@ def looped_loss(
     mask, num_rounds, weight, drawn = batch.mask, batch.num_rounds, 1, None
     if task.name in loss.max_shift:
         most = loss.max_shift[task.name]
-        shift = draw_shift(shift_key, len(batch.problem), most)
-        rounds = shift_numbers(rounds, shift[None, :, None])
-        answer = shift_numbers(answer, shift)
+        shift = draw_shift(shift_key, rounds, most, loss.gap_share)
+        known = follows(rounds, shift)
+        mask, rounds = mask & known, shift.apply(rounds)
+        last = jnp.maximum(num_rounds - 1, 0)[None]
+        ends = jnp.take_along_axis(known.all(axis=-1), last, axis=0)[0]
+        answer = jnp.where(ends, shift.apply(answer[:, None])[:, 0], PAD)
     if num_loops < len(rounds):
         drawn = draw_rounds(draw_key, num_rounds, num_loops)
     spoken = run_looped(
@@ -97,12 +100,36 @@ def looped_loss(
     return total, {"loss": total, "loss_answer": answered, "loss_rounds": told}
 
 
-def draw_shift(key: Key[Array, ""], num: int, most: int) -> Int[Array, " b"]:
-    """Half of the examples count from 0, the others from a random number up to `most`:
-    values are then met in training that only longer problems have (not in the paper)."""
-    zero_key, key = jax.random.split(key)
-    shift = jax.random.randint(key, (num,), 0, most + 1)
-    return jnp.where(jax.random.bernoulli(zero_key, 0.5, (num,)), 0, shift)
+def draw_shift(
+    key: Key[Array, ""],
+    rounds: Int[AnyArray, "t b r"],
+    most: int,
+    gap_share: float = 0.0,
+) -> Shift:
+    """Half of the examples count from 0, the others from a random number up to `most`
+    (not in the paper). With `gap_share`, so many of them begin as they are, and only
+    the values from a random one on are raised: values of one chain are then as far
+    apart as in longer problems."""
+    zero_key, gap_key, least_key, key = jax.random.split(key, 4)
+    num = rounds.shape[1]
+    by = jax.random.randint(key, (num,), 0, most + 1)
+    by = jnp.where(jax.random.bernoulli(zero_key, 0.5, (num,)), 0, by)
+    top = jnp.maximum(jnp.max(rounds, axis=(0, 2)) - FIRST_NUMBER, 1)
+    least = jax.random.randint(least_key, (num,), 1, top + 1)
+    has_gap = jax.random.bernoulli(gap_key, gap_share, (num,)) & (by > 0)
+    return Shift(by, jnp.where(has_gap, least, 0))
+
+
+def follows(rounds: Int[AnyArray, "t b r"], shift: Shift) -> Bool[Array, "t b r"]:
+    """What can be said of raised rounds from what was said before.
+
+    Where each value is one more than the largest of some others, as in LIS, raising all
+    from `least` on keeps this true of all but `least` itself, which follows from a value
+    below the gap; and then of those in its round, which may follow from it.
+    """
+    least = shift.least[None, :, None]
+    begins = (rounds == FIRST_NUMBER + least) & (least > 0)
+    return ~begins.any(axis=-1, keepdims=True) | (rounds < FIRST_NUMBER + least)
 
 
 def decoder_loss(

@@ -9,13 +9,14 @@ from relay_jax.config import LossConfig, ModelConfig, TrainConfig
 from relay_jax.data.align import decoder_batch, looped_batch
 from relay_jax.models.decoder import Decoder
 from relay_jax.models.looped import Teacher, run_looped
-from relay_jax.models.memory import draw_rounds, shift_numbers
+from relay_jax.models.memory import Shift, draw_rounds, write_memory
 from relay_jax.tasks import TASKS
 from relay_jax.tokens import FIRST_NUMBER, PAD
 from relay_jax.training.loss import (
     answer_loss,
     decoder_loss,
     draw_shift,
+    follows,
     iteration_loss,
     looped_loss,
 )
@@ -117,8 +118,9 @@ def test_shifted_values_are_those_of_a_shifted_chain():
         **settings,
         loss=LossConfig(max_shift={"lis": 20}),
     )
-    shift = np.asarray(draw_shift(jax.random.split(key, 3)[2], 3, 20))
-    assert shift.any()
+    drawn = draw_shift(jax.random.split(key, 4)[2], batch.rounds, 20)
+    shift = np.asarray(drawn.by)
+    assert shift.any() and not drawn.least.any()
     rounds = np.where(
         batch.rounds >= FIRST_NUMBER, batch.rounds + shift[None, :, None], batch.rounds
     )
@@ -128,7 +130,7 @@ def test_shifted_values_are_those_of_a_shifted_chain():
         batch.num_rounds,
         **settings,
         teacher=Teacher(rounds, jnp.ones((3, 3), bool)),
-        shift=jnp.asarray(shift),
+        shift=drawn,
         key=key,
     )
     answers = log_softmax(spoken.answer_logits)
@@ -198,17 +200,63 @@ def test_a_chain_without_its_answer_has_no_answer_loss():
 
 
 def test_half_of_the_examples_are_not_shifted():
-    shift = np.asarray(draw_shift(jax.random.key(0), 4000, 9))
-    counts = np.bincount(shift, minlength=10)
+    rounds = FIRST_NUMBER + np.tile(np.arange(1, 6), (1, 4000, 1))
+    by, least = draw_shift(jax.random.key(0), rounds, 9)
+    counts = np.bincount(by, minlength=10)
     assert len(counts) == 10 and abs(counts[0] - 2200) < 150
-    assert np.all(np.abs(counts[1:] - 200) < 60)
+    assert np.all(np.abs(counts[1:] - 200) < 60) and not least.any()
+    by, least = map(np.asarray, draw_shift(jax.random.key(0), rounds, 9, 0.75))
+    assert not least[by == 0].any()
+    counts = np.bincount(least[by > 0], minlength=6)  # a quarter without, 1..5
+    assert len(counts) == 6 and np.all(np.abs(counts - [450, *[270] * 5]) < 80)
 
 
 def test_shift_moves_numbers_alone():
     tokens = jnp.array([[PAD, FIRST_NUMBER - 1, FIRST_NUMBER, FIRST_NUMBER + 3]])
-    moved = shift_numbers(tokens, jnp.array([[5]]))
-    expected = [[PAD, FIRST_NUMBER - 1, FIRST_NUMBER + 5, FIRST_NUMBER + 8]]
-    np.testing.assert_array_equal(moved, expected)
+    for least, moved in ((0, [5, 8]), (1, [0, 8]), (3, [0, 8]), (4, [0, 3])):
+        shift = Shift(jnp.array([5]), jnp.array([least]))
+        expected = [PAD, FIRST_NUMBER - 1, *(FIRST_NUMBER + n for n in moved)]
+        np.testing.assert_array_equal(shift.apply(tokens), [expected])
+
+
+def test_what_is_trained_beyond_a_gap_follows_from_the_memory():
+    """Every value that may be trained is one more than the largest of smaller numbers,
+    in the raised memory and, by this rule, in its own round; without a gap all are."""
+    task = TASKS["lis"](group=3, smallest=20, number_range=39)
+    examples = task.sample(np.random.default_rng(0), np.full(64, 17))
+    batch = looped_batch(examples, task, 6)
+    shift = draw_shift(jax.random.key(0), batch.rounds, 20, 0.7)
+    raised = np.asarray(shift.apply(batch.rounds))
+    trained = np.asarray(follows(batch.rounds, shift))
+    space = task.workspace(jnp.asarray(batch.problem), 6)
+    memory, checked = shift.apply(space.memory), []
+    for t in range(6):
+        held = np.asarray(memory)
+        for b, problem in enumerate(batch.problem):
+            values = {  # of the numbers before this round; 0 stands at the task token
+                j: held[b, j] - FIRST_NUMBER
+                for j in range(len(problem))
+                if held[b, j] >= FIRST_NUMBER
+            }
+            start = min(values)
+            for place in range(3):
+                j = start + 1 + min(3 * t + place, 16)
+                smaller = [
+                    v
+                    for k, v in values.items()
+                    if k > start and problem[k] < problem[j]
+                ]
+                values[j] = max(smaller, default=values[start]) + 1
+                column = raised.shape[-1] - 4 + place
+                if trained[t, b, column]:
+                    assert raised[t, b, column] == FIRST_NUMBER + values[j]
+                    checked.append((int(shift.least[b]), values[j]))
+                else:
+                    assert shift.least[b] > 0
+        said = jnp.asarray(raised[t])
+        memory = write_memory(memory, said, space.source[t], space.given[t])
+    beyond = [value for least, value in checked if 0 < least < value]
+    assert len(beyond) > 100 and len(checked) > 0.8 * 64 * 18
 
 
 def test_decoder_loss_trains_chain_and_answer_only():
