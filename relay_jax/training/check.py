@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 
 from relay_jax import config as configs
-from relay_jax.config import ModelConfig, TrainConfig
+from relay_jax.config import LossConfig, ModelConfig, TrainConfig
 from relay_jax.data import pipeline
 from relay_jax.data.align import right_align
 from relay_jax.data.source import sample_split
@@ -121,6 +121,7 @@ def check_config(config: TrainConfig) -> None:
     check_settings(config)
     pipeline.check_buckets(config)
     _check_names(config, {bucket.task for bucket in config.data.buckets.values()})
+    _check_gaps(config.loss)
     for bucket in config.data.buckets.values():
         if bucket.kind != "text":
             _check_shift(pipeline.bucket_task(bucket), bucket.lengths[1], config)
@@ -246,19 +247,24 @@ def _check_shift(task: Task, longest: int, config: TrainConfig) -> None:
             f"loss.max_shift.{task.name} is {shift}, but only a looped model "
             "with loop_input='feedback' can see from where a chain counts; set it to 0"
         )
-    if config.loss.gap_share and (task.name != "lis" or config.loss.forcing_end < 1):
-        raise ValueError(
-            f"loss.gap_share is {config.loss.gap_share}, which needs true values that "
-            "are each one more than another: it goes with the task lis alone (of "
-            f"loss.max_shift, here {task.name}) and loss.forcing_end=1, here "
-            f"{config.loss.forcing_end:g}"
-        )
     largest = task.max_number(longest)
     if largest + shift >= model.num_numbers:
         raise ValueError(
             f"{task.name}: numbers up to {largest}, raised by up to {shift} "
             f"(loss.max_shift), pass the vocabulary's last, {model.num_numbers - 1}; "
             "raise model.num_numbers"
+        )
+
+
+def _check_gaps(loss: LossConfig) -> None:
+    """Beyond a gap, only a task's rule and true rounds say what is right."""
+    raised = [name for name, most in loss.max_shift.items() if most]
+    least = min(loss.forcing_start, loss.forcing_end)
+    if loss.gap_share and (raised != ["lis"] or least < 1):
+        raise ValueError(
+            f"loss.gap_share is {loss.gap_share:g}: it needs a loss.max_shift of lis "
+            f"alone, here {loss.max_shift}, and true rounds (loss.forcing_start and "
+            f"loss.forcing_end 1), here {least:g}; set it to 0"
         )
 
 

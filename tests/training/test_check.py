@@ -135,6 +135,21 @@ def config(*changes):
             ),
         ),
         (
+            ("loss.gap_share", 0.5),
+            "loss.gap_share is 0.5: it needs a loss.max_shift of lis alone, here {}",
+        ),
+        (
+            ("loss.gap_share", 0.5, ("loss.max_shift", {"arithmetic": 2})),
+            "needs a loss.max_shift of lis alone, here {'arithmetic': 2}",
+        ),
+        (
+            (
+                *("loss.gap_share", 0.5, ("loss.max_shift", {"lis": 2})),
+                ("loss.forcing_end", 0.5),
+            ),
+            "(loss.forcing_start and loss.forcing_end 1), here 0.5; set it to 0",
+        ),
+        (
             ("loss.max_shift", {"liss": 3}),
             (
                 "loss.max_shift names an unknown task 'liss'; valid tasks: arithmetic, "
