@@ -99,7 +99,7 @@ LOOPED = {
             "position": {"directional_heads": False, "distance_slopes": False},
         },
         "optimizer": FALLING,
-        "loss": {"answer_weight": 0.1},
+        "loss": {"answer_weight": 0.1, "gap_share": 0.5},
         "num_steps": 8500,
     },
     "multitask": {  # what each of the three needs; as in quickstart_multitask.py
