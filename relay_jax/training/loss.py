@@ -57,16 +57,12 @@ def looped_loss(
     and each is run by itself; the loss is the same on average.
     """
     dropout_key, forcing_key, shift_key, draw_key = jax.random.split(key, 4)
-    rounds, answer, shift = batch.rounds, batch.answer, None
-    mask, num_rounds, weight, drawn = batch.mask, batch.num_rounds, 1, None
+    shift, weight, drawn = None, 1, None
     if task.name in loss.max_shift:
         most = loss.max_shift[task.name]
-        shift = draw_shift(shift_key, rounds, most, loss.gap_share)
-        known = follows(rounds, shift)
-        mask, rounds = mask & known, shift.apply(rounds)
-        last = jnp.maximum(num_rounds - 1, 0)[None]
-        ends = jnp.take_along_axis(known.all(axis=-1), last, axis=0)[0]
-        answer = jnp.where(ends, shift.apply(answer[:, None])[:, 0], PAD)
+        shift = draw_shift(shift_key, batch.rounds, most, loss.gap_share)
+        batch = raise_chains(batch, shift)
+    _, rounds, mask, answer, num_rounds = batch
     if num_loops < len(rounds):
         drawn = draw_rounds(draw_key, num_rounds, num_loops)
     spoken = run_looped(
@@ -120,16 +116,25 @@ def draw_shift(
     return Shift(by, jnp.where(has_gap, least, 0))
 
 
-def follows(rounds: Int[AnyArray, "t b r"], shift: Shift) -> Bool[Array, "t b r"]:
-    """What can be said of raised rounds from what was said before.
+def raise_chains(batch: LoopedBatch, shift: Shift) -> LoopedBatch:
+    """Chains with raised numbers, trained on what follows from what was said before.
 
     Where each value is one more than the largest of some others, as in LIS, raising all
     from `least` on keeps this true of all but `least` itself, which follows from a value
-    below the gap; and then of those in its round, which may follow from it.
+    below the gap; and then of those in its round, which may follow from it, and of an
+    answer to this round.
     """
-    least = shift.least[None, :, None]
-    begins = (rounds == FIRST_NUMBER + least) & (least > 0)
-    return ~begins.any(axis=-1, keepdims=True) | (rounds < FIRST_NUMBER + least)
+    least = FIRST_NUMBER + shift.least[None, :, None]
+    begins = (batch.rounds == least) & (least > FIRST_NUMBER)
+    follows = ~begins.any(axis=-1, keepdims=True) | (batch.rounds < least)
+    last = jnp.maximum(batch.num_rounds - 1, 0)[None]
+    ends = jnp.take_along_axis(follows.all(axis=-1), last, axis=0)[0]
+    answer = shift.apply(batch.answer[:, None])[:, 0]
+    return batch._replace(
+        rounds=shift.apply(batch.rounds),
+        mask=batch.mask & follows,
+        answer=jnp.where(ends, answer, PAD),
+    )
 
 
 def decoder_loss(

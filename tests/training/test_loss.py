@@ -16,9 +16,9 @@ from relay_jax.training.loss import (
     answer_loss,
     decoder_loss,
     draw_shift,
-    follows,
     iteration_loss,
     looped_loss,
+    raise_chains,
 )
 from relay_jax.training.step import init_params
 
@@ -221,42 +221,38 @@ def test_shift_moves_numbers_alone():
 
 def test_what_is_trained_beyond_a_gap_follows_from_the_memory():
     """Every value that may be trained is one more than the largest of smaller numbers,
-    in the raised memory and, by this rule, in its own round; without a gap all are."""
+    in the raised memory and, by this rule, in its own round; without a gap all are. So
+    is the answer the largest of all."""
     task = TASKS["lis"](group=3, smallest=20, number_range=39)
     examples = task.sample(np.random.default_rng(0), np.full(64, 17))
-    batch = looped_batch(examples, task, 6)
+    batch = jax.tree.map(jnp.asarray, looped_batch(examples, task, 6))
     shift = draw_shift(jax.random.key(0), batch.rounds, 20, 0.7)
-    raised = np.asarray(shift.apply(batch.rounds))
-    trained = np.asarray(follows(batch.rounds, shift))
-    space = task.workspace(jnp.asarray(batch.problem), 6)
+    raised = jax.tree.map(np.asarray, raise_chains(batch, shift))
+    space = task.workspace(batch.problem, 6)
     memory, checked = shift.apply(space.memory), []
     for t in range(6):
-        held = np.asarray(memory)
-        for b, problem in enumerate(batch.problem):
-            values = {  # of the numbers before this round; 0 stands at the task token
-                j: held[b, j] - FIRST_NUMBER
-                for j in range(len(problem))
-                if held[b, j] >= FIRST_NUMBER
-            }
-            start = min(values)
+        held, said = np.asarray(memory), jnp.asarray(raised.rounds[t])
+        for b, problem in enumerate(raised.problem):
+            start = int(np.argmax(problem == task.token))  # where 0 is held
+            values = {j: held[b, j] for j in range(start, start + 1 + 3 * t)}
             for place in range(3):
                 j = start + 1 + min(3 * t + place, 16)
                 smaller = [
-                    v
-                    for k, v in values.items()
-                    if k > start and problem[k] < problem[j]
+                    values[k] for k in values if k > start and problem[k] < problem[j]
                 ]
                 values[j] = max(smaller, default=values[start]) + 1
-                column = raised.shape[-1] - 4 + place
-                if trained[t, b, column]:
-                    assert raised[t, b, column] == FIRST_NUMBER + values[j]
-                    checked.append((int(shift.least[b]), values[j]))
+                column = said.shape[1] - 4 + place
+                if raised.mask[t, b, column]:
+                    assert said[b, column] == values[j]
+                    checked.append((int(shift.least[b]), values[j] - FIRST_NUMBER))
                 else:
                     assert shift.least[b] > 0
-        said = jnp.asarray(raised[t])
+            if t == 5 and raised.answer[b] != PAD:
+                assert raised.answer[b] == max(values.values())
         memory = write_memory(memory, said, space.source[t], space.given[t])
     beyond = [value for least, value in checked if 0 < least < value]
     assert len(beyond) > 100 and len(checked) > 0.8 * 64 * 18
+    assert 0 < np.sum(raised.answer == PAD) < 16
 
 
 def test_decoder_loss_trains_chain_and_answer_only():
