@@ -116,9 +116,8 @@ class LossConfig:
     task_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
     # Feedback: a task's chains are trained with all numbers raised by up to this much.
     max_shift: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    gap_share: float = (
-        0.0  # of the raised chains, those raised from a value on; LIS only
-    )
+    # LIS: of these chains, those in which only the values from a random one on are raised.
+    gap_share: float = 0.0
     # Feedback: the share of rounds that the teacher feeds back, linear over the run.
     forcing_start: float = 1.0
     forcing_end: float = 1.0
