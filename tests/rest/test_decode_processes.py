@@ -1,5 +1,7 @@
 """Two real processes, each with half of a datastore, write what one process writes."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -39,6 +41,7 @@ def test_texts_are_those_of_plain_decoding_in_one_process(tmp_path, mesh, num_dr
             *(f"--mesh={mesh}", f"--num_draft={num_draft}"),
         )
     )
-    lines = [line for line in told[0][0].splitlines() if not line.startswith("[Gloo]")]
+    # Gloo's threads print there as well, into each other's lines.
+    lines = re.findall(r"^\d+(?:,\d+)+$", told[0][0], re.MULTILINE)
     assert lines == [",".join(map(str, text)) for text in texts]
     assert not told[1][0]
