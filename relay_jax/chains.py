@@ -8,7 +8,8 @@
 Interrupted, it goes on with the first length that has no file.
 
 A chain without an answer is never kept: a decoder did not come to an end, say. Filters
-decide which of the others are:
+decide which of the others are. Where they keep too few of many more than were wanted, that
+is an error, unless `fewer` will do.
 
     none            all of them: the default, as in the paper. With an accurate looped
                     model a filter changes little, and every filter leaves out the harder
@@ -19,6 +20,7 @@ decide which of the others are:
     oracle          the answer is the true one: not to be had outside an experiment
 """
 
+import sys
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -155,7 +157,8 @@ def _write_length(file, writer, judge, task, length, count, config) -> None:
     seed = config.seed + SEED_OFFSET
     problems = Synthetic(task, (length, length), seed, "train")
     kept, found, tried, right, passed, passed_right, unanswered = [], 0, 0, 0, 0, 0, 0
-    while found < count:
+    most = MOST_TRIES * max(count, config.batch_size)
+    while found < count and tried <= most:
         wanted = max(min(count - found, 4096), config.batch_size)
         given = problems.take(tried + np.arange(wanted))
         written = speak(writer, task, given, config.batch_size)
@@ -170,12 +173,17 @@ def _write_length(file, writer, judge, task, length, count, config) -> None:
         keep &= np.cumsum(keep) <= count - found
         kept.append(Examples(*(part[keep] for part in written.examples)))
         found += int(keep.sum())
-        if tried > MOST_TRIES * max(count, config.batch_size):
+    if found < count:
+        told = (
+            f"{task.name}, length {length}: the filter {config.filter!r} kept {found} of "
+            f"{tried} chains, {count} are wanted ({unanswered} have no answer)"
+        )
+        if not config.fewer:
             raise ValueError(
-                f"{task.name}, length {length}: the filter {config.filter!r} kept "
-                f"{found} of {tried} chains, {count} are wanted ({unanswered} have no "
-                "answer); use another filter, shorter problems or a better model"
+                f"{told}; use another filter, shorter problems or a better model, or "
+                "set fewer to go on with these"
             )
+        tqdm.write(f"{told}; goes on with these", sys.stderr)
     report = np.array([tried, right, passed, passed_right, unanswered])
     save_chains(file, concatenate(kept), report)
 
@@ -252,9 +260,10 @@ def _read_report(file, task, length, run, config) -> list[dict]:
     rows = [
         ("chain_accuracy", right / tried, tried),
         ("kept_share", kept / tried, tried),
-        ("kept_chain_accuracy", kept_right / kept, kept),
         ("unanswered_share", unanswered / tried, tried),
     ]
+    if kept:
+        rows.append(("kept_chain_accuracy", kept_right / kept, kept))
     return [
         records.make_record(
             run=run,

@@ -215,6 +215,7 @@ class ChainsConfig:
     filter: Literal["none", "answer_agrees", "confidence", "oracle"] = "none"
     judge: str = ""  # answer_agrees: a run whose answer must agree (`resolve`)
     confidence: float = 0.9
+    fewer: bool = False  # where the filter keeps too few: go on with these, even none
     name: str = "chains"
     seed: int = 0
     batch_size: int = 256

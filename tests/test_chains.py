@@ -208,6 +208,49 @@ def test_a_filter_that_keeps_too_little_is_an_error(tmp_path, writer, monkeypatc
         chains.write_chains(config, tmp_path)
 
 
+def test_fewer_chains_will_do_and_none_is_nothing_to_train_on(
+    tmp_path, writer, monkeypatch, capsys
+):
+    def few(written, *_):  # one of length 4 in every batch, none of length 3
+        is_first = np.arange(len(written.is_right)) == 0
+        return is_first & (written.examples.length == 4)
+
+    monkeypatch.setitem(FILTERS, "confidence", few)
+    monkeypatch.setattr(chains, "MOST_TRIES", 2)
+    counts = {"3": 8, "4": 8}
+    config = chains_config(filter="confidence", fewer=True, counts=counts, batch_size=8)
+    share = chains.write_chains(config, tmp_path / "few")
+    told = capsys.readouterr().err
+    for length, kept in ((3, 0), (4, 3)):
+        assert (
+            f"lis, length {length}: the filter 'confidence' kept {kept} of 24 "
+            "chains, 8 are wanted"
+        ) in told
+    assert share["kept_share"] == {3: 0, 4: 1 / 8}
+    assert share["kept_chain_accuracy"] == {4: 1.0}
+    task = TASKS["lis"](**LIS)
+    assert len(read_chains(tmp_path / "few", task, (3, 3), 0)) == 0
+    assert len(read_chains(tmp_path / "few", task, (3, 4), 0)) == 3
+
+    few = {"kind": "chains", "path": "few", "options": LIS}
+    none = BucketConfig("lis", (3, 3), **few)
+    three = BucketConfig("lis", (3, 4), **few)
+    late = BucketConfig("lis", (1, 2), options=LIS, start_share=0.5)
+    learner = TrainConfig(model=ModelConfig(kind="decoder", num_numbers=64))
+
+    def opened(**buckets):
+        data = dataclasses.replace(learner.data, buckets=buckets)
+        run = dataclasses.replace(learner, data=data)
+        return pipeline.open_buckets(run, tmp_path / "run")
+
+    assert [len(b.source) for b in opened(none=none, three=three)] == [3]
+    for buckets in ({"none": none}, {"none": none, "late": late}):
+        with pytest.raises(
+            ValueError, match=f"none of the buckets {', '.join(buckets)}"
+        ):
+            opened(**buckets)
+
+
 @pytest.fixture
 def decoder(monkeypatch):
     """A stand-in for a decoder that never errs, but every third text does not end."""

@@ -136,7 +136,8 @@ def add_self_made(
 ) -> None:
     """Adds the self-made-chain baselines of section 4.3 (Table 4) to a RelayConfig's
     dict: in each phase the AR model learns its own chains, of each task's next length;
-    twice: kept where the vanilla looped model, or the truth, agrees with the answer.
+    twice: kept where the vanilla looped model, or the truth, agrees with the answer. A
+    phase has fewer chains, or none, of a task that the model cannot do at that length.
 
     Args:
       counts: of each task, new chains in each phase. In the last phase all the chains
@@ -157,7 +158,9 @@ def add_self_made(
                 chains += f"_{plan.task}" if len(plans) > 1 else ""
                 common = {"task": plan.task, "options": plan.options}
                 config["chains"][chains] = (
-                    common | kept | {"model": before, "counts": {str(length): count}}
+                    common
+                    | kept
+                    | {"model": before, "counts": {str(length): count}, "fewer": True}
                 )
                 share = count / sum(counts[plan.task]) / len(plans)
                 buckets = buckets | {

@@ -137,13 +137,21 @@ def check_buckets(config: TrainConfig) -> None:
 
 
 def open_buckets(config: TrainConfig, workdir: epath.PathLike = ".") -> list[AnyBucket]:
-    """Opens every bucket of the run in `workdir`.
+    """Opens every bucket of the run in `workdir`, but those whose model could write no
+    chains (`ChainsConfig.fewer`).
 
     Raises:
       ValueError: at whatever cannot work, before training.
     """
     check_buckets(config)
-    return [open_bucket(b, config, workdir) for b in config.data.buckets.values()]
+    opened = [open_bucket(b, config, workdir) for b in config.data.buckets.values()]
+    filled = [b for b in opened if isinstance(b, TextBucket) or len(b.source)]
+    if not any(bucket.first_step == 0 for bucket in filled):
+        raise ValueError(
+            f"none of the buckets {', '.join(config.data.buckets)} has anything to begin "
+            "with; write chains that the filter lets pass, or train on other problems too"
+        )
+    return filled
 
 
 def bucket_task(bucket: BucketConfig) -> Task:
@@ -185,7 +193,7 @@ def open_bucket(
     else:
         path = configs.resolve(bucket.path, workdir)
         source = read_chains(path, task, bucket.lengths, seed)
-        if not are_rounds(source.examples):
+        if len(source) and not are_rounds(source.examples):
             check_writer("decoder", model.kind, str(path))
     return Bucket(task, source, bucket.lengths[1], *bucket_rounds(bucket, task), *when)
 

@@ -92,8 +92,7 @@ def check(config: TrainConfig, workdir: epath.PathLike) -> None:
     """Raises ValueError at whatever is wrong with a config or its data, naming it."""
     check_config(config)
     check_devices(config)
-    for each in config.data.buckets.values():
-        bucket = pipeline.open_bucket(each, config, workdir)
+    for bucket in pipeline.open_buckets(config, workdir):
         if isinstance(bucket, pipeline.Bucket) and _hears(config.model):
             _check_marks(bucket)
     if config.evaluation.text:
