@@ -1,8 +1,11 @@
 """Strict by default: warnings are errors (pyproject.toml), eight virtual devices, no
 implicit rank promotion, and every jaxtyping annotation of relay_jax is checked."""
 
+import atexit
 import importlib.metadata
 import os
+import shutil
+import tempfile
 
 # Here compiling takes longer than running, in the processes that tests start too. XLA's
 # new code for fused operations takes it four times as long as the old one.
@@ -11,6 +14,12 @@ options = [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_co
 if importlib.metadata.version("jaxlib").startswith("0.10."):  # later: no such flag
     options += ["--xla_cpu_use_fusion_emitters=false"]
 os.environ["XLA_FLAGS"] = " ".join(options)
+# What one process has compiled, the others of this run need not: scripts, workers.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = cache = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, cache, ignore_errors=True)
+os.environ["JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS"] = "0.02"
+os.environ["JAX_PERSISTENT_COMPILATION_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
 import jaxtyping
