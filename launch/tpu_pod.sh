@@ -15,8 +15,8 @@ accelerator="${RELAY_ACCELERATOR:-}" runtime="${RELAY_RUNTIME:-}"
 take 'name= zone= project= accelerator= runtime= spot delete' "$@"
 need name zone
 place=(--zone="$zone" ${project:+--project="$project"})
-scratch="$(mktemp -d)" tree=HEAD
-trap 'rm -rf "$scratch"' EXIT
+scratch="$(mktemp -d)" tree=HEAD there=''
+trap '(($? == 0)) || [[ -z "$there" ]] || say "$name is still there, and costs"; rm -rf "$scratch"' EXIT
 remove() { run gcloud compute tpus queued-resources delete "$name" "${place[@]}" --force --quiet; }
 create() {
   run gcloud compute tpus queued-resources create "$name" "${place[@]}" --node-id="$name" \
@@ -45,7 +45,7 @@ await() {
 if ((${#command[@]})) || [[ -z "$delete" ]]; then
   need accelerator runtime command
   if [[ -n "$go" ]]; then
-    await
+    await; there=yes
     git -C "$root" diff --quiet HEAD || # a commit of HEAD with the changes, on no branch
       tree="$(git -C "$root" -c user.name=- -c user.email=- stash create)"
   else
@@ -54,7 +54,7 @@ if ((${#command[@]})) || [[ -z "$delete" ]]; then
   run git -C "$root" archive --output="$scratch/relay_jax.tar.gz" "$tree"
   run gcloud compute tpus tpu-vm scp "$scratch/relay_jax.tar.gz" "$name:" "${place[@]}" --worker=all
   run gcloud compute tpus tpu-vm ssh "$name" "${place[@]}" --worker=all </dev/null \
-    --command="bash <(tar -xzOf relay_jax.tar.gz launch/tpu_worker.sh) $(quote "${command[@]}")"
+    --command="s=\$(tar -xzOf relay_jax.tar.gz launch/tpu_worker.sh) && bash -c \"\$s\" - $(quote "${command[@]}")"
 fi
 [[ -z "$delete" ]] || remove
 tell_of_dry_run

@@ -2,7 +2,8 @@
 
 $WORLD is a directory. Every call is a line of its `calls.jsonl`. What is to happen is
 told by its other files: `states` (a line for each answer of `describe`, the last one stays),
-`workers` (how many the slice has), `jobset` (there is one), `squeue` (its answer).
+`workers` (how many the slice has), `dropped` (the connection is lost at the end,
+so gcloud sends the command again), `jobset` (there is one), `squeue` (its answer).
 """
 
 import json
@@ -62,7 +63,9 @@ def gcloud():
         [command] = [a for a in ARGUMENTS if a.startswith("--command=")]
         shell = ["bash", "-c", command.removeprefix("--command=")]
         more = [{"HOME": str(home(w)), "WORKER": str(w)} for w in workers]
-        return together([(shell, m, m["HOME"]) for m in more])
+        status = together([(shell, m, m["HOME"]) for m in more])
+        again = told("dropped") and together([(shell, m, m["HOME"]) for m in more])
+        return again or status
 
 
 def kubectl():

@@ -405,6 +405,14 @@ def test_the_exit_code_of_a_worker_is_that_of_the_launcher(world):
     assert world.verbs()[-2:] == ["ssh", "delete"]
 
 
+def test_a_lost_connection_is_no_success(world):
+    world.tell(states="ACTIVE", dropped="yes")
+    status, _, errors = world.launch("tpu_pod", *TPU, "--delete", "--go", *command())
+    assert status != 0 and world.verbs()[-1] == "ssh"  # nothing is deleted
+    assert errors.splitlines()[-1] == "relay_jax: n is still there, and costs"
+    assert len(world.programs()) == 1  # and nothing is begun anew
+
+
 def test_the_same_call_again_lets_the_earlier_command_save_first(world):
     world.tell(states="ACTIVE")
     first = world.start("tpu_pod", *TPU, "--go", *command(TRAINING))
