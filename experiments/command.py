@@ -40,6 +40,7 @@ _COORDINATOR = flags.DEFINE_string(
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many there are.", 1)
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is: 0, ...", 0)
 PLACES = ("workdir", "run", "data_dir", "results")  # flags, of one path or several
+_ADDRESS = re.compile(r".+:[0-9]{1,5}")
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=\[]+)")  # --config.model.dim=8
 
 
@@ -82,6 +83,11 @@ def connect(is_shared: bool) -> None:
                 f"{_module()} is the work of one process: start it once, without "
                 "--coordinator, --num_processes and --process_id"
             )
+        if (count := _started_here()) > 1:
+            raise ValueError(
+                f"{_module()} is the work of one process, and {count} were started: ask "
+                "for one task (--gpus=1 --nodes=1 of launch/slurm.sh, one worker)"
+            )
         return
     where, count, own = given
     where = os.environ.get(COORDINATOR, "") if where is None else where
@@ -94,7 +100,12 @@ def connect(is_shared: bool) -> None:
                 "--coordinator=HOST:PORT, --num_processes and --process_id, or none"
             ) from None
     elif where:
-        if ":" not in where or count is None or own is None or own >= count:
+        if (
+            not _ADDRESS.fullmatch(where)
+            or count is None
+            or own is None
+            or own >= count
+        ):
             raise ValueError(
                 "--coordinator=HOST:PORT needs --num_processes and a --process_id below "
                 f"it, got {where!r}, {count} and {own}; or give --coordinator=auto"
@@ -104,6 +115,14 @@ def connect(is_shared: bool) -> None:
         raise ValueError("--num_processes and --process_id need --coordinator")
     if not records.is_first():
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _started_here() -> int:
+    """How many processes a launcher has started side by side, as far as one is told."""
+    if os.environ.get(COORDINATOR) != "auto":
+        return 1
+    hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").count(",") + 1
+    return max(hosts, int(os.environ.get("SLURM_NTASKS", "1")))
 
 
 @contextlib.contextmanager
@@ -166,13 +185,21 @@ def make_folder(path: epath.Path) -> None:
 
 
 def check_places(values: flags.FlagValues) -> None:
-    """Raises ValueError where a flag that says where things are was given, but empty."""
+    """Raises ValueError where a flag that says where things are was given, but empty, or
+    where --records, which are written last, cannot be."""
     for name in PLACES:
         if name in values and values[name].present:
             given = values[name].value
             places = given if isinstance(given, list) else [given]
             if not places or "" in places:
                 raise ValueError(f"--{name} has an empty name in it; give a path")
+    if "records" in values and (given := values["records"].value):
+        file = epath.Path(given)
+        if file.is_dir() or not file.parent.is_dir():
+            raise ValueError(
+                f"--records={given} cannot be written: it must be a file in a directory "
+                "that there is; make the directory first, or give another file"
+            )
 
 
 def check_config(argv: Sequence[str], default: str = "") -> None:

@@ -15,6 +15,7 @@ import itertools
 import sys
 from functools import partial
 
+import jax
 import numpy as np
 from absl import flags
 

@@ -32,7 +32,7 @@ from relay_jax.data import pipeline
 from relay_jax.evaluation import roofline
 from relay_jax.evaluation.flops import step_flops
 from relay_jax.models.mesh import layout, make_mesh, spread
-from relay_jax.training.check import check_devices
+from relay_jax.training.check import check_devices, check_settings
 from relay_jax.training.step import init_params, init_state, make_train_step
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment's file.")
@@ -85,6 +85,7 @@ def main() -> None:
         }
         data = dataclasses.replace(config.data, buckets=whole)
         config = dataclasses.replace(config, data=data)
+    check_settings(config)
     check_devices(config)
     pipeline.check_buckets(config)
     dtype = config.model.dtype

@@ -94,8 +94,9 @@ def extend_datastore(
     Whoever has the store open goes on with what it was; opened anew it has both.
 
     Raises:
-      ValueError: there is no store, or an id is out of range.
+      ValueError: there is no store, or an id or `shard_tokens` is out of range.
     """
+    _check_size(shard_tokens)
     path, store = epath.Path(path), open_datastore(path)
     words = Words(store.tokenizer, store.vocab_size, store.eos_id)
     held = [
@@ -120,12 +121,16 @@ def check_build(
         raise ValueError(
             f"eos_id {words.eos_id} is outside a vocabulary of {words.vocab_size}"
         )
+    _check_size(shard_tokens)
+    _check_writable(path)
+
+
+def _check_size(shard_tokens: int) -> None:
     if not 0 < shard_tokens <= LONGEST_SHARD:
         raise ValueError(
             f"shard_tokens must be 1..{LONGEST_SHARD}, got {shard_tokens}: "
             "an order is kept in 32 bits"
         )
-    _check_writable(path)
 
 
 def checked(

@@ -53,16 +53,20 @@ class Trace:
     """A profile of some steps in DIR/profile, for TensorBoard or Perfetto."""
 
     def __init__(self, folder: epath.Path, steps: range):
-        self.folder, self.steps = folder / "profile", steps
+        self.folder, self.steps, self.is_on = folder / "profile", steps, False
 
     def before(self, step: int) -> None:
-        if self.steps and step == self.steps[0]:
+        """Begins at the first of the steps that this process takes: it may go on within."""
+        if step in self.steps and not self.is_on:
             jax.profiler.start_trace(str(self.folder))
+            self.is_on = True
 
-    def after(self, step: int, metrics: dict) -> None:
-        if self.steps and step == self.steps[-1]:
+    def after(self, step: int, metrics: dict, is_last: bool = False) -> None:
+        """`is_last`: the process stops."""
+        if self.is_on and (is_last or step == self.steps[-1]):
             jax.block_until_ready(metrics)
             jax.profiler.stop_trace()
+            self.is_on = False
 
 
 class Log:
@@ -143,6 +147,11 @@ class Log:
         if peaks:
             found["flop_utilisation"] = rate / (peaks[0] * count)
         return found
+
+    def pause(self, seconds: float) -> None:
+        """What was no training does not count in the speed."""
+        step, then = self.last
+        self.last = step, then + seconds
 
     def accuracy(self, step, lines) -> None:
         lines = [line | {"step": step} for line in lines]

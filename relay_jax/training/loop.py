@@ -118,9 +118,11 @@ def _run(config, state, mesh: Mesh, manager, log, asked, trace) -> TrainState:
                 values = log.metrics(step)
                 bar.set_postfix(loss=f"{values['loss']:.4f}")
             if step % config.evaluation.every_steps == 0 and step < stop:
+                began = time.monotonic()
                 params = trained_params(state.params, state.opt_state)
                 lines = _evaluate(config, params, log.path, final=False)
                 log.accuracy(step, lines)
+                log.pause(time.monotonic() - began)
             if step == stop:
                 params = trained_params(state.params, state.opt_state)
                 state = state._replace(params=params)
@@ -131,6 +133,7 @@ def _run(config, state, mesh: Mesh, manager, log, asked, trace) -> TrainState:
                 checkpoint.save(manager, state, log.seconds())
                 saved_at = time.monotonic()
             if stopping:
+                trace.after(step, metrics, is_last=True)
                 break
     manager.wait_until_finished()
     if any(vote.now(asked())):  # after the last step too: the evaluation is left then

@@ -72,6 +72,18 @@ def test_a_place_that_is_given_is_not_empty(argument, name):
         command.check_places(values)
 
 
+def test_records_can_be_written_before_there_are_any(tmp_path):
+    values = flags.FlagValues()
+    flags.DEFINE_string("records", "", "", flag_values=values)
+    for given in (tmp_path / "records.jsonl", ""):
+        values(["script", f"--records={given}"])
+        command.check_places(values)
+    for given in (tmp_path / "no" / "records.jsonl", tmp_path):
+        values(["script", f"--records={given}"])
+        with pytest.raises(ValueError, match=f"--records={given} cannot be written"):
+            command.check_places(values)
+
+
 @pytest.mark.parametrize(
     "given, is_shared, message",
     [
@@ -91,6 +103,11 @@ def test_a_place_that_is_given_is_not_empty(argument, name):
             {"coordinator": "host:1", "num_processes": 2, "process_id": 2},
             True,
             "a --process_id below it, got 'host:1', 2 and 2; or give --coordinator=auto",
+        ),
+        (
+            {"coordinator": "host:x", "num_processes": 1, "process_id": 0},
+            True,
+            "=HOST:PORT needs .* got 'host:x', 1 and 0",
         ),
         ({"num_processes": 2}, True, "--num_processes and --process_id need --coord"),
     ],
@@ -117,6 +134,15 @@ def test_a_cluster_is_asked_for_by_a_flag_or_the_environment(monkeypatch):
         with flagsaver.flagsaver(coordinator=given):
             command.connect(is_shared)
         assert met == expected
+    for name, value in (("SLURM_NTASKS", "2"), ("TPU_WORKER_HOSTNAMES", "a,b")):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            with pytest.raises(
+                ValueError, match="of one process, and 2 were started: "
+            ):
+                command.connect(False)
+            patch.delenv(command.COORDINATOR)  # a job of the user's own
+            command.connect(False)
     monkeypatch.undo()
     refused = pytest.raises(ValueError, match="auto finds no cluster here")
     with flagsaver.flagsaver(coordinator="auto"), refused:

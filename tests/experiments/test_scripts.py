@@ -1,8 +1,10 @@
 """Every script as a user runs it, stages chained, in a temporary directory."""
 
+import contextlib
 import json
 import os
 import pathlib
+import pty
 import subprocess
 import sys
 
@@ -43,6 +45,24 @@ def script(name, *arguments, cwd=ROOT, devices=1, given=""):
         text=True,
         check=False,
     )
+
+
+def in_a_terminal(name, *arguments):
+    """What a script prints on a terminal."""
+    ours, theirs = pty.openpty()
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", f"experiments.{name}", *arguments]
+    printed = {"stdout": theirs, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, **printed) as process:
+        os.close(theirs)
+        _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    with open(ours, "rb", buffering=0) as screen:
+        shown = bytearray()
+        with contextlib.suppress(OSError):  # at the end of what was printed
+            while more := screen.read(4096):
+                shown += more
+    return shown.decode().replace("\r\n", "\n")
 
 
 def refusal(name, *arguments, **rest):
@@ -415,6 +435,7 @@ def test_drafts_from_a_store_change_no_text(tmp_path):
     )
     drafted = script("rest_generate", run, *fixed, *prompt)
     assert drafted.stdout == plain.stdout
+    assert in_a_terminal("rest_generate", run, *fixed, *prompt) == plain.stdout
     assert len(ids.stdout.split(",")) == 30
 
     arguments = "--task=arithmetic", "--length=2", "--count=4", "--repeats=1"

@@ -47,6 +47,8 @@ def test_a_decoder_with_muon_is_timed(tmp_path):
 def test_what_cannot_be_timed_is_told():
     line = refusal("train_benchmark", *TINY, "--compile")
     assert line == "error: --compile is about PyTorch; give --peer too"
+    line = refusal("train_benchmark", *TINY, "--config.data.accumulate=0")
+    assert line == "error: data.accumulate must be 1 or more, got 0"
     line = refusal("train_benchmark", *TINY, "--config.mesh.data=99")
     assert "a mesh of 99 x 1 x 1" in line
     line = refusal("train_benchmark", "--config=experiments/configs/code_lm.py")

@@ -100,6 +100,8 @@ def test_a_store_is_extended_while_it_is_open(store):
     np.testing.assert_array_equal(same.tokens, before.tokens)
     with pytest.raises(ValueError, match="is not a datastore"):
         extend_datastore(store.path.parent, texts)
+    with pytest.raises(ValueError, match="shard_tokens must be 1.*, got 0"):
+        extend_datastore(store.path, texts, shard_tokens=0)
     with pytest.raises(ValueError, match="token id 40"):
         extend_datastore(store.path, [np.array([40])])
     assert open_datastore(store.path).num_documents == 14

@@ -1,6 +1,10 @@
 """What a run tells of its speed, and the trace of some of its steps."""
 
+import contextlib
+import dataclasses
 import json
+import time
+import types
 
 import numpy as np
 import pytest
@@ -47,6 +51,39 @@ def test_speed_and_trace_are_written(tmp_path):
     assert "flop_utilisation" not in line  # a CPU's peak is not known
     (trace,) = (tmp_path / "profile").rglob("*.xplane.pb")
     assert b"train_step" in trace.read_bytes()
+
+
+@pytest.mark.parametrize("steps", [range(2, 5), range(1, 3)])
+def test_a_run_that_goes_on_traces_what_is_left(tmp_path, monkeypatch, steps):
+    """It was stopped after step 2, within the steps to be traced or at their end."""
+    monkeypatch.setattr(loop, "stop_requested", lambda: contextlib.nullcontext(stop))
+    metrics = tmp_path / "metrics.jsonl"
+    stop = metrics.exists
+    with pytest.raises(loop.Stopped, match="stopped at step 2"):
+        loop.train(small(), tmp_path, steps)
+    (begun,) = (tmp_path / "profile").rglob("*.xplane.pb")
+    written = begun.stat().st_mtime_ns
+    stop = lambda: False
+    assert loop.train(small(), tmp_path, steps)["steps"] == 4
+    traces = (tmp_path / "profile").rglob("*.xplane.pb")
+    newest = max(trace.stat().st_mtime_ns for trace in traces)
+    assert (newest > written) == (steps[-1] > 2)
+
+
+def test_evaluation_is_no_training_time(tmp_path, monkeypatch):
+    evaluated = []  # for a week each time
+    now = lambda: time.monotonic() + 600_000 * len(evaluated)
+    for module in (loop, log):
+        monkeypatch.setattr(module, "time", types.SimpleNamespace(monotonic=now))
+    monkeypatch.setattr(
+        loop, "evaluate_run", lambda *_, **__: evaluated.append(1) or []
+    )
+    config = small(6)
+    evaluation = dataclasses.replace(config.evaluation, every_steps=2)
+    loop.train(dataclasses.replace(config, evaluation=evaluation), tmp_path)
+    lines = list(map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines()))
+    assert lines[2]["seconds"] - lines[1]["seconds"] > 600_000
+    assert lines[2]["steps_per_second"] > 1e-3
 
 
 @pytest.mark.parametrize("steps", [range(3), range(3, 6)])
