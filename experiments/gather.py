@@ -80,13 +80,24 @@ def read_run(run: epath.Path) -> list[dict[str, Any]]:
       ValueError: none was finished there.
     """
     if run.suffix == ".jsonl" and run.exists():
-        return list(records.read_lines(run))
+        lines = list(records.read_lines(run))
+        if not all("kind" in line for line in lines):
+            raise ValueError(
+                f"{run} was not written by this script: it has lines without a kind; "
+                "give the directory of the quickstart or training"
+            )
+        return lines
     if not (run / "run.jsonl").exists():
         raise ValueError(
             f"{run} holds no finished quickstart or training: it has no run.jsonl; make "
             f"one with python -m experiments.quickstart --workdir={run}"
         )
     calls = list(records.read_lines(run / "run.jsonl"))
+    if "seed" not in calls[0]:
+        raise ValueError(
+            f"{run} holds no quickstart or training: its run.jsonl names no seed; what "
+            "experiments.reproduce made is drawn by that script"
+        )
     common = {"seed": calls[0]["seed"]}
     lines: list[dict[str, Any]] = [{"kind": "call"} | call for call in calls]
     alone = run / "summary.json"  # of a single training

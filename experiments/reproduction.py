@@ -10,6 +10,7 @@ A run is not measured by itself at its end, as it is by `train`: what a figure s
 measured here, in pieces, each of which takes minutes at most.
 """
 
+import collections
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
@@ -143,7 +144,7 @@ def make(
 def check_recipe(path: epath.Path, name: str) -> None:
     """Raises ValueError at a directory of another recipe."""
     file = path / "recipe.json"
-    held = records.read_json(file)["recipe"] if file.exists() else name
+    held = records.read_json(file).get("recipe", name) if file.exists() else name
     if held != name:
         raise ValueError(
             f"{path} holds experiments of the recipe {held!r}, not {name!r}; give "
@@ -346,4 +347,18 @@ def report(name: str, needs: Needs, plans: Plans, path: epath.Path) -> None:
     else:
         print(relay_tables.samples(name, config, lines))
         return
+    print(*sorted(fewer_chains(plans, needs, path)), sep="\n")
     print(f"figure: {file}\nrecords: {path / 'records.jsonl'}")
+
+
+def fewer_chains(plans: Plans, needs: Needs, path: epath.Path) -> Iterator[str]:
+    """Of the stages that write chains, a line for each that has fewer than planned."""
+    made: dict[tuple[str, str], int] = collections.Counter()
+    for line in records.read_lines(path / "records.jsonl"):
+        if line["metric"] == "samples":
+            made[line["experiment"], line["run"]] += line["count"]
+    for experiment, planned in choose_stages(plans, needs).items():
+        for name in planned.keys() & plans[experiment].chains.keys():
+            wanted = sum(plans[experiment].chains[name].counts.values())
+            if (count := made[experiment, name]) < wanted:
+                yield f"{experiment}/{name}: {count} chains, {wanted} were planned"

@@ -5,7 +5,8 @@
     DIR/records.jsonl                   shares of right chains, before and after filtering
     DIR/summary.json                    written last
 
-Interrupted, it goes on with the first length that has no file.
+Interrupted, it goes on with the first length that has no file, from what there is of it
+in .arithmetic_005.npz.part.
 
 A chain without an answer is never kept: a decoder did not come to an end, say. Filters
 decide which of the others are. Where they keep too few of many more than were wanted, that
@@ -21,6 +22,7 @@ is an error, unless `fewer` will do.
 """
 
 import sys
+import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -35,7 +37,13 @@ from relay_jax.config import ChainsConfig, ModelConfig, TrainConfig
 from relay_jax.data import pipeline
 from relay_jax.data.align import left_align
 from relay_jax.data.source import Synthetic, concatenate
-from relay_jax.data.written import REMEDY, chain_file, read_report, save_chains
+from relay_jax.data.written import (
+    REMEDY,
+    chain_file,
+    read_examples,
+    read_report,
+    save_chains,
+)
 from relay_jax.evaluation.speech import decoder_texts, looped_chains, written_answer
 from relay_jax.tasks import Examples, Task
 from relay_jax.tokens import PAD
@@ -51,6 +59,9 @@ from relay_jax.training.check import (
 RANGES = {"batch_size": COUNT, "confidence": SHARE, "seed": SEED}
 SEED_OFFSET = 1_000_003  # chains are written for other problems than were trained on
 MOST_TRIES = 20  # problems tried for each chain wanted
+SAVE_SECONDS = 60
+# Of the problems of a length; right: chain and answer.
+COUNTS = ("tried", "right", "kept", "kept and right", "without an answer")
 
 
 class Written(NamedTuple):
@@ -96,6 +107,7 @@ def write_chains(config: ChainsConfig, workdir: epath.PathLike) -> dict:
         for length, count in config.counts.items():
             file = chain_file(path, task, int(length))
             if not file.exists():
+                bar.set_postfix(length=length)
                 _write_length(file, writer, judge, task, int(length), count, config)
             lines += _read_report(file, task, int(length), path.name, config)
             bar.update(count)
@@ -156,27 +168,31 @@ def _write_length(file, writer, judge, task, length, count, config) -> None:
     """Writes `count` kept chains of one length, and what is needed to report on them."""
     seed = config.seed + SEED_OFFSET
     problems = Synthetic(task, (length, length), seed, "train")
-    kept, found, tried, right, passed, passed_right, unanswered = [], 0, 0, 0, 0, 0, 0
+    part = file.parent / f".{file.name}.part"  # what an interrupted call came to
+    kept = [read_examples(part)] if part.exists() else []
+    report = read_report(part) if kept else np.zeros(len(COUNTS), int)
+    found, saved_at = sum(len(each.length) for each in kept), time.monotonic()
     most = MOST_TRIES * max(count, config.batch_size)
-    while found < count and tried <= most:
+    while found < count and (tried := int(report[0])) <= most:
         wanted = max(min(count - found, 4096), config.batch_size)
         given = problems.take(tried + np.arange(wanted))
         written = speak(writer, task, given, config.batch_size)
         keep = FILTERS[config.filter](written, given, judge, task, config)
         has_answer = written.examples.answer != PAD
         keep &= has_answer
-        tried += wanted
-        unanswered += int(np.sum(~has_answer))
-        right += int(written.is_right.sum())
-        passed += int(keep.sum())
-        passed_right += int((keep & written.is_right).sum())
+        right = written.is_right
+        counted = right, keep, keep & right, ~has_answer
+        report += [wanted, *(int(np.sum(each)) for each in counted)]
         keep &= np.cumsum(keep) <= count - found
-        kept.append(Examples(*(part[keep] for part in written.examples)))
+        kept.append(Examples(*(each[keep] for each in written.examples)))
         found += int(keep.sum())
+        if time.monotonic() - saved_at > SAVE_SECONDS:
+            save_chains(part, concatenate(kept), report)
+            saved_at = time.monotonic()
     if found < count:
         told = (
             f"{task.name}, length {length}: the filter {config.filter!r} kept {found} of "
-            f"{tried} chains, {count} are wanted ({unanswered} have no answer)"
+            f"{report[0]} chains, {count} are wanted ({report[-1]} have no answer)"
         )
         if not config.fewer:
             raise ValueError(
@@ -184,8 +200,8 @@ def _write_length(file, writer, judge, task, length, count, config) -> None:
                 "set fewer to go on with these"
             )
         tqdm.write(f"{told}; goes on with these", sys.stderr)
-    report = np.array([tried, right, passed, passed_right, unanswered])
     save_chains(file, concatenate(kept), report)
+    part.unlink(missing_ok=True)
 
 
 def speak(writer: Writer, task: Task, given: Examples, batch_size: int) -> Written:
@@ -254,8 +270,10 @@ FILTERS = {
 
 def _read_report(file, task, length, run, config) -> list[dict]:
     report = read_report(file)
-    if report.shape != (5,):
-        raise ValueError(f"{file} holds {report.size} counts, expected 5; {REMEDY}")
+    if report.shape != (len(COUNTS),):
+        raise ValueError(
+            f"{file} holds {report.size} counts, expected {len(COUNTS)}; {REMEDY}"
+        )
     tried, right, kept, kept_right, unanswered = report.tolist()
     rows = [
         ("chain_accuracy", right / tried, tried),

@@ -243,12 +243,48 @@ def test_fewer_chains_will_do_and_none_is_nothing_to_train_on(
         run = dataclasses.replace(learner, data=data)
         return pipeline.open_buckets(run, tmp_path / "run")
 
-    assert [len(b.source) for b in opened(none=none, three=three)] == [3]
+    (bucket,) = opened(none=none, three=three)
+    assert (len(bucket.source), bucket.weight) == (3, 3 / 16)  # few weigh little
+    texts, _ = flatten(read_chains(tmp_path / "few", task, (3, 3), 0).examples, task)
+    assert len(texts) == 0
     for buckets in ({"none": none}, {"none": none, "late": late}):
         with pytest.raises(
             ValueError, match=f"none of the buckets {', '.join(buckets)}"
         ):
             opened(**buckets)
+
+
+def test_an_interrupted_length_goes_on(tmp_path, writer, monkeypatch):
+    """What was tried before is not tried again, and the end is the same."""
+    config = chains_config(filter="confidence", confidence=0.7, counts={"3": 9})
+    chains.write_chains(config, tmp_path / "whole")
+    monkeypatch.setattr(chains, "SAVE_SECONDS", -1)
+    say, calls = chains.looped_chains, []
+
+    def stopped(*given):
+        calls.append(given)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return say(*given)
+
+    monkeypatch.setattr(chains, "looped_chains", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        chains.write_chains(config, tmp_path / "cut")
+    files = sorted(file.name for file in (tmp_path / "cut").iterdir())
+    assert files == [".lis_003.npz.part", "config.json"]
+    chains.write_chains(config, tmp_path / "cut")
+    assert not (tmp_path / "cut" / ".lis_003.npz.part").exists()
+    ended = (tmp_path / "cut" / "lis_003.npz").read_bytes()
+    assert ended == (tmp_path / "whole" / "lis_003.npz").read_bytes()
+    problems = [given[3].problem.tobytes() for given in calls]
+    assert len(problems) == len({*problems}) + 1  # that of the interrupted call
+
+
+def test_a_directory_goes_on_where_fewer_will_do(tmp_path, writer):
+    config = chains_config()
+    chains.write_chains(config, tmp_path)
+    same = dataclasses.replace(config, fewer=True)
+    assert checkpoint.open_run(tmp_path, same) == epath.Path(tmp_path)
 
 
 @pytest.fixture

@@ -103,9 +103,14 @@ LOOPED = {
         "num_steps": 8500,
     },
     "multitask": {  # what each of the three needs; as in quickstart_multitask.py
-        "model": {"num_layers": 4, "num_heads": 8, "differences": True},
+        "model": {
+            "num_layers": 4,
+            "num_heads": 8,
+            "differences": True,
+            "position": {"slope_reach": 45},
+        },
         "optimizer": STEADY,
-        "loss": {"answer_weight": 0.1},
+        "loss": {"answer_weight": 0.1, "gap_share": 0.5},
         "num_steps": 12_000,
     },
 }

@@ -16,6 +16,7 @@ example from left to right; everything after the problem is trained, to `<eos>`:
     trained       0   00000000  111111  1111  1    1
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -162,9 +163,9 @@ def text_room(task: Task, length: int) -> int:
 
 def flatten(examples: Examples, task: Task) -> tuple[Int[Host, "b n"], Int[Host, " b"]]:
     """The decoder's text of each example, and how many of its tokens are the problem."""
-    num = len(examples.problem)
+    num, shape = len(examples.problem), examples.rounds.shape
     end = np.full((num, 1), EOS, examples.problem.dtype)
-    parts = [examples.problem, examples.rounds.reshape(num, -1)]
+    parts = [examples.problem, examples.rounds.reshape(num, math.prod(shape[1:]))]
     if not task.answer_in_chain:
         parts.append(examples.answer[:, None].astype(end.dtype))
     loose = np.concatenate([*parts, end], axis=1)

@@ -60,8 +60,17 @@ def read_chains(
                 f"{path} has no chains of length {length}; it has "
                 f"{', '.join(config.counts)}"
             )
-        parts.append(_read_examples(file))
+        parts.append(read_examples(file))
     return Held(concatenate(parts), seed)
+
+
+def kept_share(workdir: epath.PathLike, lengths: tuple[int, int], kept: int) -> float:
+    """Of the chains of these lengths that were wanted, the share that were kept: below 1
+    where fewer would do (`ChainsConfig.fewer`)."""
+    file = epath.Path(workdir) / "config.json"
+    config = configs.build(ChainsConfig, records.read_json(file))
+    within = range(lengths[0], lengths[1] + 1)
+    return kept / sum(config.counts[str(length)] for length in within)
 
 
 def are_rounds(examples: Examples) -> bool:
@@ -75,7 +84,8 @@ def read_report(file: epath.Path) -> Int[Host, " counts"]:
     return report
 
 
-def _read_examples(file: epath.Path) -> Examples:
+def read_examples(file: epath.Path) -> Examples:
+    """The chains that `save_chains` was given. Raises ValueError at a damaged file."""
     examples = Examples(*_read(file, Examples._fields))
     dims = [part.ndim for part in examples]
     if dims != [2, 3, 1, 1, 1] or len({len(part) for part in examples}) > 1:

@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 
 from relay_jax import config as configs
-from relay_jax.config import LossConfig, ModelConfig, TrainConfig
+from relay_jax.config import ModelConfig, TrainConfig
 from relay_jax.data import pipeline
 from relay_jax.data.align import right_align
 from relay_jax.data.source import sample_split
@@ -120,7 +120,7 @@ def check_config(config: TrainConfig) -> None:
     check_settings(config)
     pipeline.check_buckets(config)
     _check_names(config, {bucket.task for bucket in config.data.buckets.values()})
-    _check_gaps(config.loss)
+    _check_gaps(config)
     for bucket in config.data.buckets.values():
         if bucket.kind != "text":
             _check_shift(pipeline.bucket_task(bucket), bucket.lengths[1], config)
@@ -140,6 +140,7 @@ def check_settings(config: TrainConfig) -> None:
         check_ranges(bucket, BUCKET_RANGES, f"data.buckets.{name}.")
     _check_model(config.model)
     _check_drawn(config)
+    _check_most(config)
     shares = config.optimizer.warmup_share, config.optimizer.constant_share
     if sum(shares) > 1 + 1e-9:
         raise ValueError(
@@ -182,6 +183,11 @@ def _check_model(model: ModelConfig) -> None:
             f"model.position.scheme='rope' turns pairs of numbers, but a head has "
             f"{model.head_size}; give an even model.dim / model.num_heads"
         )
+    if model.position.slope_reach and not model.position.distance_slopes:
+        raise ValueError(
+            f"model.position.slope_reach is {model.position.slope_reach}, but there are "
+            "no slopes; set distance_slopes=True, or slope_reach to 0"
+        )
     if model.position.directional_heads and model.num_heads % 2:
         raise ValueError(
             "model.position.directional_heads needs an even model.num_heads, got "
@@ -213,6 +219,15 @@ def _check_drawn(config: TrainConfig) -> None:
             f"forcing_start and forcing_end 1, got {config.model.kind!r}, "
             f"{config.model.loop_input!r}, {forcing[0]} and {forcing[1]}"
         )
+
+
+def _check_most(config: TrainConfig) -> None:
+    for name, bucket in config.data.buckets.items():
+        if bucket.most_rounds and config.model.kind != "looped":
+            raise ValueError(
+                f"data.buckets.{name}.most_rounds is {bucket.most_rounds}, but a decoder "
+                "learns whole chains; set it to 0"
+            )
 
 
 def _hears(model: ModelConfig) -> bool:
@@ -255,8 +270,9 @@ def _check_shift(task: Task, longest: int, config: TrainConfig) -> None:
         )
 
 
-def _check_gaps(loss: LossConfig) -> None:
+def _check_gaps(config: TrainConfig) -> None:
     """Beyond a gap, only a task's rule and true rounds say what is right."""
+    loss, tasks = config.loss, {b.task for b in config.data.buckets.values()}
     raised = [name for name, most in loss.max_shift.items() if most]
     least = min(loss.forcing_start, loss.forcing_end)
     if loss.gap_share and (raised != ["lis"] or least < 1):
@@ -264,6 +280,12 @@ def _check_gaps(loss: LossConfig) -> None:
             f"loss.gap_share is {loss.gap_share:g}: it needs a loss.max_shift of lis "
             f"alone, here {loss.max_shift}, and true rounds (loss.forcing_start and "
             f"loss.forcing_end 1), here {least:g}; set it to 0"
+        )
+    if loss.gap_share and not (_hears(config.model) and "lis" in tasks):
+        raise ValueError(
+            f"loss.gap_share is {loss.gap_share:g}: it is for LIS and a looped model with "
+            f"loop_input='feedback', here {', '.join(sorted(tasks))} and kind="
+            f"{config.model.kind!r}; set it to 0"
         )
 
 

@@ -31,7 +31,8 @@ from relay_jax.config import ChainsConfig, TrainConfig
 from relay_jax.models import shipped
 from relay_jax.models.mesh import place
 from relay_jax.records import read_json, write_json
-from relay_jax.training.step import TrainState, init_params
+from relay_jax.training.optimizer import trained_params
+from relay_jax.training.step import TrainState, init_params, init_state
 
 MOST_HASHED = 2**28  # numbers of a state whose SHA-256 is kept
 # How a run is computed, not what: these may change from one call to the next.
@@ -42,6 +43,7 @@ FREE = (
     ("model", "remat"),
     ("keep_checkpoints",),
     ("checkpoint_every_seconds",),
+    ("fewer",),
 )
 
 
@@ -186,7 +188,8 @@ def save_params(workdir: epath.PathLike, config: TrainConfig, params: PyTree) ->
 def load_params(
     workdir: epath.PathLike, mesh: jax.sharding.Mesh | None = None
 ) -> tuple[TrainConfig, PyTree]:
-    """Config and newest parameters of a run directory.
+    """Config and newest parameters of a run directory: of a run that is under way, what
+    its training has come to (`trained_params`).
 
     Args:
       mesh: over which they are spread; by default they lie on the first device.
@@ -200,6 +203,10 @@ def load_params(
     like = {"params": place(jax.eval_shape(lambda: init_params(config)), mesh)}
     if shipped.is_shipped(workdir):
         return config, shipped.read_params(workdir, like["params"])
+    is_under_way = 0 < (_newest_step(workdir) or 0) < config.num_steps
+    if is_under_way and config.optimizer.average_share:
+        begun = jax.eval_shape(lambda: init_state(config, init_params(config)))
+        like["opt_state"] = place(begun.opt_state, mesh)
     wanted = ocp.checkpoint_utils.construct_restore_args(like)
     arguments = ocp.args.PyTreeRestore(like, restore_args=wanted, partial_restore=True)
     with make_manager(workdir, config.keep_checkpoints) as manager:
@@ -209,7 +216,8 @@ def load_params(
             f"{workdir} holds no checkpoint yet; train it first, with "
             f"python -m experiments.train --workdir={workdir} --config=..."
         )
-    return config, found["state"]["params"]
+    state = found["state"]
+    return config, trained_params(state["params"], state.get("opt_state", ()))
 
 
 def _read_newest(manager: ocp.CheckpointManager, state: Any) -> Any:

@@ -222,6 +222,24 @@ def test_hyper_parameters_stand_beside_the_papers():
     assert "0.0001" in told and "5e-05" in told
 
 
+def test_what_a_filter_kept_too_few_of_is_told(tmp_path):
+    needs = FIGURES["5"]
+    plans = reproduction.read_plans("small", needs)
+    chains = plans["multitask"].chains
+    planned = reproduction.choose_stages(plans, needs)["multitask"]
+    lines = []
+    for name in planned.keys() & chains.keys():
+        (count,) = chains[name].counts.values()
+        made = 1 if name == "chains_self_oracle_2_edit_distance" else count
+        about = {"experiment": "multitask", "run": name, "metric": "samples"}
+        lines.append(about | {"count": made})
+    assert len(lines) == 4 * 3
+    records.write_lines(tmp_path / "records.jsonl", lines)
+    assert list(reproduction.fewer_chains(plans, needs, epath.Path(tmp_path))) == [
+        "multitask/chains_self_oracle_2_edit_distance: 1 chains, 40 were planned"
+    ]
+
+
 def test_samples_stand_beside_the_papers():
     plans = reproduction.read_plans("small", TABLES["3"])
     config = plans["multitask"]

@@ -527,3 +527,9 @@ def test_gather_joins_the_seeds_of_a_quickstart(tmp_path):
     assert "both measure 'ar' of seed 0 on lis, which would count as two seeds" in told
     missing = refusal("gather", f"--run={tmp_path}", f"--results={tmp_path}/y.jsonl")
     assert "holds no finished quickstart" in missing
+    records.write_lines(tmp_path / "run.jsonl", [{"command": "c"}])
+    other = refusal("gather", f"--run={tmp_path}", f"--results={tmp_path}/y.jsonl")
+    assert "its run.jsonl names no seed" in other
+    plain = f"--run={tmp_path}/seed0/records.jsonl"
+    other = refusal("gather", plain, f"--results={tmp_path}/y.jsonl")
+    assert "it has lines without a kind; give the directory of the quickstart" in other

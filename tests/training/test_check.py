@@ -150,6 +150,21 @@ def config(*changes):
             "(loss.forcing_start and loss.forcing_end 1), here 0.5; set it to 0",
         ),
         (
+            ("loss.gap_share", 0.5, ("loss.max_shift", {"lis": 2})),
+            "is for LIS and a looped model with loop_input='feedback', here arithmetic",
+        ),
+        (
+            ("model.position.slope_reach", 5),
+            "model.position.slope_reach is 5, but there are no slopes; set distance_slo",
+        ),
+        (
+            (
+                *("data.buckets.arithmetic.most_rounds", 1),
+                *(("model.kind", "decoder"), ("model.loop_input", "hidden")),
+            ),
+            "most_rounds is 1, but a decoder learns whole chains; set it to 0",
+        ),
+        (
             ("loss.max_shift", {"liss": 3}),
             (
                 "loss.max_shift names an unknown task 'liss'; valid tasks: arithmetic, "

@@ -1,5 +1,6 @@
 """The training loop: resuming, stopping, errors, what it leaves behind."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -84,6 +85,21 @@ def test_a_run_ends_with_the_average_of_its_parameters(tmp_path):
     assert checkpoint.hash_params(state.params) == checkpoint.hash_params(average)
     last = loop.train(small(num_steps=3), tmp_path / "last")["params_sha256"]
     assert checkpoint.hash_params(average) != last
+
+
+def test_a_run_under_way_is_taken_for_its_average(tmp_path, monkeypatch):
+    config = small(num_steps=3, optimizer={"average_share": 0.9})
+    told = tmp_path / "metrics.jsonl"
+    stops = lambda: told.exists() and len(told.read_text().splitlines()) == 2
+    monkeypatch.setattr(loop, "stop_requested", lambda: contextlib.nullcontext(stops))
+    with pytest.raises(loop.Stopped, match="stopped at step 2"):
+        loop.train(config, tmp_path)
+    like = jax.eval_shape(lambda: init_state(config, init_params(config)))
+    with checkpoint.make_manager(tmp_path, 1) as manager:
+        state, _ = checkpoint.restore(manager, like)
+    average = checkpoint.hash_params(trained_params(None, state.opt_state))
+    assert average != checkpoint.hash_params(state.params)
+    assert checkpoint.hash_params(checkpoint.load_params(tmp_path)[1]) == average
 
 
 @pytest.mark.parametrize("kind", ["hidden", "soft", "decoder"])
