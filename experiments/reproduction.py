@@ -347,7 +347,8 @@ def report(name: str, needs: Needs, plans: Plans, path: epath.Path) -> None:
     else:
         print(relay_tables.samples(name, config, lines))
         return
-    print(*sorted(fewer_chains(plans, needs, path)), sep="\n")
+    for told in sorted(fewer_chains(plans, needs, path)):
+        print(told)
     print(f"figure: {file}\nrecords: {path / 'records.jsonl'}")
 
 

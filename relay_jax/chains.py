@@ -9,8 +9,8 @@ Interrupted, it goes on with the first length that has no file, from what there 
 in .arithmetic_005.npz.part.
 
 A chain without an answer is never kept: a decoder did not come to an end, say. Filters
-decide which of the others are. Where they keep too few of many more than were wanted, that
-is an error, unless `fewer` will do.
+decide which of the others are. Where they keep too few of twenty times as many problems,
+that is an error, unless `fewer` will do.
 
     none            all of them: the default, as in the paper. With an accurate looped
                     model a filter changes little, and every filter leaves out the harder
