@@ -53,7 +53,7 @@ def compare_speed(
     buckets = run.data.buckets.values() if run else ()
     names = dict.fromkeys(b.path for b in buckets if b.kind == "chains")
     chains = {name: config.chains[name] for name in names}
-    if next(_documents(chains, path), None) is None:  # nor where no filter let any pass
+    if next(_documents(chains, path), None) is None:  # none are learnt, or were kept
         return []
     model, params = checkpoint.load_params(path / RUN)
     store = build_store(chains, path, TaskTokenizer(model.model.num_numbers))

@@ -34,7 +34,7 @@ from relay_jax.data.align import (
 )
 from relay_jax.data.source import Source, Synthetic, check_problems
 from relay_jax.data.text import Text, Windows, open_windows
-from relay_jax.data.written import are_rounds, kept_share, read_chains
+from relay_jax.data.written import are_rounds, read_chains
 from relay_jax.tasks import TASKS, Task
 
 BUCKET_CHOICE = 3  # a purpose, see `source.PURPOSES`
@@ -193,8 +193,8 @@ def open_bucket(
     else:
         path = configs.resolve(bucket.path, workdir)
         source = read_chains(path, task, bucket.lengths, seed)
-        share = kept_share(path, bucket.lengths, len(source))  # few weigh little
-        when = bucket.weight * share, when[1]
+        kept = len(source) / source.wanted
+        when = bucket.weight * kept, when[1]  # few weigh little
         if len(source) and not are_rounds(source.examples):
             check_writer("decoder", model.kind, str(path))
     return Bucket(task, source, bucket.lengths[1], *bucket_rounds(bucket, task), *when)

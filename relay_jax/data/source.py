@@ -121,6 +121,7 @@ class Held(NamedTuple):
 
     examples: Examples
     seed: int = 0
+    wanted: int = 0  # how many there were to be; 0: as many as there are
 
     def __len__(self) -> int:
         return len(self.examples.problem)

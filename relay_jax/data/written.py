@@ -52,7 +52,7 @@ def read_chains(
     written_for = TASKS[config.task](**config.options)
     if written_for != task:
         raise ValueError(f"{path} holds chains of {written_for}, expected {task}")
-    parts = []
+    parts, wanted = [], 0
     for length in range(lengths[0], lengths[1] + 1):
         file = chain_file(path, task, length)
         if not file.exists():
@@ -61,16 +61,8 @@ def read_chains(
                 f"{', '.join(config.counts)}"
             )
         parts.append(read_examples(file))
-    return Held(concatenate(parts), seed)
-
-
-def kept_share(workdir: epath.PathLike, lengths: tuple[int, int], kept: int) -> float:
-    """Of the chains of these lengths that were wanted, the share that were kept: below 1
-    where fewer would do (`ChainsConfig.fewer`)."""
-    file = epath.Path(workdir) / "config.json"
-    config = configs.build(ChainsConfig, records.read_json(file))
-    within = range(lengths[0], lengths[1] + 1)
-    return kept / sum(config.counts[str(length)] for length in within)
+        wanted += config.counts[str(length)]
+    return Held(concatenate(parts), seed, wanted)
 
 
 def are_rounds(examples: Examples) -> bool:

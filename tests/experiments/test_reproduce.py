@@ -121,7 +121,7 @@ def make(path, needs, deadline=math.inf):
 
 
 def test_a_figure_in_pieces_is_the_figure_in_one(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(RECIPES, "tiny", tiny(200, lis=LIS))
+    monkeypatch.setitem(RECIPES, "tiny", tiny(800, lis=LIS))
     needs, path, cut = (
         FIGURES["6"],
         epath.Path(tmp_path / "a"),
@@ -151,7 +151,7 @@ def test_a_figure_in_pieces_is_the_figure_in_one(tmp_path, monkeypatch, capsys):
         make(cut, needs, deadline=1.0)
     planned = reproduction.choose_stages(plans, needs)["multitask"]
     steps, total, _ = stages.progress(planned["ar"], cut / "multitask" / "ar")
-    assert 0 < steps < total == 200
+    assert 0 < steps < total == 800
     capsys.readouterr()
     # Slow enough for all of it to take a minute.
     left = 1 - steps / total
@@ -159,7 +159,7 @@ def test_a_figure_in_pieces_is_the_figure_in_one(tmp_path, monkeypatch, capsys):
     reproduction.tell(plans, needs, ["multitask/ar"], cut, rate)
     told = capsys.readouterr().out.splitlines()
     assert told[0].split() == (
-        ["multitask/ar", f"{steps:,}", *["of", "200", "steps,", "1.0", "minutes"]]
+        ["multitask/ar", f"{steps:,}", *["of", "800", "steps,", "1.0", "minutes"]]
     )
     assert told[-2].split() == ["measured", "0", "of", "2", "pieces"]
     assert told[-1] == f"trainings: 1.0 minutes at {rate:g} TFLOP/s"

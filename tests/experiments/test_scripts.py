@@ -30,16 +30,19 @@ TINY = [
 ]
 
 
-def script(name, *arguments, cwd=ROOT, devices=1, given=""):
-    environment = os.environ | {
+def environment(devices=1):
+    return os.environ | {
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {DEVICES}={devices}",
     }
+
+
+def script(name, *arguments, cwd=ROOT, devices=1, given=""):
     return subprocess.run(
         [sys.executable, "-m", f"experiments.{name}", *arguments],
         cwd=cwd,
-        env=environment,
+        env=environment(devices),
         input=given,
         capture_output=True,
         text=True,
@@ -50,10 +53,9 @@ def script(name, *arguments, cwd=ROOT, devices=1, given=""):
 def in_a_terminal(name, *arguments):
     """What a script prints on a terminal."""
     ours, theirs = pty.openpty()
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", f"experiments.{name}", *arguments]
     printed = {"stdout": theirs, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, **printed) as process:
+    with subprocess.Popen(command, cwd=ROOT, env=environment(), **printed) as process:
         os.close(theirs)
         _, errors = process.communicate()
     assert process.returncode == 0, errors

@@ -13,6 +13,10 @@ from relay_jax.training.step import init_params
 from tests.processes import finish, start
 
 VOCAB = 12
+GLOO = re.compile(
+    r"\[Gloo\] Rank | is connected to | peer ranks\. "
+    r"|Expected number of connected peer ranks is : |[\d\s]"
+)
 MODEL = ModelConfig(
     kind="decoder", num_layers=1, dim=16, mlp_dim=16, num_heads=2, vocab_size=VOCAB
 )
@@ -41,7 +45,8 @@ def test_texts_are_those_of_plain_decoding_in_one_process(tmp_path, mesh, num_dr
             *(f"--mesh={mesh}", f"--num_draft={num_draft}"),
         )
     )
-    # Gloo's threads print there as well, into each other's lines.
-    lines = re.findall(r"^\d+(?:,\d+)+$", told[0][0], re.MULTILINE)
-    assert lines == [",".join(map(str, text)) for text in texts]
+    # Gloo's threads print there as well, piece by piece, into each other's lines.
+    ids = re.compile(r"^\d+(?:,\d+)+$", re.MULTILINE)
+    assert not GLOO.sub("", ids.sub("", told[0][0]))
+    assert ids.findall(told[0][0]) == [",".join(map(str, text)) for text in texts]
     assert not told[1][0]
