@@ -14,7 +14,7 @@
         --tokenizer=code.model --jsonl=the_stack --text_key=content --runner=DirectRunner \
         --beam_options='--direct_num_workers=8 --direct_running_mode=multi_processing'
 
-The corpora of the paper, as published, are the recipes of `relay_jax/data/recipe.py`.
+The corpora of the paper, as published, are the recipes of `relay_jax/data/published_corpora.py`.
 Interrupted, it leaves nothing that opens, or the store that was to be replaced; the same
 command goes on with the shards that were sorted. Memory: about 20 bytes for each token of
 a shard (--shard_tokens), 36 where it holds more than 65,536 different words.
@@ -35,14 +35,14 @@ from absl import flags, logging
 from tqdm import tqdm
 
 from experiments import command
-from relay_jax import records
-from relay_jax.data import corpus
-from relay_jax.data.recipe import RECIPES, find_recipe, read_recipe_file
-from relay_jax.rest.builder import SHARD_TOKENS, build_datastore, extend_datastore
+from relay_jax import files
+from relay_jax.beam import find_workers
+from relay_jax.data import corpora
+from relay_jax.data.published_corpora import RECIPES, find_recipe, read_recipe_file
+from relay_jax.rest.build import SHARD_TOKENS, build_datastore, extend_datastore
+from relay_jax.rest.build_beam import build_from_parts
 from relay_jax.rest.datastore import Datastore, open_datastore
-from relay_jax.rest.parts import build_from_parts
 from relay_jax.tokens import Tokenizer, load_tokenizer
-from relay_jax.workers import find_workers
 
 _DATASTORE = flags.DEFINE_string("datastore", None, "The directory to be.")
 _TOKENIZER = flags.DEFINE_string(
@@ -129,7 +129,7 @@ def main() -> None:
         f"{line['seconds']} s{speed}; opens in {line['opening_ms']} ms"
     )
     if _RECORDS.value:
-        records.append_lines(_RECORDS.value, [line | command.describe()])
+        files.append_lines(_RECORDS.value, [line | command.describe()])
 
 
 def _extend(documents: Iterable, options: dict) -> Datastore:
@@ -173,32 +173,34 @@ def _read(source: str, is_spread: bool) -> tuple[list[Callable[[], Iterable]], d
     if source == "--token_array" and _TOKENIZER.value:
         tokenizer = load_tokenizer(_TOKENIZER.value)
         _check_told(told, tokenizer)
-        whole = partial(corpus.read_tokens, _TOKEN_ARRAY.value, tokenizer.eos_id)
+        whole = partial(corpora.read_tokens, _TOKEN_ARRAY.value, tokenizer.eos_id)
         return [whole], _words(tokenizer)
     if source == "--token_array":
         if None in told.values():
             raise ValueError(
                 "--token_array needs --tokenizer, or --eos_id and --vocab_size"
             )
-        whole = partial(corpus.read_tokens, _TOKEN_ARRAY.value, told["eos_id"])
+        whole = partial(corpora.read_tokens, _TOKEN_ARRAY.value, told["eos_id"])
         return [whole], told | {"tokenizer": _TOKENIZER_ID.value}
     parts = _texts(source, is_spread)
     tokenizer = load_tokenizer(_TOKENIZER.value)
     if is_spread:
         name = _TOKENIZER.value, tokenizer.identity
-        return [partial(corpus.encode_part, p, *name) for p in parts], _words(tokenizer)
+        return [partial(corpora.encode_part, p, *name) for p in parts], _words(
+            tokenizer
+        )
     texts = itertools.chain.from_iterable(part() for part in parts)
-    return [partial(corpus.encode, texts, tokenizer)], _words(tokenizer)
+    return [partial(corpora.encode, texts, tokenizer)], _words(tokenizer)
 
 
 def _texts(source: str, is_spread: bool) -> list[Callable[[], Iterable[str]]]:
     if source == "--files":
-        files = corpus.group_files(corpus.find_files(_FILES.value))
-        return [partial(corpus.read_files, group) for group in files]
+        files = corpora.group_files(corpora.find_files(_FILES.value))
+        return [partial(corpora.read_files, group) for group in files]
     key, folder = _TEXT_KEY.value, _DATA_DIR.value
     if source == "--jsonl":
-        files = corpus.find_files(_JSONL.value)
-        return [partial(corpus.read_json_lines, [file], key) for file in files]
+        files = corpora.find_files(_JSONL.value)
+        return [partial(corpora.read_json_lines, [file], key) for file in files]
     if source == "--recipe":
         if not folder:
             raise ValueError("--recipe needs --data_dir, the folder as it is published")
@@ -206,8 +208,8 @@ def _texts(source: str, is_spread: bool) -> list[Callable[[], Iterable[str]]]:
         files = find_recipe(recipe, folder)
         return [partial(read_recipe_file, recipe, file) for file in files]
     name, split = _TFDS.value, _SPLIT.value
-    splits = corpus.split_tfds(name, split, folder) if is_spread else [split]
-    return [partial(corpus.read_tfds, name, part, key, folder) for part in splits]
+    splits = corpora.split_tfds(name, split, folder) if is_spread else [split]
+    return [partial(corpora.read_tfds, name, part, key, folder) for part in splits]
 
 
 def _check_told(told: dict, tokenizer: Tokenizer) -> None:

@@ -11,15 +11,18 @@ from absl import flags
 from etils import epath
 
 from experiments import command, drafting, prompting
-from relay_jax import records
+from relay_jax import files
 from relay_jax.config import DraftConfig
-from relay_jax.rest import calibrate, decode
+from relay_jax.decoding import decode
+from relay_jax.rest import calibrate
 from relay_jax.rest.replay import Target
 
 _FILE = flags.DEFINE_string("weights_file", None, "The file to be.", required=True)
 _COUNT = flags.DEFINE_integer("count", 64, "How many prompts, at most.", 1)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Texts at once.", 1)
-_MOST = flags.DEFINE_integer("max_new_tokens", 128, "Tokens to write at most.", 1)
+_MAX_NEW_TOKENS = flags.DEFINE_integer(
+    "max_new_tokens", 128, "Tokens to write at most.", 1
+)
 
 
 def main() -> None:
@@ -34,7 +37,7 @@ def main() -> None:
         state = decode.decode(
             *(params, group),
             model=config.model,
-            max_new_tokens=_MOST.value,
+            max_new_tokens=_MAX_NEW_TOKENS.value,
             eos_id=prompting.end_ids(tokenizer),
             width=width,
         )
@@ -43,7 +46,7 @@ def main() -> None:
     counts = calibrate.count(targets, index, DraftConfig(), progress=True)
     found = calibrate.weigh(counts)
     told = {name: part.tolist() for name, part in counts._asdict().items()}
-    records.write_json(
+    files.write_json(
         epath.Path(_FILE.value), {"weights": found, "counts": told} | about
     )
     for name, value in found.items():

@@ -1,6 +1,6 @@
 """Talks with a model in a terminal, with drafts or without.
 
-    python -m experiments.chat --run=vicuna-7b-v1.5 --template=vicuna --drafter=context
+    python -m experiments.chat --run=vicuna-7b-v1.5 --template=vicuna --drafter=prompt_lookup
     python -m experiments.chat --run=vicuna-7b-v1.5 --template=vicuna --datastore=STORE \
         --temperature=0.7 --top_p=0.8
 
@@ -20,16 +20,19 @@ import numpy as np
 from absl import flags
 
 from experiments import command, drafting, prompting
-from relay_jax.config import MOST_SEED, DraftConfig, ModelConfig, SamplingConfig
-from relay_jax.conversation import TEMPLATES
-from relay_jax.rest import decode, drafters
+from relay_jax.chat_template import TEMPLATES
+from relay_jax.config import MAX_SEED, DraftConfig, ModelConfig, SamplingConfig
+from relay_jax.decoding import decode
+from relay_jax.rest import drafters
 from relay_jax.tokens import UNFINISHED, Tokenizer, decode_spans
 
 _TEMPLATE = flags.DEFINE_enum("template", "plain", list(TEMPLATES), "How it is asked.")
-_MOST = flags.DEFINE_integer("max_new_tokens", 1024, "Of an answer, at most.", 1, 2**30)
+_MAX_NEW_TOKENS = flags.DEFINE_integer(
+    "max_new_tokens", 1024, "Of an answer, at most.", 1, 2**30
+)
 _TEMPERATURE = flags.DEFINE_float("temperature", 0.0, "0 is greedy.")
 _TOP_P = flags.DEFINE_float("top_p", 1.0, "Least mass of the words drawn from.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of the noise when sampling.", 0, MOST_SEED)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the noise when sampling.", 0, MAX_SEED)
 STREAM_STEPS = 4  # steps between two looks at the text
 
 
@@ -100,11 +103,11 @@ def _read(params, ids: list[int], number: int, model: ModelConfig, draft: DraftC
     room = 1 << (len(ids) - 1).bit_length()  # few lengths: few compilations
     state = decode.start(
         params,
-        *decode.pad_prompts([ids], model.num_words, room),
+        *decode.pad_prompts([ids], model.vocab_size, room),
         decode.request_keys(_SEED.value + number, 1),
-        drafters.followers_for(draft, model.num_words),
+        drafters.initial_table(draft, model.vocab_size),
         model=model,
-        max_new_tokens=_MOST.value,
+        max_new_tokens=_MAX_NEW_TOKENS.value,
     )
     stop = jnp.minimum(state.stop, model.context_length or decode.NO_LIMIT)
     return state._replace(stop=stop)

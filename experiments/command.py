@@ -22,7 +22,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict, config_flags
 
 from relay_jax import config as configs
-from relay_jax import records
+from relay_jax import config_io, files
 
 SCRIPTS = {  # what each kind of config is for
     configs.TrainConfig: "train",
@@ -113,7 +113,7 @@ def connect(is_shared: bool) -> None:
         jax.distributed.initialize(where, count, own)
     elif (count, own) != (None, None):
         raise ValueError("--num_processes and --process_id need --coordinator")
-    if not records.is_first():
+    if not files.is_first():
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
@@ -142,10 +142,10 @@ def gone_if_failed() -> Iterator[None]:
 
 def first_alone(work: Callable[[], Any]) -> Any:
     """The result of what one process makes, and others then find made."""
-    made = work() if records.is_first() else None
+    made = work() if files.is_first() else None
     if jax.distributed.is_initialized():
         multihost_utils.sync_global_devices("first_alone")
-    return made if records.is_first() else work()
+    return made if files.is_first() else work()
 
 
 @contextlib.contextmanager
@@ -177,7 +177,7 @@ def one_line_errors() -> Iterator[None]:
 def make_folder(path: epath.Path) -> None:
     """Makes a directory and shows, before the work for it, that it can be written."""
     path.mkdir(parents=True, exist_ok=True)
-    if not records.is_first():
+    if not files.is_first():
         return
     trial = path / ".writable"
     trial.write_bytes(b"")
@@ -249,7 +249,7 @@ def build(cls: type, values: dict):
     """The config of a script, from the nested dict of its flag.
 
     Raises:
-      ValueError: it is another script's, or wrong (`configs.build`).
+      ValueError: it is another script's, or wrong (`config_io.build`).
     """
 
     def fits(kind):
@@ -264,7 +264,7 @@ def build(cls: type, values: dict):
             runs = ", ".join(values["runs"])
             told += f"; for one of its runs give --config={file}{mark}RUN, RUN: {runs}"
         raise ValueError(told)
-    return configs.build(cls, values)
+    return config_io.build(cls, values)
 
 
 def whole_numbers(name: str, text: str, count: int = 0) -> tuple[int, ...]:

@@ -14,8 +14,8 @@ from etils import epath
 
 from experiments import command, devices
 from relay_jax.config import TrainConfig
-from relay_jax.models import architecture, convert
-from relay_jax.records import read_json, write_json
+from relay_jax.files import read_json, write_json
+from relay_jax.models import hf_config, hf_weights
 from relay_jax.tokens import TOKENIZER_FILES, has_tokenizer, load_run_tokenizer
 from relay_jax.training import checkpoint
 
@@ -33,33 +33,33 @@ def main() -> None:
     if (target / "config.json").exists():
         raise ValueError(f"{target} holds a model already; give another place")
     if _WORKDIR.value:
-        model = architecture.read_model(source, _DTYPE.value)
+        model = hf_config.read_model(source, _DTYPE.value)
         config = TrainConfig(model=model, name=source.name)
-        params = convert.load_params(source, model, devices.mesh())
+        params = hf_weights.load_params(source, model, devices.mesh())
         checkpoint.save_params(target, config, params)
     else:
         config, params = checkpoint.load_params(source, devices.mesh())
         special = _special(source, config)
-        convert.save_params(params, config.model, target, special=special)
-    for name in (*TOKENIZER_FILES, architecture.GENERATION):
+        hf_weights.save_params(params, config.model, target, special=special)
+    for name in (*TOKENIZER_FILES, hf_config.GENERATION):
         if (source / name).exists():
             (source / name).copy(target / name)
     if _WORKDIR.value:  # it has this file alone for what the folder's config says
-        file = target / architecture.GENERATION
+        file = target / hf_config.GENERATION
         held = read_json(file) if file.exists() else {}
-        write_json(file, held | architecture.tell_special(_read_special(source)))
+        write_json(file, held | hf_config.tell_special(_read_special(source)))
     print(f"{source} -> {target}")
 
 
 def _read_special(source: epath.Path) -> dict[str, tuple[int, ...]]:
-    keys = architecture.SPECIAL
-    return {key: architecture.read_special(source, key) for key in keys}
+    keys = hf_config.SPECIAL
+    return {key: hf_config.read_special(source, key) for key in keys}
 
 
 def _special(source: epath.Path, config: TrainConfig) -> dict[str, tuple[int, ...]]:
     """The ids that begin and end a text: the run's, or what its tokenizer tells."""
     told = _read_special(source)
-    is_known = has_tokenizer(source) or not config.model.vocab_size
+    is_known = has_tokenizer(source) or not config.model.text_vocab_size
     if is_known and not told["eos_token_id"]:
         tokenizer = load_run_tokenizer(source, config.model.num_numbers)
         begin = tuple(tokenizer.encode("")[:1])

@@ -19,26 +19,31 @@ import numpy as np
 from absl import flags
 
 from experiments import command
-from relay_jax import records
+from relay_jax import files
 from relay_jax.config import DraftConfig, ModelConfig, PositionConfig
-from relay_jax.evaluation import roofline
-from relay_jax.models.architecture import write_model
+from relay_jax.decoding import decode
 from relay_jax.models.decoder import unstack_layers
-from relay_jax.rest import decode
-from relay_jax.rest.builder import build_datastore
+from relay_jax.models.hf_config import write_model
+from relay_jax.rest import roofline
+from relay_jax.rest.build import build_datastore
 from relay_jax.rest.datastore import open_datastore
 from relay_jax.rest.index import load_index
 
 _RMS = {"kind": "decoder", "norm": "rms", "norm_epsilon": 1e-5, "activation": "swiglu"}
 SHAPES = {
     "tiny": ModelConfig(
-        num_layers=2, dim=64, num_heads=4, mlp_dim=128, vocab_size=512, **_RMS
+        num_layers=2, dim=64, num_heads=4, mlp_dim=128, text_vocab_size=512, **_RMS
     ),
     "cpu_100m": ModelConfig(
-        num_layers=8, dim=1024, num_heads=16, mlp_dim=2816, vocab_size=8192, **_RMS
+        num_layers=8, dim=1024, num_heads=16, mlp_dim=2816, text_vocab_size=8192, **_RMS
     ),
     "llama2_7b": ModelConfig(
-        num_layers=32, dim=4096, num_heads=32, mlp_dim=11008, vocab_size=32_000, **_RMS
+        num_layers=32,
+        dim=4096,
+        num_heads=32,
+        mlp_dim=11008,
+        text_vocab_size=32_000,
+        **_RMS,
     ),
     "llama3_8b": ModelConfig(
         num_layers=32,
@@ -46,7 +51,7 @@ SHAPES = {
         num_heads=32,
         num_kv_heads=8,
         mlp_dim=14336,
-        vocab_size=128_256,
+        text_vocab_size=128_256,
         position=PositionConfig(rope_base=500_000.0),
         **_RMS,
     ),
@@ -95,10 +100,10 @@ def main() -> None:
     )
     kinds = {"plain": (decode.PLAIN, None)}
     small = {"num_draft": _NUM_DRAFT.value}
-    for name in ("context", "recycle"):
+    for name in ("prompt_lookup", "token_recycling"):
         kinds[name] = DraftConfig(name, **small), None
     if _STORE_TOKENS.value:
-        index = random_index(model.num_words, _STORE_TOKENS.value)
+        index = random_index(model.vocab_size, _STORE_TOKENS.value)
         for name in ("rest", "mixed"):
             kinds[name] = DraftConfig(name, **small), index
     plain = None
@@ -141,17 +146,17 @@ def _tell(line: dict) -> None:
         flush=True,
     )
     if _RECORDS.value:
-        records.append_lines(_RECORDS.value, [line])
+        files.append_lines(_RECORDS.value, [line])
 
 
-def random_index(num_words: int, num_tokens: int):
+def random_index(vocab_size: int, num_tokens: int):
     """A datastore of random tokens on the device."""
     rng = np.random.default_rng(0)
-    tokens = rng.integers(1, num_words, num_tokens)
+    tokens = rng.integers(1, vocab_size, num_tokens)
     print(f"building a datastore of {num_tokens:,} random tokens", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/store"
-        build_datastore([tokens], path, tokenizer="", vocab_size=num_words, eos_id=0)
+        build_datastore([tokens], path, tokenizer="", vocab_size=vocab_size, eos_id=0)
         return load_index(open_datastore(path))
 
 
@@ -169,7 +174,7 @@ def time_transformers(
     torch.set_default_dtype(getattr(torch, model.dtype))
     with torch.device(device), torch.no_grad():
         peer = transformers.AutoModelForCausalLM.from_config(config).eval()
-        prompt = torch.randint(1, model.num_words, (batch_size, held))
+        prompt = torch.randint(1, model.vocab_size, (batch_size, held))
 
         def generate(count: int) -> float:
             before = time.perf_counter()

@@ -6,7 +6,7 @@ from jax.sharding import Mesh
 
 from experiments import command
 from relay_jax.config import MeshConfig
-from relay_jax.models.mesh import make_mesh
+from relay_jax.models.sharding import make_mesh
 
 MESH = flags.DEFINE_string(
     "mesh", "1,1", "Over how many devices the model is spread: fsdp,tensor."

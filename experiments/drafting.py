@@ -12,10 +12,11 @@ from absl import flags
 from etils import epath
 
 from experiments import devices
-from relay_jax import records
-from relay_jax.arrays import Host, Int, PyTree
+from relay_jax import files
+from relay_jax.base import Host, Int, PyTree
 from relay_jax.config import DraftConfig
-from relay_jax.rest import decode, drafters, step_times, tree_size
+from relay_jax.decoding import decode
+from relay_jax.rest import autotune, drafters, step_times
 from relay_jax.rest import index as indexes
 from relay_jax.rest.datastore import Datastore, open_datastore
 from relay_jax.rest.index import AnyIndex, HostIndex
@@ -23,13 +24,15 @@ from relay_jax.tokens import Tokenizer
 
 _DATASTORE = flags.DEFINE_string("datastore", "", "A datastore's directory.")
 # A guess is another script's: experiments/foretell.py.
-NAMES = [n for n, one in drafters.DRAFTERS.items() if one.looks_into != drafters.GUESS]
+NAMES = [
+    n for n, one in drafters.DRAFTERS.items() if one.looks_into != drafters.LOOPED_DRAFT
+]
 _DRAFTER = flags.DEFINE_enum("drafter", "rest", NAMES, "Who drafts.")
 NUM_DRAFT = flags.DEFINE_string(
     "num_draft",
     "auto",
     "Nodes of the draft tree; auto: what pays here, as measured (none if none does). "
-    f"rest_generate measures on the first {tree_size.PROBE} tokens, which it writes "
+    f"rest_generate measures on the first {autotune.PROBE} tokens, which it writes "
     "plainly: with auto, a shorter text is never drafted.",
 )
 _DEPTH = flags.DEFINE_integer("draft_depth", 10, "Depth of the draft tree.", 1)
@@ -62,7 +65,7 @@ def from_flags(
 ) -> tuple[list[DraftConfig], Datastore | None]:
     """Draft configs and the opened store, None where none is needed; no index is loaded.
 
-    One config for each drafter and each number of --num_draft; `tree_size.AUTO` stands
+    One config for each drafter and each number of --num_draft; `autotune.AUTOTUNE` stands
     for auto.
 
     Args:
@@ -81,14 +84,14 @@ def from_flags(
     if not _DATASTORE.value and used & set(drafters.NEEDS_STORE):
         raise ValueError(
             f"--datastore is missing: {' and '.join(drafters.NEEDS_STORE)} need one; "
-            "--drafter=mixed and --drafter=context work without"
+            "--drafter=mixed and --drafter=prompt_lookup work without"
         )
     looked_into = {drafters.DRAFTERS[name].looks_into for name in used}
     is_open = _DATASTORE.value and drafters.STORE in looked_into
     store = _open_store(tokenizer) if is_open else None
     for draft in drafts:
-        is_auto = draft.num_draft == tree_size.AUTO
-        resized = tree_size.resize(draft, 1) if is_auto else draft
+        is_auto = draft.num_draft == autotune.AUTOTUNE
+        resized = autotune.resize(draft, 1) if is_auto else draft
         drafters.check(resized, store)
     return drafts, store
 
@@ -126,7 +129,7 @@ def read_weights(file: epath.PathLike) -> dict[str, Any]:
     """
     if not epath.Path(file).exists():
         raise ValueError(f"--weights: {file} does not exist")
-    held = records.read_json(file).get("weights")
+    held = files.read_json(file).get("weights")
     names = {field.name for field in dataclasses.fields(DraftConfig)}
     if not isinstance(held, dict) or not set(held) <= names:
         raise ValueError(f"--weights: {file} is no file of experiments/calibrate.py")
@@ -141,7 +144,7 @@ def read_sizes() -> list[int]:
             "--num_draft must be auto or whole numbers with commas, got "
             f"{NUM_DRAFT.value!r}"
         )
-    return [tree_size.AUTO if part == "auto" else int(part) for part in parts]
+    return [autotune.AUTOTUNE if part == "auto" else int(part) for part in parts]
 
 
 def one(drafts: list[DraftConfig]) -> DraftConfig:
@@ -152,11 +155,11 @@ def one(drafts: list[DraftConfig]) -> DraftConfig:
 
 
 def choose(params, state, index, draft: DraftConfig, settings: dict[str, Any]):
-    """The tree size that pays, if it is open: the state after the probe, a `Fit` and
-    the draft config; the `Fit` is None where the size was given."""
-    if draft.num_draft != tree_size.AUTO:
+    """The tree size that pays, if it is open: the state after the probe, a `TunedDraft` and
+    the draft config; the `TunedDraft` is None where the size was given."""
+    if draft.num_draft != autotune.AUTOTUNE:
         return state, None, draft
-    state, fit = tree_size.fit(
+    state, fit = autotune.autotune(
         params, state, index, draft=draft, cache_file=cache_file(), **settings
     )
     print(fit.tell(), file=sys.stderr)
@@ -168,7 +171,7 @@ def watch(
     state: decode.DecodeState,
     index: Any,
     draft: DraftConfig,
-    fit: tree_size.Fit | None,
+    fit: autotune.TunedDraft | None,
     num_steps: int,
     settings: dict[str, Any],
 ) -> Iterator[decode.DecodeState]:

@@ -11,12 +11,12 @@ from etils import epath
 from tqdm import tqdm
 
 from experiments import command
-from relay_jax import records
-from relay_jax.config import MOST_SEED, TrainConfig
-from relay_jax.data import pipeline
+from relay_jax import files
+from relay_jax.config import MAX_SEED, TrainConfig
+from relay_jax.data import loader
 from relay_jax.evaluation import figures
-from relay_jax.evaluation.run import evaluate_run
-from relay_jax.evaluation.table import make_table
+from relay_jax.evaluation.evaluate import evaluate_run
+from relay_jax.evaluation.report import make_table
 from relay_jax.training import checkpoint
 
 _RUN = flags.DEFINE_list("run", None, "Run directories, with commas.")
@@ -25,7 +25,7 @@ _TASK = flags.DEFINE_string("task", "", "One task; default: all of the run's con
 _LENGTHS = flags.DEFINE_string("lengths", "", "FIRST,LAST; default: the run's config.")
 _STEP = flags.DEFINE_integer("step", 1, "Every how many of --lengths.", lower_bound=1)
 _COUNT = flags.DEFINE_integer("count", 1000, "Problems a length.", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the test problems.", 0, MOST_SEED)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the test problems.", 0, MAX_SEED)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an earlier evaluation.")
 flags.mark_flags_as_required(["run", "workdir"])
 
@@ -39,7 +39,7 @@ def main() -> None:
     for run in _RUN.value:  # all that can be wrong, before any of the work
         config, params = checkpoint.load_params(run)
         work.append((run, config, params, wanted_lengths(run, config)))
-    records.check_seeds(
+    files.check_seeds(
         (run, task, config.name, config.seed)
         for run, config, _, lengths in work
         for task in lengths or config.evaluation.lengths
@@ -59,9 +59,9 @@ def main() -> None:
         lines += [
             line
             for line in measured
-            if config.says_rounds or line["metric"] == "answer_accuracy"
+            if config.supervises_rounds or line["metric"] == "answer_accuracy"
         ]
-    records.write_lines(path / "records.jsonl", lines)
+    files.write_lines(path / "records.jsonl", lines)
     report(lines, path)
     print(f"records and figures are in {path}")
 
@@ -93,11 +93,11 @@ def wanted_lengths(run: str, config: TrainConfig) -> dict[str, list[int]] | None
         raise ValueError(f"{run} knows no task: give --task with --lengths")
     lengths = {}
     for name in tasks:
-        task = pipeline.make_task(name, config.evaluation.options.get(name, {}))
+        task = loader.make_task(name, config.evaluation.options.get(name, {}))
         bounds = known.get(name, (0, 0))
         if _LENGTHS.value:
             bounds = command.whole_numbers("lengths", _LENGTHS.value, 2)
-        pipeline.check_lengths(task, bounds, config.model, "test")
+        loader.check_lengths(task, bounds, config.model, "test")
         if _LENGTHS.value:
             lengths[name] = list(range(bounds[1], bounds[0] - 1, -_STEP.value))[::-1]
         else:

@@ -18,9 +18,9 @@ from absl import flags
 from etils import epath
 
 from experiments import command
-from relay_jax import records
+from relay_jax import files
 from relay_jax.evaluation import figures
-from relay_jax.evaluation.table import make_table
+from relay_jax.evaluation.report import make_table
 
 _RUN = flags.DEFINE_list(
     "run",
@@ -45,11 +45,11 @@ def main() -> None:
     if file.exists() and not _OVERWRITE.value:
         raise ValueError(f"{file} exists; pass --overwrite to replace it")
     gathered = [(run, read_run(epath.Path(run))) for run in _RUN.value]
-    records.check_seeds(
+    files.check_seeds(
         (run, *key) for run, lines in gathered for key in measured_by(lines)
     )
     lines = [line for _, lines in gathered for line in lines]
-    records.write_lines(file, lines)
+    files.write_lines(file, lines)
     measured = [line for line in lines if line["kind"] == "record"]
     trained = {
         task: tuple(bounds)
@@ -80,7 +80,7 @@ def read_run(run: epath.Path) -> list[dict[str, Any]]:
       ValueError: none was finished there.
     """
     if run.suffix == ".jsonl" and run.exists():
-        lines = list(records.read_lines(run))
+        lines = list(files.read_lines(run))
         if not all("kind" in line for line in lines):
             raise ValueError(
                 f"{run} was not written by this script: it has lines without a kind; "
@@ -92,7 +92,7 @@ def read_run(run: epath.Path) -> list[dict[str, Any]]:
             f"{run} holds no finished quickstart or training: it has no run.jsonl; make "
             f"one with python -m experiments.quickstart --workdir={run}"
         )
-    calls = list(records.read_lines(run / "run.jsonl"))
+    calls = list(files.read_lines(run / "run.jsonl"))
     if "seed" not in calls[0]:
         raise ValueError(
             f"{run} holds no quickstart or training: its run.jsonl names no seed; what "
@@ -103,7 +103,7 @@ def read_run(run: epath.Path) -> list[dict[str, Any]]:
     alone = run / "summary.json"  # of a single training
     summaries = [alone] if alone.exists() else sorted(run.glob("*/summary.json"))
     for file in summaries:
-        summary = records.read_json(file)
+        summary = files.read_json(file)
         if "steps" in summary:
             held = {name: summary[name] for name in STAGE_FIELDS}
             held["loss"] = last_loss(file.parent)
@@ -111,12 +111,10 @@ def read_run(run: epath.Path) -> list[dict[str, Any]]:
         else:
             lines.append({"kind": "chains", "run": file.parent.name} | common | summary)
     if alone.exists():
-        return lines + [
-            {"kind": "record"} | x for x in records.read_json(alone)["final"]
-        ]
+        return lines + [{"kind": "record"} | x for x in files.read_json(alone)["final"]]
     for kind, name in FILES.items():
         if (run / name).exists():
-            lines += [{"kind": kind} | x for x in records.read_lines(run / name)]
+            lines += [{"kind": kind} | x for x in files.read_lines(run / name)]
     return lines
 
 
@@ -128,7 +126,7 @@ def measured_by(lines: list[dict[str, Any]]) -> set[tuple[str, str, int]]:
 
 def last_loss(run: epath.Path) -> float:
     """The mean of the last training losses that were logged: has it converged?"""
-    lines = records.read_lines(run / "metrics.jsonl")
+    lines = files.read_lines(run / "metrics.jsonl")
     return statistics.mean([line["loss"] for line in lines][-LAST_LOSSES:])
 
 

@@ -6,7 +6,7 @@
 At most 512 new tokens, greedy or at temperature 0.8 and top-p 0.95. Interrupted, the
 same command goes on. Completions, M and ms a token of every prompt are in
 OUT/records.jsonl. With --execute every completion is also run against the problem's
-tests, shut in (`relay_jax/evaluation/sandbox.py`), for pass@1: OUT/executed.jsonl.
+tests, shut in (`relay_jax/rest/sandbox.py`), for pass@1: OUT/executed.jsonl.
 """
 
 import re
@@ -18,11 +18,11 @@ from tqdm import tqdm
 
 from experiments import command, paper_table
 from experiments.paper_table import Protocol, Row
-from relay_jax import records
+from relay_jax import files
 from relay_jax.config import SamplingConfig
-from relay_jax.data.corpus import read_json_objects
-from relay_jax.evaluation import sandbox
-from relay_jax.evaluation.trial import Question
+from relay_jax.data.corpora import read_json_objects
+from relay_jax.rest import sandbox
+from relay_jax.rest.qa_benchmark import Question
 
 PROTOCOL = Protocol(
     max_new_tokens=512,
@@ -56,7 +56,7 @@ def main() -> None:
             about = {"question": line["question"], "drafter": answer["drafter"]}
             told.append(about | {"result": result})
     file = epath.Path(flags.FLAGS.workdir) / "executed.jsonl"
-    records.write_lines(file, told)
+    files.write_lines(file, told)
     for drafter in dict.fromkeys(line["drafter"] for line in told):
         results = [line["result"] for line in told if line["drafter"] == drafter]
         passed = results.count("passed")

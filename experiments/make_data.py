@@ -20,9 +20,9 @@ import tqdm
 from absl import flags, logging
 
 from experiments import command
-from relay_jax.config import MOST_SEED
-from relay_jax.data.pipeline import make_task
-from relay_jax.workers import find_workers
+from relay_jax.beam import find_workers
+from relay_jax.config import MAX_SEED
+from relay_jax.data.loader import make_task
 
 _TASK = flags.DEFINE_string("task", None, "A task's name.", required=True)
 _LENGTHS = flags.DEFINE_string("lengths", None, "Shortest, longest.", required=True)
@@ -33,7 +33,7 @@ _OPTIONS = flags.DEFINE_string("options", "", "Options of the task, e.g. modulus
 _NUM_TRAIN = flags.DEFINE_integer("num_train", 1_000_000, "Training examples.", 0)
 _NUM_TEST = flags.DEFINE_integer("num_test", 100_000, "Test examples.", 0)
 _SEED = flags.DEFINE_integer(
-    "seed", 0, "What the examples are drawn from.", 0, MOST_SEED
+    "seed", 0, "What the examples are drawn from.", 0, MAX_SEED
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the dataset.")
 _RUNNER = flags.DEFINE_string("runner", "", "Of Apache Beam, e.g. DirectRunner.")
@@ -47,9 +47,9 @@ def main() -> None:
     lengths = command.whole_numbers("lengths", _LENGTHS.value, 2)
     logging.set_verbosity(logging.ERROR)
     workers = find_workers(_RUNNER.value, _BEAM_OPTIONS.value)
-    from relay_jax.data import builder  # slow to import
+    from relay_jax.data import tfds_builder  # slow to import
 
-    config = builder.TaskRange(
+    config = tfds_builder.TaskRange(
         task=task,
         lengths=(lengths[0], lengths[1]),
         seed=_SEED.value,
@@ -70,7 +70,7 @@ def main() -> None:
         ) as bar,
         contextlib.redirect_stdout(io.StringIO()),  # TFDS prints of downloads
     ):
-        path = builder.build(
+        path = tfds_builder.build(
             config, _DATA_DIR.value, _OVERWRITE.value, bar.update, workers
         )
     seconds = time.monotonic() - start
@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def parse_options(text: str) -> dict[str, int | bool]:
-    """`"modulus=5,lean=True"` -> {"modulus": 5, "lean": True}."""
+    """`"modulus=5,right_heavy=True"` -> {"modulus": 5, "right_heavy": True}."""
     options = {}
     for part in filter(None, text.split(",")):
         name, _, value = part.partition("=")

@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags
 
 from experiments import command
-from relay_jax.data import corpus
+from relay_jax.data import corpora
 from relay_jax.rest.replay import Target, check_place, save_targets
 from relay_jax.tokens import Tokenizer, load_tokenizer
 
@@ -60,16 +60,16 @@ def _texts(tokenizer: Tokenizer) -> Iterator[Target]:
     if sum(given) != 1:
         raise ValueError("give one of --jsonl, --files and --token_array")
     if _JSONL.value:
-        files = corpus.find_files(_JSONL.value)
+        files = corpora.find_files(_JSONL.value)
         keys = _PROMPT_KEY.value, _TEXT_KEY.value
-        for pair in corpus.read_json_fields(files, keys):
+        for pair in corpora.read_json_fields(files, keys):
             yield _continue(*pair, tokenizer)
         return
     if _FILES.value:
-        texts = corpus.read_files(corpus.find_files(_FILES.value))
+        texts = corpora.read_files(corpora.find_files(_FILES.value))
         documents = map(tokenizer.encode, texts)
     else:
-        documents = corpus.read_tokens(_TOKEN_ARRAY.value, tokenizer.eos_id)
+        documents = corpora.read_tokens(_TOKEN_ARRAY.value, tokenizer.eos_id)
     for document in documents:
         yield Target(np.array(document, np.int32), _CUT.value)
 

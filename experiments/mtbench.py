@@ -12,8 +12,8 @@ from etils import epath
 from experiments import command, paper_table
 from experiments.paper_table import Protocol, Row
 from relay_jax.config import SamplingConfig
-from relay_jax.data.corpus import read_json_objects
-from relay_jax.evaluation.trial import Question
+from relay_jax.data.corpora import read_json_objects
+from relay_jax.rest.qa_benchmark import Question
 
 PROTOCOL = Protocol(
     max_new_tokens=1024,

@@ -12,18 +12,20 @@ from etils import epath
 from tqdm import tqdm
 
 from experiments import command, drafting, prompting
-from relay_jax import records
-from relay_jax.config import MOST_SEED, SamplingConfig
-from relay_jax.conversation import TEMPLATES
-from relay_jax.evaluation import trial
-from relay_jax.rest import decode
+from relay_jax import files
+from relay_jax.chat_template import TEMPLATES
+from relay_jax.config import MAX_SEED, SamplingConfig
+from relay_jax.decoding import decode
+from relay_jax.rest import qa_benchmark
 
 _DATA = flags.DEFINE_string("data", None, "The questions' file.", required=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where records go.", required=True)
 _COUNT = flags.DEFINE_integer("count", 0, "The first questions alone; 0: all.", 0)
 _NUCLEUS = flags.DEFINE_bool("nucleus", False, "Sample, as the paper does; or greedy.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of the noise when sampling.", 0, MOST_SEED)
-_MOST = flags.DEFINE_integer("max_new_tokens", 0, "Of an answer; 0: as the paper.", 0)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the noise when sampling.", 0, MAX_SEED)
+_MAX_NEW_TOKENS = flags.DEFINE_integer(
+    "max_new_tokens", 0, "Of an answer; 0: as the paper.", 0
+)
 _TEMPLATE = flags.DEFINE_enum(
     "template", "", ["", *TEMPLATES], "How a model is asked; default: as in the paper."
 )
@@ -56,7 +58,7 @@ def read_data() -> epath.Path:
     return file
 
 
-def run(protocol: Protocol, questions: Sequence[trial.Question]) -> list[dict]:
+def run(protocol: Protocol, questions: Sequence[qa_benchmark.Question]) -> list[dict]:
     """Asks all questions, prints both tables, and gives the records' lines.
 
     Raises:
@@ -72,7 +74,7 @@ def run(protocol: Protocol, questions: Sequence[trial.Question]) -> list[dict]:
     command.make_folder(path)
     settings = _settings(path, protocol)
     index = drafting.load_index(store)
-    asked = trial.Trial(
+    asked = qa_benchmark.Setup(
         params=prompting.load_params(config, index),
         model=config.model,
         tokenizer=tokenizer,
@@ -86,11 +88,11 @@ def run(protocol: Protocol, questions: Sequence[trial.Question]) -> list[dict]:
     )
     questions = questions[: _COUNT.value or None]
     file = path / "records.jsonl"
-    asked = trial.choose_size(asked, questions[0], file, drafting.cache_file())
-    lines = trial.run(asked, questions, file)
+    asked = qa_benchmark.choose_size(asked, questions[0], file, drafting.cache_file())
+    lines = qa_benchmark.run(asked, questions, file)
     lines = list(tqdm(lines, total=len(questions), unit="question"))
-    total = trial.summarise(lines)
-    records.write_json(path / "summary.json", {"total": total} | command.describe())
+    total = qa_benchmark.summarise(lines)
+    files.write_json(path / "summary.json", {"total": total} | command.describe())
     print(make_table(total, protocol.rows))
     print(f"records: {file}")
     return lines
@@ -130,11 +132,11 @@ def _settings(path: epath.Path, protocol: Protocol) -> dict[str, Any]:
         "data": _DATA.value,
         "nucleus": _NUCLEUS.value,
         "seed": _SEED.value,
-        "max_new_tokens": _MOST.value or protocol.max_new_tokens,
+        "max_new_tokens": _MAX_NEW_TOKENS.value or protocol.max_new_tokens,
         "template": _TEMPLATE.value or protocol.template,
     }
     file = path / "settings.json"
-    held = records.read_json(file) if file.exists() else settings
+    held = files.read_json(file) if file.exists() else settings
     for name, value in settings.items():
         was = held.get(name, flags.FLAGS[name].default)  # a flag that did not exist yet
         if was != value:
@@ -142,5 +144,5 @@ def _settings(path: epath.Path, protocol: Protocol) -> dict[str, Any]:
                 f"{path} holds answers with --{name}={was}, not {value}; give another "
                 "--workdir"
             )
-    records.write_json(file, settings)
+    files.write_json(file, settings)
     return settings

@@ -8,10 +8,10 @@ from absl import flags
 from etils import epath
 
 from experiments import command, devices
-from relay_jax.arrays import PyTree
+from relay_jax.base import PyTree
 from relay_jax.config import ModelConfig, TrainConfig
-from relay_jax.data import corpus
-from relay_jax.models import architecture, convert
+from relay_jax.data import corpora
+from relay_jax.models import hf_config, hf_weights
 from relay_jax.models.decoder import unstack_layers
 from relay_jax.rest.index import AnyIndex, MeshIndex
 from relay_jax.tokens import (
@@ -68,11 +68,11 @@ def open_run(needs_words: bool = True) -> tuple[TrainConfig, Tokenizer]:
     """
     run = epath.Path(_RUN.value)
     devices.mesh()
-    is_foreign = architecture.is_hugging_face(run)
-    if is_foreign:
-        model = architecture.read_model(run, _DTYPE.value)
+    is_hugging_face_folder = hf_config.is_hugging_face(run)
+    if is_hugging_face_folder:
+        model = hf_config.read_model(run, _DTYPE.value)
         config = TrainConfig(model=model, name=run.name)
-        convert.check(run, model)
+        hf_weights.check(run, model)
     elif _DTYPE.value:
         raise ValueError(
             f"--dtype={_DTYPE.value} is for a Hugging Face folder, but {run} is a run "
@@ -84,28 +84,28 @@ def open_run(needs_words: bool = True) -> tuple[TrainConfig, Tokenizer]:
         raise ValueError(
             f"{run} holds a {config.model.kind} model; decoding needs a decoder"
         )
-    tokenizer = _open_tokenizer(config.model, is_foreign)
+    tokenizer = _open_tokenizer(config.model, is_hugging_face_folder)
     if needs_words and isinstance(tokenizer, IdTokenizer):
         raise ValueError(tokenizer.refusal())
     return config, tokenizer
 
 
-def _open_tokenizer(model: ModelConfig, is_foreign: bool) -> Tokenizer:
+def _open_tokenizer(model: ModelConfig, is_hugging_face_folder: bool) -> Tokenizer:
     """That of --tokenizer, else of --run; see `open_run`."""
     run = _RUN.value
     if _TOKENIZER.value:
         tokenizer = load_tokenizer(_TOKENIZER.value)
     else:
-        tokenizer = load_run_tokenizer(run, model.num_numbers, model.vocab_size)
-    words, places = tokenizer.vocab_size, model.num_words
+        tokenizer = load_run_tokenizer(run, model.num_numbers, model.text_vocab_size)
+    words, places = tokenizer.vocab_size, model.vocab_size
     # Some published models have places for words to come: less is no error there.
-    may_be_less = is_foreign or not _TOKENIZER.value
+    may_be_less = is_hugging_face_folder or not _TOKENIZER.value
     if words > places or (words < places and not may_be_less):
         raise ValueError(
             f"the tokenizer has {words} words, the model {places}; give the model's own "
             "with --tokenizer"
         )
-    ends, end = architecture.read_special(run, "eos_token_id"), tokenizer.eos_id
+    ends, end = hf_config.read_special(run, "eos_token_id"), tokenizer.eos_id
     if _TOKENIZER.value and ends and end not in ends:
         raise ValueError(
             f"--tokenizer={_TOKENIZER.value} ends a text with the token {end}, but "
@@ -116,7 +116,7 @@ def _open_tokenizer(model: ModelConfig, is_foreign: bool) -> Tokenizer:
 
 def end_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
     """The tokens that end a text: those that --run names, else the tokenizer's."""
-    return architecture.read_special(_RUN.value, "eos_token_id") or (tokenizer.eos_id,)
+    return hf_config.read_special(_RUN.value, "eos_token_id") or (tokenizer.eos_id,)
 
 
 def load_params(config: TrainConfig, index: AnyIndex | None) -> PyTree:
@@ -127,8 +127,8 @@ def load_params(config: TrainConfig, index: AnyIndex | None) -> PyTree:
       ValueError: they are missing, damaged, or of another shape.
     """
     mesh = index.mesh if isinstance(index, MeshIndex) else devices.mesh()
-    if architecture.is_hugging_face(_RUN.value):
-        params = convert.load_params(_RUN.value, config.model, mesh)
+    if hf_config.is_hugging_face(_RUN.value):
+        params = hf_weights.load_params(_RUN.value, config.model, mesh)
     else:
         params = checkpoint.load_params(_RUN.value, mesh)[1]
     return unstack_layers(params)
@@ -180,14 +180,14 @@ def _prompts(tokenizer: Tokenizer) -> Iterator[list[int]]:
             if line.strip():
                 yield tokenizer.encode(line)
     if _JSONL.value:
-        files = corpus.find_files(_JSONL.value)
-        yield from map(tokenizer.encode, corpus.read_json_lines(files, _KEY.value))
+        files = corpora.find_files(_JSONL.value)
+        yield from map(tokenizer.encode, corpora.read_json_lines(files, _KEY.value))
     documents = map(
-        tokenizer.encode, corpus.read_files(corpus.find_files(_FILES.value))
+        tokenizer.encode, corpora.read_files(corpora.find_files(_FILES.value))
     )
     yield from _cut(documents)
     if _TOKEN_ARRAY.value:
-        yield from _cut(corpus.read_tokens(_TOKEN_ARRAY.value, tokenizer.eos_id))
+        yield from _cut(corpora.read_tokens(_TOKEN_ARRAY.value, tokenizer.eos_id))
 
 
 def _cut(documents) -> Iterator[list[int]]:

@@ -19,10 +19,11 @@ from etils import epath
 from ml_collections import config_flags
 
 from experiments import command
-from relay_jax import chain_store, records, stages
 from relay_jax import config as configs
+from relay_jax import files
 from relay_jax.evaluation import figures
-from relay_jax.evaluation.table import make_speed_table, make_table
+from relay_jax.evaluation.report import make_speed_table, make_table
+from relay_jax.relay import chain_datastore, stages
 
 HIT_MATRICES = ("looped_aligned", "ar", "ar_relay")  # whose are drawn
 _DEFAULT = pathlib.Path(__file__).parent / "configs" / "quickstart.py"
@@ -30,7 +31,7 @@ with command.one_line_errors():  # here the default is read, with all that chang
     command.check_config(sys.argv, str(_DEFAULT))
     _CONFIG = config_flags.DEFINE_config_file("config", str(_DEFAULT), "The plan.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Where everything goes.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of every stage.", 0, configs.MOST_SEED)
+_SEED = flags.DEFINE_integer("seed", 0, "Of every stage.", 0, configs.MAX_SEED)
 _JOBS = flags.DEFINE_integer(
     "jobs", min(2, os.cpu_count() or 1), "Stages at once; 1 on an accelerator.", 1
 )
@@ -49,7 +50,7 @@ def main() -> None:
     report_speed(config, path)
     minutes = (time.monotonic() - started) / 60
     call |= {"minutes": round(minutes, 1), "seed": _SEED.value}
-    records.append_lines(path / "run.jsonl", [call | {"trained": trained}])
+    files.append_lines(path / "run.jsonl", [call | {"trained": trained}])
     print(f"figures: {path / 'figures'}\nrecords: {path / 'records.jsonl'}")
     print(f"this call took {minutes:.1f} minutes")
 
@@ -76,17 +77,17 @@ def report(config: configs.RelayConfig, path: epath.Path) -> dict[str, tuple[int
     """
     lines = []
     for name, run in config.runs.items():
-        for line in records.read_json(path / name / "summary.json")["final"]:
-            if run.says_rounds or line["metric"] == "answer_accuracy":
+        for line in files.read_json(path / name / "summary.json")["final"]:
+            if run.supervises_rounds or line["metric"] == "answer_accuracy":
                 lines.append(line)
-    records.write_lines(path / "records.jsonl", lines)
+    files.write_lines(path / "records.jsonl", lines)
     trained = config.trained_lengths
     tasks = list(dict.fromkeys(line["task"] for line in lines))
     for metric in figures.TITLES:
         file = path / "figures" / f"{metric}.png"
         figures.accuracy_by_length(lines, metric, file, trained)
     found = list(hits(config, path))
-    records.write_lines(path / "hit_records.jsonl", found)
+    files.write_lines(path / "hit_records.jsonl", found)
     figures.longest_hit_matrices(found, path / "figures" / "hit_matrix")
     print()
     for task in tasks:
@@ -101,13 +102,13 @@ def hits(config: configs.RelayConfig, path: epath.Path) -> Iterator[dict[str, An
     """What the runs of `HIT_MATRICES` recorded of each place of each round."""
     for name in HIT_MATRICES:
         if name in config.runs:
-            lines = records.read_lines(path / name / "records.jsonl")
+            lines = files.read_lines(path / name / "records.jsonl")
             yield from (x for x in lines if x["metric"] == "hit_accuracy")
 
 
 def report_speed(config: configs.RelayConfig, path: epath.Path) -> None:
     """Plain decoding of `ar_relay` against drafts from its chains, honestly."""
-    lines = chain_store.compare_speed(config, path)
+    lines = chain_datastore.compare_speed(config, path)
     if lines:
         figures.speed_by_drafter(lines, path / "figures" / "rest_speed.png")
     for task in dict.fromkeys(line["prompts"] for line in lines):

@@ -8,8 +8,9 @@ rounds       below a hit matrix: how many rounds are right
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from experiments.configs import paper, recipe
+from experiments.configs import paper, relay_recipe
 from relay_jax import config as configs
+from relay_jax import config_io
 
 RUNS = {
     "table_1": ("looped_aligned", "ar", "looped_vanilla"),
@@ -19,8 +20,8 @@ RUNS = {
 
 def settings(name: str, config: configs.RelayConfig, recipe_name: str) -> str:
     """Table 1 or 2: a row a setting, two columns a run."""
-    values = paper.get_config(recipe.MULTITASK).to_dict()
-    theirs = configs.build(configs.RelayConfig, values)
+    values = paper.get_config(relay_recipe.MULTITASK).to_dict()
+    theirs = config_io.build(configs.RelayConfig, values)
     head, under, columns = ["multitask"], [""], []
     for run in RUNS[name]:
         for who, held in (("paper", theirs), (recipe_name, config)):
@@ -43,7 +44,7 @@ def _settings(run: configs.TrainConfig) -> dict[str, str]:
         "heads": f"{model.num_heads}",
         "places": model.position.scheme,
         "dropout": f"{model.dropout:g}",
-        "a loop sees": model.loop_input if model.kind == "looped" else "-",
+        "a loop sees": model.input_injection if model.kind == "looped" else "-",
         "optimizer": optimizer.kind,
         "learning rate": f"{optimizer.learning_rate:g}",
         "warm-up share": f"{optimizer.warmup_share:g}",
@@ -60,8 +61,8 @@ def samples(
 ) -> str:
     """Table 3 or 4: samples of each length that models wrote; of the paper's samples
     within the training lengths, the share of the batches stands for the number."""
-    values = paper.get_config(recipe.MULTITASK).to_dict()
-    theirs = configs.build(configs.RelayConfig, values).chains
+    values = paper.get_config(relay_recipe.MULTITASK).to_dict()
+    theirs = config_io.build(configs.RelayConfig, values).chains
     made = {
         (line["run"], line["length"]): int(line["value"])
         for line in lines

@@ -16,9 +16,10 @@ from absl import flags
 from etils import epath
 
 from experiments import command, relay_tables, reproduction
-from experiments.configs.recipe import MULTITASK
+from experiments.configs.relay_recipe import MULTITASK
 from experiments.reproduction import FIGURES, RECIPES, TABLES
-from relay_jax import records, stages
+from relay_jax import files
+from relay_jax.relay import stages
 from relay_jax.training import loop
 
 _FIGURE = flags.DEFINE_string("figure", "", f"One of {', '.join(FIGURES)}.")
@@ -58,7 +59,7 @@ def main() -> None:
         reproduction.tell(plans, needs, _STAGES.value, path, _TERAFLOPS.value)
         return
     command.make_folder(path)
-    records.write_json(path / "recipe.json", {"recipe": _RECIPE.value})
+    files.write_json(path / "recipe.json", {"recipe": _RECIPE.value})
     deadline = start + 60 * _MINUTES.value
     try:
         reproduction.make(plans, needs, _STAGES.value, path, _JOBS.value, deadline)
@@ -67,7 +68,7 @@ def main() -> None:
         sys.exit(143)
     finally:
         minutes = round((time.monotonic() - start) / 60, 1)
-        records.append_lines(path / "run.jsonl", [call | {"minutes": minutes}])
+        files.append_lines(path / "run.jsonl", [call | {"minutes": minutes}])
     left = reproduction.unfinished(plans, needs, path)
     if left:
         print(f"{name} is not drawn yet; what is left: {', '.join(left)}")

@@ -19,17 +19,29 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from experiments import relay_tables
-from experiments.configs import far, paper, paper_small, recipe, small
+from experiments.configs import (
+    length_extrapolation,
+    paper,
+    paper_small,
+    relay_recipe,
+    small,
+)
 from relay_jax import config as configs
-from relay_jax import records, stages
-from relay_jax.data import pipeline
-from relay_jax.data.written import read_chains
+from relay_jax import config_io, files
+from relay_jax.data import loader
+from relay_jax.data.chain_files import read_chains
 from relay_jax.evaluation import accuracy, figures, flops
-from relay_jax.evaluation.run import evaluate_run
-from relay_jax.evaluation.table import make_table
+from relay_jax.evaluation.evaluate import evaluate_run
+from relay_jax.evaluation.report import make_table
+from relay_jax.relay import stages
 from relay_jax.training import checkpoint, loop
 
-RECIPES = {"paper": paper, "far": far, "small": small, "paper_small": paper_small}
+RECIPES = {
+    "paper": paper,
+    "far": length_extrapolation,
+    "small": small,
+    "paper_small": paper_small,
+}
 Plans = dict[str, configs.RelayConfig]  # by experiment
 PIECE = 8  # lengths that are measured at once
 
@@ -44,7 +56,7 @@ class Needs(NamedTuple):
 
 
 TASKS = tuple(paper.PLANS)
-ALL = (recipe.MULTITASK,)
+ALL = (relay_recipe.MULTITASK,)
 FIGURES = {
     "2": Needs(TASKS, ("ar", "looped_vanilla"), "answer_accuracy"),
     "4": Needs(
@@ -106,7 +118,7 @@ def read_plans(name: str, needs: Needs) -> Plans:
         valid = ", ".join(RECIPES)
         raise ValueError(f"--recipe={name} is unknown; give one of {valid}")
     return {
-        experiment: configs.build(
+        experiment: config_io.build(
             configs.RelayConfig, RECIPES[name].get_config(experiment).to_dict()
         )
         for experiment in needs.experiments
@@ -138,13 +150,13 @@ def make(
             if piece.run in chosen[piece.experiment]:
                 measure(piece, path, deadline)
     finally:
-        records.write_lines(path / "records.jsonl", gather(path))
+        files.write_lines(path / "records.jsonl", gather(path))
 
 
 def check_recipe(path: epath.Path, name: str) -> None:
     """Raises ValueError at a directory of another recipe."""
     file = path / "recipe.json"
-    held = records.read_json(file).get("recipe", name) if file.exists() else name
+    held = files.read_json(file).get("recipe", name) if file.exists() else name
     if held != name:
         raise ValueError(
             f"{path} holds experiments of the recipe {held!r}, not {name!r}; give "
@@ -254,17 +266,17 @@ def measure(piece: Piece, path: epath.Path, deadline: float) -> None:
         line
         for line in lines
         if (line["metric"] in accuracy.DETAILS) == piece.is_hits
-        and (config.says_rounds or line["metric"] == "answer_accuracy")
+        and (config.supervises_rounds or line["metric"] == "answer_accuracy")
     ]
     file.parent.mkdir(exist_ok=True)
-    records.write_lines(file, kept)
+    files.write_lines(file, kept)
 
 
 def gather(path: epath.Path) -> list[dict[str, Any]]:
     """All records of a work directory: what was measured, and what chains were made."""
     lines = []
     for file in sorted(path.glob("measured/*.jsonl")):
-        lines += records.read_lines(file)
+        lines += files.read_lines(file)
     for file in sorted(path.glob("*/chains_*/summary.json")):
         lines += made_chains(file.parent)
     return lines
@@ -272,16 +284,16 @@ def gather(path: epath.Path) -> list[dict[str, Any]]:
 
 def made_chains(path: epath.Path) -> Iterator[dict[str, Any]]:
     """The records of a stage that wrote chains, with the samples of each length."""
-    values = records.read_json(path / "config.json")
-    config = configs.build(configs.ChainsConfig, values)
-    task = pipeline.make_task(config.task, config.options)
+    values = files.read_json(path / "config.json")
+    config = config_io.build(configs.ChainsConfig, values)
+    task = loader.make_task(config.task, config.options)
     about = {"model": config.model, "experiment": path.parent.name}
-    for line in records.read_lines(path / "records.jsonl"):
+    for line in files.read_lines(path / "records.jsonl"):
         yield line | about
     for length in map(int, config.counts):
         held = read_chains(path, task, (length, length), config.seed).examples
         count = len(held.length)
-        yield records.make_record(
+        yield files.make_record(
             **about | {"run": path.name, "task": task.name, "seed": config.seed},
             length=length,
             metric="samples",
@@ -328,7 +340,7 @@ def report(name: str, needs: Needs, plans: Plans, path: epath.Path) -> None:
     lines = [
         line
         for shown in needs.stages
-        for line in records.read_lines(path / "records.jsonl")
+        for line in files.read_lines(path / "records.jsonl")
         if line["run"] == shown and line["experiment"] in needs.experiments
     ]
     file = path / "figures" / f"{name}.png"
@@ -355,7 +367,7 @@ def report(name: str, needs: Needs, plans: Plans, path: epath.Path) -> None:
 def fewer_chains(plans: Plans, needs: Needs, path: epath.Path) -> Iterator[str]:
     """Of the stages that write chains, a line for each that has fewer than planned."""
     made: dict[tuple[str, str], int] = collections.Counter()
-    for line in records.read_lines(path / "records.jsonl"):
+    for line in files.read_lines(path / "records.jsonl"):
         if line["metric"] == "samples":
             made[line["experiment"], line["run"]] += line["count"]
     for experiment, planned in choose_stages(plans, needs).items():

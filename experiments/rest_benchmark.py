@@ -1,7 +1,7 @@
 """Times plain decoding against drafters: same model, same prompts, in one run.
 
     python -m experiments.rest_benchmark --run=DIR/ar --task=arithmetic --length=8 \
-        --datastore=STORE --drafters=context,rest_paper,rest --num_draft=8,16,auto \
+        --datastore=STORE --drafters=prompt_lookup,rest_paper,rest --num_draft=8,16,auto \
         --workdir=OUT
     python -m experiments.rest_benchmark --run=DIR --token_array=DIR/held_out.npy \
         --prompt_tokens=64 --datastore=STORE --drafters=rest --workdir=OUT
@@ -9,7 +9,7 @@
 Every drafter decodes all prompts once unmeasured (compilation), then `--repeats` times
 in turns with plain decoding, so that a slow minute of the machine hits all alike. Texts
 must be the same token for token, or the script fails. By how much M of one drafter is above
-another's is told with an interval (`relay_jax/evaluation/bootstrap.py`). Appends to
+another's is told with an interval (`relay_jax/rest/bootstrap.py`). Appends to
 OUT/records.jsonl, and draws OUT/speed.png from it.
 """
 
@@ -19,23 +19,24 @@ from absl import flags
 from etils import epath
 
 from experiments import command, drafting, prompting
-from relay_jax import records
-from relay_jax.config import MOST_SEED, TrainConfig
-from relay_jax.data import pipeline
-from relay_jax.data.align import sizes
-from relay_jax.evaluation import accuracy, bootstrap, figures, speed
-from relay_jax.evaluation.table import make_speed_table
-from relay_jax.rest.index import make_live
+from relay_jax import files
+from relay_jax.config import MAX_SEED, TrainConfig
+from relay_jax.data import loader
+from relay_jax.data.alignment import sizes
+from relay_jax.evaluation import accuracy, figures
+from relay_jax.evaluation.report import make_speed_table
+from relay_jax.rest import benchmark, bootstrap
+from relay_jax.rest.index import add_recent
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where records go.", required=True)
 _TASK = flags.DEFINE_string("task", "", "Solve its problems; or give prompts.")
 _LENGTH = flags.DEFINE_integer("length", None, "Length of the task's problems.", 1)
 _COUNT = flags.DEFINE_integer("count", 64, "How many prompts, at most.", 1)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 1, "Texts at once.", 1)
-_MOST = flags.DEFINE_integer(
+_MAX_NEW_TOKENS = flags.DEFINE_integer(
     "max_new_tokens", 256, "Tokens to write at most.", 1, 2**30
 )
-_DRAFTERS = flags.DEFINE_list("drafters", ["context"], "Drafters to compare.")
+_DRAFTERS = flags.DEFINE_list("drafters", ["prompt_lookup"], "Drafters to compare.")
 _LIVE = flags.DEFINE_integer(
     "live_tokens",
     0,
@@ -44,7 +45,7 @@ _LIVE = flags.DEFINE_integer(
     0,
 )
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Measured rounds.", 1)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the problems.", 0, MOST_SEED)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the problems.", 0, MAX_SEED)
 
 
 def main() -> None:
@@ -57,24 +58,24 @@ def main() -> None:
     else:
         prompts = prompting.read_prompts(tokenizer, _COUNT.value)
     longest = max(map(len, prompts))
-    prompting.check_length(config.model, longest, _MOST.value)
+    prompting.check_length(config.model, longest, _MAX_NEW_TOKENS.value)
     path = epath.Path(_WORKDIR.value)
     command.make_folder(path)
     index = drafting.load_index(store)
     if store and _LIVE.value:
-        index = make_live(index, store.eos_id, _LIVE.value)
-    work = speed.Work(
+        index = add_recent(index, store.eos_id, _LIVE.value)
+    work = benchmark.Work(
         params=prompting.load_params(config, index),
         model=config.model,
         prompts=prompts,
-        max_new_tokens=_MOST.value,
+        max_new_tokens=_MAX_NEW_TOKENS.value,
         eos_id=prompting.end_ids(tokenizer),
         batch_size=_BATCH_SIZE.value,
         index=index,
     )
-    lines = speed.compare(work, drafts, _REPEATS.value, drafting.cache_file())
+    lines = benchmark.compare(work, drafts, _REPEATS.value, drafting.cache_file())
     lines = bootstrap.add_gains(lines)
-    if not records.is_first():
+    if not files.is_first():
         return
     for line in lines:
         if line["chosen"] and not line["num_draft"]:
@@ -89,8 +90,8 @@ def main() -> None:
         "live_tokens": _LIVE.value,
     }
     file = path / "records.jsonl"
-    records.append_lines(file, [line | about | command.describe() for line in lines])
-    figures.speed_by_drafter(list(records.read_lines(file)), path / "speed.png")
+    files.append_lines(file, [line | about | command.describe() for line in lines])
+    figures.speed_by_drafter(list(files.read_lines(file)), path / "speed.png")
     print(make_speed_table(lines))
     if any(line["above"] for line in lines):
         print(bootstrap.make_gain_table(lines))
@@ -102,8 +103,8 @@ def problems(config: TrainConfig) -> list:
     if _LENGTH.value is None:
         raise ValueError("--task needs --length")
     name = _TASK.value
-    task = pipeline.make_task(name, config.evaluation.options.get(name, {}))
-    pipeline.check_lengths(task, (_LENGTH.value, _LENGTH.value), config.model, "test")
+    task = loader.make_task(name, config.evaluation.options.get(name, {}))
+    loader.check_lengths(task, (_LENGTH.value, _LENGTH.value), config.model, "test")
     examples = accuracy.test_problems(
         task, [_LENGTH.value], _COUNT.value, _SEED.value, final=True
     )

@@ -1,6 +1,6 @@
 """Continues prompts with a trained decoder, with or without drafts.
 
-    python -m experiments.rest_generate --run=DIR/ar --drafter=context \
+    python -m experiments.rest_generate --run=DIR/ar --drafter=prompt_lookup \
         --prompt='[ARI] (2+3)*4=' --show_accepted
     python -m experiments.rest_generate --run=DIR/ar --datastore=STORE --seed=1 \
         --prompt_file=prompts.txt --temperature=0.8 --top_p=0.95
@@ -20,20 +20,21 @@ import numpy as np
 from absl import flags
 
 from experiments import command, drafting, prompting
-from relay_jax.config import MOST_SEED, SamplingConfig
-from relay_jax.rest import decode, drafters
+from relay_jax.config import MAX_SEED, SamplingConfig
+from relay_jax.decoding import decode
+from relay_jax.rest import drafters
 from relay_jax.tokens import UNFINISHED, decode_spans
 
 _PRINT_IDS = flags.DEFINE_bool("print_ids", False, "Print ids instead of text.")
 _IGNORE_EOS = flags.DEFINE_bool("ignore_eos", False, "Go on after the end of text.")
 _SHOW = flags.DEFINE_bool("show_accepted", False, "Mark accepted drafts: «like this».")
-_MOST = flags.DEFINE_integer(
+_MAX_NEW_TOKENS = flags.DEFINE_integer(
     "max_new_tokens", 256, "Tokens to write at most.", 1, 2**30
 )
 _TEMPERATURE = flags.DEFINE_float("temperature", 0.0, "0 is greedy.")
 _TOP_P = flags.DEFINE_float("top_p", 1.0, "Least mass of the words drawn from.")
 _TOP_K = flags.DEFINE_integer("top_k", 0, "Words drawn from; 0: all.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of the noise when sampling.", 0, MOST_SEED)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the noise when sampling.", 0, MAX_SEED)
 STREAM_STEPS = 8  # steps between two looks at the text
 WATCH_STEPS = 128  # steps between two looks at whether drafts pay
 
@@ -44,8 +45,8 @@ def main() -> None:
     drafts, store = drafting.from_flags(tokenizer)
     draft = drafting.one(drafts)
     prompts = prompting.read_prompts(tokenizer)
-    tokens, length = decode.pad_prompts(prompts, config.model.num_words)
-    prompting.check_length(config.model, int(length.max()), _MOST.value)
+    tokens, length = decode.pad_prompts(prompts, config.model.vocab_size)
+    prompting.check_length(config.model, int(length.max()), _MAX_NEW_TOKENS.value)
     index = drafting.load_index(store)
     params = prompting.load_params(config, index)
     settings = {
@@ -56,9 +57,9 @@ def main() -> None:
     state = decode.start(
         params,
         *(tokens, length, decode.request_keys(_SEED.value, len(tokens))),
-        drafters.followers_for(draft, config.model.num_words),
+        drafters.initial_table(draft, config.model.vocab_size),
         model=config.model,
-        max_new_tokens=_MOST.value,
+        max_new_tokens=_MAX_NEW_TOKENS.value,
     )
     state, fit, draft = drafting.choose(params, state, index, draft, settings)
     is_watched = sys.stdout.isatty() and jax.process_count() == 1

@@ -13,9 +13,9 @@ from absl import flags
 
 from experiments import command
 from experiments.configs import paper
-from relay_jax import records
-from relay_jax.data.pipeline import make_task
-from relay_jax.data.source import Synthetic
+from relay_jax import files
+from relay_jax.data.loader import make_task
+from relay_jax.data.sources import SyntheticSource
 
 _RECORDS = flags.DEFINE_string("records", "", "A file that lines are appended to.")
 _COUNT = flags.DEFINE_integer("count", 20_480, "Examples a repeat.", lower_bound=1)
@@ -29,13 +29,15 @@ def main() -> None:
         if _RECORDS.value:
             line = {"task": name, "lengths": plan.train, "count": _COUNT.value}
             line |= {"examples_a_cpu_second": round(speed)}
-            records.append_lines(_RECORDS.value, [command.describe() | line])
+            files.append_lines(_RECORDS.value, [command.describe() | line])
 
 
 def examples_a_second(plan, count: int, repeats: int) -> float:
     task, seconds = make_task(plan.task, plan.options), []
     for repeat in range(repeats):
-        source = Synthetic(task, plan.train, seed=repeat)  # another one: no cache helps
+        source = SyntheticSource(
+            task, plan.train, seed=repeat
+        )  # another one: no cache helps
         started = time.process_time()
         source.take(np.arange(count))
         seconds.append(time.process_time() - started)

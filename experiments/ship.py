@@ -10,9 +10,9 @@ from absl import flags
 from etils import epath
 
 from experiments import command
-from relay_jax import config as configs
-from relay_jax.models import shipped
-from relay_jax.records import write_json
+from relay_jax import config_io
+from relay_jax.files import write_json
+from relay_jax.models import export
 from relay_jax.training import checkpoint
 
 _RUN = flags.DEFINE_string("run", None, "A run directory.", required=True)
@@ -26,9 +26,9 @@ def main() -> None:
         raise ValueError(f"{target} holds a model already; give another place")
     config, params = checkpoint.load_params(_RUN.value)
     command.make_folder(target)
-    shipped.write_params(target, params, _DTYPE.value)
-    write_json(target / "config.json", configs.to_dict(config))
-    size = (target / shipped.FILE).stat().length
+    export.write_params(target, params, _DTYPE.value)
+    write_json(target / "config.json", config_io.to_dict(config))
+    size = (target / export.FILE).stat().length
     print(f"{_RUN.value} -> {target} ({size / 1e6:.1f} MB)")
 
 

@@ -17,7 +17,7 @@ from ml_collections import config_flags
 
 from experiments import command
 from relay_jax import config as configs
-from relay_jax import records
+from relay_jax import files
 from relay_jax.training import checkpoint, loop
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment's file.")
@@ -47,7 +47,7 @@ def main() -> None:
     if not was_finished:
         minutes = round((time.monotonic() - start) / 60, 1)
         call |= {"minutes": minutes, "seed": config.seed}
-        records.append_lines(path / "run.jsonl", [call])
+        files.append_lines(path / "run.jsonl", [call])
     print(json.dumps({k: v for k, v in summary.items() if k != "final"}, indent=2))
 
 

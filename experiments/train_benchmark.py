@@ -5,7 +5,7 @@
 
 Measured is the project's own step on batches of its own pipeline, for each bucket of the
 config; what the pipeline alone can make stands beside it. `--peer` times the model of
-experiments/torch_peer.py in turns with ours, so that noise meets both alike; it has AdamW
+experiments/torch_baseline.py in turns with ours, so that noise meets both alike; it has AdamW
 only, so a config with Muon is then measured with AdamW on both sides. On a small machine
 take smaller batches: `--batch_size=16`. Where other work runs too, leave both one core
 (`taskset -c 0 python ...`) and compare CPU times: PyTorch's threads wait for one another.
@@ -26,14 +26,14 @@ from absl import flags
 from ml_collections import config_flags
 
 from experiments import command
-from relay_jax import records
+from relay_jax import files
 from relay_jax.config import BucketConfig, TrainConfig
-from relay_jax.data import pipeline
-from relay_jax.evaluation import roofline
+from relay_jax.data import loader
 from relay_jax.evaluation.flops import step_flops
-from relay_jax.models.mesh import layout, make_mesh, spread
-from relay_jax.training.check import check_devices, check_settings
+from relay_jax.models.sharding import layout, make_mesh, spread
+from relay_jax.rest import roofline
 from relay_jax.training.step import init_params, init_state, make_train_step
+from relay_jax.training.validate import check_devices, check_settings
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment's file.")
 _WORKDIR = flags.DEFINE_string("workdir", ".", "Beside it are the chains of a bucket.")
@@ -51,7 +51,7 @@ SETTINGS = {"GLIBC_TUNABLES", "OMP_NUM_THREADS", "XLA_FLAGS"}  # that change tim
 class Work(NamedTuple):
     """Batches of one shape: the most frequent one of a bucket."""
 
-    steps: list[pipeline.Step]
+    steps: list[loader.Step]
     share: float  # of the bucket's batches that have this shape
     batches_a_second: float  # that the pipeline makes
 
@@ -77,24 +77,24 @@ def main() -> None:
         print(f"AdamW instead of {config.optimizer.kind}, as the peer has no other")
         optimizer = dataclasses.replace(config.optimizer, kind="adamw")
         config = dataclasses.replace(config, optimizer=optimizer)
-    if _PEER.value and any(b.drawn_rounds for b in config.data.buckets.values()):
+    if _PEER.value and any(b.sampled_rounds for b in config.data.buckets.values()):
         print("whole chains instead of drawn rounds, as the peer has no others")
         whole = {
-            name: dataclasses.replace(bucket, drawn_rounds=0)
+            name: dataclasses.replace(bucket, sampled_rounds=0)
             for name, bucket in config.data.buckets.items()
         }
         data = dataclasses.replace(config.data, buckets=whole)
         config = dataclasses.replace(config, data=data)
     check_settings(config)
     check_devices(config)
-    pipeline.check_buckets(config)
+    loader.check_buckets(config)
     dtype = config.model.dtype
     rates, versions = {"jax": roofline.matrix_rate(dtype)}, {}
     if _PEER.value:
-        from experiments import torch_peer
+        from experiments import torch_baseline
 
-        torch_peer.check(config)
-        rates["torch"] = torch_peer.matrix_rate(dtype)
+        torch_baseline.check(config)
+        rates["torch"] = torch_baseline.matrix_rate(dtype)
         versions["torch"] = importlib.metadata.version("torch")
     told = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in rates.items())
     print(f"a large product in {dtype}, Gflop/s: {told}")
@@ -115,7 +115,7 @@ def main() -> None:
         about_bucket = about | {"bucket": name} | describe_work(work, config)
         lines = measure(work, config, about_bucket, max(rates.values()))
         if _RECORDS.value:
-            records.append_lines(_RECORDS.value, lines)
+            files.append_lines(_RECORDS.value, lines)
 
 
 def check_peer() -> None:
@@ -140,8 +140,8 @@ def make_work(bucket: BucketConfig, config: TrainConfig) -> Work:
     alone = dataclasses.replace(bucket, start_share=0.0)
     data = dataclasses.replace(config.data, buckets={"alone": alone})
     config = dataclasses.replace(config, data=data)
-    count = max(_STEPS.value, 2 * pipeline.PREFETCH)
-    made = pipeline.steps(config, _WORKDIR.value, 0, count + 1)
+    count = max(_STEPS.value, 2 * loader.PREFETCH)
+    made = loader.steps(config, _WORKDIR.value, 0, count + 1)
     next(made)
     before = time.perf_counter()
     steps = list(made)
@@ -152,7 +152,7 @@ def make_work(bucket: BucketConfig, config: TrainConfig) -> Work:
     return Work(steps, common / count, speed)
 
 
-def shape_of(step: pipeline.Step) -> tuple:
+def shape_of(step: loader.Step) -> tuple:
     return tuple(part.shape for part in step.batch)
 
 
@@ -286,9 +286,9 @@ def memory_bytes(compiled: jax.stages.Compiled) -> int | None:
 
 
 def torch_side(work: Work, config: TrainConfig, compiled: bool = False) -> Side:
-    from experiments import torch_peer
+    from experiments import torch_baseline
 
-    trainer = torch_peer.Trainer(config, init_params(config), compiled)
+    trainer = torch_baseline.Trainer(config, init_params(config), compiled)
     batches = [trainer.prepare(step) for step in work.steps]
     before = time.perf_counter()
     trainer.step(*batches[0])

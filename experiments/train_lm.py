@@ -10,7 +10,7 @@ that the following needs:
     python -m experiments.build_datastore --datastore=runs/code_store \
         --token_array=runs/code_lm/train.npy --tokenizer=runs/code_lm/tokenizer.model
     python -m experiments.rest_benchmark --run=runs/code_lm --datastore=runs/code_store \
-        --token_array=runs/code_lm/held_out.npy --drafters=context,rest_paper,rest \
+        --token_array=runs/code_lm/held_out.npy --drafters=prompt_lookup,rest_paper,rest \
         --workdir=runs/code_bench
 """
 
@@ -22,9 +22,9 @@ from ml_collections import config_flags
 
 from experiments import command
 from relay_jax import config as configs
-from relay_jax.data.text_corpus import prepare_corpus
+from relay_jax.data.language_corpus import prepare_corpus
 from relay_jax.training import loop
-from relay_jax.training.check import check_devices, check_settings
+from relay_jax.training.validate import check_devices, check_settings
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment's file.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's directory.")
@@ -35,7 +35,7 @@ def main() -> None:
     config = command.build(configs.LanguageConfig, _CONFIG.value.to_dict())
     check_settings(config.train)  # the corpus takes a while
     check_devices(config.train)
-    vocab_size = config.train.model.vocab_size
+    vocab_size = config.train.model.text_vocab_size
     told = command.first_alone(
         lambda: prepare_corpus(config.corpus, vocab_size, _WORKDIR.value)
     )

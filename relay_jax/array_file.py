@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
-from relay_jax.arrays import Host, Integer
+from relay_jax.base import Host, Integer
 
 _UNREADABLE = (
     *(OSError, EOFError, ValueError, KeyError, struct.error),

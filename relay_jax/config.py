@@ -6,7 +6,6 @@ that lists the valid ones, so a misspelt override never trains the wrong model.
 
 import dataclasses
 import math
-import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -14,7 +13,7 @@ from etils import epath
 
 from relay_jax.tokens import FIRST_NUMBER
 
-MOST_SEED = 2**32 - 1
+MAX_SEED = 2**32 - 1
 LENGTHS_HELP = "pairs (shortest, longest), both included"
 
 
@@ -60,35 +59,37 @@ class ModelConfig:
     activation: Literal["gelu", "relu", "swiglu"] = "gelu"
     dropout: float = 0.1
     num_numbers: int = 256  # the task vocabulary ends with this many numbers
-    vocab_size: int = 0  # of a text model; 0: the task vocabulary
+    text_vocab_size: int = 0  # of a text model; 0: the task vocabulary
     number_code: Literal["token", "digits", "ordinal"] = "token"
-    tied_words: bool = False  # decoder: one table reads words and says them
+    tie_embeddings: bool = False  # decoder: one table reads words and says them
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of compute
     param_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     context_length: int = 0  # tokens of the longest text it was made for; 0: not told
-    remat: bool = False  # recompute in the backward pass what `layers.KEPT` leaves out
+    remat: bool = (
+        False  # recompute in the backward pass what `layers.REMAT_POLICY` leaves out
+    )
     position: PositionConfig = PositionConfig()
     # What a loop of the looped model sees besides its parameters:
     #   hidden    the hidden state of the loop before (the paper)
     #   problem   the same, and the problem's embedding again
-    #   feedback  the round just said, through the task's workspace; no hidden state
-    loop_input: Literal["hidden", "problem", "feedback"] = "hidden"
+    #   feedback  the round just said, through the task's scratchpad; no hidden state
+    input_injection: Literal["hidden", "problem", "feedback"] = "hidden"
     feedback: Literal["discrete", "soft"] = "discrete"
     differences: bool = False  # feedback: read and say memory numbers as differences
     max_difference: int = 4
 
     @property
-    def num_words(self) -> int:
+    def vocab_size(self) -> int:
         """Words of the vocabulary."""
-        return self.vocab_size or FIRST_NUMBER + self.num_numbers
+        return self.text_vocab_size or FIRST_NUMBER + self.num_numbers
 
     @property
-    def num_groups(self) -> int:
+    def resolved_num_kv_heads(self) -> int:
         """Heads of keys and values."""
         return self.num_kv_heads or self.num_heads
 
     @property
-    def head_size(self) -> int:
+    def resolved_head_dim(self) -> int:
         """Width of one head."""
         return self.head_dim or self.dim // self.num_heads
 
@@ -115,9 +116,9 @@ class LossConfig:
     round_weight: float = 1.0  # lambda; 0 is the vanilla looped model
     task_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
     # Feedback: a task's chains are trained with all numbers raised by up to this much.
-    max_shift: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    max_value_offset: Mapping[str, int] = dataclasses.field(default_factory=dict)
     # LIS: of these chains, those in which only the values from a random one on are raised.
-    gap_share: float = 0.0
+    value_gap_prob: float = 0.0
     # Feedback: the share of rounds that the teacher feeds back, linear over the run.
     forcing_start: float = 1.0
     forcing_end: float = 1.0
@@ -136,10 +137,10 @@ class BucketConfig:
     # .npy file of token ids, in the run directory unless it is absolute.
     path: str = ""
     num_examples: int = 0  # synthetic: how many distinct ones; 0: never the same again
-    most_rounds: int = 0  # of each chain are trained, the first ones; 0: all
+    max_rounds: int = 0  # of each chain are trained, the first ones; 0: all
     # Feedback: of these, so many are trained, each by itself, drawn anew in each step;
     # 0: all of them, one after the other.
-    drawn_rounds: int = 0
+    sampled_rounds: int = 0
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the task
 
 
@@ -199,7 +200,7 @@ class TrainConfig:
     keep_checkpoints: int = 2
 
     @property
-    def says_rounds(self) -> bool:
+    def supervises_rounds(self) -> bool:
         """Whether its chains mean anything: a vanilla looped model's do not."""
         return self.model.kind == "decoder" or self.loss.round_weight > 0
 
@@ -215,7 +216,9 @@ class ChainsConfig:
     filter: Literal["none", "answer_agrees", "confidence", "oracle"] = "none"
     judge: str = ""  # answer_agrees: a run whose answer must agree (`resolve`)
     confidence: float = 0.9
-    fewer: bool = False  # where the filter keeps too few: go on with these, even none
+    allow_fewer: bool = (
+        False  # where the filter keeps too few: go on with these, even none
+    )
     name: str = "chains"
     seed: int = 0
     batch_size: int = 256
@@ -235,7 +238,7 @@ class CorpusConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LanguageConfig:
-    """A language model and its corpus; `train.model.vocab_size` words are learnt."""
+    """A language model and its corpus; `train.model.text_vocab_size` words are learnt."""
 
     train: TrainConfig
     corpus: CorpusConfig = CorpusConfig()
@@ -255,8 +258,8 @@ class DraftConfig:
     store_weights: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     text_weights: tuple[int, ...] = (16, 32, 64, 128, 256, 512)
     recent_weight: int = 2  # of a row at one of the text's latest places, without match
-    fading: float = 0.9  # of a node's weight, to the power of its depth
-    num_followers: int = 8  # recycle, mixed: words kept as likely after each word
+    depth_decay: float = 0.9  # of a node's weight, to the power of its depth
+    num_candidates: int = 8  # recycle, mixed: words kept as likely after each word
     num_paths: int = 16  # recycle, mixed: of them, at each depth
     path_depth: int = 6  # recycle, mixed: words along such a path
     path_weight: int = 2048  # recycle, mixed: of a path that is certain
@@ -308,78 +311,3 @@ class RelayConfig:
 def resolve(name: str, workdir: epath.PathLike) -> epath.Path:
     """A directory that a config names: as it is if absolute, else beside `workdir`."""
     return epath.Path(workdir).parent / name  # an absolute name replaces the parent
-
-
-def build(cls: type, values: Mapping[str, Any], where: str = "config"):
-    """A frozen dataclass from nested mappings.
-
-    Raises:
-      ValueError: a key that the dataclass does not have, a missing one that has no
-        default, or a value of another type.
-    """
-    hints = typing.get_type_hints(cls)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise ValueError(
-            f"unknown key {where}.{unknown[0]}; valid keys: {', '.join(sorted(hints))}"
-        )
-    for field in dataclasses.fields(cls):
-        required = field.default is field.default_factory is dataclasses.MISSING
-        if required and field.name not in values:
-            raise ValueError(f"{where}.{field.name} is missing; it has no default")
-    built = {
-        key: _convert(hints[key], value, f"{where}.{key}")
-        for key, value in values.items()
-    }
-    return cls(**built)
-
-
-def to_dict(config: Any) -> Any:
-    """The plain nested dict that `build` reads back."""
-    if dataclasses.is_dataclass(config):
-        fields = dataclasses.fields(config)
-        return {field.name: to_dict(getattr(config, field.name)) for field in fields}
-    if isinstance(config, Mapping):
-        return {key: to_dict(value) for key, value in config.items()}
-    return config
-
-
-def complete(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The nested dict with every field in it, so that a flag can set any of them.
-
-    Raises:
-      ValueError: see `build`.
-    """
-    return to_dict(build(cls, values))
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if dataclasses.is_dataclass(hint):
-        if isinstance(value, Mapping):
-            return build(typing.cast(type, hint), value, where)
-        _check(isinstance(value, typing.cast(type, hint)), "a mapping", value, where)
-        return value
-    if origin is Literal:
-        expected = f"one of {', '.join(map(repr, arguments))}"
-        _check(value in arguments, expected, value, where)
-        return value
-    if origin is tuple:
-        fits = isinstance(value, (tuple, list)) and len(value) == len(arguments)
-        _check(fits, f"{len(arguments)} values", value, where)
-        pairs = zip(arguments, value)
-        return tuple(_convert(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(pairs))
-    if origin is not None:  # Mapping[str, X]
-        _check(isinstance(value, Mapping), "a mapping", value, where)
-        return {k: _convert(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
-    if hint is Any:
-        return value
-    if hint is float and type(value) is int:
-        return float(value)
-    _check(type(value) is hint, f"a value of type {hint.__name__}", value, where)
-    return value
-
-
-def _check(condition: bool, expected: str, value: Any, where: str) -> None:
-    if not condition:
-        raise ValueError(f"{where} must be {expected}, got {value!r}")

@@ -15,7 +15,7 @@ from typing import Any, SupportsInt
 
 from etils import epath
 
-from relay_jax.records import read_json
+from relay_jax.files import read_json
 
 SETTINGS = "tokenizer_config.json"
 ADDED = "added_tokens.json"  # of older folders; newer ones tell it in the settings

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol, SupportsInt, runtime_checkable
 
 from etils import epath
 
-from relay_jax.arrays import Host, Integer
+from relay_jax.base import Host, Integer
 from relay_jax.subwords import (
     ADDED,
     SETTINGS,

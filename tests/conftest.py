@@ -32,7 +32,7 @@ jaxtyping.install_import_hook("relay_jax", "beartype.beartype")
 
 @pytest.fixture
 def memories():
-    """The rule of `Workspace`, cell by cell: the memory before and after each loop."""
+    """The rule of `Scratchpad`, cell by cell: the memory before and after each loop."""
 
     def run(space, rounds):
         source, given = np.array(space.source), np.array(space.given)

@@ -15,10 +15,9 @@ from relay_jax.config import (
     PositionConfig,
     RelayConfig,
     TrainConfig,
-    build,
     resolve,
-    to_dict,
 )
+from relay_jax.config_io import build, to_dict
 
 
 def other_values(hint, default):
@@ -63,7 +62,7 @@ def test_an_empty_mapping_is_the_paper():
     assert build(TrainConfig, {}) == TrainConfig()
     model = TrainConfig().model
     assert (model.num_layers, model.dim, model.num_heads) == (3, 256, 4)
-    assert (model.position.scheme, model.dropout, model.loop_input) == (
+    assert (model.position.scheme, model.dropout, model.input_injection) == (
         *("rope", 0.1, "hidden"),
     )
     optimizer, loss = TrainConfig().optimizer, TrainConfig().loss
@@ -108,8 +107,8 @@ def bucket(**values):
         (
             bucket(length=3),
             (
-                "unknown key config.data.buckets.b.length; valid keys: drawn_rounds, "
-                "kind, lengths, most_rounds, num_examples, options, path, start_share, "
+                "unknown key config.data.buckets.b.length; valid keys: sampled_rounds, "
+                "kind, lengths, max_rounds, num_examples, options, path, start_share, "
                 "task, weight"
             ),
         ),
@@ -136,9 +135,9 @@ def bucket(**values):
         ),
         ({"name": 3}, "config.name must be a value of type str, got 3"),
         (
-            {"model": {"loop_input": "memory"}},
+            {"model": {"input_injection": "memory"}},
             (
-                "config.model.loop_input must be one of 'hidden', 'problem', 'feedback', "
+                "config.model.input_injection must be one of 'hidden', 'problem', 'feedback', "
                 "got 'memory'"
             ),
         ),

@@ -9,10 +9,10 @@ every aid; the last two hear no round, their loops carry the hidden state of the
 
 from ml_collections import ConfigDict
 
-from experiments.configs import quickstart, recipe
+from experiments.configs import quickstart, relay_recipe
 
 STEPS = 2000
-HIDDEN = {"model": {"loop_input": "hidden"}}
+HIDDEN = {"model": {"input_injection": "hidden"}}
 BARE = {
     "scheme": "rope",
     "log_length_scaling": False,
@@ -25,14 +25,14 @@ VARIANTS = {
     "no_log_scaling": {"model": {"position": {"log_length_scaling": False}}},
     "no_directions": {"model": {"position": {"directional_heads": False}}},
     "no_practice": {  # as many loops in all
-        "data": {"buckets": {"first_rounds": {"most_rounds": 0}}},
+        "data": {"buckets": {"first_rounds": {"max_rounds": 0}}},
         "num_steps": STEPS * 7 // 16,
     },
-    "drawn_rounds": {  # instead of practice: two of each chain's rounds
+    "sampled_rounds": {  # instead of practice: two of each chain's rounds
         "data": {
             "buckets": {
-                "arithmetic": {"drawn_rounds": 2},
-                "first_rounds": {"most_rounds": 0, "drawn_rounds": 2},
+                "arithmetic": {"sampled_rounds": 2},
+                "first_rounds": {"max_rounds": 0, "sampled_rounds": 2},
             }
         }
     },
@@ -41,7 +41,7 @@ VARIANTS = {
         "loss": {"forcing_start": 1.0, "forcing_end": 0.0},
     },
     "hidden": HIDDEN,
-    "hidden_bare": recipe.merge(HIDDEN, {"model": {"position": BARE}}),
+    "hidden_bare": relay_recipe.merge(HIDDEN, {"model": {"position": BARE}}),
 }
 
 
@@ -49,7 +49,8 @@ def get_config(run: str = "") -> ConfigDict:
     whole = quickstart.get_config("looped_aligned").to_dict()
     small = {"num_steps": STEPS, "evaluation": {"final": 512}}
     runs = {
-        name: recipe.merge(recipe.merge(whole, small), changes) | {"name": name}
+        name: relay_recipe.merge(relay_recipe.merge(whole, small), changes)
+        | {"name": name}
         for name, changes in VARIANTS.items()
     }
-    return ConfigDict(recipe.choose({"runs": runs, "chains": {}}, run))
+    return ConfigDict(relay_recipe.choose({"runs": runs, "chains": {}}, run))

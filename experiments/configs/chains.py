@@ -3,11 +3,12 @@
 from ml_collections import ConfigDict
 
 from relay_jax import config as configs
+from relay_jax import config_io
 
 
 def get_config() -> ConfigDict:
     return ConfigDict(
-        configs.complete(
+        config_io.complete(
             configs.ChainsConfig,
             {
                 "task": "arithmetic",

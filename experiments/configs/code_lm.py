@@ -6,13 +6,14 @@
 from ml_collections import ConfigDict
 
 from relay_jax import config as configs
+from relay_jax import config_io
 
 CPU = {
     "num_layers": 4,
     "dim": 192,
     "num_heads": 6,
     "mlp_dim": 512,
-    "vocab_size": 4096,
+    "text_vocab_size": 4096,
 }
 
 
@@ -54,4 +55,4 @@ def language_model(
         "log_every_steps": 25,
         "checkpoint_every_seconds": 30.0,
     }
-    return configs.complete(configs.LanguageConfig, {"train": train})
+    return config_io.complete(configs.LanguageConfig, {"train": train})

@@ -12,7 +12,7 @@ GPU = {
     "dim": 768,
     "num_heads": 12,
     "mlp_dim": 2048,
-    "vocab_size": 32_000,
+    "text_vocab_size": 32_000,
     "dtype": "bfloat16",
     "remat": True,
 }

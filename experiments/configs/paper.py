@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
-from experiments.configs import recipe
+from experiments.configs import relay_recipe
 
 BATCH = 512
 EPOCH = 1_000_000 // BATCH  # steps a task
@@ -23,7 +23,7 @@ def _merge(first: int, counts: list[int]) -> dict[str, int]:
 
 
 PLANS = {
-    "arithmetic": recipe.TaskPlan(
+    "arithmetic": relay_recipe.TaskPlan(
         task="arithmetic",
         options={"modulus": 11},
         train=(1, 15),
@@ -32,7 +32,7 @@ PLANS = {
         within=42_515,
         merged_buckets=2,
     ),
-    "edit_distance": recipe.TaskPlan(
+    "edit_distance": relay_recipe.TaskPlan(
         task="edit_distance",
         options={"using": 8, "max_extra": 2},
         train=(1, 30),
@@ -41,7 +41,7 @@ PLANS = {
         within=60_844,
         merged_buckets=2,
     ),
-    "lis": recipe.TaskPlan(
+    "lis": relay_recipe.TaskPlan(
         task="lis",
         options={"group": 10, "smallest": 121, "number_range": 250},
         train=(1, 100),
@@ -62,12 +62,12 @@ TASK_WEIGHTS = {"arithmetic": 1.0, "edit_distance": 10.0, "lis": 5.0}
 
 def get_config(which: str = "arithmetic") -> ConfigDict:
     """`which`: a task or `multitask`, and after a slash the name of one run."""
-    plans, run = recipe.select(PLANS, which)
-    return ConfigDict(recipe.choose(paper(plans), run))
+    plans, run = relay_recipe.select(PLANS, which)
+    return ConfigDict(relay_recipe.choose(paper(plans), run))
 
 
 def paper(
-    plans: list[recipe.TaskPlan],
+    plans: list[relay_recipe.TaskPlan],
     self_made: Mapping[str, tuple[int, ...]] = SELF_MADE,
 ) -> dict:
     """Tables 1 and 2 as they stand, and the baselines of Table 4: Figure 4's curves."""
@@ -94,16 +94,16 @@ def paper(
     }
     train = {
         "data": {"batch_size": BATCH},
-        "evaluation": recipe.evaluation(plans, every_steps=10_000, final=1000),
+        "evaluation": relay_recipe.evaluation(plans, every_steps=10_000, final=1000),
         "log_every_steps": 500,
         "checkpoint_every_seconds": 300.0,
     }
-    config = recipe.whole(plans, runs, train)
+    config = relay_recipe.whole(plans, runs, train)
     phase = {
         "optimizer": {"learning_rate": 5e-5},
         # 100 epochs; the paper does not say of how many samples: of Table 3's, here.
         "num_steps": 100 * merged // BATCH,
         "loss": {"task_weights": {}},  # Table 2: 1 / 1 / 1
     }
-    recipe.add_self_made(config, plans, self_made, phase)
+    relay_recipe.add_self_made(config, plans, self_made, phase)
     return config

@@ -7,17 +7,17 @@ The paper's recipe learns slowly: at this size it shows that everything works, n
 
 from ml_collections import ConfigDict
 
-from experiments.configs import paper, recipe, small
+from experiments.configs import paper, relay_recipe, small
 
 PLANS = {
     name: plan._replace(train_options=(), merged_buckets=2)
     for name, plan in small.PLANS.items()
 }
-SIZE = small.SIZE | {"step_share": 1 / 10_000, "least_steps": 20}
+SIZE = small.SIZE | {"step_share": 1 / 10_000, "min_steps": 20}
 
 
 def get_config(which: str = "arithmetic") -> ConfigDict:
     """`which`: a task or `multitask`, and after a slash the name of one run."""
-    plans, run = recipe.select(PLANS, which)
-    config = recipe.resize(paper.paper(plans, small.SELF_MADE), **SIZE)
-    return ConfigDict(recipe.choose(config, run))
+    plans, run = relay_recipe.select(PLANS, which)
+    config = relay_recipe.resize(paper.paper(plans, small.SELF_MADE), **SIZE)
+    return ConfigDict(relay_recipe.choose(config, run))

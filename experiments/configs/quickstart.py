@@ -6,17 +6,17 @@
 
 from ml_collections import ConfigDict
 
-from experiments.configs import recipe
+from experiments.configs import relay_recipe
 
 PLANS = [
-    recipe.TaskPlan(
+    relay_recipe.TaskPlan(
         task="arithmetic",
         options={"modulus": 5},
         train=(1, 4),
         test=(1, 8),
         chains={"5": 4000, "6": 4000, "7": 4000, "8": 4000},
         within=12_000,
-        train_options=(("lean", True),),
+        train_options=(("right_heavy", True),),
         merged_buckets=4,
     )
 ]
@@ -37,8 +37,8 @@ LOOPED = {
     "data": {
         "buckets": {
             "arithmetic": {"weight": 0.25},
-            "first_rounds": recipe.original_buckets(PLANS)["arithmetic"]
-            | {"weight": 0.75, "most_rounds": 1},
+            "first_rounds": relay_recipe.original_buckets(PLANS)["arithmetic"]
+            | {"weight": 0.75, "max_rounds": 1},
         }
     },
 }
@@ -55,7 +55,7 @@ def get_config(run: str = "") -> ConfigDict:
 
 
 def quickstart(
-    plans: list[recipe.TaskPlan],
+    plans: list[relay_recipe.TaskPlan],
     num_numbers: int,
     steps: dict[str, int],
     run: str = "",
@@ -85,11 +85,11 @@ def quickstart(
     }
     both_ways = {"position": position | {"directional_heads": True}}
     everywhere = all_models or {}
-    vanilla = recipe.merge(model | both_ways | {"kind": "looped"}, everywhere)
-    aligned = vanilla | {"loop_input": "feedback"}
+    vanilla = relay_recipe.merge(model | both_ways | {"kind": "looped"}, everywhere)
+    aligned = vanilla | {"input_injection": "feedback"}
     # Texts are long, and fewer heads are faster; parameters are as many.
     own = {"kind": "decoder", "num_heads": 4, "position": position}
-    decoder = recipe.merge(model | own, everywhere)
+    decoder = relay_recipe.merge(model | own, everywhere)
     stages = {
         "looped_aligned": {"model": aligned},
         "ar": {"model": decoder},
@@ -98,7 +98,7 @@ def quickstart(
         "ar_control": {"model": decoder},
     }
     runs = {
-        name: recipe.merge(values, (changes or {}).get(name, {}))
+        name: relay_recipe.merge(values, (changes or {}).get(name, {}))
         | {"num_steps": steps[name]}
         for name, values in stages.items()
     }
@@ -112,8 +112,10 @@ def quickstart(
             "b2": 0.98,
         },
         "data": {"batch_size": 32},
-        "evaluation": recipe.evaluation(plans, every_steps=2000, during=64, final=1024),
+        "evaluation": relay_recipe.evaluation(
+            plans, every_steps=2000, during=64, final=1024
+        ),
         "log_every_steps": 50,
         "checkpoint_every_seconds": 20.0,
     }
-    return recipe.whole(plans, runs, train, run)
+    return relay_recipe.whole(plans, runs, train, run)

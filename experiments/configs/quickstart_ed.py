@@ -3,10 +3,10 @@ The looped model hears its rounds through memory channel and pointer, as differe
 
 from ml_collections import ConfigDict
 
-from experiments.configs import quickstart, recipe
+from experiments.configs import quickstart, relay_recipe
 
 PLANS = [
-    recipe.TaskPlan(
+    relay_recipe.TaskPlan(
         task="edit_distance",
         options={"using": 8, "max_extra": 2},
         train=(1, 8),
@@ -29,7 +29,7 @@ LOOPED = {
 # which a bias that knows 24 distances lets it do. It starts with short strings, or it
 # does not find out that letters are to be compared; the longest rows come last.
 DECODER = {"model": {"position": {"max_distance": 24}}}
-SHORT = recipe.original_buckets(PLANS)["edit_distance"] | {
+SHORT = relay_recipe.original_buckets(PLANS)["edit_distance"] | {
     "options": PLANS[0].options,
     "lengths": (1, 3),
 }

@@ -3,10 +3,10 @@ tested to 40. The looped model hears its rounds through memory channel and point
 
 from ml_collections import ConfigDict
 
-from experiments.configs import quickstart, recipe
+from experiments.configs import quickstart, relay_recipe
 
 PLANS = [
-    recipe.TaskPlan(
+    relay_recipe.TaskPlan(
         task="lis",
         options={"group": 5, "smallest": 41, "number_range": 99},
         train=(1, 20),
@@ -29,7 +29,7 @@ ALL_MODELS = {
 # that only longer problems have.
 LOOPED = {
     "optimizer": {"learning_rate": 5e-3, "weight_decay": 0.1},
-    "loss": {"answer_weight": 0.1, "max_shift": {"lis": 20}},
+    "loss": {"answer_weight": 0.1, "max_value_offset": {"lis": 20}},
 }
 STEPS = {
     "looped_aligned": 4500,

@@ -18,7 +18,7 @@ def shares(**of_buckets: float) -> dict:
 FIRST_ROUNDS = quickstart.LOOPED["data"]["buckets"]["first_rounds"]
 LOOPED = {
     "optimizer": {"learning_rate": 5e-3, "weight_decay": 0.1},
-    "loss": {"answer_weight": 0.1, "max_shift": {"lis": 20}},
+    "loss": {"answer_weight": 0.1, "max_value_offset": {"lis": 20}},
     "model": {"differences": True},
     "data": {
         "buckets": shares(arithmetic=0.1, edit_distance=0.25, lis=0.35)

@@ -4,7 +4,7 @@ chains, one length further in each of four phases, kept where the vanilla looped
 
 from ml_collections import ConfigDict
 
-from experiments.configs import quickstart, recipe
+from experiments.configs import quickstart, relay_recipe
 
 COUNTS = (4000, 4000, 4000, 4000)  # new chains a phase
 PHASE_STEPS = 200
@@ -16,5 +16,5 @@ def get_config(run: str = "") -> ConfigDict:
     config = {"runs": {name: config["runs"][name] for name in kept}, "chains": {}}
     phase = {"num_steps": PHASE_STEPS}
     counts = {plan.task: COUNTS for plan in quickstart.PLANS}
-    recipe.add_self_made(config, quickstart.PLANS, counts, phase)
-    return ConfigDict(recipe.choose(config, run))
+    relay_recipe.add_self_made(config, quickstart.PLANS, counts, phase)
+    return ConfigDict(relay_recipe.choose(config, run))

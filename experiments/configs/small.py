@@ -8,10 +8,10 @@ chains are all there. It shows that everything works, not how well: the quicksta
 
 from ml_collections import ConfigDict
 
-from experiments.configs import far, paper, recipe
+from experiments.configs import length_extrapolation, paper, relay_recipe
 
 PLANS = {
-    "arithmetic": far.PLANS["arithmetic"]._replace(
+    "arithmetic": length_extrapolation.PLANS["arithmetic"]._replace(
         options={"modulus": 5},
         train=(1, 3),
         test=(1, 8),
@@ -19,7 +19,7 @@ PLANS = {
         within=300,
         eval_step=1,
     ),
-    "edit_distance": far.PLANS["edit_distance"]._replace(
+    "edit_distance": length_extrapolation.PLANS["edit_distance"]._replace(
         train=(1, 4),
         test=(1, 9),
         chains={str(n): 64 for n in range(5, 10)},
@@ -27,7 +27,7 @@ PLANS = {
         train_options=(("max_extra", 4),),
         eval_step=1,
     ),
-    "lis": far.PLANS["lis"]._replace(
+    "lis": length_extrapolation.PLANS["lis"]._replace(
         options={"group": 5, "smallest": 21, "number_range": 41},
         train=(1, 10),
         test=(1, 15),
@@ -54,8 +54,8 @@ SELF_MADE = {  # a 250th of Table 4
 
 def get_config(which: str = "arithmetic") -> ConfigDict:
     """`which`: a task or `multitask`, and after a slash the name of one run."""
-    plans, run = recipe.select(PLANS, which)
-    config = recipe.resize(far.far(plans, SELF_MADE), **SIZE)
+    plans, run = relay_recipe.select(PLANS, which)
+    config = relay_recipe.resize(length_extrapolation.far(plans, SELF_MADE), **SIZE)
     # It judges self-made chains: the one answer that it gives at first agrees with none.
     config["runs"]["looped_vanilla"]["num_steps"] *= 10
-    return ConfigDict(recipe.choose(config, run))
+    return ConfigDict(relay_recipe.choose(config, run))

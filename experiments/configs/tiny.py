@@ -3,17 +3,18 @@
 from ml_collections import ConfigDict
 
 from relay_jax import config as configs
+from relay_jax import config_io
 
 
 def get_config() -> ConfigDict:
     return ConfigDict(
-        configs.complete(
+        config_io.complete(
             configs.TrainConfig,
             {
                 "name": "looped_aligned",
                 "model": {
                     "kind": "looped",
-                    "loop_input": "feedback",
+                    "input_injection": "feedback",
                     "num_layers": 2,
                     "dim": 32,
                     "mlp_dim": 128,

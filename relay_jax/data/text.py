@@ -12,8 +12,8 @@ import numpy as np
 from etils import epath
 
 from relay_jax.array_file import open_tokens
-from relay_jax.arrays import Host, Int, Integer
-from relay_jax.data.align import DecoderBatch
+from relay_jax.base import Host, Int, Integer
+from relay_jax.data.alignment import DecoderBatch
 
 WINDOW_CHOICE = 4  # a purpose, see `source.PURPOSES`
 
@@ -54,13 +54,13 @@ class Windows(NamedTuple):
 
 
 def open_windows(
-    file: epath.PathLike, size: int, num_words: int, seed: int = 0
+    file: epath.PathLike, size: int, vocab_size: int, seed: int = 0
 ) -> Windows:
     """Opens a .npy file of token ids.
 
     Raises:
       ValueError: it is missing, holds something else, ids outside a vocabulary of
-        `num_words`, or no whole window.
+        `vocab_size`, or no whole window.
     """
     remedy = "python -m experiments.train_lm makes it of a corpus"
     tokens = open_tokens(file, remedy)
@@ -69,9 +69,9 @@ def open_windows(
             f"{file} holds {len(tokens)} tokens: too few for a window of {size} and "
             "the token after it"
         )
-    if tokens.max() >= num_words or tokens.min() < 0:
+    if tokens.max() >= vocab_size or tokens.min() < 0:
         raise ValueError(
             f"{file} holds token ids from {tokens.min()} to {tokens.max()}, but the "
-            f"model's vocabulary has {num_words} words; set model.vocab_size"
+            f"model's vocabulary has {vocab_size} words; set model.text_vocab_size"
         )
     return Windows(tokens, size, seed)

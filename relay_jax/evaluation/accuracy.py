@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from relay_jax.arrays import Bool, Float, Host, Int, PyTree
+from relay_jax.base import Bool, Float, Host, Int, PyTree
 from relay_jax.config import ModelConfig
-from relay_jax.data.align import right_align
-from relay_jax.data.source import Synthetic, concatenate
-from relay_jax.evaluation.speech import SPEAKERS
-from relay_jax.records import make_record
+from relay_jax.data.alignment import right_align
+from relay_jax.data.sources import SyntheticSource, concatenate
+from relay_jax.evaluation.predict import PREDICTORS
+from relay_jax.files import make_record
 from relay_jax.tasks import Examples, Task
 from relay_jax.tokens import PAD
 
@@ -38,7 +38,7 @@ def test_problems(
 ) -> Examples:
     """`count` test problems of each length."""
     indices = np.arange(count) + (FINAL_OFFSET if final else 0)
-    parts = [Synthetic(task, (n, n), seed, "test").take(indices) for n in lengths]
+    parts = [SyntheticSource(task, (n, n), seed, "test").take(indices) for n in lengths]
     return concatenate(parts)
 
 
@@ -46,7 +46,7 @@ def score(
     params: PyTree, model: ModelConfig, task: Task, examples: Examples, batch_size: int
 ) -> Score:
     """Runs a model on problems, freely (no teacher), and compares with the truth."""
-    say = SPEAKERS[model.kind]
+    say = PREDICTORS[model.kind]
     answer, rounds, _ = say(params, model, task, examples, batch_size)
     width = rounds.shape[-1]
     truth = right_align(examples.rounds, width)

@@ -15,9 +15,9 @@ from etils import epath
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from relay_jax.arrays import Float, Host
-from relay_jax.records import is_first
-from relay_jax.rest.tree import Tree
+from relay_jax.base import Float, Host
+from relay_jax.decoding.draft_tree import Tree
+from relay_jax.files import is_first
 
 TITLES = {
     "answer_accuracy": "final answers that are right",

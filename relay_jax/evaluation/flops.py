@@ -13,23 +13,25 @@ neither does what is element by element. Causal attention counts in full, as it 
 """
 
 from relay_jax.config import BucketConfig, ModelConfig, TrainConfig
-from relay_jax.data import pipeline
-from relay_jax.data.align import longest_width, text_room
+from relay_jax.data import loader
+from relay_jax.data.alignment import longest_width, text_room
 
 FORWARD_AND_BACKWARD = 6  # operations an entry and position
 
 
 def layer_entries(model: ModelConfig) -> int:
     """Entries of the matrices of one layer."""
-    heads = 2 * model.num_heads + 2 * model.num_groups  # query, out; key, value
+    heads = (
+        2 * model.num_heads + 2 * model.resolved_num_kv_heads
+    )  # query, out; key, value
     feed_forward = 3 if model.activation == "swiglu" else 2
-    return model.dim * (heads * model.head_size + feed_forward * model.mlp_dim)
+    return model.dim * (heads * model.resolved_head_dim + feed_forward * model.mlp_dim)
 
 
 def head_entries(model: ModelConfig) -> int:
     """Entries of the matrices that turn a hidden state into logits."""
     steps = 2 * model.max_difference + 1 if model.differences else 0
-    return model.dim * (model.num_words + steps)
+    return model.dim * (model.vocab_size + steps)
 
 
 def step_flops(
@@ -48,10 +50,14 @@ def step_flops(
     """
     model, positions = config.model, batch_size * width * num_loops
     in_layers = model.num_layers * positions * layer_entries(model)
-    keys = 2 * width * model.num_heads * model.head_size  # scores, and what they mix
+    keys = (
+        2 * width * model.num_heads * model.resolved_head_dim
+    )  # scores, and what they mix
     attention = model.num_layers * positions * keys
     # A vanilla looped model learns nothing from its rounds: none has to be said.
-    told = batch_size * num_loops * (columns or width) if config.says_rounds else 0
+    told = (
+        batch_size * num_loops * (columns or width) if config.supervises_rounds else 0
+    )
     if model.kind == "looped":
         told += batch_size  # the answers
     said = told * head_entries(model)
@@ -73,10 +79,10 @@ def _bucket_flops(bucket: BucketConfig, config: TrainConfig) -> int:
     size, longest = config.data.batch_size, bucket.lengths[1]
     if bucket.kind == "text":
         return step_flops(config, size, longest)
-    task = pipeline.bucket_task(bucket)
+    task = loader.bucket_task(bucket)
     if config.model.kind == "decoder":
         width = task.problem_size(longest) + text_room(task, longest) - 1
         return step_flops(config, size, width)
-    _, loops = pipeline.bucket_rounds(bucket, task)
+    _, loops = loader.bucket_rounds(bucket, task)
     width, columns = longest_width(task, longest), task.round_size(longest) + 1
     return step_flops(config, size, width, loops, columns)

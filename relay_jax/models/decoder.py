@@ -12,11 +12,18 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from relay_jax.arrays import AnyArray, Array, Bool, Float, Int, Key, PyTree
+from relay_jax.base import AnyArray, Array, Bool, Float, Int, Key, PyTree
 from relay_jax.config import ModelConfig
-from relay_jax.models.cache import Cache
-from relay_jax.models.layers import KEPT, Codebook, KeyValues, Layer, Memory, make_norm
-from relay_jax.models.mesh import constrain
+from relay_jax.models.kv_cache import Cache
+from relay_jax.models.layers import (
+    REMAT_POLICY,
+    Embedding,
+    KeyValues,
+    KVContext,
+    Layer,
+    make_norm,
+)
+from relay_jax.models.sharding import constrain
 
 STACK = "layers"
 
@@ -59,18 +66,18 @@ class Decoder(nn.Module):
             held = jnp.broadcast_to(held[:, None], (batch_size, num, slots))
             memory = (jnp.broadcast_to(places, (len(positions), slots)), held)
 
-        words = Codebook(config, name="words")()
+        words = Embedding(config, name="words")()
         # Looked up by examples, a table that is cut along its width must be made whole.
         table = words if cache else constrain(words, "words", None)
         x = jnp.take(table, tokens, axis=0).astype(config.dtype)
 
         def run(layer, x, key_values):
-            past = Memory(key_values, *memory) if memory else None
+            past = KVContext(key_values, *memory) if memory else None
             x = x if memory else constrain(x, "batch", None, None)
             return layer(x, positions, mask, past, train=train)
 
         if config.remat:
-            run = nn.remat(run, prevent_cse=False, policy=KEPT)
+            run = nn.remat(run, prevent_cse=False, policy=REMAT_POLICY)
         held_values = cache.key_values if cache else None
         if self.is_stacked:
             stack = nn.scan(
@@ -88,7 +95,9 @@ class Decoder(nn.Module):
                 parts.append(part)
             new = jax.tree.map(lambda *values: jnp.stack(values), *parts)
         x = make_norm(config, "norm")(x)
-        head = words if config.tied_words else Codebook(config, True, name="head")()
+        head = (
+            words if config.tie_embeddings else Embedding(config, True, name="head")()
+        )
         x, head = x.astype(config.dtype), head.astype(config.dtype)
         return jnp.einsum(
             "bqd,vd->bqv", x, head, preferred_element_type=jnp.float32

@@ -11,14 +11,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from relay_jax.arrays import Array, Bool, Float, Int
+from relay_jax.base import Array, Bool, Float, Int
 from relay_jax.config import ModelConfig, PositionConfig
 from relay_jax.tokens import FIRST_NUMBER
 
-NEVER = -1e9  # a finite "minus infinity": a row without any key stays finite
+MASK_VALUE = -1e9  # a finite "minus infinity": a row without any key stays finite
 # What is kept for the backward pass under remat: what parameters were multiplied with.
 # Attention's scores and all that is element by element are computed again.
-KEPT = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+REMAT_POLICY = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
 
 
 class KeyValues(NamedTuple):
@@ -28,7 +28,7 @@ class KeyValues(NamedTuple):
     values: Float[Array, "b k g e"]
 
 
-class Memory(NamedTuple):
+class KVContext(NamedTuple):
     """What was read before: keys and values, where they stand, who may see them."""
 
     key_values: KeyValues  # [b, m, g, e] each
@@ -125,10 +125,10 @@ class Attention(nn.Module):
         x: Float[Array, "b q d"],
         positions: Int[Array, "#b q"],
         mask: Bool[Array, "#b q q"],
-        memory: Memory | None,
+        memory: KVContext | None,
     ) -> tuple[Float[Array, "b q d"], KeyValues]:
         config, place = self.config, self.config.position
-        groups, size = config.num_groups, config.head_size
+        groups, size = config.resolved_num_kv_heads, config.resolved_head_dim
         types, dtype = dtypes(config), jnp.dtype(config.dtype)
 
         def project(name, heads):
@@ -173,7 +173,7 @@ class Attention(nn.Module):
                 score += bias(positions, key_positions)
             if place.directional_heads:
                 can_see &= directions(config.num_heads, positions, key_positions)
-            scores.append(jnp.where(can_see, score, NEVER).reshape(product.shape))
+            scores.append(jnp.where(can_see, score, MASK_VALUE).reshape(product.shape))
         tops = [jnp.max(score, axis=-1, keepdims=True) for score in scores]
         highest = jax.lax.stop_gradient(functools.reduce(jnp.maximum, tops))
 
@@ -236,7 +236,7 @@ class Layer(nn.Module):
         x: Float[Array, "b n d"],
         positions: Int[Array, "#b n"],
         mask: Bool[Array, "#b n n"],
-        memory: Memory | None = None,
+        memory: KVContext | None = None,
         *,
         train: bool = False,
     ) -> tuple[Float[Array, "b n d"], KeyValues]:
@@ -252,8 +252,8 @@ class Layer(nn.Module):
         return x, new
 
 
-class Codebook(nn.Module):
-    """One vector a word, as a table, for reading words or (`says`) for saying them.
+class Embedding(nn.Module):
+    """One vector a word, as a table, for reading words or (`output`) for saying them.
 
     How a number gets its vector is `config.number_code`:
 
@@ -266,18 +266,18 @@ class Codebook(nn.Module):
     """
 
     config: ModelConfig
-    says: bool = False
+    output: bool = False
 
     @nn.compact
     def __call__(self) -> Float[Array, "v d"]:
         config = self.config
-        scale = config.dim**-0.5 if self.says else 1.0
+        scale = config.dim**-0.5 if self.output else 1.0
         init = nn.initializers.normal(scale)
         dtype = jnp.dtype(config.param_dtype)
         if config.number_code == "token":
-            return self.param("words", init, (config.num_words, config.dim), dtype)
+            return self.param("words", init, (config.vocab_size, config.dim), dtype)
         symbols = self.param("words", init, (FIRST_NUMBER, config.dim), dtype)
-        if config.number_code == "ordinal" and not self.says:
+        if config.number_code == "ordinal" and not self.output:
             waves = _waves(config.num_numbers)
             init = nn.initializers.normal((2 / waves.shape[1]) ** 0.5)
             shape = (waves.shape[1], config.dim)

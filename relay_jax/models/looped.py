@@ -1,12 +1,12 @@
 """The looped Transformer: one block applied T times with shared parameters.
 
 Loop t is trained to say round t of the chain, right-aligned (RELAY section 3). What a
-loop is given is `config.loop_input`:
+loop is given is `config.input_injection`:
 
     hidden     e_t = block(e_{t-1}),  e_0 = embed(problem)              the paper
     problem    e_t = block(e_{t-1} + embed(problem))
     feedback   e_t = block(embed(memory_t) [+ embed(problem)] + embed(marks_t)):
-               the round just said goes through the task's `Workspace` into the memory;
+               the round just said goes through the task's `Scratchpad` into the memory;
                no hidden state passes from loop to loop
 
 Parameters do not depend on T, and the first T of T' > T loops are the T loops.
@@ -18,32 +18,38 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from relay_jax.arrays import AnyArray, Array, Bool, Float, Int, Key, PyTree
+from relay_jax.base import AnyArray, Array, Bool, Float, Int, Key, PyTree
 from relay_jax.config import ModelConfig
-from relay_jax.models.layers import KEPT, NEVER, Codebook, Layer, make_norm
-from relay_jax.models.memory import (
-    Shift,
+from relay_jax.models.feedback import (
+    ValueOffset,
     before,
     match_rank,
     move,
     read_round,
     write_memory,
 )
-from relay_jax.models.mesh import constrain
-from relay_jax.tasks.task import Task, Workspace
+from relay_jax.models.layers import (
+    MASK_VALUE,
+    REMAT_POLICY,
+    Embedding,
+    Layer,
+    make_norm,
+)
+from relay_jax.models.sharding import constrain
+from relay_jax.tasks.task import Scratchpad, Task
 from relay_jax.tokens import FIRST_NUMBER, PAD
 
-NUM_MARKS = 32  # pointers of a workspace that have a vector, and 0: no pointer
+NUM_MARKS = 32  # pointers of a scratchpad that have a vector, and 0: no pointer
 
 
-class Teacher(NamedTuple):
+class TeacherForcing(NamedTuple):
     """The true rounds, and where they replace what the model said in the feedback."""
 
     rounds: Int[AnyArray, "t b r"]
     forced: Bool[AnyArray, "t b"]
 
 
-class Spoken(NamedTuple):
+class LoopedOutput(NamedTuple):
     """What the model says, loop by loop. Loops past an example's own T say nothing."""
 
     rounds: Int[Array, "t b r"]  # most likely tokens, in the last r columns
@@ -56,7 +62,7 @@ class State(NamedTuple):
     """The carry of the scan over loops; a part that is not in use is empty."""
 
     hidden: Float[Array, "b n d"] | None  # e_t
-    memory: Int[Array, "b n"] | None  # tokens in the workspace's memory
+    memory: Int[Array, "b n"] | None  # tokens in the scratchpad's memory
     vectors: Float[Array, "b n d"] | None  # soft feedback: the memory, embedded
 
 
@@ -71,11 +77,11 @@ class LoopedModel(nn.Module):
             Layer(config, name=f"layer_{i}") for i in range(config.num_layers)
         ]
         self.norm = make_norm(config, "norm")
-        self.problem_words = Codebook(config)
-        self.round_head = Codebook(config, says=True)
-        self.answer_head = Codebook(config, says=True)
-        if config.loop_input == "feedback":
-            self.memory_words = Codebook(config)
+        self.problem_words = Embedding(config)
+        self.round_head = Embedding(config, output=True)
+        self.answer_head = Embedding(config, output=True)
+        if config.input_injection == "feedback":
+            self.memory_words = Embedding(config)
             normal = nn.initializers.normal(1.0)
             self.marks = self.param("marks", normal, (2, NUM_MARKS, config.dim))
             if config.differences:
@@ -89,20 +95,20 @@ class LoopedModel(nn.Module):
     def __call__(
         self,
         problem: Int[AnyArray, "b n"],
-        workspace: Workspace | None,
+        scratchpad: Scratchpad | None,
         num_rounds: Int[AnyArray, " b"],
         *,
         num_loops: int,
-        teacher: Teacher | None = None,
+        teacher: TeacherForcing | None = None,
         train: bool = False,
         keep_logits: bool = False,
         columns: int = 0,
-    ) -> Spoken:
+    ) -> LoopedOutput:
         """Runs `num_loops` loops; each example's answer is read after its own T.
 
         Args:
           problem: right-aligned problem tokens.
-          workspace: the task's memory and pointers; used with `loop_input="feedback"`.
+          scratchpad: the task's memory and pointers; used with `input_injection="feedback"`.
           num_rounds: T of each example, at most `num_loops`.
           teacher: true rounds to feed back; without one the model hears itself.
           train: whether dropout is on (needs the `dropout` key).
@@ -110,16 +116,18 @@ class LoopedModel(nn.Module):
           columns: r; rounds are said in so many columns, the last ones. 0: in all.
         """
         per_loop = (
-            (workspace.source, workspace.given, workspace.marks) if workspace else None
+            (scratchpad.source, scratchpad.given, scratchpad.marks)
+            if scratchpad
+            else None
         )
         per_loop = (per_loop, teacher)
 
         def loop(self, state, inputs):
             said = keep_logits, columns
-            return self._loop(state, problem, workspace, inputs, train, *said)
+            return self._loop(state, problem, scratchpad, inputs, train, *said)
 
         if self.config.remat and num_loops > 1:  # one loop has nothing to free
-            loop = nn.remat(loop, prevent_cse=False, policy=KEPT)
+            loop = nn.remat(loop, prevent_cse=False, policy=REMAT_POLICY)
         scan = nn.scan(
             loop,
             variable_broadcast="params",
@@ -127,7 +135,7 @@ class LoopedModel(nn.Module):
             length=num_loops,
         )
         _, (rounds, confidence, logits, last) = scan(
-            self, self._start(problem, workspace), per_loop
+            self, self._start(problem, scratchpad), per_loop
         )
         # e_T of each example, at the last position: where every answer stands.
         own = jnp.maximum(num_rounds - 1, 0)[None, :]
@@ -136,27 +144,27 @@ class LoopedModel(nn.Module):
             last,
         )
         answer = self._say(*last, answer=True)[:, 0]
-        return Spoken(rounds, confidence, logits, answer)
+        return LoopedOutput(rounds, confidence, logits, answer)
 
-    def _start(self, problem, workspace) -> State:
-        if self.config.loop_input != "feedback":
+    def _start(self, problem, scratchpad) -> State:
+        if self.config.input_injection != "feedback":
             return State(_embed(problem, self.problem_words()), None, None)
-        memory = workspace.memory
+        memory = scratchpad.memory
         soft = self.config.feedback == "soft"
         vectors = _embed(memory, self.memory_words()) if soft else None
         return State(None, memory, vectors)
 
-    def _loop(self, state, problem, workspace, inputs, train, keep_logits, columns):
+    def _loop(self, state, problem, scratchpad, inputs, train, keep_logits, columns):
         """One loop: state -> (next state, what it says)."""
         config = self.config
         indices, teacher = inputs
         seen = problem != PAD
         reference = None
-        if config.loop_input == "feedback":
-            x, seen, reference = self._read(state, problem, workspace, indices[2])
+        if config.input_injection == "feedback":
+            x, seen, reference = self._read(state, problem, scratchpad, indices[2])
         else:
             x = state.hidden
-            if config.loop_input == "problem":
+            if config.input_injection == "problem":
                 x += _embed(problem, self.problem_words())
 
         positions = jnp.arange(problem.shape[1])[None]
@@ -171,7 +179,7 @@ class LoopedModel(nn.Module):
         said = jnp.argmax(logits, axis=-1)
         confidence = jnp.exp(jnp.max(jax.nn.log_softmax(logits), axis=-1))
 
-        if config.loop_input == "feedback":
+        if config.input_injection == "feedback":
             state = self._write(state, said, logits, indices[:2], teacher)
         else:
             state = State(hidden, None, None)
@@ -192,26 +200,26 @@ class LoopedModel(nn.Module):
         offset = jnp.arange(self.config.num_numbers)[None, None] - number[..., None]
         index = jnp.clip(offset + limit, 0, 2 * limit)
         relative = jnp.take_along_axis(steps, index, axis=-1)
-        relative = jnp.where(jnp.abs(offset) <= limit, relative, NEVER)
+        relative = jnp.where(jnp.abs(offset) <= limit, relative, MASK_VALUE)
         words, numbers = jnp.split(logits, [FIRST_NUMBER], axis=-1)
         numbers = jnp.where(known[..., None], relative, numbers)
         return jnp.concatenate([words, numbers], axis=-1)
 
-    def _read(self, state, problem, workspace, marks):
+    def _read(self, state, problem, scratchpad, marks):
         """The loop's input from the memory, and which of its positions can be seen."""
         reference = None
         if state.vectors is not None:
             x = state.vectors
         else:
             x = _embed(state.memory, self.memory_words())
-        if self.config.differences and workspace.has_differences:
+        if self.config.differences and scratchpad.has_differences:
             reference = _reference(state.memory)
             x = self._embed_differences(x, state.memory, reference)
         held = state.memory != PAD
         # The boundary pad is seen too: where nothing else fits, heads can look there.
         seen = held | jnp.pad(held[:, 1:], ((0, 0), (0, 1)))
         x = jnp.where(seen[..., None], x, 0.0)
-        if workspace.reads_problem:
+        if scratchpad.reads_problem:
             x += _embed(problem, self.problem_words())
             seen |= problem != PAD
         one_hot = jax.nn.one_hot(marks, self.marks.shape[1])
@@ -256,34 +264,34 @@ def run_looped(
     task: Task,
     num_loops: int,
     model: ModelConfig,
-    teacher: Teacher | None = None,
-    shift: Shift | None = None,
+    teacher: TeacherForcing | None = None,
+    shift: ValueOffset | None = None,
     key: Key[Array, ""] | None = None,
     columns: int = 0,
     drawn: Int[Array, "b k"] | None = None,
-) -> Spoken:
+) -> LoopedOutput:
     """Applies the looped model; with a key it trains (dropout on, logits kept).
 
     Args:
-      shift: is added to the numbers that the workspace starts from.
+      shift: is added to the numbers that the scratchpad starts from.
       columns: r, see `LoopedModel`.
       drawn: rounds that are run alone (with feedback), each after the teacher's rounds
         before it: the result is that of b * k chains of one loop each.
     """
-    feedback = model.loop_input == "feedback"
-    workspace = task.workspace(jnp.asarray(problem), num_loops) if feedback else None
-    if workspace is not None and shift is not None:
-        workspace = workspace._replace(
-            memory=shift.apply(workspace.memory), given=shift.apply(workspace.given)
+    feedback = model.input_injection == "feedback"
+    scratchpad = task.scratchpad(jnp.asarray(problem), num_loops) if feedback else None
+    if scratchpad is not None and shift is not None:
+        scratchpad = scratchpad._replace(
+            memory=shift.apply(scratchpad.memory), given=shift.apply(scratchpad.given)
         )
-    if drawn is not None and workspace is not None and teacher is not None:
-        workspace = before(workspace, teacher.rounds, drawn)
+    if drawn is not None and scratchpad is not None and teacher is not None:
+        scratchpad = before(scratchpad, teacher.rounds, drawn)
         problem = jnp.repeat(jnp.asarray(problem), drawn.shape[1], axis=0)
         num_rounds, num_loops, teacher = jnp.ones(len(problem), jnp.int32), 1, None
     return LoopedModel(model).apply(  # type: ignore[return-value]
         {"params": params},
         problem,
-        workspace,
+        scratchpad,
         num_rounds,
         num_loops=num_loops,
         teacher=teacher if feedback else None,

@@ -20,11 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from relay_jax.arrays import AnyArray, Array, Bool, Int
+from relay_jax.base import AnyArray, Array, Bool, Int
 from relay_jax.config import DraftConfig
-from relay_jax.rest import retrieve
+from relay_jax.rest import retrieval
 from relay_jax.rest.replay import Target
-from relay_jax.rest.retrieve import LONGEST_MATCH
+from relay_jax.rest.retrieval import LONGEST_MATCH
 
 PLACES = 64  # looked at together
 WIDTH_STEP = 256  # few widths: few compilations
@@ -73,9 +73,9 @@ def _count(
     tokens = jnp.where(so_far, text[None], 0)
     ahead = length[:, None] + jnp.arange(draft.depth)[None]
     truth = jnp.take(text, ahead, mode="fill", fill_value=NO_TOKEN)
-    query = retrieve.last_tokens(tokens, length)
-    own = retrieve.own_text(tokens, length, query, draft.num_text_rows, draft.depth)
-    stored = retrieve.nearest(index, query, draft.num_store_rows, draft.depth)
+    query = retrieval.last_tokens(tokens, length)
+    own = retrieval.own_text(tokens, length, query, draft.num_text_rows, draft.depth)
+    stored = retrieval.nearest(index, query, draft.num_store_rows, draft.depth)
     parts = []
     for found in (stored, own):
         same = jnp.cumprod(found.tokens == truth[:, None], axis=-1)
@@ -105,10 +105,10 @@ def weigh(counts: Counts) -> dict[str, Any]:
     weight = share / np.maximum(counts.rows / max(counts.places, 1), 1)
     scale = HEAVIEST / max(weight.max(), 1e-9)
     stored, own = np.rint(weight * scale).astype(int).tolist()
-    fading = (counts.held[1:].sum() + 1) / (counts.held[:-1].sum() + 1)
+    depth_decay = (counts.held[1:].sum() + 1) / (counts.held[:-1].sum() + 1)
     return {
         "store_weights": tuple(stored[1:]),
         "text_weights": tuple(own[1:]),
         "recent_weight": own[0],
-        "fading": round(float(fading), 3),
+        "depth_decay": round(float(depth_decay), 3),
     }

@@ -29,9 +29,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from relay_jax import records
-from relay_jax.arrays import Host, Integer
-from relay_jax.rest.seal import Seal, load_sealed
+from relay_jax import files
+from relay_jax.base import Host, Integer
+from relay_jax.rest.checksum import Checksum, load_checked
 from relay_jax.tokens import Tokenizer
 
 FORMAT = 2
@@ -55,7 +55,7 @@ class Datastore(NamedTuple):
     num_tokens: int
     num_documents: int
     shards: tuple[Shard, ...]
-    seals: tuple[tuple[Seal, Seal], ...]  # of each shard's tokens and order
+    checksums: tuple[tuple[Checksum, Checksum], ...]  # of each shard's tokens and order
 
 
 def open_datastore(
@@ -78,13 +78,14 @@ def open_datastore(
             f"{path} is not a datastore: it has no {METADATA}; "
             "build one with experiments/build_datastore.py"
         )
-    fields, seals = _read_metadata(path)
+    fields, checksums = _read_metadata(path)
     if tokenizer is not None:
         _check_tokenizer(path, fields, tokenizer)
     shards = tuple(
-        Shard(*(load_sealed(path, seal, verify) for seal in pair)) for pair in seals
+        Shard(*(load_checked(path, checksum, verify) for checksum in pair))
+        for pair in checksums
     )
-    return Datastore(path=path, shards=shards, seals=seals, **fields)
+    return Datastore(path=path, shards=shards, checksums=checksums, **fields)
 
 
 def read_part(store: Datastore, number: int, part: int) -> Integer[Host, " n"]:
@@ -93,27 +94,31 @@ def read_part(store: Datastore, number: int, part: int) -> Integer[Host, " n"]:
     Raises:
       ValueError: the file is not what was written.
     """
-    return load_sealed(store.path, store.seals[number][part], whole=True)
+    return load_checked(store.path, store.checksums[number][part], whole=True)
 
 
 def write_metadata(
-    path: epath.Path, fields: dict[str, Any], seals: Iterable[tuple[Seal, Seal]]
+    path: epath.Path,
+    fields: dict[str, Any],
+    checksums: Iterable[tuple[Checksum, Checksum]],
 ) -> None:
     """Makes a folder of shards a store, in one step.
 
     Args:
       fields: those of `Datastore` that are plain values.
-      seals: of each shard's files.
+      checksums: of each shard's files.
     """
-    content = fields | {"shards": [[seal._asdict() for seal in pair] for pair in seals]}
+    content = fields | {
+        "shards": [[checksum._asdict() for checksum in pair] for pair in checksums]
+    }
     sealed = {"format": FORMAT, "sha256": _hash_content(content), "store": content}
-    records.write_json(path / METADATA, sealed)
+    files.write_json(path / METADATA, sealed)
 
 
-def read_pair(listed) -> tuple[Seal, Seal]:
-    """The seals of a shard's tokens and order, as JSON has them."""
+def read_pair(listed) -> tuple[Checksum, Checksum]:
+    """The checksums of a shard's tokens and order, as JSON has them."""
     tokens, order = listed
-    return Seal(**tokens), Seal(**order)
+    return Checksum(**tokens), Checksum(**order)
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -122,7 +127,7 @@ def token_dtype(vocab_size: int) -> np.dtype:
 
 
 def _read_metadata(path: epath.Path) -> tuple[dict[str, Any], tuple]:
-    """The fields of `Datastore` that the metadata tells, and the seals of its files."""
+    """The fields of `Datastore` that the metadata tells, and the checksums of its files."""
     file = path / METADATA
     try:
         metadata = json.loads(file.read_text())
@@ -144,10 +149,10 @@ def _parse(metadata: dict[str, Any]) -> tuple[dict[str, Any], tuple]:
     if metadata["sha256"] != _hash_content(content):
         raise ValueError("it is not what was written")
     names = ("tokenizer", "vocab_size", "eos_id", "num_tokens", "num_documents")
-    seals = tuple(map(read_pair, content["shards"]))
-    if not seals:
+    checksums = tuple(map(read_pair, content["shards"]))
+    if not checksums:
         raise ValueError("it lists no shard")
-    return {name: content[name] for name in names}, seals
+    return {name: content[name] for name in names}, checksums
 
 
 def _hash_content(content: dict[str, Any]) -> str:

@@ -20,21 +20,21 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from relay_jax.arrays import AnyArray, Array, Int
+from relay_jax.base import AnyArray, Array, Int
 from relay_jax.config import DraftConfig
-from relay_jax.rest import followers, retrieve
-from relay_jax.rest.followers import Followers
-from relay_jax.rest.index import AnyIndex, LiveIndex
-from relay_jax.rest.retrieve import Matches
-from relay_jax.rest.tree import (
+from relay_jax.decoding.draft_tree import (
     END,
-    MOST_WEIGHT,
-    Rows,
+    MAX_WEIGHT,
+    DraftSequences,
     Tree,
+    concatenate_sequences,
     empty_tree,
-    join_rows,
     make_tree,
 )
+from relay_jax.rest import retrieval, token_recycling
+from relay_jax.rest.index import AnyIndex, IndexWithRecent
+from relay_jax.rest.retrieval import Matches
+from relay_jax.rest.token_recycling import AdjacencyTable
 
 
 class Text(NamedTuple):
@@ -42,33 +42,33 @@ class Text(NamedTuple):
 
     tokens: Int[Array, "b m"]
     length: Int[Array, " b"]
-    followers: Followers | None = None  # that the model told so far, for all texts
+    followers: AdjacencyTable | None = None  # that the model told so far, for all texts
 
 
-def rest(text: Text, index, config: DraftConfig) -> Rows:
-    query = retrieve.last_tokens(text.tokens, text.length)
+def rest(text: Text, index, config: DraftConfig) -> DraftSequences:
+    query = retrieval.last_tokens(text.tokens, text.length)
     size = (config.num_store_rows, config.depth)
-    found = retrieve.nearest(index, query, *size)
+    found = retrieval.nearest(index, query, *size)
     rows = _weigh(found, (0, *config.store_weights))
-    return join_rows((rows, _own_rows(text, query, config)))
+    return concatenate_sequences((rows, _own_rows(text, query, config)))
 
 
-def rest_paper(text: Text, index, config: DraftConfig) -> Rows:
-    query = retrieve.last_tokens(text.tokens, text.length)
+def rest_paper(text: Text, index, config: DraftConfig) -> DraftSequences:
+    query = retrieval.last_tokens(text.tokens, text.length)
     size = (config.num_paper_rows, config.depth)
-    found = retrieve.longest(index, query, *size)
-    return Rows(found.tokens, (found.length > 0).astype(jnp.int32))
+    found = retrieval.longest(index, query, *size)
+    return DraftSequences(found.tokens, (found.length > 0).astype(jnp.int32))
 
 
-def context(text: Text, index, config: DraftConfig) -> Rows:
+def context(text: Text, index, config: DraftConfig) -> DraftSequences:
     del index
-    return _own_rows(text, retrieve.last_tokens(text.tokens, text.length), config)
+    return _own_rows(text, retrieval.last_tokens(text.tokens, text.length), config)
 
 
-class Guess(NamedTuple):
+class LoopedDraft(NamedTuple):
     """What each text is expected to become, its prompt included; `guess`'s index.
 
-    RELAY's looped model says a whole chain at once (`relay_jax/foretell.py`): what the
+    RELAY's looped model says a whole chain at once (`relay_jax/relay/looped_drafter.py`): what the
     decoder writes is then verified many tokens a step, and stays the decoder's own.
     """
 
@@ -80,28 +80,28 @@ class Guess(NamedTuple):
         return np.dtype(np.int32)
 
 
-def guess(text: Text, index: Guess, config: DraftConfig) -> Rows:
+def guess(text: Text, index: LoopedDraft, config: DraftConfig) -> DraftSequences:
     """Where the guess goes on, by its places that match the text's end: the longest
     match, then the place nearest to the text's own length. After a mismatch the guess is
     found again where it agrees."""
-    query = retrieve.last_tokens(text.tokens, text.length)
+    query = retrieval.last_tokens(text.tokens, text.length)
     tokens, length = jnp.asarray(index.tokens), jnp.asarray(index.length)
-    found = retrieve.own_text(
-        tokens, length, query, GUESS_ROWS, config.depth, near=text.length
+    found = retrieval.own_text(
+        tokens, length, query, LOOPED_ROWS, config.depth, near=text.length
     )
-    rows = _weigh(found, (0, *(GUESS_WEIGHT * w for w in config.text_weights)))
+    rows = _weigh(found, (0, *(LOOPED_WEIGHT * w for w in config.text_weights)))
     # Of places that match alike, the nearest: each next row weighs less.
-    rows = rows._replace(weight=rows.weight >> jnp.arange(GUESS_ROWS)[None])
-    return join_rows((rows, _own_rows(text, query, config)))
+    rows = rows._replace(weight=rows.weight >> jnp.arange(LOOPED_ROWS)[None])
+    return concatenate_sequences((rows, _own_rows(text, query, config)))
 
 
-def recycle(text: Text, index, config: DraftConfig) -> Rows:
+def recycle(text: Text, index, config: DraftConfig) -> DraftSequences:
     del index
     if text.followers is None:
         raise ValueError(f"the drafter {config.drafter!r} {NO_LOGITS}")
     last = text.tokens[jnp.arange(len(text.length)), text.length - 1]
     depth = min(config.path_depth, config.depth)
-    rows = followers.foretell(
+    rows = token_recycling.draft_paths(
         text.followers,
         last,
         num_paths=config.num_paths,
@@ -113,37 +113,39 @@ def recycle(text: Text, index, config: DraftConfig) -> Rows:
     return rows._replace(tokens=jnp.pad(rows.tokens, longer, constant_values=END))
 
 
-def mixed(text: Text, index: AnyIndex | None, config: DraftConfig) -> Rows:
+def mixed(text: Text, index: AnyIndex | None, config: DraftConfig) -> DraftSequences:
     others = context if index is None else rest
-    return join_rows((others(text, index, config), recycle(text, None, config)))
+    return concatenate_sequences(
+        (others(text, index, config), recycle(text, None, config))
+    )
 
 
-GUESS_ROWS = 4  # places in the guess
-GUESS_WEIGHT = 32  # of a match in the guess, times that of one in the text
+LOOPED_ROWS = 4  # places in the guess
+LOOPED_WEIGHT = 32  # of a match in the guess, times that of one in the text
 
 
 class Drafter(NamedTuple):
     """How one of them works."""
 
-    rows: Callable[[Text, Any, DraftConfig], Rows] | None
+    rows: Callable[[Text, Any, DraftConfig], DraftSequences] | None
     looks_into: str = ""  # "a datastore", "a guess"
     is_optional: bool = False  # whether it works without
     recycles: bool = False  # whether it looks at what the model told of other words
     fades: bool = True  # whether nodes weigh less the deeper they are
 
 
-STORE, GUESS = "a datastore", "a guess"
+STORE, LOOPED_DRAFT = "a datastore", "a guess"
 NO_LOGITS = (
     "drafts from the model's own logits, and there are none: measure it while a model "
     "decodes (rest_benchmark; `decode.start` takes `known`), not in a replay"
 )
 DRAFTERS = {
     "none": Drafter(None),
-    "context": Drafter(context),
+    "prompt_lookup": Drafter(context),
     "rest_paper": Drafter(rest_paper, STORE, fades=False),
     "rest": Drafter(rest, STORE),
-    "guess": Drafter(guess, GUESS, fades=False),
-    "recycle": Drafter(recycle, recycles=True),
+    "looped": Drafter(guess, LOOPED_DRAFT, fades=False),
+    "token_recycling": Drafter(recycle, recycles=True),
     "mixed": Drafter(mixed, STORE, is_optional=True, recycles=True),
 }
 NEEDS_STORE = tuple(
@@ -155,37 +157,39 @@ NEEDS_STORE = tuple(
 
 def draft(
     text: Text,
-    index: AnyIndex | LiveIndex | Guess | None,
+    index: AnyIndex | IndexWithRecent | LoopedDraft | None,
     config: DraftConfig,
 ) -> Tree:
     """The draft tree under a text's last token."""
     drafter = DRAFTERS[config.drafter]
     if drafter.rows is None or config.num_draft == 0:
         return empty_tree(len(text.length))
-    if isinstance(index, LiveIndex):
+    if isinstance(index, IndexWithRecent):
         rows = drafter.rows(text, index.store, config)
-        rows = join_rows((rows, _live_rows(text, index, config)))
+        rows = concatenate_sequences((rows, _live_rows(text, index, config)))
     else:
         rows = drafter.rows(text, index, config)
     narrow = index is not None and index.token_dtype == np.uint16
     if text.followers is not None:
         narrow = len(text.followers.tokens) < 2**16
-    fading = config.fading if drafter.fades else 1.0
-    return make_tree(rows, config.num_draft, narrow, fading)
+    depth_decay = config.depth_decay if drafter.fades else 1.0
+    return make_tree(rows, config.num_draft, narrow, depth_decay)
 
 
-def followers_for(config: DraftConfig, num_words: int) -> Followers | None:
+def initial_table(config: DraftConfig, vocab_size: int) -> AdjacencyTable | None:
     """The empty table for a drafter that looks at one."""
     if not DRAFTERS[config.drafter].recycles:
         return None
-    return followers.nothing(num_words, min(config.num_followers, num_words))
+    return token_recycling.empty_table(
+        vocab_size, min(config.num_candidates, vocab_size)
+    )
 
 
 def check(config: DraftConfig, index: Any, has_logits: bool = True) -> None:
     """Raises ValueError at a draft config that cannot work.
 
     Args:
-      index: what there is to look into: a datastore's index, a `Guess`, None.
+      index: what there is to look into: a datastore's index, a `LoopedDraft`, None.
       has_logits: whether a model decodes; there is none in a replay.
     """
     if config.drafter not in DRAFTERS:
@@ -194,58 +198,68 @@ def check(config: DraftConfig, index: Any, has_logits: bool = True) -> None:
         )
     drafter = DRAFTERS[config.drafter]
     needs = drafter.looks_into
-    held = GUESS if isinstance(index, Guess) else STORE if index is not None else ""
+    held = (
+        LOOPED_DRAFT
+        if isinstance(index, LoopedDraft)
+        else STORE
+        if index is not None
+        else ""
+    )
     if needs and needs != held and (held or not drafter.is_optional):
         raise ValueError(
             f"the drafter {config.drafter!r} needs {needs}, and there is "
-            f"{held or 'none'}; give one, or take 'context', which drafts from the text "
+            f"{held or 'none'}; give one, or take 'prompt_lookup', which drafts from the text "
             "alone"
         )
     if drafter.recycles and not has_logits:
         raise ValueError(f"the drafter {config.drafter!r} {NO_LOGITS}")
     rows = config.num_store_rows + config.num_text_rows
-    rows += config.num_text_rows * isinstance(index, LiveIndex)
+    rows += config.num_text_rows * isinstance(index, IndexWithRecent)
     heaviest = max(*config.store_weights, *config.text_weights, config.recent_weight)
-    if not 0 < config.fading <= 1:
-        raise ValueError(f"fading must be above 0 and at most 1, got {config.fading}")
+    if not 0 < config.depth_decay <= 1:
+        raise ValueError(
+            f"depth_decay must be above 0 and at most 1, got {config.depth_decay}"
+        )
     most = max(rows * heaviest, config.num_paper_rows)
-    if needs == GUESS:
-        most += 2 * GUESS_WEIGHT * max(config.text_weights)
+    if needs == LOOPED_DRAFT:
+        most += 2 * LOOPED_WEIGHT * max(config.text_weights)
     if drafter.recycles:
         most += config.num_paths * config.path_depth * config.path_weight
-    if most * (config.depth + 1) >= MOST_WEIGHT:
+    if most * (config.depth + 1) >= MAX_WEIGHT:
         raise ValueError(
             f"{rows} rows of weight {heaviest} and depth {config.depth} exceed what is "
-            f"counted exactly ({MOST_WEIGHT}); lower the depth or the weights"
+            f"counted exactly ({MAX_WEIGHT}); lower the depth or the weights"
         )
-    places = most_nodes(config)
+    places = max_nodes(config)
     if not 0 <= config.num_draft <= places:
         raise ValueError(
             f"num_draft must be 0..{places} with these rows, got {config.num_draft}"
         )
 
 
-def most_nodes(config: DraftConfig) -> int:
+def max_nodes(config: DraftConfig) -> int:
     """The largest tree that any drafter's rows can fill."""
     rows = config.num_store_rows + config.num_text_rows
-    paths = min(config.num_paths, config.num_followers) * config.path_depth
+    paths = min(config.num_paths, config.num_candidates) * config.path_depth
     fewest = min(rows, config.num_text_rows, config.num_paper_rows, paths)
     return fewest * config.depth
 
 
-def _own_rows(text: Text, query, config: DraftConfig) -> Rows:
-    found = retrieve.own_text(
+def _own_rows(text: Text, query, config: DraftConfig) -> DraftSequences:
+    found = retrieval.own_text(
         *(text.tokens, text.length, query, config.num_text_rows, config.depth)
     )
     return _weigh(found, (config.recent_weight, *config.text_weights))
 
 
-def _live_rows(text: Text, index: LiveIndex, config: DraftConfig) -> Rows:
+def _live_rows(
+    text: Text, index: IndexWithRecent, config: DraftConfig
+) -> DraftSequences:
     """What was said in texts that are finished weighs as the store does, to which they
     will be added: another text tells less than this one's own past."""
-    query = retrieve.last_tokens(text.tokens, text.length)
+    query = retrieval.last_tokens(text.tokens, text.length)
     shape = len(query), len(index.recent)
-    found = retrieve.own_text(
+    found = retrieval.own_text(
         jnp.broadcast_to(index.recent, shape),
         jnp.full(len(query), shape[1]),
         query,
@@ -258,8 +272,8 @@ def _live_rows(text: Text, index: LiveIndex, config: DraftConfig) -> Rows:
     return _weigh(found, (0, *config.store_weights))
 
 
-def _weigh(found: Matches, weights: tuple[int, ...]) -> Rows:
+def _weigh(found: Matches, weights: tuple[int, ...]) -> DraftSequences:
     """The weight of each row by the length of its match, 0, 1, ...; of longer ones the
     last, of no match at all (-1) none."""
     table = np.pad(np.array((0, *weights), np.int32), (0, 16), mode="edge")
-    return Rows(found.tokens, jnp.asarray(table)[found.length + 1])
+    return DraftSequences(found.tokens, jnp.asarray(table)[found.length + 1])

@@ -3,7 +3,7 @@
     Index       on one device, searched inside the jitted loop
     MeshIndex   its shards on the devices of a mesh, each searched where it lies
     HostIndex   in its memory-mapped files; every step calls back to the host
-    LiveIndex   any of these, and the texts that were finished since
+    IndexWithRecent   any of these, and the texts that were finished since
 
 `retrieve` finds the same in the first three.
 """
@@ -16,8 +16,8 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from relay_jax.arrays import AnyArray, Array, Host, Int, Integer, PyTree
-from relay_jax.models.mesh import LIES_ON, layout
+from relay_jax.base import AnyArray, Array, Host, Int, Integer, PyTree
+from relay_jax.models.sharding import AXIS_RULES, layout
 from relay_jax.rest.datastore import Datastore, read_part
 
 NOTHING = -2  # stands where no text is: equal to no token
@@ -36,7 +36,7 @@ class Index(NamedTuple):
         return self.tokens.dtype
 
 
-_BY_SHARD: Any = P(LIES_ON["shards"])
+_BY_SHARD: Any = P(AXIS_RULES["shards"])
 _WHOLE: Any = P()
 SPREAD = Index(_BY_SHARD, _BY_SHARD, _BY_SHARD, _WHOLE)  # how it lies on a mesh
 
@@ -69,7 +69,7 @@ class HostIndex:
 AnyIndex = Index | MeshIndex | HostIndex
 
 
-class LiveIndex(NamedTuple):
+class IndexWithRecent(NamedTuple):
     """A datastore, and the last texts that were finished since it was built.
 
     These are few: their places are looked through one by one (`drafters`). Now and then
@@ -85,13 +85,13 @@ class LiveIndex(NamedTuple):
         return self.store.token_dtype
 
 
-def make_live(index: AnyIndex, eos_id: int, room: int) -> LiveIndex:
+def add_recent(index: AnyIndex, eos_id: int, room: int) -> IndexWithRecent:
     """With room for `room` tokens of finished texts; of more, the last ones stay."""
     none = np.full(room, NOTHING, np.int32)
-    return LiveIndex(index, none, np.array(eos_id, np.int32))
+    return IndexWithRecent(index, none, np.array(eos_id, np.int32))
 
 
-def append_text(live: LiveIndex, text: Integer[Host, " n"]) -> LiveIndex:
+def append_recent(live: IndexWithRecent, text: Integer[Host, " n"]) -> IndexWithRecent:
     """The index that knows a finished text too. What is compiled for the one serves the
     other."""
     ends = () if len(text) and text[-1] == live.eos_id else (live.eos_id,)
@@ -145,7 +145,7 @@ def load_index(
 
 def describe(index: Any) -> dict[str, Any]:
     """What the time of a search depends on: tokens a shard as a power of two."""
-    if isinstance(index, LiveIndex):
+    if isinstance(index, IndexWithRecent):
         return describe(index.store) | {"recent": len(index.recent)}
     if isinstance(index, HostIndex):
         shards = index.store.shards
@@ -164,9 +164,9 @@ def describe(index: Any) -> dict[str, Any]:
     }
 
 
-def place_beside(params: PyTree, index: Any) -> PyTree:
+def shard_like(params: PyTree, index: Any) -> PyTree:
     """Parameters on the mesh where the index lies, if it has one."""
-    if isinstance(index, LiveIndex):
+    if isinstance(index, IndexWithRecent):
         index = index.store
     if not isinstance(index, MeshIndex):
         return params

@@ -19,12 +19,12 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from relay_jax import records
+from relay_jax import files
 from relay_jax.array_file import read_whole_numbers
-from relay_jax.arrays import Float, Host, Int
+from relay_jax.base import Float, Host, Int
 from relay_jax.config import DraftConfig
+from relay_jax.decoding.decode import replay
 from relay_jax.rest import drafters
-from relay_jax.rest.decode import replay
 from relay_jax.rest.drafters import Text
 from relay_jax.tokens import check_ids
 
@@ -100,7 +100,7 @@ def save_targets(
     )
     stream = io.BytesIO()
     np.savez_compressed(stream, **dict(zip(ARRAYS, arrays)))
-    records.write_whole(path, stream.getvalue())
+    files.write_whole(path, stream.getvalue())
 
 
 def check_targets(targets: list[Target], vocab_size: int) -> None:

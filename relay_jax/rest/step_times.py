@@ -18,8 +18,7 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from relay_jax import config as configs
-from relay_jax import records
+from relay_jax import config_io, files
 from relay_jax.config import DraftConfig, ModelConfig, SamplingConfig
 from relay_jax.rest.index import describe as describe_index
 
@@ -55,7 +54,7 @@ def step_seconds(
     try:
         epath.Path(file).parent.mkdir(parents=True, exist_ok=True)
         content = {"format": FORMAT, "entries": _read_entries(file) | {key: entry}}
-        records.write_json(file, content)
+        files.write_json(file, content)
     except OSError:
         pass  # a home that cannot be written only costs measuring again
     return seconds
@@ -78,9 +77,9 @@ def describe(
     """
     cores = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
     return {
-        "model": configs.to_dict(model),
-        "draft": configs.to_dict(dataclasses.replace(draft, num_draft=1)),
-        "sampling": configs.to_dict(sampling),
+        "model": config_io.to_dict(model),
+        "draft": config_io.to_dict(dataclasses.replace(draft, num_draft=1)),
+        "sampling": config_io.to_dict(sampling),
         "index": describe_index(index),
         "batch_size": batch_size,
         "room": 1 << (room - 1).bit_length(),

@@ -3,7 +3,7 @@
 from relay_jax.tasks.arithmetic import Arithmetic
 from relay_jax.tasks.edit_distance import EditDistance
 from relay_jax.tasks.lis import LongestIncreasingSubsequence
-from relay_jax.tasks.task import Examples, Task, Workspace
+from relay_jax.tasks.task import Examples, Scratchpad, Task
 
 TASKS = {
     "arithmetic": Arithmetic,
@@ -11,4 +11,4 @@ TASKS = {
     "lis": LongestIncreasingSubsequence,
 }
 
-__all__ = ["TASKS", "Examples", "Task", "Workspace"]
+__all__ = ["TASKS", "Examples", "Scratchpad", "Task"]

@@ -18,11 +18,11 @@ from collections.abc import Iterator
 import jax.numpy as jnp
 import numpy as np
 
-from relay_jax.arrays import Array, Bool, Host, Int
+from relay_jax.base import Array, Bool, Host, Int
 from relay_jax.tasks.task import (
     TOKEN_TYPE,
     Examples,
-    Workspace,
+    Scratchpad,
     check_length,
     empty_tokens,
     last_number,
@@ -40,14 +40,14 @@ from relay_jax.tokens import (
     TIMES,
 )
 
-LEAN_TRIES = 4
+RIGHT_HEAVY_TRIES = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Arithmetic:
     """Length: number of operators. `modulus` is a prime, so that `/` has a meaning.
 
-    With `lean` (for training; not in the paper) half of the expressions grow in their
+    With `right_heavy` (for training; not in the paper) half of the expressions grow in their
     right half alone, as `1-(2-(3-4)*2)=` did, and are the longest of a few: much then
     stands left of the operation that is due, and something right of it, as it does where
     there are more operators.
@@ -57,7 +57,7 @@ class Arithmetic:
     """
 
     modulus: int = 11
-    lean: bool = False
+    right_heavy: bool = False
     order: str = "leftmost"
 
     name = "arithmetic"
@@ -73,8 +73,10 @@ class Arithmetic:
             raise ValueError(
                 f"arithmetic: order must be 'leftmost' or 'grown', got {self.order!r}"
             )
-        if self.lean and self.order == "grown":
-            raise ValueError("arithmetic: lean expressions have the order 'leftmost'")
+        if self.right_heavy and self.order == "grown":
+            raise ValueError(
+                "arithmetic: right_heavy expressions have the order 'leftmost'"
+            )
 
     def num_rounds(self, length: int) -> int:
         return length
@@ -102,7 +104,7 @@ class Arithmetic:
             expression = grown[-1]
         else:
             expression = list(grows)[-1]
-        if self.lean:
+        if self.right_heavy:
             leans = rng.random(len(length)) < 0.5
             expression[leans] = self._lean(rng, length, longest)[leans]
         problem = empty_tokens(len(length), self.problem_size(longest))
@@ -124,11 +126,11 @@ class Arithmetic:
         return Examples(problem, rounds, length.copy(), answer, length.copy())
 
     def _lean(self, rng, length, longest):
-        """The longest of `LEAN_TRIES` expressions that grew in their right half."""
+        """The longest of `RIGHT_HEAVY_TRIES` expressions that grew in their right half."""
         tries = np.stack(
             [
                 list(self._grow(rng, length, longest, leans=True))[-1]
-                for _ in range(LEAN_TRIES)
+                for _ in range(RIGHT_HEAVY_TRIES)
             ]
         )
         best = np.argmax(np.sum(tries != PAD, axis=-1), axis=0)
@@ -228,10 +230,10 @@ class Arithmetic:
     ) -> Int[Host, " b"]:
         return last_number(rounds, num_rounds)
 
-    def workspace(self, problem: Int[Array, "b n"], num_loops: int) -> Workspace:
+    def scratchpad(self, problem: Int[Array, "b n"], num_loops: int) -> Scratchpad:
         """The rounds are Markov: what was said last is all that the next loop needs."""
         shape = (num_loops, *problem.shape)
-        return Workspace(
+        return Scratchpad(
             memory=jnp.where(problem == ARI, PAD, problem),
             source=jnp.broadcast_to(jnp.arange(problem.shape[1]), shape),
             given=jnp.full(shape, -1),

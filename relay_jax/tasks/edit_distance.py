@@ -11,11 +11,11 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from relay_jax.arrays import Array, Host, Int
+from relay_jax.base import Array, Host, Int
 from relay_jax.tasks.task import (
     TOKEN_TYPE,
     Examples,
-    Workspace,
+    Scratchpad,
     check_length,
     empty_tokens,
     last_number,
@@ -152,7 +152,7 @@ class EditDistance:
     ) -> Int[Host, " b"]:
         return last_number(rounds, num_rounds)
 
-    def workspace(self, problem: Int[Array, "b n"], num_loops: int) -> Workspace:
+    def scratchpad(self, problem: Int[Array, "b n"], num_loops: int) -> Scratchpad:
         """A right-aligned row and its `,` fall exactly on s2 and `<sep>`.
 
         problem   [ED] a   b   |   a   c   b  <sep>
@@ -171,7 +171,7 @@ class EditDistance:
         loop = jnp.arange(1, num_loops + 1)[:, None, None]
         source = jnp.where(column > bar, column, -1)
         reads = ((column == start + loop) & (column < bar)).astype(jnp.int32)
-        return Workspace(
+        return Scratchpad(
             memory=memory,
             source=jnp.broadcast_to(source, (num_loops, num, width)),
             given=jnp.where(column == bar, FIRST_NUMBER + GAP * loop, -1),

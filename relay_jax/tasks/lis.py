@@ -13,18 +13,18 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from relay_jax.arrays import Array, Host, Int
+from relay_jax.base import Array, Host, Int
 from relay_jax.tasks.task import (
     TOKEN_TYPE,
     Examples,
-    Workspace,
+    Scratchpad,
     check_length,
     empty_tokens,
 )
 from relay_jax.tokens import FIRST_NUMBER, LIS, PAD, SEP
 
 MAX_RUNS = 3
-LEAST_PLANTED = 3  # numbers in increasing runs, in all
+MIN_PLANTED = 3  # numbers in increasing runs, in all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +125,7 @@ class LongestIncreasingSubsequence:
     def _runs(self, rng, length):
         """How many numbers are planted, and after how many of them each run ends."""
         count = rng.integers(1, MAX_RUNS + 1, size=len(length))
-        planted = rng.integers(np.minimum(length, LEAST_PLANTED), length + 1)
+        planted = rng.integers(np.minimum(length, MIN_PLANTED), length + 1)
         stop = np.zeros((len(length), MAX_RUNS), np.int64)
         done = np.zeros(len(length), np.int64)
         for k in range(MAX_RUNS):
@@ -143,7 +143,7 @@ class LongestIncreasingSubsequence:
         counts = said[..., None] & (rounds >= FIRST_NUMBER)
         return np.max(np.where(counts, rounds, PAD), axis=(1, 2))
 
-    def workspace(self, problem: Int[Array, "b n"], num_loops: int) -> Workspace:
+    def scratchpad(self, problem: Int[Array, "b n"], num_loops: int) -> Scratchpad:
         """Each value is kept at its number, and that of no numbers, 0, at the task
         token; slot marks tie a group to its output.
 
@@ -169,7 +169,7 @@ class LongestIncreasingSubsequence:
             jnp.where(in_group, slot + 1, 0),
             jnp.where(is_output, jnp.minimum(output, last) + 1, 0),
         ]
-        return Workspace(
+        return Scratchpad(
             memory=jnp.where(problem == LIS, FIRST_NUMBER, PAD),
             source=jnp.where(in_group, slot + width - 1 - self.group, -1),
             given=jnp.full((num_loops, num, width), -1),

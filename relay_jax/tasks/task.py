@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol, SupportsIndex, runtime_checkable
 
 import numpy as np
 
-from relay_jax.arrays import Array, Host, Int
+from relay_jax.base import Array, Host, Int
 from relay_jax.tokens import FIRST_NUMBER, PAD
 
 TOKEN_TYPE = np.int16  # of tokens on the host; `check_length` keeps numbers within it
@@ -24,7 +24,7 @@ class Examples(NamedTuple):
     length: Int[Host, " b"]  # the problem's length, in the task's own unit
 
 
-class Workspace(NamedTuple):
+class Scratchpad(NamedTuple):
     """Where a looped model with round feedback reads and writes (not in the paper).
 
     These index arrays come from code, not from learning. Loop t sees `memory`; what it
@@ -87,7 +87,7 @@ class Task(Protocol):
         `<pad>` where there is nothing to read."""
         ...
 
-    def workspace(self, problem: Int[Array, "b n"], num_loops: int) -> Workspace:
+    def scratchpad(self, problem: Int[Array, "b n"], num_loops: int) -> Scratchpad:
         """Memory and pointers for right-aligned problems."""
         ...
 

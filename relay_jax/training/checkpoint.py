@@ -25,16 +25,16 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
-from relay_jax import config as configs
-from relay_jax.arrays import PyTree
+from relay_jax import aliases, config_io
+from relay_jax.base import PyTree
 from relay_jax.config import ChainsConfig, TrainConfig
-from relay_jax.models import shipped
-from relay_jax.models.mesh import place
-from relay_jax.records import read_json, write_json
+from relay_jax.files import read_json, write_json
+from relay_jax.models import export
+from relay_jax.models.sharding import place
 from relay_jax.training.optimizer import trained_params
 from relay_jax.training.step import TrainState, init_params, init_state
 
-MOST_HASHED = 2**28  # numbers of a state whose SHA-256 is kept
+MAX_HASHED = 2**28  # numbers of a state whose SHA-256 is kept
 # How a run is computed, not what: these may change from one call to the next.
 FREE = (
     ("mesh",),
@@ -43,7 +43,7 @@ FREE = (
     ("model", "remat"),
     ("keep_checkpoints",),
     ("checkpoint_every_seconds",),
-    ("fewer",),
+    ("allow_fewer",),
 )
 
 
@@ -58,14 +58,14 @@ def open_run(workdir: epath.PathLike, config: TrainConfig | ChainsConfig) -> epa
     path = epath.Path(workdir)
     if path.exists() and not path.is_dir():
         raise ValueError(f"--workdir {path} is a file; give a directory")
-    wanted = json.loads(json.dumps(configs.to_dict(config)))  # tuples are lists there
+    wanted = json.loads(json.dumps(config_io.to_dict(config)))  # tuples are lists there
     if (path / "config.json").exists():
-        held = _upgrade(read_json(path / "config.json"))
+        held = aliases.upgrade_config(read_json(path / "config.json"))
         try:  # a field that did not exist yet had what is now its default
-            held = json.loads(json.dumps(configs.complete(type(config), held)))
+            held = json.loads(json.dumps(config_io.complete(type(config), held)))
         except ValueError:
             pass  # it has fields that are gone: the comparison names them
-        difference = _differences(_without_free(held), _without_free(wanted))
+        difference = config_io.differences(_without_free(held), _without_free(wanted))
         if difference:
             raise ValueError(
                 f"{path} holds a run of another config: {'; '.join(difference[:3])}. "
@@ -85,17 +85,7 @@ def read_config(workdir: epath.PathLike) -> TrainConfig:
             f"{workdir} is not a run directory: it has no config.json; train one with "
             "python -m experiments.train --config=... --workdir=..."
         )
-    return configs.build(TrainConfig, _upgrade(read_json(path)))
-
-
-def _upgrade(held: dict[str, Any]) -> dict[str, Any]:
-    """The config of a run directory in today's fields: `data.num_devices` of earlier
-    versions is `mesh.data`."""
-    data = held.get("data")
-    if not isinstance(data, dict) or "num_devices" not in data:
-        return held
-    rest = {key: value for key, value in data.items() if key != "num_devices"}
-    return {"mesh": {"data": data["num_devices"]}} | held | {"data": rest}
+    return config_io.build(TrainConfig, aliases.upgrade_config(read_json(path)))
 
 
 def _without_free(values: dict[str, Any], where: tuple[str, ...] = ()) -> dict:
@@ -201,8 +191,8 @@ def load_params(
     config = read_config(workdir)
     _check_newest(workdir)
     like = {"params": place(jax.eval_shape(lambda: init_params(config)), mesh)}
-    if shipped.is_shipped(workdir):
-        return config, shipped.read_params(workdir, like["params"])
+    if export.is_exported(workdir):
+        return config, export.read_params(workdir, like["params"])
     is_under_way = 0 < (_newest_step(workdir) or 0) < config.num_steps
     if is_under_way and config.optimizer.average_share:
         begun = jax.eval_shape(lambda: init_state(config, init_params(config)))
@@ -258,7 +248,7 @@ def _is_hashed(tree: PyTree) -> bool:
 
 
 def _is_small(tree: PyTree) -> bool:
-    return sum(np.size(leaf) for leaf in jax.tree.leaves(tree)) <= MOST_HASHED
+    return sum(np.size(leaf) for leaf in jax.tree.leaves(tree)) <= MAX_HASHED
 
 
 def _is_seen(leaf: Any) -> bool:
@@ -333,13 +323,3 @@ def hash_params(params: PyTree) -> str:
         )
         digest.update(array.tobytes())
     return digest.hexdigest()
-
-
-def _differences(old: Any, new: Any, where: str = "") -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        found = []
-        for key in sorted(old.keys() | new.keys()):
-            inner = f"{where}.{key}" if where else key
-            found += _differences(old.get(key), new.get(key), inner)
-        return found
-    return [] if old == new else [f"{where} is {old!r} there and {new!r} here"]

@@ -15,22 +15,22 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from relay_jax import config as configs
-from relay_jax import records
+from relay_jax import files
 from relay_jax.config import TrainConfig
-from relay_jax.data import pipeline
-from relay_jax.evaluation.run import evaluate_run
-from relay_jax.models.mesh import layout, make_mesh, own_rows, place, spread
+from relay_jax.data import loader
+from relay_jax.evaluation.evaluate import evaluate_run
+from relay_jax.models.sharding import layout, local_rows, make_mesh, place, spread
 from relay_jax.training import checkpoint
-from relay_jax.training.check import check
-from relay_jax.training.log import Log, Trace, measure
+from relay_jax.training.metrics import Log, Trace, measure
 from relay_jax.training.optimizer import trained_params
+from relay_jax.training.preemption import Stopped, Vote, stop_requested
 from relay_jax.training.step import (
     TrainState,
     init_params,
     init_state,
     make_train_step,
 )
-from relay_jax.training.stop import Stopped, Vote, stop_requested
+from relay_jax.training.validate import check
 
 
 def train(
@@ -57,23 +57,23 @@ def train(
     path = checkpoint.open_run(workdir, config)
     done = path / "summary.json"
     if checkpoint.is_finished(path):
-        return records.read_json(done)
+        return files.read_json(done)
     mesh, trace = make_mesh(config.mesh), Trace(path, profile)
     like = place(jax.eval_shape(lambda: _begin(config)), mesh)
     checkpoint.check_room(path, like, config.keep_checkpoints)
     with checkpoint.make_manager(path, config.keep_checkpoints) as manager:
         state, spent = _first_state(config, path, manager, like, mesh)
         start = int(state.step)
-        records.keep_until(path / "metrics.jsonl", start)
+        files.keep_until(path / "metrics.jsonl", start)
         # The final records are always written anew: a run may have ended after them.
-        records.keep_until(path / "records.jsonl", min(start, config.num_steps - 1))
+        files.keep_until(path / "records.jsonl", min(start, config.num_steps - 1))
         log = Log(path, config, mesh.size, start, spent)
         with stop_requested() as asked:
             state = _run(config, state, mesh, manager, log, asked, trace)
         final = _evaluate(config, state.params, path, final=True)
         log.accuracy(config.num_steps, final)
         summary = log.summary(state, final)
-    records.write_json(done, summary)
+    files.write_json(done, summary)
     log.close()
     return summary
 
@@ -102,8 +102,8 @@ def _run(config, state, mesh: Mesh, manager, log, asked, trace) -> TrainState:
     start, stop = int(state.step), config.num_steps
     batch_size, vote = config.data.batch_size, Vote(mesh)
     saved_at = time.monotonic()
-    work = pipeline.steps(config, log.path, start, stop, own_rows(mesh, batch_size))
-    about = {"initial": start, "unit": "step", "disable": not records.is_first()}
+    work = loader.steps(config, log.path, start, stop, local_rows(mesh, batch_size))
+    about = {"initial": start, "unit": "step", "disable": not files.is_first()}
     with contextlib.closing(work), tqdm(work, config.name, stop, **about) as bar:
         for now in bar:
             trace.before(now.step + 1)

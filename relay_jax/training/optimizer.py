@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 
-from relay_jax.arrays import Array, Int, PyTree
+from relay_jax.base import Array, Int, PyTree
 from relay_jax.config import OptimizerConfig
 
 

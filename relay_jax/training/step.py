@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from relay_jax.arrays import Array, Float, Int, Key, PyTree
+from relay_jax.base import Array, Float, Int, Key, PyTree
 from relay_jax.config import LossConfig, TrainConfig
-from relay_jax.data.align import DecoderBatch, LoopedBatch
+from relay_jax.data.alignment import DecoderBatch, LoopedBatch
 from relay_jax.data.text import Text
 from relay_jax.models import MODELS
-from relay_jax.models.mesh import LOOP_FIRST, constrain
+from relay_jax.models.sharding import LOOP_FIRST, constrain
 from relay_jax.tasks import TASKS, Task
-from relay_jax.training.loss import LOSSES
+from relay_jax.training.losses import LOSSES
 from relay_jax.training.optimizer import make_optimizer
 
 INIT, TRAIN = 0, 1  # purposes of the run's key
@@ -37,11 +37,11 @@ def init_params(config: TrainConfig) -> PyTree:
     problem = jnp.ones((1, 8), jnp.int32)
     if config.model.kind == "decoder":
         return jax.jit(model.init)(key, problem)["params"]
-    workspace = TASKS["edit_distance"]().workspace(problem, 1)
-    workspace = workspace if config.model.loop_input == "feedback" else None
+    scratchpad = TASKS["edit_distance"]().scratchpad(problem, 1)
+    scratchpad = scratchpad if config.model.input_injection == "feedback" else None
     num_rounds = jnp.ones(1, jnp.int32)
     init = functools.partial(model.init, num_loops=1)
-    return jax.jit(lambda k: init(k, problem, workspace, num_rounds))(key)["params"]
+    return jax.jit(lambda k: init(k, problem, scratchpad, num_rounds))(key)["params"]
 
 
 def init_state(config: TrainConfig, params: PyTree) -> TrainState:

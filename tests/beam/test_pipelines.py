@@ -13,13 +13,13 @@ from functools import partial
 import numpy as np
 import pytest
 
-from relay_jax.data import builder
-from relay_jax.data.source import BLOCK
-from relay_jax.rest.builder import build_datastore
+from relay_jax.beam import Workers, find_workers
+from relay_jax.data import tfds_builder
+from relay_jax.data.sources import BLOCK
+from relay_jax.rest.build import build_datastore
+from relay_jax.rest.build_beam import build_from_parts
 from relay_jax.rest.datastore import open_datastore
-from relay_jax.rest.parts import build_from_parts
 from relay_jax.tasks.arithmetic import Arithmetic
-from relay_jax.workers import Workers, find_workers
 
 pytest.importorskip("apache_beam", reason="needs Apache Beam: ./launch/beam.sh test")
 
@@ -71,13 +71,13 @@ def test_a_datastore_has_the_plain_bytes(tmp_path, number):
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_a_dataset_has_the_plain_bytes(tmp_path, monkeypatch, number):
-    monkeypatch.setattr(builder, "SHARD", BLOCK)
-    config = builder.TaskRange(
+    monkeypatch.setattr(tfds_builder, "SHARD", BLOCK)
+    config = tfds_builder.TaskRange(
         task=Arithmetic(5), lengths=(1, 3), num_train=4 * BLOCK + 9, num_test=2 * BLOCK
     )
-    builder.build(config, tmp_path / "plain")
+    tfds_builder.build(config, tmp_path / "plain")
     workers = find_workers("DirectRunner", NUMBERS[number])
-    builder.build(config, tmp_path / "made", workers=workers)
+    tfds_builder.build(config, tmp_path / "made", workers=workers)
     made = files(tmp_path / "made")
     assert made == files(tmp_path / "plain")
     assert len([name for name in made if "array_record" in name]) == 5 + 2
@@ -144,18 +144,20 @@ def test_a_failed_pipeline_leaves_the_old_store(tmp_path, runner, job_service):
 
 
 def test_a_failed_pipeline_leaves_the_old_dataset(tmp_path, monkeypatch):
-    config = builder.TaskRange(
+    config = tfds_builder.TaskRange(
         task=Arithmetic(5), lengths=(1, 3), num_train=BLOCK, num_test=0
     )
-    builder.build(config, tmp_path)
+    tfds_builder.build(config, tmp_path)
     before = files(tmp_path)
 
     def fails(*args):
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(builder, "_write", fails)
+    monkeypatch.setattr(tfds_builder, "_write", fails)
     with pytest.raises(Exception, match="the disk is full"):
-        builder.build(config, tmp_path, overwrite=True, workers=Workers("DirectRunner"))
+        tfds_builder.build(
+            config, tmp_path, overwrite=True, workers=Workers("DirectRunner")
+        )
     left = files(tmp_path)
     assert {name: left[name] for name in before} == before
     assert not [name for name in left if "array_record" in name and name not in before]

@@ -8,8 +8,8 @@ from functools import partial
 import pytest
 from etils import epath
 
-from relay_jax import workers
-from relay_jax.workers import Workers, find_workers, spread
+from relay_jax import beam as beam_runner
+from relay_jax.beam import Workers, find_workers, spread
 
 beam = pytest.importorskip(
     "apache_beam", reason="needs Apache Beam: ./launch/beam.sh test"
@@ -114,7 +114,7 @@ def test_what_dataflow_needs_is_told_of_before_any_work(monkeypatch):
     with pytest.raises(ValueError) as error:
         find_workers("DataflowRunner", "")
     assert "pip install 'apache-beam[gcp]' --constraint" in str(error.value)
-    monkeypatch.setattr(workers, "_GCP", "apache_beam")  # as if it were there
+    monkeypatch.setattr(beam_runner, "_GCP", "apache_beam")  # as if it were there
     with pytest.raises(
         ValueError, match="validations errors: Missing .* option: project"
     ):

@@ -12,9 +12,9 @@ from relay_jax.config import (
     ModelConfig,
     TrainConfig,
 )
-from relay_jax.data import pipeline
+from relay_jax.data import loader
+from relay_jax.data.language_corpus import find_sources, is_held_out, prepare_corpus
 from relay_jax.data.text import open_windows
-from relay_jax.data.text_corpus import find_sources, is_held_out, prepare_corpus
 from relay_jax.tokens import SentencePieceTokenizer, load_run_tokenizer
 
 SOURCE = '''
@@ -54,19 +54,19 @@ def test_a_window_is_a_piece_of_the_text(tmp_path):
 def test_a_batch_is_a_function_of_seed_and_step(tmp_path):
     save(tmp_path / "train.npy", np.arange(500, dtype=np.uint16))
     bucket = BucketConfig("text", (8, 8), kind="text", path="train.npy")
-    model = ModelConfig(kind="decoder", vocab_size=500)
+    model = ModelConfig(kind="decoder", text_vocab_size=500)
     config = TrainConfig(model=model, data=DataConfig(4, {"text": bucket}))
-    made = list(pipeline.steps(config, tmp_path, 2, 5))
-    buckets = pipeline.open_buckets(config, tmp_path)
+    made = list(loader.steps(config, tmp_path, 2, 5))
+    buckets = loader.open_buckets(config, tmp_path)
     for now, step in zip(made, range(2, 5), strict=True):
-        again = pipeline.step_at(step, buckets, config)
+        again = loader.step_at(step, buckets, config)
         assert now.task.name == "text" and now.step == step
         np.testing.assert_array_equal(now.batch.tokens, again.batch.tokens)
     for one, two in itertools.combinations(made, 2):
         assert not np.array_equal(one.batch.tokens, two.batch.tokens)
     looped = TrainConfig(data=config.data)
     with pytest.raises(ValueError, match="text trains a decoder"):
-        pipeline.open_buckets(looped, tmp_path)
+        loader.open_buckets(looped, tmp_path)
 
 
 @pytest.mark.parametrize(

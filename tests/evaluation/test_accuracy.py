@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from relay_jax import records
+from relay_jax import files
 from relay_jax.config import ModelConfig, TrainConfig
-from relay_jax.data.align import flatten, right_align
-from relay_jax.evaluation import accuracy, figures, speech
-from relay_jax.evaluation.speech import Speech
-from relay_jax.evaluation.table import make_table
+from relay_jax.data.alignment import flatten, right_align
+from relay_jax.evaluation import accuracy, figures, predict
+from relay_jax.evaluation.predict import Predictions
+from relay_jax.evaluation.report import make_table
 from relay_jax.tasks import TASKS
 from relay_jax.tokens import EOS, PAD
 from relay_jax.training.step import init_params
@@ -19,14 +19,14 @@ COMMON = {"run": "r", "task": "edit_distance", "model": "ar", "seed": 0}
 
 
 def score_of(said, monkeypatch):
-    monkeypatch.setitem(accuracy.SPEAKERS, "looped", lambda *_: said)
+    monkeypatch.setitem(accuracy.PREDICTORS, "looped", lambda *_: said)
     return accuracy.score({}, ModelConfig(kind="looped"), TASK, EXAMPLES, 4)
 
 
 def true_speech():
     width = EXAMPLES.rounds.shape[-1] + 1
     rounds = right_align(EXAMPLES.rounds, width)
-    return Speech(EXAMPLES.answer.copy(), rounds.copy(), np.ones(4))
+    return Predictions(EXAMPLES.answer.copy(), rounds.copy(), np.ones(4))
 
 
 def test_one_wrong_token_costs_its_chain_its_round_and_its_place(monkeypatch):
@@ -63,7 +63,7 @@ def test_decoder_text_is_laid_over_the_true_rounds(monkeypatch):
     end = np.argmax(tokens[2] == EOS)
     tokens[2, end : end + 2] = tokens[2, end - 1], EOS  # a token too many
     tokens[3, np.argmax(tokens[3] == EOS)] = PAD  # never ends
-    monkeypatch.setattr(speech, "decoder_texts", lambda *_: (tokens, np.ones(4)))
+    monkeypatch.setattr(predict, "decoder_texts", lambda *_: (tokens, np.ones(4)))
     model = ModelConfig(kind="decoder")
     scored = accuracy.score({}, model, TASK, EXAMPLES, 4)
     np.testing.assert_array_equal(scored.chain, [True, False, False, False])
@@ -81,7 +81,7 @@ def test_what_a_decoder_writes_depends_on_no_longer_problem():
     )
     params = init_params(TrainConfig(model=model))  # so it hardly ever ends by itself
     alone, beside = (
-        speech.decoder_texts(
+        predict.decoder_texts(
             *(params, model, task),
             accuracy.test_problems(task, lengths, 4, 0, final=False),
             batch_size=8,
@@ -115,14 +115,14 @@ def test_records_table_and_figures(tmp_path, monkeypatch):
     whole = {(x["length"], x["metric"]): x for x in lines if "round" not in x}
     assert whole[3, "chain_accuracy"]["value"] == pytest.approx(2 / 3)
     assert whole[3, "chain_accuracy"]["count"] == 3
-    assert all(set(records.FIELDS) <= set(line) for line in lines)
+    assert all(set(files.FIELDS) <= set(line) for line in lines)
 
     table = make_table(lines, "edit_distance", "chain_accuracy").splitlines()
     assert table[1].split() == ["2", "3"]
     assert table[2].split() == ["ar", "1.000", "0.667"]
 
-    records.write_lines(tmp_path / "records.jsonl", lines)
-    again = list(records.read_lines(tmp_path / "records.jsonl"))
+    files.write_lines(tmp_path / "records.jsonl", lines)
+    again = list(files.read_lines(tmp_path / "records.jsonl"))
     assert again == lines
     figures.accuracy_by_length(again, "answer_accuracy", tmp_path / "f" / "a.png")
     figures.hit_matrices(again, "edit_distance", 3, tmp_path / "f" / "h.png")
@@ -180,9 +180,9 @@ def test_a_figure_shows_the_last_phase_of_those_that_learn_in_phases():
 def test_a_line_cut_off_by_a_crash_is_left_out(tmp_path):
     file = tmp_path / "metrics.jsonl"
     file.write_text('{"step": 1}\n{"step": 2}\n{"st')
-    assert list(records.read_lines(file)) == [{"step": 1}, {"step": 2}]
-    records.keep_until(file, 1)
+    assert list(files.read_lines(file)) == [{"step": 1}, {"step": 2}]
+    files.keep_until(file, 1)
     assert file.read_text() == '{"step": 1}\n'
     file.write_text('{"st\n{"step": 2}\n')
     with pytest.raises(ValueError, match="line 1: not JSON"):
-        list(records.read_lines(file))
+        list(files.read_lines(file))

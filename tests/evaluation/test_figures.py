@@ -5,13 +5,15 @@ import jax.numpy as jnp
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from relay_jax.decoding.draft_tree import END, DraftSequences, empty_tree, make_tree
 from relay_jax.evaluation import figures
-from relay_jax.rest.tree import END, Rows, empty_tree, make_tree
 
 
 def test_a_draft_tree_is_drawn_with_its_mask(tmp_path, monkeypatch):
     rows = [[3, 4, 5], [3, 4, 6], [7, END, END]]
-    rows = Rows(jnp.array([rows], jnp.int32), jnp.array([[3, 2, 1]], jnp.int32))
+    rows = DraftSequences(
+        jnp.array([rows], jnp.int32), jnp.array([[3, 2, 1]], jnp.int32)
+    )
     tree = jax.jit(make_tree, static_argnums=1)(rows, 8)  # there are only five
     words = ["root", " a", "b", "$c", "d$", "\n", *["none"] * 3]
     texts, masks, edges = [], [], []

@@ -5,12 +5,12 @@ import dataclasses
 import jax
 import pytest
 
-from relay_jax import config as configs
+from relay_jax import config_io
 from relay_jax.config import LossConfig, ModelConfig, TrainConfig
-from relay_jax.data import pipeline
+from relay_jax.data import loader
 from relay_jax.evaluation import flops
-from relay_jax.models.mesh import named_leaves
-from relay_jax.training.log import measure
+from relay_jax.models.sharding import named_leaves
+from relay_jax.training.metrics import measure
 from relay_jax.training.step import init_params, init_state, make_train_step
 
 MODEL = ModelConfig(
@@ -23,7 +23,7 @@ def make_config(**changes):
 
 
 def test_a_count_by_hand():
-    words = MODEL.num_words
+    words = MODEL.vocab_size
     layer = 4 * 8 * 8 + 2 * 8 * 16  # query, key, value, out; up, down
     attention = 2 * 5 * 8  # scores with 5 keys and their mix, 2 heads of 4
     layers = 2 * (layer + attention)
@@ -41,7 +41,7 @@ def test_a_count_by_hand():
     [
         {},
         {"num_kv_heads": 1, "activation": "swiglu", "head_dim": 6},
-        {"kind": "looped", "loop_input": "feedback", "differences": True},
+        {"kind": "looped", "input_injection": "feedback", "differences": True},
     ],
     ids=("decoder", "grouped", "looped"),
 )
@@ -63,12 +63,12 @@ def test_entries_are_those_of_the_parameters(changes):
 def test_xla_counts_hardly_more(kind):
     """What it counts beside the products is little where they are large. One layer and
     one loop: it counts the body of a loop once, however often it runs."""
-    bucket = {"task": "arithmetic", "lengths": (3, 3), "most_rounds": 1}
+    bucket = {"task": "arithmetic", "lengths": (3, 3), "max_rounds": 1}
     model = {"kind": kind, "num_layers": 1, "dim": 256, "mlp_dim": 1024, "dropout": 0.0}
     model |= {"num_numbers": 16, "activation": "relu", "position": {"scheme": "none"}}
     data = {"batch_size": 64, "buckets": {"arithmetic": bucket}}
-    config = configs.build(TrainConfig, {"model": model, "data": data})
-    step = pipeline.step_at(0, pipeline.open_buckets(config), config)
+    config = config_io.build(TrainConfig, {"model": model, "data": data})
+    step = loader.step_at(0, loader.open_buckets(config), config)
     state = jax.eval_shape(lambda: init_state(config, init_params(config)))
     about = {"task": step.task, "num_loops": step.num_loops}
     compiled = make_train_step(config).lower(state, step.batch, **about).compile()
@@ -87,14 +87,14 @@ def test_a_run_is_its_steps(kind):
     whole = {"task": "lis", "lengths": (20, 20), "options": options}
     buckets = {"whole": whole | {"weight": 3.0}}
     if kind == "looped":
-        buckets["drawn"] = whole | {"drawn_rounds": 2}
-    model = {"kind": kind, "loop_input": "feedback", "num_numbers": 256}
+        buckets["drawn"] = whole | {"sampled_rounds": 2}
+    model = {"kind": kind, "input_injection": "feedback", "num_numbers": 256}
     data = {"batch_size": 4, "buckets": buckets}
     values = {"model": model, "data": data, "num_steps": 100}
-    config = configs.build(TrainConfig, values)
-    opened, seen = pipeline.open_buckets(config), {}
+    config = config_io.build(TrainConfig, values)
+    opened, seen = loader.open_buckets(config), {}
     for step in range(20):
-        now = pipeline.step_at(step, opened, config)
+        now = loader.step_at(step, opened, config)
         seen[now.num_loops] = measure(config, now.batch, now.num_loops).flops
     if kind == "looped":
         assert flops.run_flops(config) == 75 * seen[4] + 25 * seen[2]

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from relay_jax import config as configs
+from relay_jax import config_io
 from relay_jax.config import TrainConfig
-from relay_jax.models import architecture, convert
-from relay_jax.rest.builder import build_datastore
+from relay_jax.models import hf_config, hf_weights
+from relay_jax.rest.build import build_datastore
 from relay_jax.training import checkpoint
 from relay_jax.training.step import init_params
 from tests.experiments.test_scripts import refusal, script
@@ -34,7 +34,7 @@ LLAMA = {
 def run(tmp_path_factory):
     """A run directory as `save_params` makes it, with Llama's kind of tokenizer."""
     path = tmp_path_factory.mktemp("runs") / "tiny"
-    config = configs.build(TrainConfig, {"model": LLAMA, "name": "tiny"})
+    config = config_io.build(TrainConfig, {"model": LLAMA, "name": "tiny"})
     checkpoint.save_params(path, config, init_params(config))
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter([f"def f{i}(x): return x + {i}" for i in range(99)]),
@@ -52,20 +52,22 @@ def test_there_and_back_again(run, tmp_path):
     folder, again = tmp_path / "hugging_face", tmp_path / "again"
     done = script("convert", f"--from={run}", f"--hugging_face={folder}")
     assert done.returncode == 0, done.stderr
-    assert (folder / convert.WEIGHTS).exists() and (folder / "tokenizer.model").exists()
+    assert (folder / hf_weights.WEIGHTS).exists() and (
+        folder / "tokenizer.model"
+    ).exists()
     done = script("convert", f"--from={folder}", f"--workdir={again}")
     assert done.returncode == 0, done.stderr
     (_, params), (config, found) = map(checkpoint.load_params, (run, again))
-    assert configs.to_dict(config.model) == configs.to_dict(config.model) | LLAMA
+    assert config_io.to_dict(config.model) == config_io.to_dict(config.model) | LLAMA
     jax.tree.map(np.testing.assert_array_equal, params, found)
 
     prompt = "--prompt=def f1(", "--max_new_tokens=12", "--num_draft=4", "--ignore_eos"
-    how = f"--run={folder}", "--drafter=context", *prompt
+    how = f"--run={folder}", "--drafter=prompt_lookup", *prompt
     spread = script("rest_generate", *how, "--mesh=1,1", "--print_ids")
     assert spread.returncode == 0, spread.stderr
     assert len(spread.stdout.split(",")) == 12
     # What the folder says of the tokens that end a text goes along, both ways.
-    file, ours = folder / "config.json", configs.to_dict(config.model)
+    file, ours = folder / "config.json", config_io.to_dict(config.model)
     values = json.loads(file.read_text())
     assert (values["bos_token_id"], values["eos_token_id"]) == (1, 2)
     file.write_text(json.dumps(values | {"eos_token_id": [5, 9]}))
@@ -76,11 +78,11 @@ def test_there_and_back_again(run, tmp_path):
     ):
         done = script("convert", f"--from={source}", f"--{flag}={target}")
         assert done.returncode == 0, done.stderr
-        assert architecture.read_special(target, "eos_token_id") == (5, 9)
+        assert hf_config.read_special(target, "eos_token_id") == (5, 9)
         assert (target / "special_tokens_map.json").exists()
     last = json.loads((tmp_path / "last" / "config.json").read_text())
     assert (last["bos_token_id"], last["eos_token_id"]) == (1, [5, 9])
-    assert configs.to_dict(architecture.read_model(tmp_path / "last")) == ours
+    assert config_io.to_dict(hf_config.read_model(tmp_path / "last")) == ours
 
     taken = refusal("convert", f"--from={folder}", f"--workdir={again}")
     assert f"{again} holds a model already" in taken
@@ -93,17 +95,17 @@ def test_a_tokenizer_with_too_many_words_is_refused(run, tmp_path):
     small = tmp_path / "small"
     small.mkdir()
     values = json.loads(file.read_text())
-    values["model"]["vocab_size"] = 99
+    values["model"]["text_vocab_size"] = 99
     (small / "config.json").write_text(json.dumps(values))
     (small / "tokenizer.model").write_bytes((run / "tokenizer.model").read_bytes())
-    flags = f"--run={small}", "--drafter=context", "--prompt=x"
+    flags = f"--run={small}", "--drafter=prompt_lookup", "--prompt=x"
     told = refusal("rest_generate", *flags)
     assert "words, the model 99; give the model's own with --tokenizer" in told
 
 
 def test_ids_need_no_tokenizer(tmp_path):
-    model = configs.build(TrainConfig, {"model": LLAMA}).model
-    convert.save_params(init_params(TrainConfig(model=model)), model, tmp_path / "m")
+    model = config_io.build(TrainConfig, {"model": LLAMA}).model
+    hf_weights.save_params(init_params(TrainConfig(model=model)), model, tmp_path / "m")
     words = {"tokenizer": "", "vocab_size": 320, "eos_id": 2}
     build_datastore([np.arange(3, 99)], tmp_path / "store", **words)
     how = f"--run={tmp_path}/m", "--prompt_ids=5,6,7", "--max_new_tokens=9"

@@ -9,9 +9,9 @@ from absl.testing import flagsaver
 
 from experiments import drafting, prompting
 from relay_jax.config import ModelConfig, TrainConfig
-from relay_jax.models import convert
-from relay_jax.rest import tree_size
-from relay_jax.rest.builder import build_datastore
+from relay_jax.models import hf_weights
+from relay_jax.rest import autotune
+from relay_jax.rest.build import build_datastore
 from relay_jax.tokens import TaskTokenizer
 from relay_jax.training.step import init_params
 
@@ -24,7 +24,7 @@ LLAMA = ModelConfig(
     norm="rms",
     activation="swiglu",
     dropout=0.0,
-    vocab_size=320,
+    text_vocab_size=320,
 )
 
 
@@ -38,10 +38,10 @@ def parsed():
 
 
 def test_num_draft_is_auto_or_numbers():
-    assert drafting.read_sizes() == [tree_size.AUTO]
-    with flagsaver.flagsaver(num_draft="8,auto, 64", drafter="context"):
+    assert drafting.read_sizes() == [autotune.AUTOTUNE]
+    with flagsaver.flagsaver(num_draft="8,auto, 64", drafter="prompt_lookup"):
         drafts, store = drafting.from_flags()
-        assert [draft.num_draft for draft in drafts] == [8, tree_size.AUTO, 64]
+        assert [draft.num_draft for draft in drafts] == [8, autotune.AUTOTUNE, 64]
         assert store is drafting.load_index(store) is None
         with pytest.raises(ValueError, match="takes one size here, got '8,auto, 64'"):
             drafting.one(drafts)
@@ -50,7 +50,7 @@ def test_num_draft_is_auto_or_numbers():
         with flagsaver.flagsaver(num_draft=wrong), refused:
             drafting.read_sizes()
     refused = pytest.raises(ValueError, match="num_draft must be 0..320")
-    with flagsaver.flagsaver(num_draft="999", drafter="context"), refused:
+    with flagsaver.flagsaver(num_draft="999", drafter="prompt_lookup"), refused:
         drafting.from_flags()
 
 
@@ -101,15 +101,15 @@ def test_documents_are_cut_into_pieces_and_first_prompts_left_out(tmp_path):
 
 def test_a_mix_takes_a_store_if_there_is_one():
     with flagsaver.flagsaver(num_draft="8"):
-        drafts, store = drafting.from_flags(names=["mixed", "recycle"])
-        assert [draft.drafter for draft in drafts] == ["mixed", "recycle"]
+        drafts, store = drafting.from_flags(names=["mixed", "token_recycling"])
+        assert [draft.drafter for draft in drafts] == ["mixed", "token_recycling"]
         assert store is None
         with pytest.raises(
             ValueError, match="rest_paper and rest need one; --drafter=m"
         ):
             drafting.from_flags(names=["mixed", "rest"])
         with flagsaver.flagsaver(datastore="/nowhere"):
-            drafting.from_flags(names=["recycle"])
+            drafting.from_flags(names=["token_recycling"])
             with pytest.raises(ValueError, match="/nowhere is not a datastore"):
                 drafting.from_flags(names=["mixed"])
 
@@ -133,7 +133,7 @@ def test_bad_prompts(given, message):
 def folder(tmp_path):
     """A Hugging Face folder without a tokenizer."""
     params = init_params(TrainConfig(model=LLAMA))
-    convert.save_params(params, LLAMA, tmp_path / "llama")
+    hf_weights.save_params(params, LLAMA, tmp_path / "llama")
     return tmp_path / "llama"
 
 
@@ -180,8 +180,8 @@ def test_a_wrong_model_is_told_before_the_datastore_is_loaded(
     folder, tmp_path, given, message, monkeypatch
 ):
     monkeypatch.setitem(drafting.INDEXES, "device", None)
-    convert.save_params(init_params(TrainConfig(model=LLAMA)), LLAMA, folder, 20_000)
-    (folder / convert.WEIGHTS).unlink()
+    hf_weights.save_params(init_params(TrainConfig(model=LLAMA)), LLAMA, folder, 20_000)
+    (folder / hf_weights.WEIGHTS).unlink()
     sorted(folder.glob("model-*"))[1].unlink()
     words = {"tokenizer": WORDS.identity, "vocab_size": 53, "eos_id": 1}
     store = build_datastore([np.arange(9)], tmp_path / "store", **words)

@@ -9,8 +9,8 @@ import pytest
 import sentencepiece
 from etils import epath
 
-from relay_jax.data.corpus import read_json_fields
-from relay_jax.data.text_corpus import train_words
+from relay_jax.data.corpora import read_json_fields
+from relay_jax.data.language_corpus import train_tokenizer
 from relay_jax.rest.replay import load_targets
 from relay_jax.tokens import SentencePieceTokenizer, TaskTokenizer
 from tests.experiments.test_scripts import refusal, script
@@ -71,7 +71,7 @@ def test_half_of_human_eval(tmp_path):
     pairs = list(read_json_fields([epath.Path(HUMAN_EVAL)], keys))
     assert len(pairs) == 164
     words = tmp_path / "words.model"
-    words.write_bytes(train_words([a + b for a, b in pairs], 600))
+    words.write_bytes(train_tokenizer([a + b for a, b in pairs], 600))
     arguments = (f"--jsonl={HUMAN_EVAL}", f"--text_key={keys[1]}", "--every=2")
     done = make(tmp_path, *arguments, "--offset=1", tokenizer=words)
     assert done.returncode == 0, done.stderr

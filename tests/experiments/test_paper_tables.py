@@ -13,10 +13,10 @@ import pytest
 from etils import epath
 
 from experiments import humaneval, mtbench, paper_table
-from relay_jax import config as configs
+from relay_jax import config_io
 from relay_jax.config import CorpusConfig, TrainConfig
-from relay_jax.data.text_corpus import prepare_corpus
-from relay_jax.evaluation import sandbox
+from relay_jax.data.language_corpus import prepare_corpus
+from relay_jax.rest import sandbox
 from relay_jax.training import checkpoint
 from relay_jax.training.step import init_params
 from tests.experiments.test_scripts import ROOT, refusal, script
@@ -47,10 +47,15 @@ def run(tmp_path_factory):
         (code / f"{number}.py").write_text(text)
     prepare_corpus(CorpusConfig(str(code), held_out_one_in=4), 300, path)
     model = {"kind": "decoder", "num_layers": 1, "dim": 16, "mlp_dim": 16}
-    values = {"model": model | {"vocab_size": 300}, "name": "tiny"}
-    config = configs.build(TrainConfig, values)
+    values = {"model": model | {"text_vocab_size": 300}, "name": "tiny"}
+    config = config_io.build(TrainConfig, values)
     checkpoint.save_params(path, config, init_params(config))
-    return f"--run={path}", "--drafter=context", "--num_draft=4", "--max_new_tokens=8"
+    return (
+        f"--run={path}",
+        "--drafter=prompt_lookup",
+        "--num_draft=4",
+        "--max_new_tokens=8",
+    )
 
 
 def test_humaneval_is_resumed_and_executed(run, tmp_path):

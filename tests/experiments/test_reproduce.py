@@ -13,11 +13,12 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from experiments import relay_tables, reproduction
-from experiments.configs import paper, recipe, small
+from experiments.configs import paper, relay_recipe, small
 from experiments.reproduction import FIGURES, RECIPES, TABLES
 from relay_jax import config as configs
-from relay_jax import records, stages
+from relay_jax import files
 from relay_jax.evaluation import flops
+from relay_jax.relay import stages
 from relay_jax.training import loop
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -26,15 +27,15 @@ SIZE = {"model": MODEL, "batch_size": 4, "step_share": 0.0, "final": 8}
 FAST = {"log_every_steps": 10}
 
 
-def tiny(least_steps, **plans):
+def tiny(min_steps, **plans):
     """The paper's recipe with next to nothing of everything."""
 
     def get_config(which):
-        chosen, run = recipe.select(plans, which)
+        chosen, run = relay_recipe.select(plans, which)
         config = paper.paper(chosen, small.SELF_MADE)
-        config = recipe.resize(config, **SIZE, least_steps=least_steps)
-        runs = {n: recipe.merge(run, FAST) for n, run in config["runs"].items()}
-        return ConfigDict(recipe.choose(config | {"runs": runs}, run))
+        config = relay_recipe.resize(config, **SIZE, min_steps=min_steps)
+        runs = {n: relay_recipe.merge(run, FAST) for n, run in config["runs"].items()}
+        return ConfigDict(relay_recipe.choose(config | {"runs": runs}, run))
 
     return types.SimpleNamespace(get_config=get_config)
 
@@ -53,7 +54,9 @@ def script(*arguments):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_has_what_the_figures_and_tables_need(name):
-    everything = FIGURES["2"]._replace(experiments=(*paper.PLANS, recipe.MULTITASK))
+    everything = FIGURES["2"]._replace(
+        experiments=(*paper.PLANS, relay_recipe.MULTITASK)
+    )
     every_plan = reproduction.read_plans(name, everything)
     wanted = {experiment: {} for experiment in every_plan}
     for needs in (*FIGURES.values(), *TABLES.values()):
@@ -131,7 +134,7 @@ def test_a_figure_in_pieces_is_the_figure_in_one(tmp_path, monkeypatch, capsys):
     plans = make(path, needs)
     assert reproduction.unfinished(plans, needs, path) == []
     whole = (path / "records.jsonl").read_bytes()
-    lines = list(records.read_lines(path / "records.jsonl"))
+    lines = list(files.read_lines(path / "records.jsonl"))
     assert {(x["model"], x["length"], x["experiment"]) for x in lines} == {
         ("ar", 6, "multitask"),
         ("looped_aligned", 6, "multitask"),
@@ -190,7 +193,7 @@ def test_a_figure_by_length_is_drawn_from_the_lines_that_are_its_own(
     needs = FIGURES["2"]
     common = {"seed": 0, "metric": "answer_accuracy", "value": 1.0, "count": 8}
     written = [
-        records.make_record(
+        files.make_record(
             **common, run=run, model=run, task=task, length=3, experiment=experiment
         )
         for experiment, task in (
@@ -200,7 +203,7 @@ def test_a_figure_by_length_is_drawn_from_the_lines_that_are_its_own(
         )
         for run in ("looped_vanilla", "ar_relay", "ar")
     ]
-    records.write_lines(tmp_path / "records.jsonl", written)
+    files.write_lines(tmp_path / "records.jsonl", written)
     plans = reproduction.read_plans("small", needs)
     reproduction.report("figure_2", needs, plans, epath.Path(tmp_path))
     ((lines, metric, file, trained),) = drawn
@@ -234,7 +237,7 @@ def test_what_a_filter_kept_too_few_of_is_told(tmp_path):
         about = {"experiment": "multitask", "run": name, "metric": "samples"}
         lines.append(about | {"count": made})
     assert len(lines) == 4 * 3
-    records.write_lines(tmp_path / "records.jsonl", lines)
+    files.write_lines(tmp_path / "records.jsonl", lines)
     assert list(reproduction.fewer_chains(plans, needs, epath.Path(tmp_path))) == [
         "multitask/chains_self_oracle_2_edit_distance: 1 chains, 40 were planned"
     ]
@@ -296,7 +299,7 @@ def test_wrong_inputs_end_in_a_clear_line(tmp_path):
         "edit_distance": [],
         "lis": ["ar"],
     }
-    records.write_json(tmp_path / "recipe.json", {"recipe": "paper"})
+    files.write_json(tmp_path / "recipe.json", {"recipe": "paper"})
     done = script("--figure=2", "--recipe=small", f"--workdir={tmp_path}")
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr == (

@@ -15,10 +15,10 @@ from experiments.configs import paper, quickstart, quickstart_ed, quickstart_lis
 from experiments.configs import quickstart_multitask as multitask
 from experiments.configs import quickstart_self_made as self_made
 from relay_jax import config as configs
-from relay_jax import records
-from relay_jax.data.pipeline import make_task, open_buckets
-from relay_jax.data.written import chain_file, save_chains
-from relay_jax.stages import check_stages
+from relay_jax import config_io, files
+from relay_jax.data.chain_files import chain_file, save_chains
+from relay_jax.data.loader import make_task, open_buckets
+from relay_jax.relay.stages import check_stages
 from relay_jax.training import checkpoint, loop
 from tests.processes import DEVICES
 
@@ -207,16 +207,16 @@ def test_quickstart_from_end_to_end(tmp_path):
     done = script("quickstart", f"--config={file}", f"--workdir={tmp_path}/work")
     assert done.returncode == 0, done.stderr
     assert "answer_accuracy on arithmetic, by length" in done.stdout
-    drafted = list(records.read_lines(tmp_path / "work" / "rest_records.jsonl"))
+    drafted = list(files.read_lines(tmp_path / "work" / "rest_records.jsonl"))
     assert [line["drafter"] for line in drafted][:2] == ["none", "rest"]
     assert drafted[1]["num_draft"] == 8 and drafted[2]["chosen"]
     assert all(line["same_texts"] == 1 for line in drafted)
-    lines = list(records.read_lines(tmp_path / "work" / "records.jsonl"))
+    lines = list(files.read_lines(tmp_path / "work" / "records.jsonl"))
     assert {line["model"] for line in lines} == {
         *("ar", "looped_vanilla", "looped_aligned", "ar_relay", "ar_control"),
     }
     assert {line["length"] for line in lines} == set(range(1, 9))
-    assert all(set(line) == set(records.FIELDS) for line in lines)
+    assert all(set(line) == set(files.FIELDS) for line in lines)
     assert (tmp_path / "work" / "figures" / "hit_matrix_arithmetic_8.png").exists()
     again = script("quickstart", f"--config={file}", f"--workdir={tmp_path}/work")
     assert "already there" in again.stdout
@@ -233,7 +233,7 @@ QUICKSTARTS = [quickstart, quickstart_lis, quickstart_ed, multitask, self_made]
 
 @pytest.mark.parametrize("module", QUICKSTARTS)
 def test_quickstart_configs_are_whole(module):
-    config = configs.build(configs.RelayConfig, module.get_config().to_dict())
+    config = config_io.build(configs.RelayConfig, module.get_config().to_dict())
     check_stages({**config.runs, **config.chains})
     relay, control = (config.runs.get(f"ar_{name}") for name in ("relay", "control"))
     if relay and control:  # they differ in the chains alone
@@ -241,7 +241,7 @@ def test_quickstart_configs_are_whole(module):
         assert old == control.data.buckets
     for name in ("ar", "looped_vanilla"):
         one = module.get_config(name).to_dict()
-        assert configs.build(configs.TrainConfig, one) == config.runs[name]
+        assert config_io.build(configs.TrainConfig, one) == config.runs[name]
 
 
 def shrink(run):
@@ -264,26 +264,26 @@ def write_true_chains(run, chains, path):
         if bucket.kind == "chains" and not (path / bucket.path).exists():
             shortest, longest = bucket.lengths
             counts = {str(n): 3 for n in range(shortest, longest + 1)}
-            values = configs.to_dict(chains[bucket.path]) | {"counts": counts}
-            config = configs.build(configs.ChainsConfig, values)
+            values = config_io.to_dict(chains[bucket.path]) | {"counts": counts}
+            config = config_io.build(configs.ChainsConfig, values)
             folder = checkpoint.open_run(path / bucket.path, config)
             task = make_task(config.task, config.options)
             for length in map(int, counts):
                 true = task.sample(np.random.default_rng(0), np.full(3, length))
                 save_chains(chain_file(folder, task, length), true, np.zeros(5, int))
-            records.write_json(folder / "summary.json", {})
+            files.write_json(folder / "summary.json", {})
 
 
 @pytest.mark.parametrize("which", [*paper.PLANS, "multitask"])
 def test_paper_configs_have_the_papers_values_and_take_a_step(which, tmp_path):
     values = paper.get_config(which).to_dict()
-    config = configs.build(configs.RelayConfig, values)
+    config = config_io.build(configs.RelayConfig, values)
     check_stages({**config.runs, **config.chains})
     for name, run in config.runs.items():
         assert (run.model.num_layers, run.model.dim, run.model.num_heads) == (3, 256, 4)
         assert run.model.position.scheme == "rope"
         assert run.model.dropout == 0.1
-        assert run.model.loop_input == "hidden"
+        assert run.model.input_injection == "hidden"
         assert run.data.batch_size == 512
         assert run.optimizer.weight_decay == 0.01
         assert run.optimizer.warmup_share == 0.01
@@ -297,7 +297,7 @@ def test_paper_configs_have_the_papers_values_and_take_a_step(which, tmp_path):
     if which == "multitask":  # the other kinds of runs, once
         steps += ["looped_vanilla", "ar_control", "ar_self_oracle_5"]
     for name in steps:
-        small = configs.build(configs.TrainConfig, shrink(values["runs"][name]))
+        small = config_io.build(configs.TrainConfig, shrink(values["runs"][name]))
         write_true_chains(small, config.chains, tmp_path)
         loops = {b.task.name: b.num_loops for b in open_buckets(small, tmp_path / name)}
         assert set(loops.values()) == {2}
@@ -324,7 +324,7 @@ TABLE_3 = {  # samples within the training lengths, and of each length beyond
 
 @pytest.mark.parametrize("task", TABLE_3)
 def test_merged_data_have_the_counts_of_table_3(task):
-    config = configs.build(configs.RelayConfig, paper.get_config(task).to_dict())
+    config = config_io.build(configs.RelayConfig, paper.get_config(task).to_dict())
     within, beyond = TABLE_3[task]
     counts = {int(n): c for n, c in config.chains[f"chains_{task}"].counts.items()}
     assert counts == pytest.approx(beyond, abs=0.5)  # LIS: it falls evenly
@@ -347,7 +347,7 @@ def test_the_speed_of_the_tasks_is_recorded(tmp_path):
     file = tmp_path / "speed.jsonl"
     done = script("sample_benchmark", "--count=8", "--repeats=1", f"--records={file}")
     assert done.returncode == 0, done.stderr
-    lines = {line["task"]: line for line in records.read_lines(file)}
+    lines = {line["task"]: line for line in files.read_lines(file)}
     assert set(lines) == set(paper.PLANS) and lines["lis"]["lengths"] == [1, 100]
     for line in lines.values():
         assert line["examples_a_cpu_second"] > 0 and line["count"] == 8
@@ -360,8 +360,8 @@ def test_decode_steps_are_measured_against_the_memory(tmp_path):
     small += ["--num_draft=4", f"--trace={tmp_path}/trace"]
     done = script("decode_benchmark", *small, f"--records={file}")
     assert done.returncode == 0, done.stderr
-    lines = list(records.read_lines(file))
-    drafters = ["context", "recycle", "rest", "mixed"]
+    lines = list(files.read_lines(file))
+    drafters = ["prompt_lookup", "token_recycling", "rest", "mixed"]
     assert [line["step"] for line in lines] == ["plain", *drafters]
     traced = {file.parents[3].name for file in tmp_path.rglob("*.xplane.pb")}
     assert traced == {"plain", *drafters}
@@ -382,7 +382,7 @@ def test_a_shipped_model_is_evaluated_and_not_written_over(tmp_path):
     place = f"--workdir={tmp_path}/evaluation"
     done = script("evaluate", f"--run={tmp_path}/ship", *chosen, place)
     assert done.returncode == 0, done.stderr
-    lines = records.read_lines(tmp_path / "evaluation/records.jsonl")
+    lines = files.read_lines(tmp_path / "evaluation/records.jsonl")
     assert {line["length"] for line in lines} == {1, 3}
 
 
@@ -390,7 +390,7 @@ def test_drafts_from_a_store_change_no_text(tmp_path):
     """Store, replay, generation and benchmark, one after another."""
     tiny = [argument for argument in TINY if "model" not in argument]
     run, store = f"--run={tmp_path}/ar", f"--datastore={tmp_path}/store"
-    changes = "--config.model.kind=decoder", "--config.model.loop_input=hidden"
+    changes = "--config.model.kind=decoder", "--config.model.input_injection=hidden"
     done = script("train", *tiny, *changes, f"--workdir={tmp_path}/ar")
     assert done.returncode == 0, done.stderr
 
@@ -402,7 +402,7 @@ def test_drafts_from_a_store_change_no_text(tmp_path):
     done = script("build_datastore", store, *words, f"--records={tmp_path}/built.jsonl")
     assert done.returncode == 0, done.stderr
     assert "5 documents, 1,205 tokens in 1 shards, " in done.stdout
-    (built,) = records.read_lines(tmp_path / "built.jsonl")
+    (built,) = files.read_lines(tmp_path / "built.jsonl")
     assert built["tokens"] == 1205 and 6 < built["bytes_a_token"] < 8.5
     assert built["tokens_a_cpu_second"] > 0 and built["opening_ms"] > 0
     assert built["command"].startswith("python -m experiments.build_datastore")
@@ -423,11 +423,11 @@ def test_drafts_from_a_store_change_no_text(tmp_path):
     assert line["M"] > 5  # the text repeats itself
     assert line["steps"] == round(260 / line["M"])
 
-    told = refusal("rest_replay", f"--targets={targets}", "--drafter=recycle")
+    told = refusal("rest_replay", f"--targets={targets}", "--drafter=token_recycling")
     assert "measure it while a model decodes (rest_benchmark" in told
 
     prompt = "--prompt=[ARI] 1+2*3=", "--max_new_tokens=30", "--ignore_eos"
-    fixed = "--drafter=context", "--num_draft=8"
+    fixed = "--drafter=prompt_lookup", "--num_draft=8"
     plain = script("rest_generate", run, "--drafter=none", *prompt)
     assert plain.returncode == 0, plain.stderr
     assert "30 tokens in 30 steps (M = 1.00)" in plain.stderr
@@ -443,12 +443,16 @@ def test_drafts_from_a_store_change_no_text(tmp_path):
     arguments = "--task=arithmetic", "--length=2", "--count=4", "--repeats=1"
     done = script(
         *("rest_benchmark", run, *arguments, f"--workdir={tmp_path}/bench"),
-        *("--drafters=context", "--num_draft=4,auto"),
+        *("--drafters=prompt_lookup", "--num_draft=4,auto"),
         f"--tree_size_cache={tmp_path}/times.json",
     )
     assert done.returncode == 0, done.stderr
-    lines = list(records.read_lines(tmp_path / "bench" / "records.jsonl"))
-    assert [line["drafter"] for line in lines] == ["none", "context", "context"]
+    lines = list(files.read_lines(tmp_path / "bench" / "records.jsonl"))
+    assert [line["drafter"] for line in lines] == [
+        "none",
+        "prompt_lookup",
+        "prompt_lookup",
+    ]
     assert lines[0]["M"] == 1.0 and lines[1]["M"] >= 1.0
     assert [line["chosen"] for line in lines] == [False, False, True]
     assert lines[2]["num_draft"] in (0, 4, 8, 16, 32, 64)
@@ -462,9 +466,10 @@ def test_drafts_from_a_store_change_no_text(tmp_path):
     texts = words[0], "--prompt_tokens=4", "--count=2"
     done = script("calibrate", run, *own, *texts, *weights)
     assert done.returncode == 0, done.stderr
-    made = records.read_json(tmp_path / "weights.json")["weights"]
+    made = files.read_json(tmp_path / "weights.json")["weights"]
     assert (
-        len(made["text_weights"]) == 16 and f"fading: {made['fading']}" in done.stdout
+        len(made["text_weights"]) == 16
+        and f"depth_decay: {made['depth_decay']}" in done.stdout
     )
     told = f"--weights={tmp_path}/weights.json"
     weighed = script("rest_generate", run, *fixed, told, *prompt)
@@ -482,29 +487,29 @@ def test_gather_joins_the_seeds_of_a_quickstart(tmp_path):
         run = tmp_path / f"seed{seed}"
         (run / "ar").mkdir(parents=True)
         call = {"command": "c", "seed": seed, "trained": {"lis": [1, 2]}}
-        records.append_lines(run / "run.jsonl", [call])
+        files.append_lines(run / "run.jsonl", [call])
         stage = {"steps": 7, "seconds": 1.5, "num_params": 3, "params_sha256": "ab"}
-        records.write_json(run / "ar" / "summary.json", stage | {"final": []})
+        files.write_json(run / "ar" / "summary.json", stage | {"final": []})
         losses = [{"step": n, "loss": 0.5} for n in range(1, 8)]
-        records.append_lines(run / "ar" / "metrics.jsonl", losses)
+        files.append_lines(run / "ar" / "metrics.jsonl", losses)
         common = {"run": "ar", "task": "lis", "model": "ar", "seed": seed, "count": 4}
         lines = [
-            records.make_record(**common, length=2, metric=metric, value=0.5 + seed / 4)
+            files.make_record(**common, length=2, metric=metric, value=0.5 + seed / 4)
             for metric in ("answer_accuracy", "chain_accuracy", "token_accuracy")
         ]
-        records.append_lines(run / "records.jsonl", lines)
-        hit = records.make_record(
+        files.append_lines(run / "records.jsonl", lines)
+        hit = files.make_record(
             **common, length=2, metric="hit_accuracy", value=0.5, round=0, place=0
         )
-        records.append_lines(run / "hit_records.jsonl", [hit])
+        files.append_lines(run / "hit_records.jsonl", [hit])
     alone = tmp_path / "alone"  # a training by itself
     alone.mkdir()
-    records.append_lines(alone / "run.jsonl", [{"command": "c", "seed": 2}])
-    records.append_lines(alone / "metrics.jsonl", losses)
-    last = records.make_record(
+    files.append_lines(alone / "run.jsonl", [{"command": "c", "seed": 2}])
+    files.append_lines(alone / "metrics.jsonl", losses)
+    last = files.make_record(
         **common | {"seed": 2}, length=2, metric="answer_accuracy", value=1.0
     )
-    records.write_json(alone / "summary.json", stage | {"final": [last]})
+    files.write_json(alone / "summary.json", stage | {"final": [last]})
     arguments = (
         f"--run={tmp_path}/seed0,{tmp_path}/seed1,{alone}",
         f"--results={tmp_path}/x.jsonl",
@@ -513,7 +518,7 @@ def test_gather_joins_the_seeds_of_a_quickstart(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "mean of all seeds" in done.stdout and "ar  0.750" in done.stdout
     assert "lowest of all seeds" in done.stdout and "ar  0.500" in done.stdout
-    lines = list(records.read_lines(tmp_path / "x.jsonl"))
+    lines = list(files.read_lines(tmp_path / "x.jsonl"))
     whole = ["call", "stage", *["record"] * 3, "hit"]
     assert [line["kind"] for line in lines] == [*whole, *whole, *whole[:3]]
     assert (tmp_path / "figures" / "x_hit_matrix_lis_2.png").exists()
@@ -523,13 +528,13 @@ def test_gather_joins_the_seeds_of_a_quickstart(tmp_path):
     again = f"--run={tmp_path}/x.jsonl", f"--results={tmp_path}/again.jsonl"
     done = script("gather", *again)
     assert done.returncode == 0, done.stderr
-    assert list(records.read_lines(tmp_path / "again.jsonl")) == lines
+    assert list(files.read_lines(tmp_path / "again.jsonl")) == lines
     twice = f"--run={tmp_path}/seed0,{tmp_path}/seed0", f"--results={tmp_path}/y.jsonl"
     told = refusal("gather", *twice)
     assert "both measure 'ar' of seed 0 on lis, which would count as two seeds" in told
     missing = refusal("gather", f"--run={tmp_path}", f"--results={tmp_path}/y.jsonl")
     assert "holds no finished quickstart" in missing
-    records.write_lines(tmp_path / "run.jsonl", [{"command": "c"}])
+    files.write_lines(tmp_path / "run.jsonl", [{"command": "c"}])
     other = refusal("gather", f"--run={tmp_path}", f"--results={tmp_path}/y.jsonl")
     assert "its run.jsonl names no seed" in other
     plain = f"--run={tmp_path}/seed0/records.jsonl"

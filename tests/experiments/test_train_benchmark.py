@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 
-from relay_jax import records
+from relay_jax import files
 from tests.experiments.test_scripts import refusal, script
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
@@ -20,7 +20,7 @@ def test_a_step_is_recorded_with_all_that_it_is_measured_by(tmp_path):
     peer = ["--peer"] if HAS_TORCH else []
     done = script("train_benchmark", *TINY, *FEW, *peer, f"--records={file}")
     assert done.returncode == 0, done.stderr
-    ours, *theirs = records.read_lines(file)
+    ours, *theirs = files.read_lines(file)
     assert [line["side"] for line in theirs] == ["torch"] * len(peer)
     for line in (ours, *theirs):
         assert line["command"].startswith("python -m experiments.train_benchmark")
@@ -39,7 +39,7 @@ def test_a_decoder_with_muon_is_timed(tmp_path):
     changes = ["--config.model.kind=decoder", "--config.optimizer.kind=muon"]
     done = script("train_benchmark", *TINY, *FEW, *changes, f"--records={file}")
     assert done.returncode == 0, done.stderr
-    (line,) = records.read_lines(file)
+    (line,) = files.read_lines(file)
     assert line["optimizer"] == "muon" and line["num_loops"] == 1
     assert line["positions"] == 4 * line["width"]
 

@@ -4,22 +4,22 @@ import pytest
 
 from experiments.configs import code_lm, code_lm_gpu
 from relay_jax import config as configs
-from relay_jax import records
+from relay_jax import config_io, files
 from tests.experiments.test_scripts import refusal, script
 
 SMALL = [
     "--config=experiments/configs/code_lm.py",
     *("--config.train.model.dim=16", "--config.train.model.num_layers=1"),
     *("--config.train.model.num_heads=2", "--config.train.model.mlp_dim=16"),
-    *("--config.train.model.vocab_size=340", "--config.train.num_steps=4"),
+    *("--config.train.model.text_vocab_size=340", "--config.train.num_steps=4"),
     *("--config.train.evaluation.final=4", "--config.corpus.held_out_one_in=4"),
 ]
 
 
 @pytest.mark.parametrize("module", [code_lm, code_lm_gpu])
 def test_configs_are_whole(module):
-    config = configs.build(configs.LanguageConfig, module.get_config().to_dict())
-    assert config.train.model.kind == "decoder" and config.train.model.vocab_size
+    config = config_io.build(configs.LanguageConfig, module.get_config().to_dict())
+    assert config.train.model.kind == "decoder" and config.train.model.text_vocab_size
 
 
 def test_the_run_directory_is_all_that_drafting_needs(tmp_path):
@@ -52,7 +52,7 @@ def test_the_run_directory_is_all_that_drafting_needs(tmp_path):
         *("--drafters=rest", "--num_draft=8", "--max_new_tokens=12", "--repeats=1"),
     )
     assert done.returncode == 0, done.stderr
-    lines = list(records.read_lines(tmp_path / "bench" / "records.jsonl"))
+    lines = list(files.read_lines(tmp_path / "bench" / "records.jsonl"))
     assert [line["drafter"] for line in lines] == ["none", "rest"]
     assert lines[0]["texts"] == 2 and lines[0]["prompts"].endswith("held_out.npy")
     # The ids alone, and nothing said of whose they are.

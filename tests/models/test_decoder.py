@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from relay_jax.config import ModelConfig, PositionConfig, TrainConfig
-from relay_jax.models.cache import make_cache, write_cache
 from relay_jax.models.decoder import Decoder, run_decoder, unstack_layers
+from relay_jax.models.kv_cache import make_cache, write_cache
 from relay_jax.training.step import init_params
 
 ROPE = ModelConfig(

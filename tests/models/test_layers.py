@@ -10,7 +10,7 @@ import pytest
 from relay_jax.config import ModelConfig, PositionConfig
 from relay_jax.models.layers import (
     Attention,
-    Codebook,
+    Embedding,
     RelativeBias,
     directions,
     rotate,
@@ -135,8 +135,8 @@ def test_directions_drawn():
 
 def test_digits_share_their_places():
     model = dataclasses.replace(MODEL, number_code="digits", num_numbers=256)
-    params = Codebook(model).init(jax.random.key(0))
-    table = np.asarray(Codebook(model).apply(params))
+    params = Embedding(model).init(jax.random.key(0))
+    table = np.asarray(Embedding(model).apply(params))
     digits = np.asarray(params["params"]["digits"])
     assert table.shape == (FIRST_NUMBER + 256, 16)
     expected = digits[0, 7] + digits[1, 4] + digits[2, 2]

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from relay_jax.config import ModelConfig, PositionConfig, TrainConfig
-from relay_jax.data.align import looped_batch
-from relay_jax.models.looped import LoopedModel, Teacher, run_looped
-from relay_jax.models.memory import read_round
+from relay_jax.data.alignment import looped_batch
+from relay_jax.models.feedback import read_round
+from relay_jax.models.looped import LoopedModel, TeacherForcing, run_looped
 from relay_jax.tasks import TASKS
 from relay_jax.tokens import PAD
-from relay_jax.training.loss import iteration_loss
+from relay_jax.training.losses import iteration_loss
 from relay_jax.training.step import init_params
 
 BIAS = PositionConfig(
@@ -23,12 +23,12 @@ BIAS = PositionConfig(
 SMALL = ModelConfig(num_layers=2, dim=16, mlp_dim=32, num_heads=4, num_numbers=64)
 CONFIGS = {
     "paper": SMALL,
-    "problem": dataclasses.replace(SMALL, loop_input="problem", position=BIAS),
+    "problem": dataclasses.replace(SMALL, input_injection="problem", position=BIAS),
     "none": dataclasses.replace(SMALL, position=PositionConfig(scheme="none")),
-    "feedback": dataclasses.replace(SMALL, loop_input="feedback", position=BIAS),
-    "soft": dataclasses.replace(SMALL, loop_input="feedback", feedback="soft"),
+    "feedback": dataclasses.replace(SMALL, input_injection="feedback", position=BIAS),
+    "soft": dataclasses.replace(SMALL, input_injection="feedback", feedback="soft"),
     "differences": dataclasses.replace(
-        SMALL, loop_input="feedback", differences=True, number_code="digits"
+        SMALL, input_injection="feedback", differences=True, number_code="digits"
     ),
 }
 TASK_OPTIONS = {
@@ -95,18 +95,18 @@ def test_loops_are_a_prefix_of_more_loops(name, task_name):
 def test_parameters_depend_neither_on_loops_nor_on_remat(name):
     model = CONFIGS[name]
     task, batch = make_batch("edit_distance", [2, 3], 3)
-    workspace = task.workspace(jnp.asarray(batch.problem), 3)
+    scratchpad = task.scratchpad(jnp.asarray(batch.problem), 3)
 
     def shapes(config, num_loops):
-        made = task.workspace(jnp.asarray(batch.problem), num_loops)
-        made = made if config.loop_input == "feedback" else None
+        made = task.scratchpad(jnp.asarray(batch.problem), num_loops)
+        made = made if config.input_injection == "feedback" else None
         init = LoopedModel(config).init
         rest = batch.problem, made, batch.num_rounds
         key = jax.random.key(0)
         tree = jax.eval_shape(lambda k: init(k, *rest, num_loops=num_loops), key)
         return jax.tree_util.tree_leaves_with_path(tree)
 
-    assert workspace.source.shape[0] == 3
+    assert scratchpad.source.shape[0] == 3
     remat = dataclasses.replace(model, remat=True)
     assert shapes(model, 3) == shapes(model, 7) == shapes(remat, 3)
 
@@ -167,7 +167,7 @@ def test_true_speech_needs_no_teacher(name, task_name):
     task, batch = make_batch(task_name, [2, 3, 3], 3)
     free = run(model, task, batch, 3, params)
     heard = jax.vmap(read_round)(free.rounds)
-    forced = Teacher(heard, jnp.ones((3, 3), bool))
+    forced = TeacherForcing(heard, jnp.ones((3, 3), bool))
     same = run(model, task, batch, 3, params, teacher=forced)
     if name != "soft":  # soft feedback carries more than its most likely words
         np.testing.assert_array_equal(free.rounds, same.rounds)

@@ -7,7 +7,7 @@ import pytest
 
 from relay_jax.config import DraftConfig
 from relay_jax.rest import calibrate, drafters
-from relay_jax.rest.builder import build_datastore
+from relay_jax.rest.build import build_datastore
 from relay_jax.rest.index import load_index
 from relay_jax.rest.replay import Target
 
@@ -79,7 +79,7 @@ def test_weights_are_shares_by_the_number_of_rows():
     made = calibrate.weigh(calibrate.Counts(rows, right, held, np.array(1000)))
     assert made["text_weights"][1] == calibrate.HEAVIEST
     assert made["store_weights"][0] == round(calibrate.HEAVIEST * 0.1 / 9.996 / 0.9)
-    assert made["fading"] == 0.5
+    assert made["depth_decay"] == 0.5
     nothing = calibrate.Counts(rows * 0, rows * 0, held * 0, np.array(0))
-    drafters.check(DraftConfig("context", 8, **calibrate.weigh(nothing)), None)
-    drafters.check(DraftConfig("context", 8, **made), None)
+    drafters.check(DraftConfig("prompt_lookup", 8, **calibrate.weigh(nothing)), None)
+    drafters.check(DraftConfig("prompt_lookup", 8, **made), None)

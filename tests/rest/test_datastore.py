@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from etils import epath
 
-from relay_jax import records
-from relay_jax.rest import builder, datastore
-from relay_jax.rest.builder import build_datastore, order_places
+from relay_jax import files
+from relay_jax.rest import build, datastore
+from relay_jax.rest.build import build_datastore, sort_suffixes
+from relay_jax.rest.checksum import load_checked
 from relay_jax.rest.datastore import open_datastore
 from relay_jax.rest.index import load_index
-from relay_jax.rest.seal import load_sealed
 from relay_jax.tokens import IdTokenizer, TaskTokenizer
 
 WORDS = {"tokenizer": "test", "vocab_size": 50, "eos_id": 1}
@@ -32,7 +32,7 @@ def test_places_are_sorted_by_the_text_before_them(vocab_size):
     few = rng.integers(vocab_size, size=6)  # repeats, and ids of every size
     tokens = rng.choice([*few, 0, vocab_size - 1], size=400)
     tokens = tokens.astype(datastore.token_dtype(vocab_size))
-    order = order_places(tokens)
+    order = sort_suffixes(tokens)
     assert sorted(order) == list(range(1, 401))
     texts = [before(tokens, place) for place in order]
     assert texts == sorted(texts)
@@ -126,16 +126,16 @@ def test_an_interrupted_overwrite_leaves_the_old_store(
 
         return write
 
-    monkeypatch.setattr(builder, "_save", cut_short(builder._save))
-    monkeypatch.setattr(records, "write_json", cut_short(records.write_json))
+    monkeypatch.setattr(build, "_save", cut_short(build._save))
+    monkeypatch.setattr(files, "write_json", cut_short(files.write_json))
     with pytest.raises(KeyboardInterrupt):
         build_datastore(texts, path, shard_tokens=100, overwrite=True, **WORDS)
     still = open_datastore(path, verify=True)
-    assert still.seals == old.seals
+    assert still.checksums == old.checksums
     monkeypatch.undo()
     made = build_datastore(texts, path, shard_tokens=100, overwrite=True, **WORDS)
     other = build_datastore(texts, tmp_path / "other", shard_tokens=100, **WORDS)
-    assert made.seals == other.seals
+    assert made.checksums == other.checksums
     assert len(list(path.iterdir())) == 1 + 2 * len(made.shards)
 
 
@@ -151,9 +151,9 @@ def test_an_interrupted_build_leaves_nothing_that_opens(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="is not a datastore"):
         open_datastore(path)
     # Going on sorts only what is not there yet, and the result is the same.
-    sorted_, sort = [], builder.order_places
+    sorted_, sort = [], build.sort_suffixes
     monkeypatch.setattr(
-        builder, "order_places", lambda t: (sorted_.append(1), sort(t))[1]
+        build, "sort_suffixes", lambda t: (sorted_.append(1), sort(t))[1]
     )
     store = build_datastore(texts, path, shard_tokens=40, **WORDS)
     assert 0 < len(sorted_) < len(store.shards)
@@ -167,12 +167,14 @@ def test_two_workers_may_save_the_same_file_at_once(tmp_path, monkeypatch):
 
     def interrupted(stream, array):
         monkeypatch.undo()
-        builder._save(file, array)
+        build._save(file, array)
         save(stream, array)
 
     monkeypatch.setattr(np, "save", interrupted)
-    seal = builder._save(file, np.arange(9))
-    np.testing.assert_array_equal(load_sealed(file.parent, seal, True), np.arange(9))
+    checksum = build._save(file, np.arange(9))
+    np.testing.assert_array_equal(
+        load_checked(file.parent, checksum, True), np.arange(9)
+    )
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
 
@@ -201,7 +203,7 @@ def test_an_altered_shard_is_sorted_again(tmp_path):
         build_datastore(cut_short(), path, shard_tokens=40, **WORDS)
     store = build_datastore(documents(0), path, shard_tokens=40, **WORDS)
     for shard in store.shards:
-        np.testing.assert_array_equal(shard.order, order_places(shard.tokens))
+        np.testing.assert_array_equal(shard.order, sort_suffixes(shard.tokens))
 
 
 def test_damage_is_found(tmp_path):
@@ -288,7 +290,7 @@ def test_foreign_stores_do_not_open(tmp_path):
 def test_a_store_of_untold_ids_opens_for_as_many_words(tmp_path):
     store = build_datastore(documents(), tmp_path, **WORDS | {"tokenizer": ""})
     opened = open_datastore(tmp_path, tokenizer=TaskTokenizer(50 - 41))
-    assert opened.seals == store.seals
+    assert opened.checksums == store.checksums
     with pytest.raises(ValueError) as error:
         open_datastore(tmp_path, tokenizer=TaskTokenizer(12))
     assert str(error.value) == (

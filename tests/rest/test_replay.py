@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from relay_jax.config import DraftConfig, MeshConfig
-from relay_jax.models.mesh import make_mesh
-from relay_jax.rest.builder import build_datastore
+from relay_jax.models.sharding import make_mesh
+from relay_jax.rest.build import build_datastore
 from relay_jax.rest.index import load_index
 from relay_jax.rest.replay import (
     Target,
@@ -46,7 +46,7 @@ def test_a_replay_is_the_same_over_a_mesh(tmp_path):
     assert np.all(time_drafter(drawn, indexes[1], draft) > 0)
 
 
-@pytest.mark.parametrize("name", ["recycle", "mixed"])
+@pytest.mark.parametrize("name", ["token_recycling", "mixed"])
 def test_without_a_model_there_are_no_logits_to_draft_from(name):
     with pytest.raises(
         ValueError, match=f"'{name}' drafts from the model's own logits"

@@ -7,15 +7,18 @@ import numpy as np
 import pytest
 
 from relay_jax.config import DraftConfig, MeshConfig, ModelConfig
-from relay_jax.models.mesh import make_mesh
-from relay_jax.rest import decode, step_times
-from relay_jax.rest.builder import build_datastore
+from relay_jax.decoding import decode
+from relay_jax.models.sharding import make_mesh
+from relay_jax.rest import step_times
+from relay_jax.rest.build import build_datastore
 from relay_jax.rest.index import HostIndex, load_index
 from relay_jax.rest.step_times import step_seconds
 
 SIZES = [0, 4, 16]
 DRAFT = DraftConfig(num_store_rows=8, num_text_rows=8, num_paper_rows=8, depth=4)
-MODEL = ModelConfig(kind="decoder", num_layers=1, dim=16, mlp_dim=16, vocab_size=12)
+MODEL = ModelConfig(
+    kind="decoder", num_layers=1, dim=16, mlp_dim=16, text_vocab_size=12
+)
 
 
 def test_times_are_measured_once(tmp_path):
@@ -86,7 +89,7 @@ def test_what_times_depend_on():
     for name, value in {
         "batch_size": 2,
         "room": 200,
-        "draft": dataclasses.replace(DRAFT, drafter="context"),
+        "draft": dataclasses.replace(DRAFT, drafter="prompt_lookup"),
         "model": dataclasses.replace(MODEL, num_layers=2),
         "spread": {"fsdp": 1, "tensor": 2},
     }.items():

@@ -4,10 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from relay_jax.data.align import looped_batch
+from relay_jax.data.alignment import looped_batch
 from relay_jax.tasks import TASKS, Task
 from relay_jax.tasks.arithmetic import Arithmetic, needs_brackets
-from relay_jax.tasks.task import Workspace
+from relay_jax.tasks.task import Scratchpad
 from relay_jax.tokens import ARI, FIRST_NUMBER, PAD, TaskTokenizer
 
 TOKENIZER = TaskTokenizer(101)
@@ -105,17 +105,17 @@ def means_the_same(text, other, rng, p=1_000_003):
     return evaluate(refill(text), p) == evaluate(refill(other), p)
 
 
-def sample(modulus, lengths, seed=0, lean=False):
-    task = Arithmetic(modulus, lean)
+def sample(modulus, lengths, seed=0, right_heavy=False):
+    task = Arithmetic(modulus, right_heavy)
     return task, task.sample(np.random.default_rng(seed), np.asarray(lengths))
 
 
 @pytest.mark.parametrize(
-    ("modulus", "lean"),
+    ("modulus", "right_heavy"),
     [(2, False), (3, False), (5, False), (11, False), (101, False), (5, True)],
 )
-def test_every_chain_solves_its_problem(modulus, lean):
-    _, made = sample(modulus, np.arange(600) % 15 + 1, lean=lean)
+def test_every_chain_solves_its_problem(modulus, right_heavy):
+    _, made = sample(modulus, np.arange(600) % 15 + 1, right_heavy=right_heavy)
     for problem, rounds, count, answer, length in zip(*made):
         problem = words(problem)
         assert problem[0] == "[ARI]" and problem[-1] == "=" and count == length
@@ -209,9 +209,9 @@ def test_a_problem_grows_at_random_places():
     assert abs(right - 1 / 2 * (1 / 4 + 1 / 4 * 1 / 2 + 1 / 4 * 1 / 2)) < 0.02
 
 
-def test_half_of_lean_expressions_are_long_with_much_left_of_what_is_due():
-    def measure(lean):
-        _, made = sample(5, np.full(4000, 4), lean=lean)
+def test_half_of_right_heavy_expressions_are_long_with_much_left_of_what_is_due():
+    def measure(right_heavy):
+        _, made = sample(5, np.full(4000, 4), right_heavy=right_heavy)
         size = np.sum(made.problem != PAD, axis=1)
         text = made.problem[:, 1 : made.rounds.shape[-1] + 1]
         left = np.argmax(text != made.rounds[:, 0], axis=1)
@@ -219,11 +219,11 @@ def test_half_of_lean_expressions_are_long_with_much_left_of_what_is_due():
         is_operator = np.isin(text, encode("+-*/"))
         return (left >= 4) & np.any(is_operator & later, axis=1), size
 
-    (far, size), (lean_far, lean_size) = measure(False), measure(True)
-    assert far.mean() < 0.12 and 0.17 < lean_far.mean() < 0.25
-    assert size.mean() + 0.7 < lean_size.mean()
-    # The other half is as without `lean`: short expressions are still met.
-    assert 0.4 < np.mean(lean_size == size.min()) / np.mean(size == size.min()) < 0.8
+    (far, size), (heavy_far, heavy_size) = measure(False), measure(True)
+    assert far.mean() < 0.12 and 0.17 < heavy_far.mean() < 0.25
+    assert size.mean() + 0.7 < heavy_size.mean()
+    # The other half is as without `right_heavy`: short expressions are still met.
+    assert 0.4 < np.mean(heavy_size == size.min()) / np.mean(size == size.min()) < 0.8
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 4])
@@ -247,8 +247,8 @@ def test_a_problem_depends_on_the_generator_alone():
 
 def test_workspace_shows_the_problem_then_each_round():
     problem = jnp.array([encode("[ARI]3*2+6/3="), [PAD] * 4 + encode("[ARI]1+2=")])
-    space = Arithmetic().workspace(problem, 3)
-    assert isinstance(space, Workspace) and isinstance(Arithmetic(), Task)
+    space = Arithmetic().scratchpad(problem, 3)
+    assert isinstance(space, Scratchpad) and isinstance(Arithmetic(), Task)
     drawn = [[PAD, *encode("3*2+6/3=")], [PAD] * 5 + encode("1+2=")]
     np.testing.assert_array_equal(space.memory, drawn)
     np.testing.assert_array_equal(space.source, np.tile(np.arange(9), (3, 2, 1)))
@@ -260,7 +260,7 @@ def test_workspace_shows_the_problem_then_each_round():
 def test_memory_is_the_last_round(memories):
     task, made = sample(11, np.arange(40) % 6 + 1)
     batch = looped_batch(made, task, 6)
-    seen = memories(task.workspace(jnp.array(batch.problem), 6), batch.rounds)
+    seen = memories(task.scratchpad(jnp.array(batch.problem), 6), batch.rounds)
     assert np.all(seen[0] == np.where(batch.problem == ARI, PAD, batch.problem))
     for t in range(6):
         np.testing.assert_array_equal(seen[t + 1], batch.rounds[t])
@@ -275,8 +275,10 @@ def test_messages():
         )
     with pytest.raises(ValueError, match="order must be 'leftmost' or 'grown', got 'x"):
         Arithmetic(order="x")
-    with pytest.raises(ValueError, match="lean expressions have the order 'leftmost'"):
-        Arithmetic(lean=True, order="grown")
+    with pytest.raises(
+        ValueError, match="right_heavy expressions have the order 'leftmost'"
+    ):
+        Arithmetic(right_heavy=True, order="grown")
     with pytest.raises(ValueError) as error:
         sample(11, [3, 0])
     assert str(error.value) == (

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from relay_jax.data.align import looped_batch
+from relay_jax.data.alignment import looped_batch
 from relay_jax.tasks import Task
 from relay_jax.tasks.edit_distance import EditDistance, distance_rows
 from relay_jax.tokens import (
@@ -128,7 +128,7 @@ def right(*rows):
 
 def test_workspace_is_as_drawn():
     problem = right(encode("[ED]ab|acb<sep>"), encode("[ED]c|ca<sep>"))
-    space = EditDistance().workspace(jnp.array(problem), 2)
+    space = EditDistance().scratchpad(jnp.array(problem), 2)
     assert isinstance(EditDistance(), Task)
     memory = right([PAD] * 3 + encode("0 2 4 6,"), encode("0 2 4,"))
     np.testing.assert_array_equal(space.memory, memory)
@@ -153,7 +153,7 @@ def test_workspace_is_as_drawn():
 def test_memory_is_the_last_row_over_s2(memories):
     task, made = sample(np.arange(30) % 6 + 1)
     batch = looped_batch(made, task, 6)
-    space = task.workspace(jnp.array(batch.problem), 6)
+    space = task.scratchpad(jnp.array(batch.problem), 6)
     seen, marks = memories(space, batch.rounds), np.array(space.marks)
     assert np.max(seen) - FIRST_NUMBER <= task.max_number(6)
     width = batch.problem.shape[1]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from relay_jax.data.align import looped_batch
+from relay_jax.data.alignment import looped_batch
 from relay_jax.tasks import Task
 from relay_jax.tasks.lis import LongestIncreasingSubsequence, subsequence_lengths
 from relay_jax.tokens import FIRST_NUMBER, LIS, PAD, SEP, TaskTokenizer
@@ -151,7 +151,7 @@ def right(*rows):
 def test_workspace_is_as_drawn():
     problem = right(encode("[LIS]3 9 4 7 5<sep>"), encode("[LIS]3 9<sep>"))
     task = LongestIncreasingSubsequence(group=4)
-    space = task.workspace(jnp.array(problem), 2)
+    space = task.scratchpad(jnp.array(problem), 2)
     assert isinstance(task, Task)
     no = -1
     zero = FIRST_NUMBER  # the value of no numbers, at the task token
@@ -180,7 +180,7 @@ def test_memory_keeps_each_value_at_its_number(memories):
     task, made = sample(np.arange(40) % 23 + 1, group=5)
     loops = task.num_rounds(23)
     batch = looped_batch(made, task, loops)
-    space = task.workspace(jnp.array(batch.problem), loops)
+    space = task.scratchpad(jnp.array(batch.problem), loops)
     seen, marks = memories(space, batch.rounds), np.array(space.marks)
     for b, problem in enumerate(batch.problem.tolist()):
         values = patience(numbers_of(problem))

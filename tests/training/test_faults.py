@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from relay_jax import config as configs
-from relay_jax import records
-from relay_jax.models.mesh import make_mesh, place
+from relay_jax import config_io, files
+from relay_jax.models.sharding import make_mesh, place
 from relay_jax.training import checkpoint, loop
 from tests.training.test_loop import ROOT, small
 
@@ -20,18 +20,18 @@ OFTEN = {"checkpoint_every_seconds": 0.0}
 
 def stop_after(monkeypatch, step):
     """A SIGTERM once the metrics of a step are written."""
-    append = records.append_lines
+    append = files.append_lines
 
     def ask(path, lines):
         append(path, lines)
         if path.name == "metrics.jsonl" and lines[-1]["step"] == step:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(records, "append_lines", ask)
+    monkeypatch.setattr(files, "append_lines", ask)
 
 
 def losses(path):
-    return [line["loss"] for line in records.read_lines(path / "metrics.jsonl")]
+    return [line["loss"] for line in files.read_lines(path / "metrics.jsonl")]
 
 
 def test_a_run_goes_on_on_another_mesh(tmp_path, monkeypatch):
@@ -41,9 +41,9 @@ def test_a_run_goes_on_on_another_mesh(tmp_path, monkeypatch):
         stop_after(patch, 3)
         with pytest.raises(loop.Stopped, match="stopped at step 3"):
             loop.train(small(mesh={"fsdp": 2, "tensor": 2}), tmp_path / "cut")
-    values = configs.to_dict(small(mesh={"data": 2}, keep_checkpoints=1, **OFTEN))
+    values = config_io.to_dict(small(mesh={"data": 2}, keep_checkpoints=1, **OFTEN))
     values["data"]["accumulate"], values["model"]["remat"] = 2, True
-    loop.train(configs.build(configs.TrainConfig, values), tmp_path / "cut")
+    loop.train(config_io.build(configs.TrainConfig, values), tmp_path / "cut")
     np.testing.assert_allclose(*(losses(tmp_path / d) for d in ("cut", "whole")), 1e-5)
     ends = [checkpoint.load_params(tmp_path / d)[1] for d in ("cut", "whole")]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), *ends)
@@ -69,10 +69,10 @@ def test_a_directory_of_an_earlier_version_goes_on(tmp_path):
     """There, `data.num_devices` was what `mesh.data` is now."""
     loop.train(small(num_steps=2), tmp_path)
     file = tmp_path / "config.json"
-    held = records.read_json(file)
+    held = files.read_json(file)
     del held["mesh"], held["data"]["accumulate"]
     held["data"]["num_devices"] = 4
-    records.write_json(file, held)
+    files.write_json(file, held)
     assert checkpoint.read_config(tmp_path).mesh == configs.MeshConfig(data=4)
     (tmp_path / "summary.json").unlink()
     assert loop.train(small(num_steps=2), tmp_path)["steps"] == 2
@@ -141,7 +141,7 @@ def tiny_disk(tmp_path):
 
 
 def test_a_disk_that_fills_up_leaves_the_last_checkpoint(tiny_disk, monkeypatch):
-    append = records.append_lines
+    append = files.append_lines
 
     def fill(path, lines):
         append(path, lines)
@@ -153,7 +153,7 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint(tiny_disk, monkeypatch)
                     file.flush()
 
     with monkeypatch.context() as patch:
-        patch.setattr(records, "append_lines", fill)
+        patch.setattr(files, "append_lines", fill)
         with pytest.raises((OSError, ValueError), match="(?i)no space left"):
             loop.train(small(**OFTEN), tiny_disk / "run")
     assert checkpoint._steps(tiny_disk / "run")[-1] >= 2

@@ -18,8 +18,8 @@ import pytest
 
 from experiments.configs import tiny
 from relay_jax import config as configs
-from relay_jax import records
-from relay_jax.data import pipeline
+from relay_jax import config_io, files
+from relay_jax.data import loader
 from relay_jax.training import checkpoint, loop
 from relay_jax.training.optimizer import make_schedule, trained_params
 from relay_jax.training.step import init_params, init_state, make_train_step
@@ -33,7 +33,7 @@ def small(**changes):
     values["data"]["batch_size"] = 4
     values["evaluation"] |= {"every_steps": 4, "during": 4, "final": 8}
     values |= {"num_steps": 6, "log_every_steps": 1, "checkpoint_every_seconds": 1e9}
-    return configs.build(configs.TrainConfig, values | changes)
+    return config_io.build(configs.TrainConfig, values | changes)
 
 
 OFTEN = {"checkpoint_every_seconds": 0.0, "optimizer": {"average_share": 0.5}}
@@ -68,8 +68,7 @@ def test_a_killed_process_ends_with_the_same_parameters(tmp_path):
     whole = loop.train(small(**OFTEN), tmp_path / "whole")
     assert again["params_sha256"] == whole["params_sha256"]
     lines = [
-        list(records.read_lines(tmp_path / d / "metrics.jsonl"))
-        for d in ("whole", "cut")
+        list(files.read_lines(tmp_path / d / "metrics.jsonl")) for d in ("whole", "cut")
     ]
     assert [x["step"] for x in lines[0]] == [x["step"] for x in lines[1]]
     assert [x["loss"] for x in lines[0]] == [x["loss"] for x in lines[1]]
@@ -107,17 +106,17 @@ def test_parameters_of_bfloat16_train(kind):
     """The scan over loops carries one type, whatever that of the parameters."""
     model = {"num_layers": 1, "dim": 16, "num_heads": 2, "mlp_dim": 16}
     model |= {
-        "hidden": {"loop_input": "hidden"},
-        "soft": {"loop_input": "feedback", "feedback": "soft"},
+        "hidden": {"input_injection": "hidden"},
+        "soft": {"input_injection": "feedback", "feedback": "soft"},
         "decoder": {"kind": "decoder"},
     }[kind]
     config = small(model=model | {"param_dtype": "bfloat16", "num_numbers": 8})
-    buckets = pipeline.open_buckets(config)
+    buckets = loader.open_buckets(config)
     state = init_state(config, init_params(config))
     types = [x.dtype for x in jax.tree.leaves(state.params)]
     assert jnp.dtype("bfloat16") in types
     step, losses = make_train_step(config), []
-    for now in (pipeline.step_at(i, buckets, config) for i in range(2)):
+    for now in (loader.step_at(i, buckets, config) for i in range(2)):
         work = {"task": now.task, "num_loops": now.num_loops}
         state, metrics = step(state, now.batch, **work)
         losses.append(float(metrics["loss"]))
@@ -128,14 +127,14 @@ def test_parameters_of_bfloat16_train(kind):
 @pytest.mark.parametrize("kind", ["hidden", "feedback", "decoder"])
 def test_bfloat16_computes_about_the_same_and_keeps_float32_parameters(kind):
     model = {"num_layers": 1, "dim": 16, "num_heads": 2, "mlp_dim": 16, "dropout": 0.0}
-    model |= {"kind": "decoder"} if kind == "decoder" else {"loop_input": kind}
+    model |= {"kind": "decoder"} if kind == "decoder" else {"input_injection": kind}
     losses = {}
     for dtype in ("float32", "bfloat16"):
         config = small(model=model | {"dtype": dtype, "num_numbers": 8})
-        buckets = pipeline.open_buckets(config)
+        buckets = loader.open_buckets(config)
         step, state = make_train_step(config), init_state(config, init_params(config))
         losses[dtype] = []
-        for now in (pipeline.step_at(i, buckets, config) for i in range(3)):
+        for now in (loader.step_at(i, buckets, config) for i in range(3)):
             work = {"task": now.task, "num_loops": now.num_loops}
             state, metrics = step(state, now.batch, **work)
             losses[dtype].append(float(metrics["loss"]))
@@ -173,21 +172,21 @@ def test_killed_process_resumes(tmp_path, number):
     assert cut.returncode == (143 if number == signal.SIGTERM else -number)
     assert start("cut").wait(300) == 0
     summaries = [
-        records.read_json(tmp_path / n / "summary.json") for n in ("whole", "cut")
+        files.read_json(tmp_path / n / "summary.json") for n in ("whole", "cut")
     ]
     assert summaries[0]["params_sha256"] == summaries[1]["params_sha256"]
 
 
 def test_stop_during_the_last_step_leaves_the_evaluation(tmp_path, monkeypatch):
     whole = loop.train(small(num_steps=2), tmp_path / "whole")
-    append = records.append_lines
+    append = files.append_lines
 
     def ask(path, lines):
         append(path, lines)
         if lines[-1]["step"] == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(records, "append_lines", ask)
+    monkeypatch.setattr(files, "append_lines", ask)
     with pytest.raises(loop.Stopped, match="stopped at step 2; run the same command"):
         loop.train(small(num_steps=2), tmp_path / "cut")
     monkeypatch.undo()
@@ -205,7 +204,7 @@ def test_a_run_without_its_summary_writes_its_final_records_once(tmp_path):
     (tmp_path / "summary.json").unlink()  # as if killed just before it
     loop.train(small(), tmp_path)
     assert file.read_text() == before
-    assert {line["step"] for line in records.read_lines(file)} == {4, 6}
+    assert {line["step"] for line in files.read_lines(file)} == {4, 6}
 
 
 def test_finished_run_is_not_trained_again(tmp_path):
@@ -245,13 +244,13 @@ def test_run_directory_holds_all_that_a_later_stage_needs(tmp_path):
         *("config.json", "checkpoints", "metrics.jsonl", "records.jsonl"),
         *("tensorboard", "summary.json"),
     }
-    lines = list(records.read_lines(tmp_path / "run" / "records.jsonl"))
-    assert set(lines[0]) == {*records.FIELDS, "step"}
+    lines = list(files.read_lines(tmp_path / "run" / "records.jsonl"))
+    assert set(lines[0]) == {*files.FIELDS, "step"}
     hits = [line for line in lines if line["metric"] == "hit_accuracy"]
     assert {(line["length"], line["step"]) for line in hits} == {
         (5, 5)
     }  # the last ones
-    plain = [line for line in summary["final"] if set(line) == set(records.FIELDS)]
+    plain = [line for line in summary["final"] if set(line) == set(files.FIELDS)]
     assert plain == summary["final"] and {line["length"] for line in plain} == {
         *range(1, 6)
     }
@@ -262,15 +261,15 @@ def test_run_directory_holds_all_that_a_later_stage_needs(tmp_path):
 def test_a_field_that_a_run_does_not_name_has_its_default(tmp_path):
     checkpoint.open_run(tmp_path, small())
     file = tmp_path / "config.json"
-    held = records.read_json(file)
+    held = files.read_json(file)
     del held["optimizer"]["kind"]  # as in a directory of a version without it
-    records.write_json(file, held)
+    files.write_json(file, held)
     checkpoint.open_run(tmp_path, small())
     with pytest.raises(ValueError, match="optimizer.kind is 'adamw' there and 'muon'"):
         checkpoint.open_run(
             tmp_path, small(optimizer=held["optimizer"] | {"kind": "muon"})
         )
-    records.write_json(file, held | {"gone": 1})
+    files.write_json(file, held | {"gone": 1})
     with pytest.raises(ValueError, match="gone is 1 there and None here"):
         checkpoint.open_run(tmp_path, small())
 
@@ -366,13 +365,13 @@ def test_a_checkpoint_of_other_values_is_refused_and_an_old_one_is_not(
     with manager, pytest.raises(ValueError, match=message):
         checkpoint.restore(manager, state)
     file = tmp_path / "checkpoints/0/progress/metadata"
-    records.write_json(file, {"seconds": 1.5})  # as before there were digests
+    files.write_json(file, {"seconds": 1.5})  # as before there were digests
     checkpoint.load_params(tmp_path)
 
 
 def test_loss_that_is_not_finite_stops_the_run(tmp_path):
     wild = small(optimizer={"learning_rate": 1e30, "clip_norm": 1e30})
-    wild = configs.build(configs.TrainConfig, configs.to_dict(wild))
+    wild = config_io.build(configs.TrainConfig, config_io.to_dict(wild))
     with pytest.raises(
         FloatingPointError, match=r"loss is (nan|inf) at step [2-4]; the"
     ):

@@ -10,9 +10,10 @@ import pytest
 
 from experiments.configs import tiny
 from relay_jax import config as configs
+from relay_jax import config_io
 from relay_jax.config import MeshConfig
-from relay_jax.data import pipeline
-from relay_jax.models.mesh import layout, make_mesh, named_leaves, spread
+from relay_jax.data import loader
+from relay_jax.models.sharding import layout, make_mesh, named_leaves, spread
 from relay_jax.training import step as steps
 from relay_jax.training.step import init_params, init_state, make_train_step
 
@@ -25,11 +26,11 @@ def config(kind, optimizer="adamw", **changes):
     values = tiny.get_config().to_dict()
     values["model"] |= {"num_layers": 1, "dim": 16, "mlp_dim": 32, "dropout": 0.1}
     if kind == "decoder":
-        values["model"] |= {"kind": "decoder", "loop_input": "hidden"}
+        values["model"] |= {"kind": "decoder", "input_injection": "hidden"}
     values["model"] |= changes.pop("model", {})
     values["data"] |= {"batch_size": 16} | changes.pop("data", {})
     values["optimizer"] |= {"kind": optimizer, "average_share": 0.5}
-    return configs.build(configs.TrainConfig, values | changes)
+    return config_io.build(configs.TrainConfig, values | changes)
 
 
 def begin(settings, mesh):
@@ -40,10 +41,10 @@ def begin(settings, mesh):
 
 def run(settings, sizes=(1, 1, 1), num=3):
     """The first steps: losses, gradients' norms, and the state after them."""
-    mesh, buckets = make_mesh(MeshConfig(*sizes)), pipeline.open_buckets(settings)
+    mesh, buckets = make_mesh(MeshConfig(*sizes)), loader.open_buckets(settings)
     state, where = begin(settings, mesh)
     train_step, told = make_train_step(settings, where), []
-    for now in (pipeline.step_at(i, buckets, settings) for i in range(num)):
+    for now in (loader.step_at(i, buckets, settings) for i in range(num)):
         batch = spread(now.batch, mesh, settings.data.batch_size)
         state, metrics = train_step(
             state, batch, task=now.task, num_loops=now.num_loops

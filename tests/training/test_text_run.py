@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from relay_jax import config as configs
-from relay_jax import records
+from relay_jax import config_io, files
 from relay_jax.data.text import open_windows
-from relay_jax.evaluation.text import make_text_records
+from relay_jax.evaluation.perplexity import make_text_records
 from relay_jax.models.decoder import run_decoder
 from relay_jax.training import checkpoint, loop
 
@@ -51,7 +51,7 @@ def make(path, **changes):
     path.mkdir()
     for name in ("train", "held_out"):
         np.save(path / f"{name}.npy", np.arange(300, dtype=np.uint16) % 11)
-    return configs.build(configs.TrainConfig, VALUES | changes)
+    return config_io.build(configs.TrainConfig, VALUES | changes)
 
 
 def test_a_run_on_text_learns_and_is_measured(tmp_path):
@@ -62,7 +62,7 @@ def test_a_run_on_text_learns_and_is_measured(tmp_path):
     assert final["token_loss"]["value"] < 1.0
     assert final["token_loss"]["count"] == 37 * 8  # windows that do not overlap
     assert final["token_loss"]["task"] == "text" and final["token_loss"]["length"] == 8
-    lines = list(records.read_lines(tmp_path / "run" / "records.jsonl"))
+    lines = list(files.read_lines(tmp_path / "run" / "records.jsonl"))
     assert [line["step"] for line in lines] == [20, 20, 40, 40, 60, 60]
     assert lines[0]["count"] == 3 * 8
 
@@ -72,14 +72,14 @@ def test_an_interrupted_run_on_text_ends_with_the_same_parameters(
 ):
     often = {"checkpoint_every_seconds": 0.0, "num_steps": 12, "log_every_steps": 1}
     whole = loop.train(make(tmp_path / "whole", **often), tmp_path / "whole")
-    append = records.append_lines
+    append = files.append_lines
 
     def crash(path, lines):
         append(path, lines)
         if any(line.get("step") == 7 for line in lines):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(records, "append_lines", crash)
+    monkeypatch.setattr(files, "append_lines", crash)
     config = make(tmp_path / "cut", **often)
     with pytest.raises(KeyboardInterrupt):
         loop.train(config, tmp_path / "cut")

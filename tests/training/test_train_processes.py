@@ -9,7 +9,7 @@ import pytest
 
 from experiments.configs import tiny
 from relay_jax import config as configs
-from relay_jax import records
+from relay_jax import config_io, files
 from relay_jax.training import loop
 from tests.processes import finish, start
 
@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from relay_jax import config as configs
 from tests.training.test_train_processes import settings
 def get_config(kind):
-    return ConfigDict(configs.complete(configs.TrainConfig, settings(kind)))
+    return ConfigDict(config_io.complete(configs.TrainConfig, settings(kind)))
 """
 
 
@@ -68,19 +68,19 @@ def prepare(folder):
 def alone(kind, folder, sizes):
     """The same here, with as many devices."""
     values = settings(kind) | {"mesh": dict(zip(("data", "fsdp", "tensor"), sizes))}
-    loop.train(configs.build(configs.TrainConfig, values), prepare(folder))
+    loop.train(config_io.build(configs.TrainConfig, values), prepare(folder))
     return told_by(folder)
 
 
 def told_by(folder: pathlib.Path):
     """All that a run leaves and that no clock has a part in."""
     metrics, measured = (
-        list(records.read_lines(folder / f"{name}.jsonl"))
+        list(files.read_lines(folder / f"{name}.jsonl"))
         for name in ("metrics", "records")
     )
     losses = [(line["step"], line["loss"]) for line in metrics]
     measured = [line | {"run": ""} for line in measured]
-    return losses, measured, records.read_json(folder / "summary.json")["params_sha256"]
+    return losses, measured, files.read_json(folder / "summary.json")["params_sha256"]
 
 
 def wait_for_lines(folder, started, count):
@@ -106,7 +106,7 @@ def test_a_signal_to_one_process_stops_both_and_both_go_on(tmp_path):
     told = finish(train("text", run, sizes))
     assert "params_sha256" in told[0][0] and not told[1][0]  # the first one prints
     assert told_by(run) == alone("text", tmp_path / "one", sizes)
-    assert len(list(records.read_lines(run / "run.jsonl"))) == 1
+    assert len(list(files.read_lines(run / "run.jsonl"))) == 1
 
 
 @pytest.mark.slow

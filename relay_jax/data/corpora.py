@@ -1,0 +1,212 @@
+"""Corpora for datastores and language models: files, JSON lines, TFDS, token arrays.
+
+Every source is an iterator of documents, which are texts or token ids; it is read once,
+from its start, and never held as a whole. What is to be read by several workers is cut
+into parts, each a function that gives such an iterator.
+"""
+
+import contextlib
+import functools
+import glob
+import gzip
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from relay_jax.array_file import open_tokens
+from relay_jax.base import Host, Integer
+from relay_jax.tokens import Tokenizer, load_tokenizer
+
+FILES = 256  # of one part
+EXAMPLES = 8192  # of TFDS, likewise
+
+
+def find_files(patterns: Iterable[str]) -> list[epath.Path]:
+    """Files, the files below folders, and what patterns such as `src/**/*.py` match.
+
+    Raises:
+      ValueError: a pattern that matches nothing.
+    """
+    found = {}
+    for pattern in patterns:
+        path = epath.Path(pattern)
+        if path.is_dir():
+            matched = sorted(_walk(path))
+        elif path.exists():
+            matched = [path]
+        else:
+            matched = map(epath.Path, sorted(glob.glob(pattern, recursive=True)))
+            matched = [path for path in matched if path.is_file()]
+        if not matched:
+            raise ValueError(f"{pattern!r} names no file")
+        found |= dict.fromkeys(matched)
+    return list(found)
+
+
+def _walk(folder: epath.Path) -> Iterator[epath.Path]:
+    """All files below a folder; links to folders, which may lead round, are left out."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            if not os.path.islink(path):
+                yield from _walk(path)
+        elif path.is_file():
+            yield path
+
+
+def read_files(files: Iterable[epath.Path]) -> Iterator[str]:
+    """One document a file; bytes that are not UTF-8 are replaced."""
+    for file in files:
+        yield file.read_bytes().decode("utf-8", errors="replace")
+
+
+def group_files(files: Sequence[epath.Path]) -> list[Sequence[epath.Path]]:
+    """Files in parts of `FILES`."""
+    return [files[first : first + FILES] for first in range(0, len(files), FILES)]
+
+
+def read_json_lines(files: Iterable[epath.Path], key: str) -> Iterator[str]:
+    """One document a line: its field `key`; see `read_json_fields`."""
+    for (text,) in read_json_fields(files, [key]):
+        yield text
+
+
+def read_json_fields(
+    files: Iterable[epath.Path], keys: Sequence[str]
+) -> Iterator[list[str]]:
+    """Some texts of each line. Empty lines are passed over; .gz files are unpacked.
+
+    Raises:
+      ValueError: a file is not what its name says, a line is not JSON, or lacks a text.
+    """
+    for file in files:
+        for number, fields in read_json_objects(file):
+            missing = [key for key in keys if not isinstance(fields.get(key), str)]
+            if missing:
+                raise ValueError(
+                    f"{file}, line {number} has no text under {missing[0]!r}, but "
+                    f"{sorted(fields)}; choose one of them"
+                )
+            yield [fields[key] for key in keys]
+
+
+def read_json_objects(file: epath.Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The number and the object of each line. Empty lines are passed over; a .gz file
+    is unpacked.
+
+    Raises:
+      ValueError: the file is not what its name says, or a line is not a JSON object, be
+        it the last one, which was cut off.
+    """
+    for number, line in enumerate(_lines(file), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{file}, line {number}: not JSON ({error.msg})"
+            ) from error
+        is_object = isinstance(record, dict)
+        if not is_object:
+            raise ValueError(
+                f"{file}, line {number}: not a JSON object ({line[:40]!r})"
+            )
+        yield number, record
+
+
+def _lines(file: epath.Path) -> Iterator[str]:
+    try:
+        with contextlib.ExitStack() as stack:
+            lines = stack.enter_context(file.open("rb"))
+            if file.suffix == ".gz":
+                lines = stack.enter_context(gzip.open(lines))
+            for line in lines:
+                yield line.decode()
+    except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{file} cannot be read ({error}); expected lines of JSON, packed by gzip "
+            "if the name ends with .gz"
+        ) from error
+
+
+def read_tfds(name: str, split: Any, key: str, data_dir: str = "") -> Iterator[str]:
+    """One document an example of a TFDS dataset: its feature `key`."""
+    for example in _open_tfds(name, split, data_dir):
+        if key not in example:
+            raise ValueError(
+                f"{name} has no feature {key!r} but {sorted(example)}; "
+                "choose with --text_key"
+            )
+        text = example[key]
+        yield text.decode() if isinstance(text, bytes) else str(text)
+
+
+def split_tfds(name: str, split: str, data_dir: str = "") -> list[Any]:
+    """A split of a TFDS dataset in parts that `read_tfds` takes for splits."""
+    import tensorflow_datasets as tfds
+
+    count = len(_open_tfds(name, split, data_dir))
+    return tfds.even_splits(split, -(-count // EXAMPLES))
+
+
+def _open_tfds(name: str, split: Any, data_dir: str) -> Sequence[Any]:
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.data_source(name, split=split, data_dir=data_dir or None)  # pyright: ignore
+    except (tfds.core.DatasetNotFoundError, AssertionError) as error:
+        raise ValueError(f"the TFDS dataset {name!r} cannot be read: {error}") from None
+
+
+def read_tokens(file: epath.PathLike, eos_id: int) -> Iterator[Integer[Host, "_"]]:
+    """The documents of a token array: each ends with `eos_id`, but for the last.
+
+    Raises:
+      ValueError: it is no file of whole numbers in one dimension.
+    """
+    tokens = open_tokens(file, "give a .npy file of token ids")
+    step = 1 << 22
+    held = []
+    for first in range(0, len(tokens), step):
+        piece = np.asarray(tokens[first : first + step])
+        start = 0
+        for end in np.flatnonzero(piece == eos_id) + 1:
+            yield np.concatenate([*held, piece[start:end]])
+            held, start = [], end
+        held.append(piece[start:])
+    rest = np.concatenate(held) if held else np.zeros(0, np.int32)
+    if rest.size:
+        yield rest
+
+
+def encode(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[Integer[Host, "_"]]:
+    """Token ids of each document, its end-of-text token included."""
+    for text in texts:
+        yield np.array([*tokenizer.encode(text), tokenizer.eos_id], np.int32)
+
+
+def encode_part(
+    part: Callable[[], Iterable[str]], tokenizer: str, identity: str
+) -> Iterator[Integer[Host, "_"]]:
+    """As `encode`, by a worker that has a tokenizer's name instead of a tokenizer.
+
+    Raises:
+      ValueError: what the worker finds under that name is another tokenizer.
+    """
+    return encode(part(), _load(tokenizer, identity))
+
+
+@functools.lru_cache(maxsize=1)
+def _load(name: str, identity: str) -> Tokenizer:
+    tokenizer = load_tokenizer(name)
+    if tokenizer.identity != identity:
+        raise ValueError(
+            f"{name} is the tokenizer {tokenizer.identity} where a worker reads it, "
+            f"expected {identity}; give a path that is the same file everywhere"
+        )
+    return tokenizer

@@ -1,0 +1,65 @@
+"""Trained parameters as one small file, to be shipped with the code.
+
+    DIR/config.json           the run's whole config
+    DIR/params.safetensors    its parameters by their paths, as bfloat16
+
+Wherever a run is read (`checkpoint.load_params`), such a directory is one too.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from relay_jax.base import PyTree
+from relay_jax.files import write_whole
+from relay_jax.models.sharding import named_leaves
+
+FILE = "params.safetensors"
+
+
+def is_exported(folder: epath.PathLike) -> bool:
+    """Whether a directory holds parameters of this kind."""
+    return (epath.Path(folder) / FILE).exists()
+
+
+def write_params(
+    folder: epath.PathLike, params: PyTree, dtype: str = "bfloat16"
+) -> None:
+    """Writes the parameters; the config is its writer's."""
+    leaves = named_leaves(params).items()
+    arrays = {name: np.asarray(jnp.asarray(leaf, dtype)) for name, leaf in leaves}
+    write_whole(epath.Path(folder) / FILE, save(arrays))
+
+
+def read_params(folder: epath.PathLike, like: PyTree) -> PyTree:
+    """The parameters, in the types and places of `like`.
+
+    Args:
+      like: shapes with their sharding, see `mesh.place`.
+
+    Raises:
+      ValueError: the file is damaged, or is another model's.
+    """
+    file = epath.Path(folder) / FILE
+    wanted = named_leaves(like)
+    try:
+        with safe_open(file, "np") as held:
+            arrays = {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged: {error}") from None
+    for name in sorted(wanted.keys() | arrays.keys()):
+        there = arrays[name].shape if name in arrays else None
+        here = wanted[name].shape if name in wanted else None
+        if there != here:
+            raise ValueError(
+                f"{file}: the parameter {name} has the shape {there}, by the config "
+                f"beside it it has {here}; take both from one run"
+            )
+    leaves = [
+        jax.device_put(arrays[name].astype(leaf.dtype), leaf.sharding)
+        for name, leaf in wanted.items()
+    ]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)

@@ -1,0 +1,124 @@
+"""Choosing and accepting: against sorting, a walk, and the exact distribution."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from relay_jax.config import SamplingConfig
+from relay_jax.decoding.decode import request_keys
+from relay_jax.decoding.draft_tree import END, DraftSequences, make_tree
+from relay_jax.decoding.verify import accept, filter_logits, sample
+
+
+def by_sorting(logits, sampling):
+    """Which words may be drawn, as usually written."""
+    logits = logits.astype(np.float64) / sampling.temperature
+    order = np.argsort(-logits)
+    kept = order[: sampling.top_k] if sampling.top_k else order
+    shares = np.exp(logits[kept] - logits[kept].max())
+    before = np.cumsum(shares / shares.sum()) - shares / shares.sum()
+    return set(kept[(before < sampling.top_p) | (sampling.top_p == 1)])
+
+
+@pytest.mark.parametrize("top_k", [0, 1, 7])
+@pytest.mark.parametrize("top_p", [0.05, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
+def test_filters_agree_with_sorting(top_k, top_p, temperature):
+    sampling = SamplingConfig(temperature, top_p, top_k)
+    logits = np.random.default_rng(0).normal(size=(20, 30)).astype(np.float32) * 3
+    kept = np.isfinite(filter_logits(jnp.asarray(logits), sampling))
+    for row, mask in zip(logits, kept):
+        assert set(np.flatnonzero(mask)) == by_sorting(row, sampling)
+
+
+def test_rounding_never_filters_everything():
+    logits = jnp.asarray([[0.0] * 50_000])
+    assert np.isfinite(filter_logits(logits, SamplingConfig(1.0, 0.9999999))).all()
+
+
+def choose_one(logits, sampling, keys, place):
+    """What follows a text of each length in `place`: [b] logits rows, one node each."""
+    none = jnp.zeros((len(place), 1), jnp.int32)
+    return sample(logits[:, None], sampling, keys, place, none, 0).token[:, 0]
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.8])
+def test_samples_have_the_exact_distribution(top_p):
+    """Chi-square over 40,000 draws at different places and of different requests."""
+    sampling = SamplingConfig(0.7, top_p)
+    logits = jnp.asarray([1.0, 0.2, -0.5, 2.0, 0.0, -2.0])
+    exact = np.asarray(jax.nn.softmax(filter_logits(logits, sampling)))
+    counts = np.zeros(6)
+    run = jax.jit(choose_one, static_argnums=1)
+    for seed in range(20):
+        keys = request_keys(seed, 2000)
+        rows = jnp.broadcast_to(logits, (2000, 6))
+        counts += np.bincount(run(rows, sampling, keys, jnp.arange(2000)), minlength=6)
+    expected = exact * counts.sum()
+    live = expected > 0
+    assert counts[~live].sum() == 0
+    statistic = np.sum((counts - expected)[live] ** 2 / expected[live])
+    assert statistic < 25  # 5 degrees of freedom: one in ten thousand
+
+
+def test_noise_depends_on_request_and_place_alone():
+    """A node d below the root at place p draws like a root at place p + d."""
+    sampling = SamplingConfig(1.0)
+    keys = request_keys(0, 2)
+    logits = jnp.zeros((2, 3, 40))
+    depth = jnp.asarray([[0, 1, 2], [0, 1, 1]])
+    told = sample(logits, sampling, keys, jnp.asarray([5, 9]), depth, 2).token
+    alone = [
+        choose_one(logits[:, 0], sampling, keys, jnp.asarray([5, 9]) + below)
+        for below in (0, 1, 2)
+    ]
+    np.testing.assert_array_equal(told[0], [alone[0][0], alone[1][0], alone[2][0]])
+    np.testing.assert_array_equal(told[1], [alone[0][1], alone[1][1], alone[1][1]])
+    assert len(set(np.asarray(told).ravel().tolist())) > 2
+
+
+def walk(tree, token, row):
+    """The branch that the model would have said, node by node."""
+    path = [0]
+    while True:
+        following = [
+            i + 1
+            for i in range(tree.tokens.shape[1])
+            if tree.valid[row, i]
+            and tree.parent[row, i] == path[-1]
+            and tree.tokens[row, i] == token[row, path[-1]]
+        ]
+        if not following:
+            return path
+        path += following
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_accepted_branch_is_that_of_a_walk(seed):
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(0, 3, (16, 10, 5))
+    tokens = np.where(np.arange(5) < rng.integers(0, 6, (16, 10, 1)), tokens, END)
+    weight = rng.integers(0, 3, (16, 10))
+    tree = make_tree(DraftSequences(jnp.asarray(tokens), jnp.asarray(weight)), 12)
+    token = jnp.asarray(rng.integers(0, 3, (16, 13)))
+    path, count = accept(tree, token, 5)
+    lengths = set()
+    for b in range(16):
+        expected = walk(tree, token, b)
+        assert count[b] == len(expected)
+        np.testing.assert_array_equal(path[b, : count[b]], expected)
+        lengths.add(len(expected))
+    assert len(lengths) > 2
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        *({"temperature": value} for value in (-1.0, float("nan"), float("inf"))),
+        *({"top_p": 0.0}, {"top_p": 1.1}, {"top_k": -1}, {"top_k": 2**31}),
+    ],
+)
+def test_bad_sampling(values):
+    with pytest.raises(ValueError, match="must be 0 or more and finite, top_p above"):
+        SamplingConfig(**values)

@@ -1,0 +1,96 @@
+"""A trial: who is asked what, what is told, and how it goes on where it was."""
+
+import json
+
+import pytest
+
+from relay_jax.chat_template import plain
+from relay_jax.config import DraftConfig, ModelConfig, SamplingConfig, TrainConfig
+from relay_jax.rest import autotune, qa_benchmark
+from relay_jax.rest.qa_benchmark import Question, Setup
+from relay_jax.tokens import EOS, TaskTokenizer
+from relay_jax.training.step import init_params
+
+MODEL = ModelConfig(kind="decoder", num_layers=1, dim=16, mlp_dim=16, num_numbers=12)
+QUESTIONS = [
+    Question("one", ("1+2=",), "sums"),
+    Question("two", ("3*4=", "5-"), "products"),
+]
+
+
+@pytest.fixture(scope="module")
+def asked():
+    return Setup(
+        params=init_params(TrainConfig(model=MODEL)),
+        model=MODEL,
+        tokenizer=TaskTokenizer(12),
+        eos_id=EOS,
+        template=plain,
+        draft=DraftConfig("prompt_lookup", num_draft=4),
+        sampling=SamplingConfig(),
+        max_new_tokens=20,
+    )
+
+
+def test_every_turn_is_answered_by_both_and_told_of(asked, tmp_path):
+    seen = []
+
+    def template(questions, answers):
+        seen.append((list(questions), list(answers)))
+        return plain(questions, answers)
+
+    file = tmp_path / "records.jsonl"
+    lines = list(qa_benchmark.run(asked._replace(template=template), QUESTIONS, file))
+    assert [line["question"] for line in lines] == ["one", "two"]
+    assert [len(line["turns"]) for line in lines] == [1, 2]
+    for alone, drafted in (turn for line in lines for turn in line["turns"]):
+        assert (alone["drafter"], drafted["drafter"]) == ("none", "prompt_lookup")
+        assert alone["text"] == drafted["text"] and drafted["same_text"]
+        assert alone["M"] == 1.0 <= drafted["M"]
+        assert alone["new_tokens"] == alone["steps"] == drafted["new_tokens"] <= 20
+        assert drafted["speed_up"] > 0 and alone["ms_a_token"] > 0
+    first = lines[1]["turns"][0][0]["text"]
+    assert seen == [
+        (["1+2="], []),
+        (["3*4="], []),
+        (["3*4=", "5-"], [first]),
+    ]
+    total = qa_benchmark.summarise(lines)
+    assert [line["answers"] for line in total] == [3, 3]
+    assert total[0]["speed_up"] == total[0]["M"] == total[1]["same_texts"] == 1.0
+    steps = sum(turn[1]["steps"] for line in lines for turn in line["turns"])
+    assert total[1]["M"] == pytest.approx(total[1]["new_tokens"] / steps, abs=1e-3)
+
+
+def test_what_is_recorded_is_not_asked_again(asked, tmp_path, monkeypatch):
+    file = tmp_path / "records.jsonl"
+    lines = list(qa_benchmark.run(asked, QUESTIONS[:1], file))
+    file.write_text(file.read_text() + '{"question": "tw')  # as a crash leaves it
+    held = autotune.resize(asked.draft, autotune.AUTOTUNE)
+    again = qa_benchmark.choose_size(asked._replace(draft=held), QUESTIONS[0], file)
+    assert again.draft == asked.draft
+    both = list(qa_benchmark.run(asked, QUESTIONS, file))
+    assert both[0] == lines[0] and both[1]["question"] == "two"
+    assert [json.loads(line) for line in file.read_text().splitlines()] == both
+    monkeypatch.setattr(qa_benchmark, "_decode", None)
+    assert list(qa_benchmark.run(asked, QUESTIONS, file)) == both
+
+
+def test_an_open_tree_size_is_measured_once(asked, tmp_path, monkeypatch):
+    monkeypatch.setattr(autotune, "SIZES", (0, 4))
+    monkeypatch.setattr(
+        autotune, "_time_steps", lambda *args: {c: 1.0 + c for c in args[-1]}
+    )
+    held = autotune.resize(asked.draft, autotune.AUTOTUNE)
+    chosen = qa_benchmark.choose_size(
+        asked._replace(draft=held), QUESTIONS[0], tmp_path / "none", tmp_path / "times"
+    )
+    assert chosen.draft.num_draft == 0
+    lines = list(qa_benchmark.run(chosen, QUESTIONS[:1], tmp_path / "records.jsonl"))
+    told = [
+        (line["drafter"], line["num_draft"]) for line in qa_benchmark.summarise(lines)
+    ]
+    assert told == [("none", 0), ("prompt_lookup", 0)]
+    again = asked._replace(draft=held)
+    resumed = qa_benchmark.choose_size(again, QUESTIONS[0], tmp_path / "records.jsonl")
+    assert resumed.draft == chosen.draft

@@ -1,0 +1,209 @@
+"""Retrieval against a scan of the whole corpus; device, host and mesh agree."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from relay_jax.config import MeshConfig
+from relay_jax.decoding.draft_tree import END
+from relay_jax.models.sharding import make_mesh
+from relay_jax.rest import retrieval
+from relay_jax.rest.build import build_datastore
+from relay_jax.rest.index import HostIndex, load_index
+
+EOS, DEPTH = 1, 6
+
+
+def make_store(path, shard_tokens=10_000, vocab_size=50, seed=0):
+    rng = np.random.default_rng(seed)
+    texts = [rng.integers(2, 6, size=rng.integers(1, 60)) for _ in range(60)]
+    return build_datastore(
+        texts,
+        path / "store",
+        tokenizer="test",
+        vocab_size=vocab_size,
+        eos_id=EOS,
+        shard_tokens=shard_tokens,
+    )
+
+
+def queries(num=24, seed=1):
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(2, 6, size=(num, 40))
+    tokens[0] = 49  # a word that the corpus does not have
+    length = rng.integers(1, 41, size=num)
+    return retrieval.last_tokens(jnp.asarray(tokens), jnp.asarray(length))
+
+
+def match_length(tokens, place, query):
+    count = 0
+    while count < 16 and place > count and tokens[place - 1 - count] == query[count]:
+        count += 1
+    return count
+
+
+def continuation(tokens, place):
+    told = list(tokens[place : place + DEPTH])
+    if EOS in told:
+        told = told[: told.index(EOS) + 1]
+    return (*told, *[END] * (DEPTH - len(told)))
+
+
+def scan(store, query):
+    """(match length, continuation) of every place, the slow way."""
+    for shard in store.shards:
+        tokens = shard.tokens.tolist()
+        for place in range(1, len(tokens) + 1):
+            yield match_length(tokens, place, query), continuation(tokens, place)
+
+
+def test_the_query_is_the_text_read_backwards():
+    tokens = jnp.asarray([[5, 6, 7, 0], [8, 9, 0, 0]])
+    query = retrieval.last_tokens(tokens, jnp.asarray([3, 2]))
+    np.testing.assert_array_equal(query[:, :4], [[7, 6, 5, -1], [9, 8, -1, -1]])
+
+
+@pytest.mark.parametrize("shard_tokens", [10_000, 300])
+def test_the_longest_matches_are_among_the_nearest(tmp_path, shard_tokens):
+    store = make_store(tmp_path, shard_tokens)
+    asked, num = queries(), 16
+    found = jax.jit(retrieval.nearest, static_argnums=(2, 3))(
+        load_index(store), asked, num, DEPTH
+    )
+    for query, told, length in zip(np.asarray(asked), *map(np.asarray, found)):
+        every = list(scan(store, query.tolist()))
+        best = max(length_ for length_, _ in every)
+        assert length.max() == best
+        real = set(every)
+        for row, match in zip(told.tolist(), length.tolist()):
+            assert match == 0 or (match, tuple(row)) in real
+        # No place outside beats the worst inside: the rows are a neighbourhood.
+        if len(store.shards) == 1:
+            longer = sum(length_ == best for length_, _ in every)
+            assert min(longer, num // 2) <= np.sum(length == best) <= longer
+
+
+@pytest.mark.parametrize("shard_tokens", [10_000, 300])
+def test_the_papers_policy_takes_the_longest_matches_only(tmp_path, shard_tokens):
+    store = make_store(tmp_path, shard_tokens)
+    asked, num = queries(), 512
+    found = retrieval.longest(load_index(store), asked, num, DEPTH)
+    for query, told, length in zip(np.asarray(asked), *map(np.asarray, found)):
+        every = list(scan(store, query.tolist()))
+        best = max(length_ for length_, _ in every)
+        expected = sorted(t for n, t in every if n == best) if best > 1 else []
+        if len(expected) <= num:
+            assert sorted(map(tuple, told[length > 0].tolist())) == expected
+        assert set(length[length > 0]) <= {best}
+
+
+def test_of_many_matches_evenly_spread_ones_are_taken(tmp_path):
+    """500 places match alike; the 20 taken come from all over their order."""
+    texts = [[i % 40 + 2, 44, 45, 46, i % 40 + 2] for i in range(500)]
+    words = {"tokenizer": "test", "vocab_size": 50, "eos_id": EOS}
+    store = build_datastore(map(np.array, texts), tmp_path / "s", **words)
+    query = jnp.full((1, 16), -1).at[0, :3].set(jnp.array([46, 45, 44]))
+    found = retrieval.longest(load_index(store), query, 20, 1)
+    np.testing.assert_array_equal(found.length, [[3] * 20])
+    spread = sorted(text[0] for text in texts)[::25]
+    np.testing.assert_array_equal(found.tokens[0, :, 0], spread)
+
+
+@pytest.mark.parametrize("find", [retrieval.nearest, retrieval.longest])
+def test_of_equal_matches_every_shard_gives_some(tmp_path, find):
+    """In one shard 48 is always followed by 10, in the other always by 20."""
+    texts = [[47, 48, 10 * (1 + i // 100)] for i in range(200)]
+    words = {"tokenizer": "test", "vocab_size": 50, "eos_id": EOS}
+    store = build_datastore(
+        map(np.array, texts), tmp_path / "s", shard_tokens=400, **words
+    )
+    assert len(store.shards) == 2
+    query = jnp.full((1, 16), -1).at[0, :2].set(jnp.array([48, 47]))
+    found = find(load_index(store), query, 32, 1)
+    told = found.tokens[0, :, 0][found.length[0] == 2].tolist()
+    assert len(told) == 32 and 8 <= told.count(10) <= 24
+
+
+def test_of_many_short_matches_the_nearest_rows_are_a_wide_sample(tmp_path):
+    """2,000 places match one token: 256 rows, the farther the sparser, reach most of
+    them; of a longer match's 20 places none is passed over."""
+    texts = [[2 + i // 20, 48, 2 + i // 20] for i in range(2000)]
+    words = {"tokenizer": "test", "vocab_size": 128, "eos_id": EOS}
+    store = build_datastore(map(np.array, texts), tmp_path / "s", **words)
+    query = jnp.full((1, 16), -1).at[0, :2].set(jnp.array([48, 52]))
+    index = load_index(store)
+    found = retrieval.nearest(index, query, 256, 1)
+    told, length = found.tokens[0, :, 0], found.length[0]
+    np.testing.assert_array_equal(told[length == 2], [52] * 20)
+    assert len(np.unique(told[length == 1])) > 80
+    np.testing.assert_array_equal(
+        retrieval.nearest(HostIndex(store), query, 256, 1).tokens, found.tokens
+    )
+
+
+def test_rows_of_any_number_stay_in_reach_of_32_bits():
+    offsets = retrieval._offsets(2001)
+    assert offsets.dtype == np.int32 and len(offsets) == 2001
+    assert np.all(np.diff(offsets) >= 0)
+    assert -(2**30) < offsets[0] and offsets[-1] < 2**30
+    np.testing.assert_array_equal(retrieval._offsets(5), [-2, -1, 0, 1, 2])
+
+
+def test_no_draft_crosses_a_document(tmp_path):
+    found = retrieval.nearest(load_index(make_store(tmp_path)), queries(), 64, DEPTH)
+    told = np.asarray(found.tokens)
+    assert np.any(told == EOS)
+    after = np.cumsum(told == EOS, axis=-1) - (told == EOS) > 0
+    assert np.all(told[after] == END)
+
+
+@pytest.mark.parametrize("find", [retrieval.nearest, retrieval.longest])
+@pytest.mark.parametrize("shard_tokens", [10_000, 150])
+@pytest.mark.parametrize("vocab_size", [50, 128_256])
+def test_host_and_mesh_find_what_the_device_finds(
+    tmp_path, find, shard_tokens, vocab_size
+):
+    store = make_store(tmp_path, shard_tokens, vocab_size)
+    run = jax.jit(find, static_argnums=(2, 3))
+    expected = run(load_index(store), queries(), 16, DEPTH)
+    on_host = run(HostIndex(store), queries(), 16, DEPTH)
+    mesh = make_mesh(MeshConfig(data=4))
+    spread = run(load_index(store, mesh), queries(), 16, DEPTH)
+    for other in (on_host, spread):
+        assert told(other) == told(expected)
+
+
+def told(found):
+    """The rows of each query, whatever their order: a tree does not depend on it."""
+    rows = zip(np.asarray(found.length).tolist(), np.asarray(found.tokens).tolist())
+    return [sorted((n, t) for n, t in zip(*row) if n) for row in rows]
+
+
+def test_own_text_prefers_long_then_late_matches():
+    text = [7, 8, 9, 3, 4, 7, 8, 9, 5, 8, 9, 6, 7, 8, 9]
+    tokens = jnp.asarray([text + [0] * 5])
+    length = jnp.asarray([len(text)])
+    query = retrieval.last_tokens(tokens, length)
+    found = retrieval.own_text(tokens, length, query, 4, 3)
+    np.testing.assert_array_equal(found.length[0], [3, 3, 2, 0])
+    np.testing.assert_array_equal(
+        found.tokens[0, :3], [[5, 8, 9], [3, 4, 7], [6, 7, 8]]
+    )
+
+
+def test_own_text_ends_where_the_text_ends():
+    tokens = jnp.asarray([[5, 6, 5, 6, 9, 9]])
+    length = jnp.asarray([4])
+    query = retrieval.last_tokens(tokens, length)
+    found = retrieval.own_text(tokens, length, query, 2, 4)
+    np.testing.assert_array_equal(found.tokens[0, 0], [5, 6, END, END])
+    assert found.length[0, 0] == 2
+
+
+def test_a_text_shorter_than_its_rows_fills_them_up():
+    tokens, length = jnp.asarray([[5, 6, 5]]), jnp.asarray([3])
+    query = retrieval.last_tokens(tokens, length)
+    found = retrieval.own_text(tokens, length, query, 8, 4)
+    np.testing.assert_array_equal(found.length[0], [1, 0, 0, -1, -1, -1, -1, -1])
+    np.testing.assert_array_equal(found.tokens[0, 0], [6, 5, END, END])

@@ -1,0 +1,113 @@
+"""What --runner and --beam_options may be, where Beam is installed and where it is not."""
+
+import importlib.util
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from etils import epath
+
+from relay_jax import beam
+from relay_jax.beam import RUNNERS, find_workers, written_atomically
+
+ROOT = pathlib.Path(__file__).parents[1]
+HAS_BEAM = bool(importlib.util.find_spec("apache_beam"))
+SCRIPTS = {
+    "make_data": ["--task=lis", "--lengths=1,2", "--data_dir=PLACE"],
+    "build_datastore": [
+        *("--datastore=PLACE", "--token_array=none.npy"),
+        *("--eos_id=1", "--vocab_size=9"),
+    ],
+}
+
+
+def test_without_a_runner_this_process_works():
+    assert find_workers("", "") is None
+
+
+def test_options_need_a_runner():
+    with pytest.raises(ValueError) as error:
+        find_workers("", "--region=us")
+    assert str(error.value) == (
+        "--beam_options=--region=us is for Apache Beam; give --runner too, one of "
+        "DirectRunner, DataflowRunner, FlinkRunner, SparkRunner"
+    )
+
+
+def test_an_unknown_runner_is_named():
+    with pytest.raises(ValueError) as error:
+        find_workers("directrunner", "")
+    assert str(error.value) == (
+        "--runner must be one of DirectRunner, DataflowRunner, FlinkRunner, "
+        "SparkRunner, got directrunner"
+    )
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_beam_that_is_missing_is_told_of_with_the_remedy(monkeypatch, runner):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        beam.importlib.util,
+        "find_spec",
+        lambda name: None if name == "apache_beam" else found(name),
+    )
+    with pytest.raises(ValueError) as error:
+        find_workers(runner, "")
+    assert str(error.value) == (
+        f"--runner={runner} needs Apache Beam, which is not installed here; it has an "
+        "environment of its own: ./launch/beam.sh python -m ... runs the same command"
+    )
+
+
+@pytest.mark.skipif(HAS_BEAM, reason="Apache Beam is installed here")
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_tell_of_missing_beam_in_a_line_before_any_work(script, tmp_path):
+    done = run(script, tmp_path, "--runner=DirectRunner")
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("error: --runner=DirectRunner needs Apache Beam, ")
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize(
+    ("flag", "told"),
+    [
+        ("--runner=Spark", "error: --runner must be one of DirectRunner, "),
+        ("--beam_options=--x=1", "error: --beam_options=--x=1 is for Apache Beam; "),
+    ],
+)
+def test_scripts_refuse_flags_in_a_line_before_any_work(script, tmp_path, flag, told):
+    done = run(script, tmp_path, flag)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith(told) and done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_is_not_finished_is_not_there(tmp_path):
+    folder = epath.Path(tmp_path)
+    file = folder / "a"
+    with pytest.raises(KeyboardInterrupt), written_atomically(file, folder) as aside:
+        aside.write_text("half")
+        raise KeyboardInterrupt
+    assert not file.exists()
+    with (
+        written_atomically(file, folder) as one,
+        written_atomically(file, folder) as other,
+    ):
+        other.write_text("whole")  # by a worker that does the same item again
+        one.write_text("whole")
+        assert one != other and not file.exists()
+    assert file.read_text() == "whole"
+
+
+def run(script, place, flag):
+    flags = [each.replace("PLACE", str(place / "made")) for each in SCRIPTS[script]]
+    return subprocess.run(
+        [sys.executable, "-m", f"experiments.{script}", *flags, flag],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )

@@ -1,0 +1,31 @@
+"""Files of records, in a bucket too."""
+
+import fsspec
+from fsspec.implementations.memory import MemoryFileSystem
+
+from relay_jax import files
+
+
+class Bucket(MemoryFileSystem):
+    """As a store of objects does: a file opened to append to begins anew."""
+
+    store, pseudo_dirs, cachable = {}, [""], False
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.removeprefix("gs://"))
+
+    def open(self, path, mode="rb", **rest):
+        return super().open(path, mode.replace("a", "w"), **rest)
+
+
+def test_lines_are_appended_in_a_bucket_as_on_a_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(fsspec, "filesystem", lambda name, **_: Bucket())
+    for folder in ("gs://bucket/run", tmp_path):
+        file = f"{folder}/metrics.jsonl"
+        for step in (1, 2, 3):
+            files.append_lines(file, [{"step": step}, {"step": step}])
+        files.keep_until(file, 2)
+        files.append_lines(file, [{"step": 4}])
+        assert [x["step"] for x in files.read_lines(file)] == [1, 1, 2, 2, 4]
+    assert set(Bucket.store) == {"/bucket/run/metrics.jsonl"}
