@@ -42,7 +42,7 @@ from relay_jax.data.published_corpora import RECIPES, find_recipe, read_recipe_f
 from relay_jax.rest.build import SHARD_TOKENS, build_datastore, extend_datastore
 from relay_jax.rest.build_beam import build_from_parts
 from relay_jax.rest.datastore import Datastore, open_datastore
-from relay_jax.tokens import Tokenizer, load_tokenizer
+from relay_jax.tokenizers import Tokenizer, load_tokenizer
 
 _DATASTORE = flags.DEFINE_string("datastore", None, "The directory to be.")
 _TOKENIZER = flags.DEFINE_string(

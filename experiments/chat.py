@@ -24,7 +24,7 @@ from relay_jax.chat_template import TEMPLATES
 from relay_jax.config import MAX_SEED, DraftConfig, ModelConfig, SamplingConfig
 from relay_jax.decoding import decode
 from relay_jax.rest import drafters
-from relay_jax.tokens import UNFINISHED, Tokenizer, decode_spans
+from relay_jax.tokenizers import UNFINISHED, Tokenizer, decode_spans
 
 _TEMPLATE = flags.DEFINE_enum("template", "plain", list(TEMPLATES), "How it is asked.")
 _MAX_NEW_TOKENS = flags.DEFINE_integer(

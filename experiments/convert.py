@@ -16,7 +16,7 @@ from experiments import command, devices
 from relay_jax.config import TrainConfig
 from relay_jax.files import read_json, write_json
 from relay_jax.models import hf_config, hf_weights
-from relay_jax.tokens import TOKENIZER_FILES, has_tokenizer, load_run_tokenizer
+from relay_jax.tokenizers import TOKENIZER_FILES, has_tokenizer, load_run_tokenizer
 from relay_jax.training import checkpoint
 
 _FROM = flags.DEFINE_string("from", None, "What is turned.", required=True)

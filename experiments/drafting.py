@@ -20,7 +20,7 @@ from relay_jax.rest import autotune, drafters, step_times
 from relay_jax.rest import index as indexes
 from relay_jax.rest.datastore import Datastore, open_datastore
 from relay_jax.rest.index import AnyIndex, HostIndex
-from relay_jax.tokens import Tokenizer
+from relay_jax.tokenizers import Tokenizer
 
 _DATASTORE = flags.DEFINE_string("datastore", "", "A datastore's directory.")
 # A guess is another script's: experiments/foretell.py.

@@ -21,8 +21,8 @@ from relay_jax.evaluation.report import make_speed_table
 from relay_jax.relay import looped_drafter
 from relay_jax.rest.datastore import open_datastore
 from relay_jax.rest.index import load_index
-from relay_jax.tokens import TaskTokenizer
 from relay_jax.training import checkpoint
+from relay_jax.vocabulary import TaskTokenizer
 
 _LOOPED = flags.DEFINE_string("looped", None, "The looped model's run.", required=True)
 _RUN = flags.DEFINE_string("run", None, "The decoder's run.", required=True)

@@ -22,7 +22,7 @@ from absl import flags
 from experiments import command
 from relay_jax.data import corpora
 from relay_jax.rest.replay import Target, check_place, save_targets
-from relay_jax.tokens import Tokenizer, load_tokenizer
+from relay_jax.tokenizers import Tokenizer, load_tokenizer
 
 _TARGETS = flags.DEFINE_string("targets", None, "The .npz file to be.")
 _TOKENIZER = flags.DEFINE_string(

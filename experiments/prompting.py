@@ -14,7 +14,7 @@ from relay_jax.data import corpora
 from relay_jax.models import hf_config, hf_weights
 from relay_jax.models.decoder import unstack_layers
 from relay_jax.rest.index import AnyIndex, MeshIndex
-from relay_jax.tokens import (
+from relay_jax.tokenizers import (
     IdTokenizer,
     Tokenizer,
     load_run_tokenizer,

@@ -23,7 +23,7 @@ from experiments import command, drafting, prompting
 from relay_jax.config import MAX_SEED, SamplingConfig
 from relay_jax.decoding import decode
 from relay_jax.rest import drafters
-from relay_jax.tokens import UNFINISHED, decode_spans
+from relay_jax.tokenizers import UNFINISHED, decode_spans
 
 _PRINT_IDS = flags.DEFINE_bool("print_ids", False, "Print ids instead of text.")
 _IGNORE_EOS = flags.DEFINE_bool("ignore_eos", False, "Go on after the end of text.")

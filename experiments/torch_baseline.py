@@ -17,15 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from relay_jax.base import Array
+from relay_jax.base import Array, DecoderBatch, LoopedBatch, Scratchpad
 from relay_jax.config import LossConfig, ModelConfig, TrainConfig
 from relay_jax.data import loader
-from relay_jax.data.alignment import DecoderBatch, LoopedBatch
 from relay_jax.models.looped import NUM_MARKS
 from relay_jax.models.sharding import named_leaves
 from relay_jax.rest import roofline
-from relay_jax.tasks.task import Scratchpad
-from relay_jax.tokens import PAD
+from relay_jax.vocabulary import PAD
 
 MASK_VALUE = -1e9  # finite: a head that looks away from all there is stays finite
 

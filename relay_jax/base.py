@@ -21,6 +21,8 @@
 Annotations are read by jaxtyping; they are checked at run time in the tests only.
 """
 
+from typing import NamedTuple
+
 import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int, Integer, Key, PyTree, Shaped
@@ -33,11 +35,61 @@ __all__ = [
     "AnyArray",
     "Array",
     "Bool",
+    "DecoderBatch",
+    "Examples",
     "Float",
     "Host",
     "Int",
     "Integer",
     "Key",
+    "LoopedBatch",
     "PyTree",
+    "Scratchpad",
     "Shaped",
 ]
+
+
+class Examples(NamedTuple):
+    """Solved problems, as tokens, padded on the right with `<pad>`."""
+
+    problem: Int[Host, "b p"]  # the task token, the problem, its end mark
+    rounds: Int[Host, "b t r"]  # round t of the chain; rounds past the last are empty
+    num_rounds: Int[Host, " b"]  # T, the number of rounds of each chain
+    answer: Int[Host, " b"]  # the final answer, one token
+    length: Int[Host, " b"]  # the problem's length, in the task's own unit
+
+
+class Scratchpad(NamedTuple):
+    """Where a looped model with round feedback reads and writes (not in the paper).
+
+    These index arrays come from code, not from learning. Loop t sees `memory`; what it
+    says, right-aligned as in the paper, is then written into the memory:
+
+        memory[j] <- given[t, j]          where given[t, j] is not -1
+                  <- said[source[t, j]]   where source[t, j] is not -1
+                  <- memory[j]            elsewhere
+    """
+
+    memory: Int[Array, "b n"]  # before the first loop
+    source: Int[Array, "t b n"]  # position in round t to copy from, or -1
+    given: Int[Array, "t b n"]  # a token that is written without being said, or -1
+    marks: Int[Array, "t b n 2"]  # pointers: what to read (0) and where to say it (1)
+    reads_problem: bool  # whether the problem is shown beside the memory
+    has_differences: bool  # whether memory numbers can be read as differences
+
+
+class LoopedBatch(NamedTuple):
+    """What the looped model trains on."""
+
+    problem: Int[AnyArray, "b n"]
+    rounds: Int[AnyArray, "t b r"]  # z~_t in the last r columns: no round needs more
+    mask: Bool[AnyArray, "t b r"]  # M_t; all zero past an example's own T
+    answer: Int[AnyArray, " b"]  # `<pad>` where the chain was cut before it
+    num_rounds: Int[AnyArray, " b"]  # T
+
+
+class DecoderBatch(NamedTuple):
+    """What the decoder trains on."""
+
+    tokens: Int[AnyArray, "b n"]
+    trained: Bool[AnyArray, "b n"]  # the targets: chain and answer

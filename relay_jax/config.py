@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from etils import epath
 
-from relay_jax.tokens import FIRST_NUMBER
+from relay_jax.vocabulary import FIRST_NUMBER
 
 MAX_SEED = 2**32 - 1
 LENGTHS_HELP = "pairs (shortest, longest), both included"

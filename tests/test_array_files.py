@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from relay_jax.array_file import open_tokens, read_whole_numbers
+from relay_jax.files import open_tokens, read_whole_numbers
 
 NAMES = ("tokens", "starts")
 

@@ -14,8 +14,8 @@ FILES = [
 
 # "": the package itself
 BASE = {
-    *("", "aliases", "array_file", "base", "beam", "chat_template", "config"),
-    *("config_io", "files", "subwords", "tokens"),
+    *("", "aliases", "base", "beam", "chat_template", "config"),
+    *("config_io", "files", "subword_tokenizers", "tokenizers", "vocabulary"),
 }
 # Training evaluates while it runs, so evaluation stands below it. Evaluation decodes, but
 # knows no datastore: training never reaches retrieval.

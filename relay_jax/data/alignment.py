@@ -17,32 +17,14 @@ example from left to right; everything after the problem is trained, to `<eos>`:
 """
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 
-from relay_jax.base import AnyArray, Bool, Host, Int
-from relay_jax.tasks.task import Examples, Task
-from relay_jax.tokens import EOS, PAD
+from relay_jax.base import Bool, DecoderBatch, Examples, Host, Int, LoopedBatch
+from relay_jax.tasks.task import Task
+from relay_jax.vocabulary import EOS, PAD
 
 WIDTH_STEP = 16  # widths differ by this much, so that few shapes need compiling
-
-
-class LoopedBatch(NamedTuple):
-    """What the looped model trains on."""
-
-    problem: Int[AnyArray, "b n"]
-    rounds: Int[AnyArray, "t b r"]  # z~_t in the last r columns: no round needs more
-    mask: Bool[AnyArray, "t b r"]  # M_t; all zero past an example's own T
-    answer: Int[AnyArray, " b"]  # `<pad>` where the chain was cut before it
-    num_rounds: Int[AnyArray, " b"]  # T
-
-
-class DecoderBatch(NamedTuple):
-    """What the decoder trains on."""
-
-    tokens: Int[AnyArray, "b n"]
-    trained: Bool[AnyArray, "b n"]  # the targets: chain and answer
 
 
 def looped_batch(

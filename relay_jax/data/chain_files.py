@@ -7,11 +7,11 @@ import numpy as np
 from etils import epath
 
 from relay_jax import config_io, files
-from relay_jax.array_file import read_arrays
-from relay_jax.base import Host, Int
+from relay_jax.base import Examples, Host, Int
 from relay_jax.config import ChainsConfig
 from relay_jax.data.sources import InMemorySource, concatenate
-from relay_jax.tasks import TASKS, Examples, Task
+from relay_jax.files import read_arrays
+from relay_jax.tasks import TASKS, Task
 
 REMEDY = (
     "remove it and the summary.json beside it, and write the chains again with the "

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from relay_jax.array_file import open_tokens
 from relay_jax.base import Host, Integer
-from relay_jax.tokens import Tokenizer, load_tokenizer
+from relay_jax.files import open_tokens
+from relay_jax.tokenizers import Tokenizer, load_tokenizer
 
 FILES = 256  # of one part
 EXAMPLES = 8192  # of TFDS, likewise

@@ -23,7 +23,7 @@ from relay_jax import config_io, files
 from relay_jax.base import Host, Integer
 from relay_jax.config import CorpusConfig
 from relay_jax.data import corpora
-from relay_jax.tokens import RUN_TOKENIZER, SentencePieceTokenizer
+from relay_jax.tokenizers import RUN_TOKENIZER, SentencePieceTokenizer
 
 CHUNK = 2000  # characters that the words are learnt from at once
 MAX_CHUNKS = 20_000

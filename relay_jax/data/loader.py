@@ -22,11 +22,9 @@ from etils import epath
 
 from relay_jax import config as configs
 from relay_jax import config_io
-from relay_jax.base import Host, Int
+from relay_jax.base import DecoderBatch, Host, Int, LoopedBatch
 from relay_jax.config import BucketConfig, ModelConfig, TrainConfig
 from relay_jax.data.alignment import (
-    DecoderBatch,
-    LoopedBatch,
     cut_chains,
     decoder_batch,
     longest_width,

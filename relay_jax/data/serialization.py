@@ -10,10 +10,10 @@ operations.
 
 import numpy as np
 
-from relay_jax.base import Host
-from relay_jax.tasks import Examples, Task
+from relay_jax.base import Examples, Host
+from relay_jax.tasks import Task
 from relay_jax.tasks.task import TOKEN_TYPE, empty_tokens
-from relay_jax.tokens import PAD
+from relay_jax.vocabulary import PAD
 
 
 def encode(examples: Examples) -> list[Host]:

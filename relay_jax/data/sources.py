@@ -9,9 +9,9 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from relay_jax.base import Bool, Host, Int
-from relay_jax.tasks.task import Examples, Task
-from relay_jax.tokens import PAD
+from relay_jax.base import Bool, Examples, Host, Int
+from relay_jax.tasks.task import Task
+from relay_jax.vocabulary import PAD
 
 BLOCK = 1024  # examples made in one vectorised call
 TEST_SHARE = 10  # one problem in this many is a test problem

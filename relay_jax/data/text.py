@@ -11,9 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from etils import epath
 
-from relay_jax.array_file import open_tokens
-from relay_jax.base import Host, Int, Integer
-from relay_jax.data.alignment import DecoderBatch
+from relay_jax.base import DecoderBatch, Host, Int, Integer
+from relay_jax.files import open_tokens
 
 WINDOW_CHOICE = 4  # a purpose, see `source.PURPOSES`
 

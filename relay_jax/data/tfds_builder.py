@@ -26,13 +26,13 @@ from etils import epath
 from tensorflow_datasets.core.writer import ShardWriter
 from tensorflow_datasets.proto import tf_example_generated_pb2 as tf_example
 
-from relay_jax.base import Host, Int
+from relay_jax.base import Examples, Host, Int
 from relay_jax.beam import Workers, spread, written_atomically
 from relay_jax.data.serialization import decode, encode
 from relay_jax.data.sources import BLOCK, SyntheticSource, check_problems, shuffled
-from relay_jax.tasks import TASKS, Examples, Task
+from relay_jax.tasks import TASKS, Task
 from relay_jax.tasks.task import TOKEN_TYPE
-from relay_jax.tokens import FIRST_NUMBER
+from relay_jax.vocabulary import FIRST_NUMBER
 
 SHARD = 256 * BLOCK  # examples of one file; TFDS holds them in memory to count them
 VERSION = "1.0.0"  # of the layout in ragged.py

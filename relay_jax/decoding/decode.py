@@ -37,7 +37,7 @@ from relay_jax.rest import drafters, token_recycling
 from relay_jax.rest.drafters import Text
 from relay_jax.rest.index import shard_like
 from relay_jax.rest.token_recycling import AdjacencyTable
-from relay_jax.tokens import check_ids
+from relay_jax.tokenizers import check_ids
 
 GREEDY = SamplingConfig()
 PLAIN = DraftConfig(drafter="none", num_draft=0)

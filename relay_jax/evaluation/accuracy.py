@@ -5,14 +5,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from relay_jax.base import Bool, Float, Host, Int, PyTree
+from relay_jax.base import Bool, Examples, Float, Host, Int, PyTree
 from relay_jax.config import ModelConfig
 from relay_jax.data.alignment import right_align
 from relay_jax.data.sources import SyntheticSource, concatenate
 from relay_jax.evaluation.predict import PREDICTORS
 from relay_jax.files import make_record
-from relay_jax.tasks import Examples, Task
-from relay_jax.tokens import PAD
+from relay_jax.tasks import Task
+from relay_jax.vocabulary import PAD
 
 DETAILS = ("round_accuracy", "hit_accuracy")  # many records, of a round or a place each
 FINAL_OFFSET = 2**20  # final problems are not those met while training

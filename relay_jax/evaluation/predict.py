@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from relay_jax.base import Float, Host, Int, PyTree
+from relay_jax.base import Examples, Float, Host, Int, PyTree
 from relay_jax.config import ModelConfig
 from relay_jax.data.alignment import (
     flatten,
@@ -20,8 +20,8 @@ from relay_jax.decoding import decode
 from relay_jax.models.feedback import read_round
 from relay_jax.models.looped import run_looped
 from relay_jax.models.sharding import constrain
-from relay_jax.tasks import Examples, Task
-from relay_jax.tokens import EOS, PAD
+from relay_jax.tasks import Task
+from relay_jax.vocabulary import EOS, PAD
 
 
 class Predictions(NamedTuple):

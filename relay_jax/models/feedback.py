@@ -9,9 +9,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from relay_jax.base import AnyArray, Array, Int, Key, Shaped
-from relay_jax.tasks.task import Scratchpad
-from relay_jax.tokens import FIRST_NUMBER, PAD
+from relay_jax.base import AnyArray, Array, Int, Key, Scratchpad, Shaped
+from relay_jax.vocabulary import FIRST_NUMBER, PAD
 
 
 def read_round(said: Int[Array, "b n"]) -> Int[Array, "b n"]:

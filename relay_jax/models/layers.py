@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from relay_jax.base import Array, Bool, Float, Int
 from relay_jax.config import ModelConfig, PositionConfig
-from relay_jax.tokens import FIRST_NUMBER
+from relay_jax.vocabulary import FIRST_NUMBER
 
 MASK_VALUE = -1e9  # a finite "minus infinity": a row without any key stays finite
 # What is kept for the backward pass under remat: what parameters were multiplied with.

@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from relay_jax.base import AnyArray, Array, Bool, Float, Int, Key, PyTree
+from relay_jax.base import AnyArray, Array, Bool, Float, Int, Key, PyTree, Scratchpad
 from relay_jax.config import ModelConfig
 from relay_jax.models.feedback import (
     ValueOffset,
@@ -36,8 +36,8 @@ from relay_jax.models.layers import (
     make_norm,
 )
 from relay_jax.models.sharding import constrain
-from relay_jax.tasks.task import Scratchpad, Task
-from relay_jax.tokens import FIRST_NUMBER, PAD
+from relay_jax.tasks.task import Task
+from relay_jax.vocabulary import FIRST_NUMBER, PAD
 
 NUM_MARKS = 32  # pointers of a scratchpad that have a vector, and 0: no pointer
 

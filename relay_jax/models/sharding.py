@@ -19,9 +19,8 @@ import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from relay_jax.base import Array, Host, Int, PyTree
+from relay_jax.base import Array, DecoderBatch, Host, Int, LoopedBatch, PyTree
 from relay_jax.config import MeshConfig
-from relay_jax.data.alignment import DecoderBatch, LoopedBatch
 
 AXES = ("data", "fsdp", "tensor")
 AXIS_RULES: dict[str | None, tuple[str, ...]] = {

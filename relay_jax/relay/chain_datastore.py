@@ -24,8 +24,8 @@ from relay_jax.rest import autotune, benchmark
 from relay_jax.rest.build import build_datastore
 from relay_jax.rest.datastore import Datastore
 from relay_jax.rest.index import load_index
-from relay_jax.tokens import TaskTokenizer
 from relay_jax.training import checkpoint
+from relay_jax.vocabulary import TaskTokenizer
 
 RUN = "ar_relay"  # who decodes
 COUNT = 32  # problems of each task

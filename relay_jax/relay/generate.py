@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from relay_jax import config as configs
 from relay_jax import files
-from relay_jax.base import Bool, Float, Host, Int, PyTree
+from relay_jax.base import Bool, Examples, Float, Host, Int, PyTree
 from relay_jax.config import ChainsConfig, ModelConfig, TrainConfig
 from relay_jax.data import loader
 from relay_jax.data.alignment import left_align
@@ -45,10 +45,10 @@ from relay_jax.data.chain_files import (
 )
 from relay_jax.data.sources import SyntheticSource, concatenate
 from relay_jax.evaluation.predict import decoder_texts, looped_chains, written_answer
-from relay_jax.tasks import Examples, Task
-from relay_jax.tokens import PAD
+from relay_jax.tasks import Task
 from relay_jax.training import checkpoint
 from relay_jax.training.validate import COUNT, SEED, SHARE, check_range, check_ranges
+from relay_jax.vocabulary import PAD
 
 RANGES = {"batch_size": COUNT, "confidence": SHARE, "seed": SEED}
 SEED_OFFSET = 1_000_003  # chains are written for other problems than were trained on

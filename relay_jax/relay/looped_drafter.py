@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from relay_jax.base import Host, Int, PyTree
+from relay_jax.base import Examples, Host, Int, PyTree
 from relay_jax.config import DraftConfig, ModelConfig, TrainConfig
 from relay_jax.data.alignment import flatten, left_align, sizes, text_room
 from relay_jax.evaluation import accuracy
 from relay_jax.evaluation.predict import looped_chains, written_answer
 from relay_jax.rest import benchmark
 from relay_jax.rest.drafters import LoopedDraft
-from relay_jax.tasks import Examples, Task
-from relay_jax.tokens import EOS
+from relay_jax.tasks import Task
+from relay_jax.vocabulary import EOS
 
 TIMED = 3  # calls of the looped model, of which the fastest counts
 

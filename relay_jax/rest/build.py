@@ -27,7 +27,7 @@ from relay_jax.rest.datastore import (
     token_dtype,
     write_metadata,
 )
-from relay_jax.tokens import check_ids
+from relay_jax.tokenizers import check_ids
 
 SHARD_TOKENS = 100_000_000
 LONGEST_SHARD = 2**30 - 1

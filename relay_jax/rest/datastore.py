@@ -32,7 +32,7 @@ from etils import epath
 from relay_jax import files
 from relay_jax.base import Host, Integer
 from relay_jax.rest.checksum import Checksum, load_checked
-from relay_jax.tokens import Tokenizer
+from relay_jax.tokenizers import Tokenizer
 
 FORMAT = 2
 METADATA = "metadata.json"

@@ -19,7 +19,7 @@ from relay_jax.base import PyTree
 from relay_jax.config import DraftConfig, ModelConfig, SamplingConfig
 from relay_jax.decoding import decode
 from relay_jax.rest import autotune, drafters
-from relay_jax.tokens import Tokenizer, decode_spans
+from relay_jax.tokenizers import Tokenizer, decode_spans
 
 SHORTEST_ROOM = 64  # of prompts, which is a power of two: few compilations
 

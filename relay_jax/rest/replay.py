@@ -20,13 +20,13 @@ from etils import epath
 from tqdm import tqdm
 
 from relay_jax import files
-from relay_jax.array_file import read_whole_numbers
 from relay_jax.base import Float, Host, Int
 from relay_jax.config import DraftConfig
 from relay_jax.decoding.decode import replay
+from relay_jax.files import read_whole_numbers
 from relay_jax.rest import drafters
 from relay_jax.rest.drafters import Text
-from relay_jax.tokens import check_ids
+from relay_jax.tokenizers import check_ids
 
 ARRAYS = ("tokens", "starts", "prompt_lengths")
 WIDTH_STEP = 512  # texts of similar length are replayed together

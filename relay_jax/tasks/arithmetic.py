@@ -18,16 +18,9 @@ from collections.abc import Iterator
 import jax.numpy as jnp
 import numpy as np
 
-from relay_jax.base import Array, Bool, Host, Int
-from relay_jax.tasks.task import (
-    TOKEN_TYPE,
-    Examples,
-    Scratchpad,
-    check_length,
-    empty_tokens,
-    last_number,
-)
-from relay_jax.tokens import (
+from relay_jax.base import Array, Bool, Examples, Host, Int, Scratchpad
+from relay_jax.tasks.task import TOKEN_TYPE, check_length, empty_tokens, last_number
+from relay_jax.vocabulary import (
     ARI,
     CLOSE,
     DIVIDE,

@@ -11,16 +11,9 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from relay_jax.base import Array, Host, Int
-from relay_jax.tasks.task import (
-    TOKEN_TYPE,
-    Examples,
-    Scratchpad,
-    check_length,
-    empty_tokens,
-    last_number,
-)
-from relay_jax.tokens import (
+from relay_jax.base import Array, Examples, Host, Int, Scratchpad
+from relay_jax.tasks.task import TOKEN_TYPE, check_length, empty_tokens, last_number
+from relay_jax.vocabulary import (
     BAR,
     COMMA,
     ED,

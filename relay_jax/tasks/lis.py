@@ -13,15 +13,9 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from relay_jax.base import Array, Host, Int
-from relay_jax.tasks.task import (
-    TOKEN_TYPE,
-    Examples,
-    Scratchpad,
-    check_length,
-    empty_tokens,
-)
-from relay_jax.tokens import FIRST_NUMBER, LIS, PAD, SEP
+from relay_jax.base import Array, Examples, Host, Int, Scratchpad
+from relay_jax.tasks.task import TOKEN_TYPE, check_length, empty_tokens
+from relay_jax.vocabulary import FIRST_NUMBER, LIS, PAD, SEP
 
 MAX_RUNS = 3
 MIN_PLANTED = 3  # numbers in increasing runs, in all

@@ -4,43 +4,14 @@ A chain is written by solving the problem, so it cannot disagree with its answer
 it is vectorised NumPy, a whole block of examples a call.
 """
 
-from typing import NamedTuple, Protocol, SupportsIndex, runtime_checkable
+from typing import Protocol, SupportsIndex, runtime_checkable
 
 import numpy as np
 
-from relay_jax.base import Array, Host, Int
-from relay_jax.tokens import FIRST_NUMBER, PAD
+from relay_jax.base import Array, Examples, Host, Int, Scratchpad
+from relay_jax.vocabulary import FIRST_NUMBER, PAD
 
 TOKEN_TYPE = np.int16  # of tokens on the host; `check_length` keeps numbers within it
-
-
-class Examples(NamedTuple):
-    """Solved problems, as tokens, padded on the right with `<pad>`."""
-
-    problem: Int[Host, "b p"]  # the task token, the problem, its end mark
-    rounds: Int[Host, "b t r"]  # round t of the chain; rounds past the last are empty
-    num_rounds: Int[Host, " b"]  # T, the number of rounds of each chain
-    answer: Int[Host, " b"]  # the final answer, one token
-    length: Int[Host, " b"]  # the problem's length, in the task's own unit
-
-
-class Scratchpad(NamedTuple):
-    """Where a looped model with round feedback reads and writes (not in the paper).
-
-    These index arrays come from code, not from learning. Loop t sees `memory`; what it
-    says, right-aligned as in the paper, is then written into the memory:
-
-        memory[j] <- given[t, j]          where given[t, j] is not -1
-                  <- said[source[t, j]]   where source[t, j] is not -1
-                  <- memory[j]            elsewhere
-    """
-
-    memory: Int[Array, "b n"]  # before the first loop
-    source: Int[Array, "t b n"]  # position in round t to copy from, or -1
-    given: Int[Array, "t b n"]  # a token that is written without being said, or -1
-    marks: Int[Array, "t b n 2"]  # pointers: what to read (0) and where to say it (1)
-    reads_problem: bool  # whether the problem is shown beside the memory
-    has_differences: bool  # whether memory numbers can be read as differences
 
 
 @runtime_checkable

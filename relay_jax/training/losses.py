@@ -4,15 +4,24 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from relay_jax.base import AnyArray, Array, Bool, Float, Int, Key, PyTree
+from relay_jax.base import (
+    AnyArray,
+    Array,
+    Bool,
+    DecoderBatch,
+    Float,
+    Int,
+    Key,
+    LoopedBatch,
+    PyTree,
+)
 from relay_jax.config import LossConfig, ModelConfig
-from relay_jax.data.alignment import DecoderBatch, LoopedBatch
 from relay_jax.data.text import Text
 from relay_jax.models.decoder import run_decoder
 from relay_jax.models.feedback import ValueOffset, gather_rounds, sample_rounds
 from relay_jax.models.looped import TeacherForcing, run_looped
 from relay_jax.tasks import Task
-from relay_jax.tokens import FIRST_NUMBER, PAD
+from relay_jax.vocabulary import FIRST_NUMBER, PAD
 
 
 def iteration_loss(

@@ -10,8 +10,8 @@ import jax
 from etils import epath
 
 from relay_jax import files
+from relay_jax.base import DecoderBatch, LoopedBatch
 from relay_jax.config import TrainConfig
-from relay_jax.data.alignment import DecoderBatch, LoopedBatch
 from relay_jax.evaluation.accuracy import DETAILS
 from relay_jax.evaluation.flops import step_flops
 from relay_jax.training import checkpoint

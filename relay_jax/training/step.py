@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from relay_jax.base import Array, Float, Int, Key, PyTree
+from relay_jax.base import Array, DecoderBatch, Float, Int, Key, LoopedBatch, PyTree
 from relay_jax.config import LossConfig, TrainConfig
-from relay_jax.data.alignment import DecoderBatch, LoopedBatch
 from relay_jax.data.text import Text
 from relay_jax.models import MODELS
 from relay_jax.models.sharding import LOOP_FIRST, constrain

@@ -3,20 +3,19 @@
 import numpy as np
 import pytest
 
+from relay_jax.base import DecoderBatch, Examples, LoopedBatch
 from relay_jax.data import alignment
 from relay_jax.data.alignment import (
-    DecoderBatch,
-    LoopedBatch,
     decoder_batch,
     flatten,
     looped_batch,
     right_align,
     round_mask,
 )
-from relay_jax.tasks import TASKS, Examples
+from relay_jax.tasks import TASKS
 from relay_jax.tasks.arithmetic import Arithmetic
 from relay_jax.tasks.edit_distance import EditDistance
-from relay_jax.tokens import EOS, PAD, TaskTokenizer
+from relay_jax.vocabulary import EOS, PAD, TaskTokenizer
 
 encode = TaskTokenizer().encode
 

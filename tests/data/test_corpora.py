@@ -12,7 +12,7 @@ from etils import epath
 
 from relay_jax.data import corpora
 from relay_jax.tasks import TASKS
-from relay_jax.tokens import load_tokenizer
+from relay_jax.tokenizers import load_tokenizer
 
 RECORDS = [{"prompt": "1+2", "text": "=3"}, {"prompt": "2*2", "text": "=4 é"}]
 LINES = "\n\n".join(map(json.dumps, RECORDS)).encode()

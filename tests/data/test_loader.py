@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import pytest
 
+from relay_jax.base import DecoderBatch, LoopedBatch
 from relay_jax.config import ModelConfig, TrainConfig
 from relay_jax.config_io import build
-from relay_jax.data.alignment import DecoderBatch, LoopedBatch
 from relay_jax.data.loader import check_lengths, make_task, open_buckets, step_at, steps
 from relay_jax.tasks.arithmetic import Arithmetic
 

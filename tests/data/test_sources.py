@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from relay_jax.base import Examples
 from relay_jax.data import sources
 from relay_jax.data.sources import (
     BLOCK,
@@ -18,8 +19,7 @@ from relay_jax.tasks import TASKS
 from relay_jax.tasks.arithmetic import Arithmetic
 from relay_jax.tasks.edit_distance import EditDistance
 from relay_jax.tasks.lis import LongestIncreasingSubsequence
-from relay_jax.tasks.task import Examples
-from relay_jax.tokens import PAD
+from relay_jax.vocabulary import PAD
 
 SHORT = Arithmetic(5)
 

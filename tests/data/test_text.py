@@ -15,7 +15,7 @@ from relay_jax.config import (
 from relay_jax.data import loader
 from relay_jax.data.language_corpus import find_sources, is_held_out, prepare_corpus
 from relay_jax.data.text import open_windows
-from relay_jax.tokens import SentencePieceTokenizer, load_run_tokenizer
+from relay_jax.tokenizers import SentencePieceTokenizer, load_run_tokenizer
 
 SOURCE = '''
 class Point{i}:

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from relay_jax.base import Examples
 from relay_jax.beam import Workers
 from relay_jax.config import BucketConfig, DataConfig, TrainConfig
 from relay_jax.data import loader, serialization, tfds_builder
 from relay_jax.data.alignment import looped_batch
 from relay_jax.data.sources import BLOCK, MAX_TOKENS, SyntheticSource, shuffled
-from relay_jax.tasks import TASKS, Examples
+from relay_jax.tasks import TASKS
 from relay_jax.tasks.arithmetic import Arithmetic
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -319,7 +320,7 @@ try:
     runpy.run_module("experiments.make_data", run_name="__main__")
 finally:
     from relay_jax.data.tfds_builder import open_tfds
-    from relay_jax.tasks import TASKS
+    from relay_jax.tasks import (TASKS)
     open_tfds(TASKS["arithmetic"](5), (1, 3), "{tmp_path}", 0)
     assert "tensorflow" not in sys.modules
 """

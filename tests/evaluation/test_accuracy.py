@@ -10,8 +10,8 @@ from relay_jax.evaluation import accuracy, figures, predict
 from relay_jax.evaluation.predict import Predictions
 from relay_jax.evaluation.report import make_table
 from relay_jax.tasks import TASKS
-from relay_jax.tokens import EOS, PAD
 from relay_jax.training.step import init_params
+from relay_jax.vocabulary import EOS, PAD
 
 TASK = TASKS["edit_distance"]()
 EXAMPLES = TASK.sample(np.random.default_rng(0), np.array([2, 3, 3, 3]))

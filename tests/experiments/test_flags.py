@@ -12,8 +12,8 @@ from relay_jax.config import ModelConfig, TrainConfig
 from relay_jax.models import hf_weights
 from relay_jax.rest import autotune
 from relay_jax.rest.build import build_datastore
-from relay_jax.tokens import TaskTokenizer
 from relay_jax.training.step import init_params
+from relay_jax.vocabulary import TaskTokenizer
 
 WORDS = TaskTokenizer(12)
 LLAMA = ModelConfig(

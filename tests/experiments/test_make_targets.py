@@ -12,7 +12,8 @@ from etils import epath
 from relay_jax.data.corpora import read_json_fields
 from relay_jax.data.language_corpus import train_tokenizer
 from relay_jax.rest.replay import load_targets
-from relay_jax.tokens import SentencePieceTokenizer, TaskTokenizer
+from relay_jax.tokenizers import SentencePieceTokenizer
+from relay_jax.vocabulary import TaskTokenizer
 from tests.experiments.test_scripts import refusal, script
 
 DATA = pathlib.Path(__file__).parents[3] / "shared" / "data"

@@ -15,7 +15,7 @@ from relay_jax.models.layers import (
     directions,
     rotate,
 )
-from relay_jax.tokens import FIRST_NUMBER
+from relay_jax.vocabulary import FIRST_NUMBER
 
 MODEL = ModelConfig(dim=16, num_heads=4, mlp_dim=32, dropout=0.0)
 

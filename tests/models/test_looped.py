@@ -13,9 +13,9 @@ from relay_jax.data.alignment import looped_batch
 from relay_jax.models.feedback import read_round
 from relay_jax.models.looped import LoopedModel, TeacherForcing, run_looped
 from relay_jax.tasks import TASKS
-from relay_jax.tokens import PAD
 from relay_jax.training.losses import iteration_loss
 from relay_jax.training.step import init_params
+from relay_jax.vocabulary import PAD
 
 BIAS = PositionConfig(
     scheme="relative_bias", directional_heads=True, log_length_scaling=True

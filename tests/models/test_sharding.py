@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from relay_jax.base import DecoderBatch, LoopedBatch
 from relay_jax.config import MeshConfig
-from relay_jax.data.alignment import DecoderBatch, LoopedBatch
 from relay_jax.models import sharding as meshes
 from relay_jax.models.sharding import (
     LOOP_FIRST,

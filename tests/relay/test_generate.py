@@ -21,8 +21,8 @@ from relay_jax.evaluation.predict import Predictions
 from relay_jax.relay import generate
 from relay_jax.relay.generate import FILTERS, GeneratedChains
 from relay_jax.tasks import TASKS
-from relay_jax.tokens import EOS, PAD, SEP
 from relay_jax.training import checkpoint
+from relay_jax.vocabulary import EOS, PAD, SEP
 
 LIS = {"group": 2, "smallest": 10, "number_range": 20}
 

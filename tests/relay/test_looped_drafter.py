@@ -15,9 +15,9 @@ from relay_jax.evaluation.predict import Predictions
 from relay_jax.relay import looped_drafter
 from relay_jax.rest import drafters
 from relay_jax.rest.drafters import LoopedDraft, Text
-from relay_jax.tokens import EOS
 from relay_jax.training import checkpoint
 from relay_jax.training.step import init_params
+from relay_jax.vocabulary import EOS
 
 DECODER = ModelConfig(
     kind="decoder", num_layers=1, dim=16, num_heads=2, mlp_dim=32, num_numbers=8

@@ -12,7 +12,8 @@ from relay_jax.rest.build import build_datastore, sort_suffixes
 from relay_jax.rest.checksum import load_checked
 from relay_jax.rest.datastore import open_datastore
 from relay_jax.rest.index import load_index
-from relay_jax.tokens import IdTokenizer, TaskTokenizer
+from relay_jax.tokenizers import IdTokenizer
+from relay_jax.vocabulary import TaskTokenizer
 
 WORDS = {"tokenizer": "test", "vocab_size": 50, "eos_id": 1}
 

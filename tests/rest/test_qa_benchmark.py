@@ -8,8 +8,8 @@ from relay_jax.chat_template import plain
 from relay_jax.config import DraftConfig, ModelConfig, SamplingConfig, TrainConfig
 from relay_jax.rest import autotune, qa_benchmark
 from relay_jax.rest.qa_benchmark import Question, Setup
-from relay_jax.tokens import EOS, TaskTokenizer
 from relay_jax.training.step import init_params
+from relay_jax.vocabulary import EOS, TaskTokenizer
 
 MODEL = ModelConfig(kind="decoder", num_layers=1, dim=16, mlp_dim=16, num_numbers=12)
 QUESTIONS = [

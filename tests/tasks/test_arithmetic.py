@@ -4,11 +4,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from relay_jax.base import Scratchpad
 from relay_jax.data.alignment import looped_batch
 from relay_jax.tasks import TASKS, Task
 from relay_jax.tasks.arithmetic import Arithmetic, needs_brackets
-from relay_jax.tasks.task import Scratchpad
-from relay_jax.tokens import ARI, FIRST_NUMBER, PAD, TaskTokenizer
+from relay_jax.vocabulary import ARI, FIRST_NUMBER, PAD, TaskTokenizer
 
 TOKENIZER = TaskTokenizer(101)
 WORDS = [TOKENIZER.decode([i]) for i in range(TOKENIZER.vocab_size)]

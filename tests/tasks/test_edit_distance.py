@@ -7,7 +7,7 @@ import pytest
 from relay_jax.data.alignment import looped_batch
 from relay_jax.tasks import Task
 from relay_jax.tasks.edit_distance import EditDistance, distance_rows
-from relay_jax.tokens import (
+from relay_jax.vocabulary import (
     BAR,
     COMMA,
     ED,

@@ -10,7 +10,7 @@ import pytest
 from relay_jax.data.alignment import looped_batch
 from relay_jax.tasks import Task
 from relay_jax.tasks.lis import LongestIncreasingSubsequence, subsequence_lengths
-from relay_jax.tokens import FIRST_NUMBER, LIS, PAD, SEP, TaskTokenizer
+from relay_jax.vocabulary import FIRST_NUMBER, LIS, PAD, SEP, TaskTokenizer
 
 encode = TaskTokenizer(300).encode
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from relay_jax.tasks import TASKS
-from relay_jax.tokens import COMMA, FIRST_NUMBER, PAD, SEP
+from relay_jax.vocabulary import COMMA, FIRST_NUMBER, PAD, SEP
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -11,7 +11,6 @@ from relay_jax.models.decoder import Decoder
 from relay_jax.models.feedback import ValueOffset, sample_rounds, write_memory
 from relay_jax.models.looped import TeacherForcing, run_looped
 from relay_jax.tasks import TASKS
-from relay_jax.tokens import FIRST_NUMBER, PAD
 from relay_jax.training.losses import (
     answer_loss,
     decoder_loss,
@@ -21,6 +20,7 @@ from relay_jax.training.losses import (
     sample_value_offset,
 )
 from relay_jax.training.step import init_params
+from relay_jax.vocabulary import FIRST_NUMBER, PAD
 
 SMALL = {"num_layers": 1, "dim": 16, "mlp_dim": 16, "num_numbers": 64, "dropout": 0.0}
 TASK = TASKS["edit_distance"]()

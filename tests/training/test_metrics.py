@@ -11,8 +11,8 @@ import pytest
 
 from experiments.configs import tiny
 from relay_jax import config_io
+from relay_jax.base import DecoderBatch, LoopedBatch
 from relay_jax.config import TrainConfig
-from relay_jax.data.alignment import DecoderBatch, LoopedBatch
 from relay_jax.evaluation.flops import step_flops
 from relay_jax.training import loop, metrics
 

@@ -11,9 +11,14 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from relay_jax import tokens
-from relay_jax.subwords import HuggingFaceTokenizer, SentencePieceTokenizer
-from relay_jax.tokens import Tokenizer, decode_spans, load_run_tokenizer, load_tokenizer
+from relay_jax import tokenizers
+from relay_jax.subword_tokenizers import HuggingFaceTokenizer, SentencePieceTokenizer
+from relay_jax.tokenizers import (
+    Tokenizer,
+    decode_spans,
+    load_run_tokenizer,
+    load_tokenizer,
+)
 
 transformers = pytest.importorskip("transformers", reason="transformers is the oracle")
 
@@ -238,7 +243,7 @@ def test_spans_lose_no_space_and_no_character(llama):
     ids = tokenizer.encode(text)
     for cut in range(1, len(ids)):
         spans = decode_spans(tokenizer, ids, [1, cut, len(ids)])
-        assert "".join(spans) == text and tokens.UNFINISHED not in spans[0]
+        assert "".join(spans) == text and tokenizers.UNFINISHED not in spans[0]
     assert decode_spans(tokenizer, ids, [3, 3]) == [""]
 
 

@@ -3,15 +3,16 @@
 import numpy as np
 import pytest
 
-from relay_jax import tokens
-from relay_jax.tokens import TaskTokenizer, Tokenizer
+from relay_jax import vocabulary
+from relay_jax.tokenizers import Tokenizer
+from relay_jax.vocabulary import TaskTokenizer
 
 
 def test_ids_are_as_drawn_in_the_docstring():
     words = "<pad> <eos> [ARI] [ED] [LIS] <sep> | , = ( ) + - * / a b z 0 1 255"
     ids = TaskTokenizer().encode(words)
     assert ids == [*range(15), 15, 16, 40, 41, 42, 296]
-    assert tokens.FIRST_LETTER == 15 and tokens.FIRST_NUMBER == 41
+    assert vocabulary.FIRST_LETTER == 15 and vocabulary.FIRST_NUMBER == 41
     assert TaskTokenizer().vocab_size == 297
 
 

@@ -1,33 +1,24 @@
-"""Tokenizers: a closed one for the RELAY tasks; those of text are in `subwords`.
+"""Tokenizers: the interface that the project asks for, and how one is loaded.
 
-The RELAY tasks share one vocabulary in which every number is one token:
-
-    id      0      1      2      3     4     5   6 7 8 9 10 11-14  15-40  41, 42, ...
-    token   <pad>  <eos>  [ARI]  [ED]  [LIS] <sep> | , = (  )  +-*/  a-z    0,  1, ...
-
-Numbers come last, so a vocabulary with fewer of them is a prefix of a larger one.
+The RELAY tasks have a closed vocabulary (`vocabulary.TaskTokenizer`); models of text have
+SentencePiece models or `tokenizer.json` files (`subword_tokenizers`).
 """
 
 import itertools
-import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol, SupportsInt, runtime_checkable
 
 from etils import epath
 
 from relay_jax.base import Host, Integer
-from relay_jax.subwords import (
+from relay_jax.subword_tokenizers import (
     ADDED,
     SETTINGS,
     HuggingFaceTokenizer,
     SentencePieceTokenizer,
 )
+from relay_jax.vocabulary import TaskTokenizer
 
-PAD, EOS, ARI, ED, LIS, SEP, BAR, COMMA, EQUALS, OPEN, CLOSE = range(11)
-PLUS, MINUS, TIMES, DIVIDE = range(11, 15)
-FIRST_LETTER = 15
-NUM_LETTERS = 26
-FIRST_NUMBER = FIRST_LETTER + NUM_LETTERS
 RUN_TOKENIZER = "tokenizer.model"  # in a run directory
 # Of a model's folder; the first two are tokenizers by themselves.
 TOKENIZER_FILES = (
@@ -36,13 +27,6 @@ TOKENIZER_FILES = (
 )
 
 UNFINISHED = "\ufffd"  # how the first bytes of a character look
-
-_SYMBOLS = (
-    *("<pad>", "<eos>", "[ARI]", "[ED]", "[LIS]", "<sep>"),
-    *"|,=()+-*/",
-    *"abcdefghijklmnopqrstuvwxyz",
-)
-_TOKEN = re.compile(r"<[a-z]+>|\[[A-Z]+\]|\d+|\S")
 
 
 @runtime_checkable
@@ -63,62 +47,6 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> list[int]: ...
 
     def decode(self, ids: Iterable[SupportsInt]) -> str: ...
-
-
-class TaskTokenizer(NamedTuple):
-    """The closed vocabulary of the RELAY tasks, with the numbers 0..num_numbers - 1."""
-
-    num_numbers: int = 256
-
-    @property
-    def vocab_size(self) -> int:
-        return FIRST_NUMBER + self.num_numbers
-
-    @property
-    def identity(self) -> str:
-        return f"relay-tasks-v1-{self.num_numbers}"
-
-    @property
-    def eos_id(self) -> int:
-        return EOS
-
-    def encode(self, text: str) -> list[int]:
-        """`"[ARI] 3*2="` -> ids. Raises ValueError at a word outside the vocabulary."""
-        return [self._id(word) for word in _TOKEN.findall(text)]
-
-    def decode(self, ids: Iterable[SupportsInt]) -> str:
-        """Ids -> text; spaces stand only where two words would run together."""
-        words = [self._word(int(i)) for i in ids]
-        text = ""
-        for word in words:
-            glued = not text or not (text[-1].isalnum() and word[0].isalnum())
-            letters = len(word) == 1 and word.isalpha() and text[-1:].isalpha()
-            text += word if glued or letters else f" {word}"
-        return text
-
-    def _id(self, word: str) -> int:
-        if word.isdecimal():
-            if int(word) >= self.num_numbers:
-                raise ValueError(
-                    f"the number {word} is not in the vocabulary, which ends at "
-                    f"{self.num_numbers - 1}; raise `num_numbers` in the model's config"
-                )
-            return FIRST_NUMBER + int(word)
-        if word not in _SYMBOLS:
-            raise ValueError(
-                f"{word!r} is not in the closed task vocabulary; it holds numbers and "
-                f"{' '.join(_SYMBOLS)}"
-            )
-        return _SYMBOLS.index(word)
-
-    def _word(self, index: int) -> str:
-        if not 0 <= index < self.vocab_size:
-            raise ValueError(
-                f"token id {index} is outside this vocabulary of {self.vocab_size}"
-            )
-        if index >= FIRST_NUMBER:
-            return str(index - FIRST_NUMBER)
-        return _SYMBOLS[index]
 
 
 class IdTokenizer(NamedTuple):
