@@ -260,7 +260,7 @@ def build(cls: type, values: dict):
         file = config_flags.get_config_filename(flags.FLAGS["config"])
         told = f"--config={file} is for python -m experiments.{other[0]}"
         if cls is configs.TrainConfig and "runs" in values:
-            mark = "/" if ":" in file else ":"  # paper.py:lis/ar, quickstart.py:ar
+            mark = "/" if ":" in file else ":TASK/"  # quickstart.py:lis/ar
             runs = ", ".join(values["runs"])
             told += f"; for one of its runs give --config={file}{mark}RUN, RUN: {runs}"
         raise ValueError(told)

@@ -94,7 +94,7 @@ def _merged(config: configs.RelayConfig, theirs, made) -> str:
         within = round(share * total / (1 - share))
         longest = f"<= {buckets[task].lengths[1]}"
         rows.append(
-            [task, longest, str(paper.PLANS[task].within), str(within), "drawn"]
+            [task, longest, str(paper.PLANS[task].num_originals), str(within), "drawn"]
         )
         for length in sorted({*planned, *published}, key=int):
             counts = (published.get(length), planned.get(length))

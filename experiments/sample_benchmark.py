@@ -25,9 +25,11 @@ _REPEATS = flags.DEFINE_integer("repeats", 5, "The best counts.", lower_bound=1)
 def main() -> None:
     for name, plan in paper.PLANS.items():
         speed = examples_a_second(plan, _COUNT.value, _REPEATS.value)
-        print(f"{name}, lengths {plan.train}: {speed:,.0f} examples a CPU-second")
+        print(
+            f"{name}, lengths {plan.train_lengths}: {speed:,.0f} examples a CPU-second"
+        )
         if _RECORDS.value:
-            line = {"task": name, "lengths": plan.train, "count": _COUNT.value}
+            line = {"task": name, "lengths": plan.train_lengths, "count": _COUNT.value}
             line |= {"examples_a_cpu_second": round(speed)}
             files.append_lines(_RECORDS.value, [command.describe() | line])
 
@@ -36,7 +38,7 @@ def examples_a_second(plan, count: int, repeats: int) -> float:
     task, seconds = make_task(plan.task, plan.options), []
     for repeat in range(repeats):
         source = SyntheticSource(
-            task, plan.train, seed=repeat
+            task, plan.train_lengths, seed=repeat
         )  # another one: no cache helps
         started = time.process_time()
         source.take(np.arange(count))

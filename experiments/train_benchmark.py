@@ -1,7 +1,7 @@
 """What a training step costs, beside the same step in PyTorch.
 
     python -m experiments.train_benchmark --peer --records=FILE.jsonl \
-        --config=experiments/configs/quickstart.py:looped_aligned
+        --config=experiments/configs/quickstart.py:arithmetic/looped_aligned
 
 Measured is the project's own step on batches of its own pipeline, for each bucket of the
 config; what the pipeline alone can make stands beside it. `--peer` times the model of

@@ -1,6 +1,10 @@
-"""A code language model for a CPU: 3.3 M parameters, the standard library, minutes.
+"""A language model of Python code, trained on the standard library.
 
-4 layers x 192; experiments/configs/code_lm_gpu.py is larger.
+    --config=experiments/configs/code_lm.py        3.3 M parameters: minutes on a CPU
+    --config=experiments/configs/code_lm.py:gpu    12 layers x 768, context 1,024: one GPU
+
+The standard library is little text for the larger one; `--config.corpus.folder=DIR`
+takes another folder.
 """
 
 from ml_collections import ConfigDict
@@ -15,17 +19,36 @@ CPU = {
     "mlp_dim": 512,
     "text_vocab_size": 4096,
 }
+GPU = {
+    "num_layers": 12,
+    "dim": 768,
+    "num_heads": 12,
+    "mlp_dim": 2048,
+    "text_vocab_size": 32_000,
+    "dtype": "bfloat16",
+    "remat": True,
+}
+SIZES = ("cpu", "gpu")
 
 
-def get_config() -> ConfigDict:
-    return ConfigDict(language_model("code_lm", CPU, context=256, batch_size=4))
+def get_config(size: str = "cpu") -> ConfigDict:
+    if size not in SIZES:
+        raise ValueError(f"unknown size {size!r}; choose one of {', '.join(SIZES)}")
+    if size == "cpu":
+        return ConfigDict(language_model("code_lm", CPU, context=256, batch_size=4))
+    values = language_model(
+        "code_lm_gpu", GPU, context=1024, batch_size=32, num_steps=10_000
+    )
+    values["train"]["optimizer"]["learning_rate"] = 6e-4
+    values["corpus"]["exclude"] = "site-packages encodings pydoc_data"
+    return ConfigDict(values)
 
 
 def language_model(
     name: str, model: dict, context: int, batch_size: int, num_steps: int = 800
 ) -> dict:
-    """A decoder as today's: RMS norm, SwiGLU, RoPE, no dropout."""
-    kinds = {"kind": "decoder", "norm": "rms", "activation": "swiglu", "dropout": 0.0}
+    """A decoder in the style of Llama: RMS norm, SwiGLU, RoPE, no dropout."""
+    architecture = {"kind": "decoder", "norm": "rms", "activation": "swiglu"}
     bucket = {
         "task": "text",
         "kind": "text",
@@ -34,7 +57,7 @@ def language_model(
     }
     train = {
         "name": name,
-        "model": kinds | model,
+        "model": architecture | {"dropout": 0.0} | model,
         "optimizer": {
             "kind": "muon",
             "learning_rate": 3e-3,

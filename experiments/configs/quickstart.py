@@ -1,81 +1,233 @@
-"""RELAY on arithmetic modulo 5: trained on up to 4 operators, tested to 8.
+"""RELAY in minutes on two CPU cores: small models, trained on short problems, tested at
+twice the length.
 
-`--config=.../quickstart.py` is the whole method (experiments/quickstart.py);
-`--config=.../quickstart.py:looped_aligned` is one of its runs (experiments/train.py).
+    --config=experiments/configs/quickstart.py:lis                  the whole method
+    --config=experiments/configs/quickstart.py:lis/looped_aligned   one run, for train.py
+
+`EXPERIMENTS` lists what there is: each task, all of them in one model (`multitask`), and
+the paper's self-made-chain baselines on arithmetic (`self_made`).
 """
+
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
 from experiments.configs import relay_recipe
+from experiments.configs.relay_recipe import TaskPlan, merge_dicts, original_buckets
 
-PLANS = [
-    relay_recipe.TaskPlan(
-        task="arithmetic",
-        options={"modulus": 5},
-        train=(1, 4),
-        test=(1, 8),
-        chains={"5": 4000, "6": 4000, "7": 4000, "8": 4000},
-        within=12_000,
-        train_options=(("right_heavy", True),),
-        merged_buckets=4,
-    )
-]
-NUM_NUMBERS = 8
-STEPS = {
-    "looped_aligned": 10_000,
-    "ar": 1200,
-    "looped_vanilla": 2000,
-    "ar_relay": 800,
-    "ar_control": 800,
-}
-# AdamW goes further beyond the training lengths here than Muon does, and the average of
-# its parameters at a constant rate further than where a falling rate comes to rest. Of
-# four steps three practise first rounds alone: a step is then four times as cheap, and
-# long expressions, which are the hard ones, are met three times as often.
-LOOPED = {
-    "optimizer": {"kind": "adamw", "constant_share": 0.95, "average_share": 0.1},
-    "data": {
-        "buckets": {
-            "arithmetic": {"weight": 0.25},
-            "first_rounds": relay_recipe.original_buckets(PLANS)["arithmetic"]
-            | {"weight": 0.75, "max_rounds": 1},
+
+class Settings(NamedTuple):
+    """What distinguishes one task's quickstart from the others'."""
+
+    plans: list[TaskPlan]
+    num_numbers: int  # in the vocabulary
+    num_steps: dict[str, int]  # by run
+    model: dict  # changes to every model
+    runs: dict[str, dict]  # changes to single runs
+
+
+def fine_tuning_steps(num_steps: int) -> dict[str, int]:
+    """Both fine-tuned models train for the same number of steps."""
+    return dict.fromkeys(("ar_relay", "ar_control"), num_steps)
+
+
+def weights(**by_bucket: float) -> dict:
+    return {name: {"weight": weight} for name, weight in by_bucket.items()}
+
+
+# Arithmetic modulo 5, up to 4 operators.
+ARITHMETIC_PLAN = TaskPlan(
+    task="arithmetic",
+    options={"modulus": 5},
+    train_lengths=(1, 4),
+    test_lengths=(1, 8),
+    chain_counts={"5": 4000, "6": 4000, "7": 4000, "8": 4000},
+    num_originals=12_000,
+    train_options=(("right_heavy", True),),
+    num_chain_buckets=4,
+)
+# Three of four steps train first rounds alone: such a step costs a quarter, and the long
+# expressions, which are the hard ones, occur three times as often.
+FIRST_ROUNDS = original_buckets([ARITHMETIC_PLAN])["arithmetic"] | {"max_rounds": 1}
+ARITHMETIC = Settings(
+    plans=[ARITHMETIC_PLAN],
+    num_numbers=8,
+    num_steps={"looped_aligned": 10_000, "ar": 1200, "looped_vanilla": 2000}
+    | fine_tuning_steps(800),
+    # From two positions left of an innermost bracket its end is 6 away; with 8 distances
+    # the model can distinguish this end from those further right.
+    model={"position": {"max_distance": 8}},
+    runs={
+        # AdamW extrapolates to longer problems here than Muon does, and averaged
+        # parameters at a constant learning rate extrapolate further than the last ones
+        # after a decay.
+        "looped_aligned": {
+            "optimizer": {
+                "kind": "adamw",
+                "constant_share": 0.95,
+                "average_share": 0.1,
+            },
+            "data": {
+                "buckets": weights(arithmetic=0.25)
+                | {"first_rounds": FIRST_ROUNDS | {"weight": 0.75}}
+            },
         }
     },
+)
+
+# Edit distance of strings of up to 8 letters, shorter ones among them.
+EDIT_DISTANCE_PLAN = TaskPlan(
+    task="edit_distance",
+    options={"using": 8, "max_extra": 2},
+    train_lengths=(1, 8),
+    test_lengths=(1, 16),
+    chain_counts={str(n): 2000 for n in range(9, 17)},
+    num_originals=16_000,
+    train_options=(("max_extra", 8),),  # so that training includes longer rows
+    num_chain_buckets=4,
+    eval_length_step=4,
+)
+# The AR model must find its position in the previous row by counting from the last
+# comma, which a relative bias of 24 distances permits.
+EDIT_DISTANCE_DECODER = {"model": {"position": {"max_distance": 24}}}
+# It starts with short strings, without which it does not learn to compare letters; the
+# longest rows come last.
+SHORT_STRINGS = original_buckets([EDIT_DISTANCE_PLAN])["edit_distance"] | {
+    "options": EDIT_DISTANCE_PLAN.options,
+    "lengths": (1, 3),
 }
+USUAL_STRINGS = SHORT_STRINGS | {"lengths": EDIT_DISTANCE_PLAN.train_lengths}
+EDIT_DISTANCE = Settings(
+    plans=[EDIT_DISTANCE_PLAN],
+    num_numbers=64,
+    num_steps={"looped_aligned": 2000, "ar": 8000, "looped_vanilla": 600}
+    | fine_tuning_steps(1200),
+    model={"num_heads": 4, "number_code": "digits"},  # few heads: sequences are long
+    runs={
+        "looped_aligned": {
+            "model": {"differences": True},
+            "optimizer": {"learning_rate": 5e-3, "weight_decay": 0.1},
+            "loss": {"answer_weight": 0.3},
+        },
+        "ar": EDIT_DISTANCE_DECODER
+        | {
+            "optimizer": {
+                "learning_rate": 5e-3,
+                "weight_decay": 0.1,
+                "constant_share": 0.6,
+            },
+            "data": {
+                "buckets": {
+                    "short_strings": SHORT_STRINGS | {"weight": 0.15},
+                    "usual_strings": USUAL_STRINGS
+                    | {"weight": 0.5, "start_share": 0.2},
+                    "edit_distance": {"weight": 0.35, "start_share": 0.5},
+                }
+            },
+        },
+        "ar_relay": EDIT_DISTANCE_DECODER,
+        "ar_control": EDIT_DISTANCE_DECODER,
+    },
+)
+
+# Longest increasing subsequence of up to 20 numbers, in groups of 5.
+LIS_PLAN = TaskPlan(
+    task="lis",
+    options={"group": 5, "smallest": 41, "number_range": 99},
+    train_lengths=(1, 20),
+    test_lengths=(1, 40),
+    chain_counts={str(n): 800 for n in range(21, 41)},
+    num_originals=12_000,
+    num_chain_buckets=4,
+    eval_length_step=5,
+)
+LIS_LOOPED = {
+    "optimizer": {"learning_rate": 5e-3, "weight_decay": 0.1},
+    # A heavy answer loss slows down learning the rounds. The value offset shows values
+    # that otherwise only longer problems have.
+    "loss": {"answer_weight": 0.1, "max_value_offset": {"lis": 20}},
+}
+LIS = Settings(
+    plans=[LIS_PLAN],
+    num_numbers=120,
+    num_steps={"looped_aligned": 4500, "ar": 5000, "looped_vanilla": 1000}
+    | fine_tuning_steps(1200),
+    model={
+        "num_layers": 5,
+        "num_heads": 4,
+        "number_code": "ordinal",
+        # Attention depends on content here, not on distance.
+        "position": {"directional_heads": False, "distance_slopes": False},
+    },
+    runs={"looped_aligned": LIS_LOOPED},
+)
+
+# What the tasks need separately, together; LIS, the hardest, has the largest weight.
+MULTITASK = Settings(
+    plans=[ARITHMETIC_PLAN, EDIT_DISTANCE_PLAN, LIS_PLAN],
+    num_numbers=120,
+    num_steps={"looped_aligned": 8000, "ar": 9000, "looped_vanilla": 1200}
+    | fine_tuning_steps(800),
+    model={"num_layers": 5, "number_code": "ordinal"},
+    runs={
+        "looped_aligned": LIS_LOOPED
+        | {
+            "model": {"differences": True},
+            "data": {
+                "buckets": weights(arithmetic=0.1, edit_distance=0.25, lis=0.35)
+                | {"first_rounds": FIRST_ROUNDS | {"weight": 0.3}}
+            },
+        },
+        "ar": {
+            "optimizer": {"constant_share": 0.75},
+            "data": {
+                "buckets": weights(arithmetic=0.15, lis=0.3)
+                | {
+                    "short_strings": SHORT_STRINGS | {"weight": 0.3},
+                    "edit_distance": {"weight": 0.6, "start_share": 0.5},
+                }
+            },
+        },
+    },
+)
+
+TASKS = {
+    "arithmetic": ARITHMETIC,
+    "edit_distance": EDIT_DISTANCE,
+    "lis": LIS,
+    relay_recipe.MULTITASK: MULTITASK,
+}
+SELF_MADE = "self_made"
+SELF_MADE_COUNTS = (4000, 4000, 4000, 4000)  # new chains in each phase
+SELF_MADE_STEPS = 200  # of each phase
+EXPERIMENTS = (*TASKS, SELF_MADE)
 
 
-# Two places left of an innermost bracket, its end is 6 away; 8 distances tell that end
-# from those further right.
-ALL_MODELS = {"position": {"max_distance": 8}}
+def get_config(name: str = "arithmetic") -> ConfigDict:
+    """`name`: one of `EXPERIMENTS`, optionally followed by a slash and a run."""
+    experiment, run = relay_recipe.split_name(name, EXPERIMENTS)
+    if experiment == SELF_MADE:
+        values = self_made_baselines(ARITHMETIC)
+    else:
+        values = relay_experiment(TASKS[experiment])
+    return ConfigDict(relay_recipe.select_run(values, run))
 
 
-def get_config(run: str = "") -> ConfigDict:
-    changes = {"looped_aligned": LOOPED}
-    return ConfigDict(quickstart(PLANS, NUM_NUMBERS, STEPS, run, changes, ALL_MODELS))
+def self_made_baselines(settings: Settings) -> dict:
+    """The baselines of section 4.3 of the paper: the AR model learns its own chains,
+    one length longer in each of four phases, filtered by the vanilla looped model
+    (`ar_self_loop_N`) or by the correct answer (`ar_self_oracle_N`)."""
+    runs = relay_experiment(settings)["runs"]
+    names = ("ar", "looped_vanilla")
+    experiment = {"runs": {name: runs[name] for name in names}, "chains": {}}
+    counts = {plan.task: SELF_MADE_COUNTS for plan in settings.plans}
+    fine_tuning = {"num_steps": SELF_MADE_STEPS}
+    relay_recipe.add_self_made_chains(experiment, settings.plans, counts, fine_tuning)
+    return experiment
 
 
-def quickstart(
-    plans: list[relay_recipe.TaskPlan],
-    num_numbers: int,
-    steps: dict[str, int],
-    run: str = "",
-    changes: dict[str, dict] | None = None,
-    all_models: dict | None = None,
-) -> dict:
-    """The small size: 64 wide, 3 layers; trained in minutes on two cores.
-
-    `changes` is what a task changes in each run, `all_models` in every model.
-    """
-    model = {
-        "num_layers": 3,
-        "dim": 64,
-        "num_heads": 8,
-        "mlp_dim": 256,
-        "activation": "relu",  # on a CPU, GELU takes a fifth of a step
-        "num_numbers": num_numbers,
-        "dropout": 0.0,
-        "remat": True,  # faster here: on a CPU, storing costs more than computing
-    }
+def relay_experiment(settings: Settings) -> dict:
+    """The five models and the chains of a task: 64 wide and, as a rule, 3 layers."""
     position = {
         "scheme": "relative_bias",
         "max_distance": 6,
@@ -83,26 +235,32 @@ def quickstart(
         "distance_slopes": True,
         "log_length_scaling": True,
     }
-    both_ways = {"position": position | {"directional_heads": True}}
-    everywhere = all_models or {}
-    vanilla = relay_recipe.merge(model | both_ways | {"kind": "looped"}, everywhere)
-    aligned = vanilla | {"input_injection": "feedback"}
-    # Texts are long, and fewer heads are faster; parameters are as many.
-    own = {"kind": "decoder", "num_heads": 4, "position": position}
-    decoder = relay_recipe.merge(model | own, everywhere)
-    stages = {
-        "looped_aligned": {"model": aligned},
+    model = {
+        "num_layers": 3,
+        "dim": 64,
+        "num_heads": 8,
+        "mlp_dim": 256,
+        "activation": "relu",  # on a CPU, GELU takes a fifth of a step
+        "num_numbers": settings.num_numbers,
+        "dropout": 0.0,
+        "remat": True,  # faster on a CPU, where storing costs more than recomputing
+    }
+    bidirectional = {"position": position | {"directional_heads": True}}
+    looped = merge_dicts(model | bidirectional | {"kind": "looped"}, settings.model)
+    # Sequences are long, and fewer heads are faster; the number of parameters is equal.
+    causal = {"kind": "decoder", "num_heads": 4, "position": position}
+    decoder = merge_dicts(model | causal, settings.model)
+    runs = {
+        "looped_aligned": {"model": looped | {"input_injection": "feedback"}},
         "ar": {"model": decoder},
-        "looped_vanilla": {"model": vanilla, "loss": {"round_weight": 0.0}},
+        "looped_vanilla": {"model": looped, "loss": {"round_weight": 0.0}},
         "ar_relay": {"model": decoder},
         "ar_control": {"model": decoder},
     }
-    runs = {
-        name: relay_recipe.merge(values, (changes or {}).get(name, {}))
-        | {"num_steps": steps[name]}
-        for name, values in stages.items()
-    }
-    train = {
+    for name, values in runs.items():
+        changed = merge_dicts(values, settings.runs.get(name, {}))
+        runs[name] = changed | {"num_steps": settings.num_steps[name]}
+    common = {
         "optimizer": {
             "kind": "muon",
             "learning_rate": 3e-3,
@@ -112,10 +270,10 @@ def quickstart(
             "b2": 0.98,
         },
         "data": {"batch_size": 32},
-        "evaluation": relay_recipe.evaluation(
-            plans, every_steps=2000, during=64, final=1024
+        "evaluation": relay_recipe.evaluation_settings(
+            settings.plans, every_steps=2000, during=64, final=1024
         ),
         "log_every_steps": 50,
         "checkpoint_every_seconds": 20.0,
     }
-    return relay_recipe.whole(plans, runs, train, run)
+    return relay_recipe.make_experiment(settings.plans, runs, common)

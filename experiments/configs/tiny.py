@@ -1,4 +1,4 @@
-"""A minute on two cores: arithmetic modulo 5, up to 3 operators, one looped model."""
+"""One looped model in a minute on two cores: arithmetic modulo 5, up to 3 operators."""
 
 from ml_collections import ConfigDict
 

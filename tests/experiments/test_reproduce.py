@@ -23,7 +23,7 @@ from relay_jax.training import loop
 
 ROOT = pathlib.Path(__file__).parents[2]
 MODEL = {"num_layers": 1, "dim": 16, "mlp_dim": 16, "num_numbers": 64}
-SIZE = {"model": MODEL, "batch_size": 4, "step_share": 0.0, "final": 8}
+SIZE = {"model": MODEL, "batch_size": 4, "step_fraction": 0.0, "num_test_problems": 8}
 FAST = {"log_every_steps": 10}
 
 
@@ -31,17 +31,19 @@ def tiny(min_steps, **plans):
     """The paper's recipe with next to nothing of everything."""
 
     def get_config(which):
-        chosen, run = relay_recipe.select(plans, which)
-        config = paper.paper(chosen, small.SELF_MADE)
-        config = relay_recipe.resize(config, **SIZE, min_steps=min_steps)
-        runs = {n: relay_recipe.merge(run, FAST) for n, run in config["runs"].items()}
-        return ConfigDict(relay_recipe.choose(config | {"runs": runs}, run))
+        chosen, run = relay_recipe.select_plans(plans, which)
+        config = paper.paper_experiment(chosen, small.SELF_MADE)
+        config = relay_recipe.scale_down(config, **SIZE, min_steps=min_steps)
+        runs = {
+            n: relay_recipe.merge_dicts(run, FAST) for n, run in config["runs"].items()
+        }
+        return ConfigDict(relay_recipe.select_run(config | {"runs": runs}, run))
 
     return types.SimpleNamespace(get_config=get_config)
 
 
-LIS = small.PLANS["lis"]._replace(train=(1, 5), test=(1, 10))
-LIS = LIS._replace(chains={str(n): 8 for n in range(6, 11)}, merged_buckets=1)
+LIS = small.PLANS["lis"]._replace(train_lengths=(1, 5), test_lengths=(1, 10))
+LIS = LIS._replace(chain_counts={str(n): 8 for n in range(6, 11)}, num_chain_buckets=1)
 
 
 def script(*arguments):

@@ -11,9 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from experiments.configs import paper, quickstart, quickstart_ed, quickstart_lis
-from experiments.configs import quickstart_multitask as multitask
-from experiments.configs import quickstart_self_made as self_made
+from experiments.configs import paper, quickstart
 from relay_jax import config as configs
 from relay_jax import config_io, files
 from relay_jax.data.chain_files import chain_file, save_chains
@@ -139,14 +137,18 @@ def test_stages_follow_one_another(tmp_path):
         (["--config=README.md"], "--config=README.md fails with SyntaxError: "),
         (["--config", "experiments/configs/tiny.py:x"], "tiny.py:x fails with TypeErr"),
         (
-            ["--config=experiments/configs/quickstart.py:nope"],
+            ["--config=experiments/configs/quickstart.py:lis/nope"],
             "error: unknown run 'nope'; this experiment has looped_aligned, ar, ",
+        ),
+        (
+            ["--config=experiments/configs/quickstart.py:ar"],
+            "error: unknown experiment 'ar'; choose one of arithmetic, edit_distance, ",
         ),
         (
             ["--config=experiments/configs/quickstart.py"],
             (
                 "python -m experiments.quickstart; for one of its runs give "
-                "--config=experiments/configs/quickstart.py:RUN, RUN: ar, ar_control, "
+                "--config=experiments/configs/quickstart.py:TASK/RUN, RUN: ar, ar_contr"
             ),
         ),
         (
@@ -228,19 +230,17 @@ def tables(told):
     return told[told.index("answer_accuracy") : told.index("figures:")]
 
 
-QUICKSTARTS = [quickstart, quickstart_lis, quickstart_ed, multitask, self_made]
-
-
-@pytest.mark.parametrize("module", QUICKSTARTS)
-def test_quickstart_configs_are_whole(module):
-    config = config_io.build(configs.RelayConfig, module.get_config().to_dict())
+@pytest.mark.parametrize("experiment", quickstart.EXPERIMENTS)
+def test_quickstart_configs_are_complete(experiment):
+    values = quickstart.get_config(experiment).to_dict()
+    config = config_io.build(configs.RelayConfig, values)
     check_stages({**config.runs, **config.chains})
     relay, control = (config.runs.get(f"ar_{name}") for name in ("relay", "control"))
     if relay and control:  # they differ in the chains alone
         old = {n: b for n, b in relay.data.buckets.items() if b.kind != "chains"}
         assert old == control.data.buckets
     for name in ("ar", "looped_vanilla"):
-        one = module.get_config(name).to_dict()
+        one = quickstart.get_config(f"{experiment}/{name}").to_dict()
         assert config_io.build(configs.TrainConfig, one) == config.runs[name]
 
 

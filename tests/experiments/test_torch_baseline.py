@@ -22,8 +22,8 @@ from experiments.configs import paper, quickstart
 
 LESS = {"dim": 32, "mlp_dim": 48, "num_heads": 4, "num_layers": 2, "dropout": 0.0}
 CONFIGS = {
-    "quickstart": (quickstart, "looped_aligned", {}),
-    "quickstart_ar": (quickstart, "ar", {}),
+    "quickstart": (quickstart, "arithmetic/looped_aligned", {}),
+    "quickstart_ar": (quickstart, "arithmetic/ar", {}),
     "paper": (paper, "arithmetic/looped_aligned", {}),
     "paper_ar": (paper, "arithmetic/ar", {"norm": "rms", "activation": "swiglu"}),
     "paper_lis": (paper, "lis/looped_aligned", {"input_injection": "feedback"}),

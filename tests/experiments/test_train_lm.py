@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.configs import code_lm, code_lm_gpu
+from experiments.configs import code_lm
 from relay_jax import config as configs
 from relay_jax import config_io, files
 from tests.experiments.test_scripts import refusal, script
@@ -16,9 +16,9 @@ SMALL = [
 ]
 
 
-@pytest.mark.parametrize("module", [code_lm, code_lm_gpu])
-def test_configs_are_whole(module):
-    config = config_io.build(configs.LanguageConfig, module.get_config().to_dict())
+@pytest.mark.parametrize("size", code_lm.SIZES)
+def test_configs_are_complete(size):
+    config = config_io.build(configs.LanguageConfig, code_lm.get_config(size).to_dict())
     assert config.train.model.kind == "decoder" and config.train.model.text_vocab_size
 
 

@@ -14,7 +14,7 @@ from relay_jax import config_io
 from relay_jax.relay import stages
 from relay_jax.training import checkpoint
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def plan(module=quickstart, *arguments):
@@ -216,7 +216,9 @@ def test_checking_takes_no_device():
     """A process that held the accelerator would leave none to the stages."""
     code = """
 from experiments.configs import quickstart
-from relay_jax import config as configs, stages
+from relay_jax import config as configs
+from relay_jax import config_io
+from relay_jax.relay import stages
 values = quickstart.get_config().to_dict()
 values["runs"]["ar_relay"]["model"]["dropout"] = 0.1  # so that shapes are compared
 config = config_io.build(configs.RelayConfig, values)
