@@ -175,7 +175,7 @@ class Peer(nn.Module):
     ) -> Tensor:
         problem, num_loops = batch.problem, len(batch.rounds)
         feedback = self.model.input_injection == "feedback"
-        memory = scratchpad.memory if feedback else None
+        memory = scratchpad.initial if feedback else None
         shown = None if feedback else F.embedding(problem, self.problem_words)
         hidden, spoken = shown, []
         usual = None if feedback else self.places(problem.shape[1], seen=problem != PAD)
@@ -226,11 +226,11 @@ class Peer(nn.Module):
         held = memory != PAD
         seen = held | F.pad(held[:, 1:], (0, 1))
         x = F.embedding(memory, self.memory_words) * seen[..., None]
-        if scratchpad.reads_problem:
+        if scratchpad.shows_problem:
             x = x + F.embedding(problem, self.problem_words)
             seen = seen | (problem != PAD)
             # Tasks that have marks show the problem too.
-            for table, marks in zip(self.marks, scratchpad.marks[t].unbind(-1)):
+            for table, marks in zip(self.marks, scratchpad.pointers[t].unbind(-1)):
                 x = x + F.embedding(marks, table) * (marks > 0)[..., None]
         return x, seen
 
@@ -244,7 +244,7 @@ class Peer(nn.Module):
                 said = torch.where(is_open > 0, said, PAD)
                 forced = torch.rand(len(told), 1, device=told.device) < forcing
                 told = torch.where(forced, told, said)
-        source, given = scratchpad.source[t], scratchpad.given[t]
+        source, given = scratchpad.copy_from[t], scratchpad.constants[t]
         moved = told.gather(1, source.clamp_min(0))
         return torch.where(given >= 0, given, torch.where(source >= 0, moved, memory))
 

@@ -60,21 +60,21 @@ class Examples(NamedTuple):
 
 
 class Scratchpad(NamedTuple):
-    """Where a looped model with round feedback reads and writes (not in the paper).
+    """What a looped model with round feedback reads and writes (not in the paper).
 
-    These index arrays come from code, not from learning. Loop t sees `memory`; what it
-    says, right-aligned as in the paper, is then written into the memory:
+    These index arrays are computed by the task, not learnt. Loop t reads the memory; the
+    round that it predicts, right-aligned as in the paper, is then written back:
 
-        memory[j] <- given[t, j]          where given[t, j] is not -1
-                  <- said[source[t, j]]   where source[t, j] is not -1
-                  <- memory[j]            elsewhere
+        memory[j] <- constants[t, j]             where constants[t, j] is not -1
+                  <- round_t[copy_from[t, j]]    where copy_from[t, j] is not -1
+                  <- memory[j]                   elsewhere
     """
 
-    memory: Int[Array, "b n"]  # before the first loop
-    source: Int[Array, "t b n"]  # position in round t to copy from, or -1
-    given: Int[Array, "t b n"]  # a token that is written without being said, or -1
-    marks: Int[Array, "t b n 2"]  # pointers: what to read (0) and where to say it (1)
-    reads_problem: bool  # whether the problem is shown beside the memory
+    initial: Int[Array, "b n"]  # the memory before the first loop
+    copy_from: Int[Array, "t b n"]  # the column of round t to copy, or -1
+    constants: Int[Array, "t b n"]  # a token that is written whatever the round, or -1
+    pointers: Int[Array, "t b n 2"]  # what to read (0) and where to predict it (1)
+    shows_problem: bool  # whether loops see the problem beside the memory
     has_differences: bool  # whether memory numbers can be read as differences
 
 

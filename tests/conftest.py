@@ -35,15 +35,15 @@ def memories():
     """The rule of `Scratchpad`, cell by cell: the memory before and after each loop."""
 
     def run(space, rounds):
-        source, given = np.array(space.source), np.array(space.given)
-        seen = [np.array(space.memory)]
-        for t, told in enumerate(np.array(rounds)):
+        copy_from, constants = np.array(space.copy_from), np.array(space.constants)
+        seen = [np.array(space.initial)]
+        for t, predicted in enumerate(np.array(rounds)):
             memory = seen[-1].copy()
             for b, j in np.ndindex(*memory.shape):
-                if given[t, b, j] != -1:
-                    memory[b, j] = given[t, b, j]
-                elif source[t, b, j] != -1:
-                    memory[b, j] = told[b, source[t, b, j]]
+                if constants[t, b, j] != -1:
+                    memory[b, j] = constants[t, b, j]
+                elif copy_from[t, b, j] != -1:
+                    memory[b, j] = predicted[b, copy_from[t, b, j]]
             seen.append(memory)
         return seen
 

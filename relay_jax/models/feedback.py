@@ -57,12 +57,12 @@ def before(
     def note(memory, inputs):
         return write_memory(memory, *inputs), memory
 
-    per_loop = rounds, scratchpad.source, scratchpad.given
-    _, memory = jax.lax.scan(note, scratchpad.memory, per_loop)
-    each = memory, scratchpad.source, scratchpad.given, scratchpad.marks
+    per_loop = rounds, scratchpad.copy_from, scratchpad.constants
+    _, memory = jax.lax.scan(note, scratchpad.initial, per_loop)
+    each = memory, scratchpad.copy_from, scratchpad.constants, scratchpad.pointers
     memory, source, given, marks = (gather_rounds(x, drawn) for x in each)
     return scratchpad._replace(
-        memory=memory[0], source=source, given=given, marks=marks
+        initial=memory[0], copy_from=source, constants=given, pointers=marks
     )
 
 

@@ -116,7 +116,7 @@ class LoopedModel(nn.Module):
           columns: r; rounds are said in so many columns, the last ones. 0: in all.
         """
         per_loop = (
-            (scratchpad.source, scratchpad.given, scratchpad.marks)
+            (scratchpad.copy_from, scratchpad.constants, scratchpad.pointers)
             if scratchpad
             else None
         )
@@ -149,7 +149,7 @@ class LoopedModel(nn.Module):
     def _start(self, problem, scratchpad) -> State:
         if self.config.input_injection != "feedback":
             return State(_embed(problem, self.problem_words()), None, None)
-        memory = scratchpad.memory
+        memory = scratchpad.initial
         soft = self.config.feedback == "soft"
         vectors = _embed(memory, self.memory_words()) if soft else None
         return State(None, memory, vectors)
@@ -219,7 +219,7 @@ class LoopedModel(nn.Module):
         # The boundary pad is seen too: where nothing else fits, heads can look there.
         seen = held | jnp.pad(held[:, 1:], ((0, 0), (0, 1)))
         x = jnp.where(seen[..., None], x, 0.0)
-        if scratchpad.reads_problem:
+        if scratchpad.shows_problem:
             x += _embed(problem, self.problem_words())
             seen |= problem != PAD
         one_hot = jax.nn.one_hot(marks, self.marks.shape[1])
@@ -282,7 +282,8 @@ def run_looped(
     scratchpad = task.scratchpad(jnp.asarray(problem), num_loops) if feedback else None
     if scratchpad is not None and shift is not None:
         scratchpad = scratchpad._replace(
-            memory=shift.apply(scratchpad.memory), given=shift.apply(scratchpad.given)
+            initial=shift.apply(scratchpad.initial),
+            constants=shift.apply(scratchpad.constants),
         )
     if drawn is not None and scratchpad is not None and teacher is not None:
         scratchpad = before(scratchpad, teacher.rounds, drawn)

@@ -149,7 +149,7 @@ def _check_meaning(task: Task, name: str, run: TrainConfig) -> None:
     if task.name not in run.evaluation.options:
         return
     known = loader.make_task(task.name, run.evaluation.options[task.name])
-    for option in task.meaning:
+    for option in task.semantic_options:
         wanted, learnt = getattr(task, option), getattr(known, option)
         if wanted != learnt:
             raise ValueError(

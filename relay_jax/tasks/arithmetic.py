@@ -56,7 +56,7 @@ class Arithmetic:
     name = "arithmetic"
     token = ARI
     answer_in_chain = True
-    meaning = ("modulus", "order")
+    semantic_options = ("modulus", "order")
 
     def __post_init__(self):
         p = self.modulus
@@ -227,11 +227,11 @@ class Arithmetic:
         """The rounds are Markov: what was said last is all that the next loop needs."""
         shape = (num_loops, *problem.shape)
         return Scratchpad(
-            memory=jnp.where(problem == ARI, PAD, problem),
-            source=jnp.broadcast_to(jnp.arange(problem.shape[1]), shape),
-            given=jnp.full(shape, -1),
-            marks=jnp.zeros((*shape, 2), jnp.int32),
-            reads_problem=False,
+            initial=jnp.where(problem == ARI, PAD, problem),
+            copy_from=jnp.broadcast_to(jnp.arange(problem.shape[1]), shape),
+            constants=jnp.full(shape, -1),
+            pointers=jnp.zeros((*shape, 2), jnp.int32),
+            shows_problem=False,
             has_differences=False,
         )
 

@@ -44,7 +44,7 @@ class EditDistance:
     name = "edit_distance"
     token = ED
     answer_in_chain = False
-    meaning = ()
+    semantic_options = ()
 
     def __post_init__(self):
         if not 1 <= self.using <= NUM_LETTERS - 2:
@@ -165,11 +165,11 @@ class EditDistance:
         source = jnp.where(column > bar, column, -1)
         reads = ((column == start + loop) & (column < bar)).astype(jnp.int32)
         return Scratchpad(
-            memory=memory,
-            source=jnp.broadcast_to(source, (num_loops, num, width)),
-            given=jnp.where(column == bar, FIRST_NUMBER + GAP * loop, -1),
-            marks=jnp.stack([reads, jnp.zeros_like(reads)], axis=-1),
-            reads_problem=True,
+            initial=memory,
+            copy_from=jnp.broadcast_to(source, (num_loops, num, width)),
+            constants=jnp.where(column == bar, FIRST_NUMBER + GAP * loop, -1),
+            pointers=jnp.stack([reads, jnp.zeros_like(reads)], axis=-1),
+            shows_problem=True,
             has_differences=True,
         )
 

@@ -37,7 +37,7 @@ class LongestIncreasingSubsequence:
     name = "lis"
     token = LIS
     answer_in_chain = False
-    meaning = ("group",)
+    semantic_options = ("group",)
 
     def __post_init__(self):
         if self.group < 1 or not 2 <= self.smallest < self.number_range:
@@ -164,11 +164,11 @@ class LongestIncreasingSubsequence:
             jnp.where(is_output, jnp.minimum(output, last) + 1, 0),
         ]
         return Scratchpad(
-            memory=jnp.where(problem == LIS, FIRST_NUMBER, PAD),
-            source=jnp.where(in_group, slot + width - 1 - self.group, -1),
-            given=jnp.full((num_loops, num, width), -1),
-            marks=jnp.stack(marks, axis=-1),
-            reads_problem=True,
+            initial=jnp.where(problem == LIS, FIRST_NUMBER, PAD),
+            copy_from=jnp.where(in_group, slot + width - 1 - self.group, -1),
+            constants=jnp.full((num_loops, num, width), -1),
+            pointers=jnp.stack(marks, axis=-1),
+            shows_problem=True,
             has_differences=False,
         )
 

@@ -23,7 +23,7 @@ class Task(Protocol):
     answer_in_chain: bool  # whether the last round is the answer itself
 
     @property
-    def meaning(self) -> tuple[str, ...]:
+    def semantic_options(self) -> tuple[str, ...]:
         """The options that say what is right, not which problems come."""
         ...
 

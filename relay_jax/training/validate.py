@@ -294,7 +294,7 @@ def _check_marks(bucket: loader.Bucket) -> None:
     task, length = bucket.task, np.array([bucket.longest])
     problem = sample_split(task, np.random.default_rng(0), length, "train").problem
     aligned = jnp.asarray(right_align(problem, task.problem_size(bucket.longest)))
-    marks = int(task.scratchpad(aligned, bucket.num_loops).marks.max())
+    marks = int(task.scratchpad(aligned, bucket.num_loops).pointers.max())
     if marks >= NUM_MARKS:
         raise ValueError(
             f"{task} points at {marks} places in a loop, and round feedback knows "

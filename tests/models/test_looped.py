@@ -106,7 +106,7 @@ def test_parameters_depend_neither_on_loops_nor_on_remat(name):
         tree = jax.eval_shape(lambda k: init(k, *rest, num_loops=num_loops), key)
         return jax.tree_util.tree_leaves_with_path(tree)
 
-    assert scratchpad.source.shape[0] == 3
+    assert scratchpad.copy_from.shape[0] == 3
     remat = dataclasses.replace(model, remat=True)
     assert shapes(model, 3) == shapes(model, 7) == shapes(remat, 3)
 

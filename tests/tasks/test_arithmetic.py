@@ -245,16 +245,16 @@ def test_a_problem_depends_on_the_generator_alone():
         np.testing.assert_array_equal(one, two)
 
 
-def test_workspace_shows_the_problem_then_each_round():
+def test_scratchpad_shows_the_problem_then_each_round():
     problem = jnp.array([encode("[ARI]3*2+6/3="), [PAD] * 4 + encode("[ARI]1+2=")])
     space = Arithmetic().scratchpad(problem, 3)
     assert isinstance(space, Scratchpad) and isinstance(Arithmetic(), Task)
     drawn = [[PAD, *encode("3*2+6/3=")], [PAD] * 5 + encode("1+2=")]
-    np.testing.assert_array_equal(space.memory, drawn)
-    np.testing.assert_array_equal(space.source, np.tile(np.arange(9), (3, 2, 1)))
-    np.testing.assert_array_equal(space.given, np.full((3, 2, 9), -1))
-    np.testing.assert_array_equal(space.marks, np.zeros((3, 2, 9, 2)))
-    assert not space.reads_problem and not space.has_differences
+    np.testing.assert_array_equal(space.initial, drawn)
+    np.testing.assert_array_equal(space.copy_from, np.tile(np.arange(9), (3, 2, 1)))
+    np.testing.assert_array_equal(space.constants, np.full((3, 2, 9), -1))
+    np.testing.assert_array_equal(space.pointers, np.zeros((3, 2, 9, 2)))
+    assert not space.shows_problem and not space.has_differences
 
 
 def test_memory_is_the_last_round(memories):

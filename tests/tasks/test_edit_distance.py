@@ -126,35 +126,35 @@ def right(*rows):
     return [[PAD] * (width - len(row)) + row for row in rows]
 
 
-def test_workspace_is_as_drawn():
+def test_scratchpad_is_as_drawn():
     problem = right(encode("[ED]ab|acb<sep>"), encode("[ED]c|ca<sep>"))
     space = EditDistance().scratchpad(jnp.array(problem), 2)
     assert isinstance(EditDistance(), Task)
     memory = right([PAD] * 3 + encode("0 2 4 6,"), encode("0 2 4,"))
-    np.testing.assert_array_equal(space.memory, memory)
+    np.testing.assert_array_equal(space.initial, memory)
     no = -1
     source = [[no, no, no, no, 4, 5, 6, 7], [no, no, no, no, no, 5, 6, 7]]
-    np.testing.assert_array_equal(space.source, [source, source])
+    np.testing.assert_array_equal(space.copy_from, [source, source])
     two, four = encode("2 4")
     given = [
         [[no, no, no, two, no, no, no, no], [no, no, no, no, two, no, no, no]],
         [[no, no, no, four, no, no, no, no], [no, no, no, no, four, no, no, no]],
     ]
-    np.testing.assert_array_equal(space.given, given)
+    np.testing.assert_array_equal(space.constants, given)
     reads = [
         [[0, 1, 0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 0, 0, 0, 0]],
         [[0, 0, 1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 0]],
     ]
-    np.testing.assert_array_equal(space.marks[..., 0], reads)
-    np.testing.assert_array_equal(space.marks[..., 1], np.zeros((2, 2, 8)))
-    assert space.reads_problem and space.has_differences
+    np.testing.assert_array_equal(space.pointers[..., 0], reads)
+    np.testing.assert_array_equal(space.pointers[..., 1], np.zeros((2, 2, 8)))
+    assert space.shows_problem and space.has_differences
 
 
 def test_memory_is_the_last_row_over_s2(memories):
     task, made = sample(np.arange(30) % 6 + 1)
     batch = looped_batch(made, task, 6)
     space = task.scratchpad(jnp.array(batch.problem), 6)
-    seen, marks = memories(space, batch.rounds), np.array(space.marks)
+    seen, marks = memories(space, batch.rounds), np.array(space.pointers)
     assert np.max(seen) - FIRST_NUMBER <= task.max_number(6)
     width = batch.problem.shape[1]
     for b, problem in enumerate(batch.problem):

@@ -148,7 +148,7 @@ def right(*rows):
     return [[PAD] * (width - len(row)) + row for row in rows]
 
 
-def test_workspace_is_as_drawn():
+def test_scratchpad_is_as_drawn():
     problem = right(encode("[LIS]3 9 4 7 5<sep>"), encode("[LIS]3 9<sep>"))
     task = LongestIncreasingSubsequence(group=4)
     space = task.scratchpad(jnp.array(problem), 2)
@@ -156,24 +156,24 @@ def test_workspace_is_as_drawn():
     no = -1
     zero = FIRST_NUMBER  # the value of no numbers, at the task token
     memory = [[zero, *[PAD] * 6], [PAD, PAD, PAD, zero, PAD, PAD, PAD]]
-    np.testing.assert_array_equal(space.memory, memory)
-    np.testing.assert_array_equal(space.given, np.full((2, 2, 7), no))
+    np.testing.assert_array_equal(space.initial, memory)
+    np.testing.assert_array_equal(space.constants, np.full((2, 2, 7), no))
     source = [
         [[no, 2, 3, 4, 5, no, no], [no, no, no, no, 2, 3, no]],
         [[no, no, no, no, no, 2, no], [no] * 7],
     ]
-    np.testing.assert_array_equal(space.source, source)
+    np.testing.assert_array_equal(space.copy_from, source)
     reads = [
         [[0, 1, 2, 3, 4, 0, 0], [0, 0, 0, 0, 1, 2, 0]],
         [[0, 0, 0, 0, 0, 1, 0], [0] * 7],
     ]
-    np.testing.assert_array_equal(space.marks[..., 0], reads)
+    np.testing.assert_array_equal(space.pointers[..., 0], reads)
     says = [
         [[0, 0, 1, 2, 3, 4, 0], [0, 0, 1, 2, 2, 2, 0]],
         [[0, 0, 1, 1, 1, 1, 0], [0] * 7],
     ]
-    np.testing.assert_array_equal(space.marks[..., 1], says)
-    assert space.reads_problem and not space.has_differences
+    np.testing.assert_array_equal(space.pointers[..., 1], says)
+    assert space.shows_problem and not space.has_differences
 
 
 def test_memory_keeps_each_value_at_its_number(memories):
@@ -181,7 +181,7 @@ def test_memory_keeps_each_value_at_its_number(memories):
     loops = task.num_rounds(23)
     batch = looped_batch(made, task, loops)
     space = task.scratchpad(jnp.array(batch.problem), loops)
-    seen, marks = memories(space, batch.rounds), np.array(space.marks)
+    seen, marks = memories(space, batch.rounds), np.array(space.pointers)
     for b, problem in enumerate(batch.problem.tolist()):
         values = patience(numbers_of(problem))
         start = problem.index(LIS) + 1

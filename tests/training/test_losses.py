@@ -229,7 +229,7 @@ def test_what_is_trained_beyond_a_gap_follows_from_the_memory():
     shift = sample_value_offset(jax.random.key(0), batch.rounds, 20, 0.7)
     raised = jax.tree.map(np.asarray, offset_chains(batch, shift))
     space = task.scratchpad(batch.problem, 6)
-    memory, checked = shift.apply(space.memory), []
+    memory, checked = shift.apply(space.initial), []
     for t in range(6):
         held, said = np.asarray(memory), jnp.asarray(raised.rounds[t])
         for b, problem in enumerate(raised.problem):
@@ -249,7 +249,7 @@ def test_what_is_trained_beyond_a_gap_follows_from_the_memory():
                     assert shift.least[b] > 0
             if t == 5 and raised.answer[b] != PAD:
                 assert raised.answer[b] == max(values.values())
-        memory = write_memory(memory, said, space.source[t], space.given[t])
+        memory = write_memory(memory, said, space.copy_from[t], space.constants[t])
     beyond = [value for least, value in checked if 0 < least < value]
     assert len(beyond) > 100 and len(checked) > 0.8 * 64 * 18
     assert 0 < np.sum(raised.answer == PAD) < 16
