@@ -26,7 +26,7 @@ from relay_jax import config_io, files
 
 SCRIPTS = {  # what each kind of config is for
     configs.TrainConfig: "train",
-    configs.LanguageConfig: "train_lm",
+    configs.LanguageConfig: "train",
     configs.ChainsConfig: "write_chains",
     configs.RelayConfig: "quickstart",
 }
@@ -312,7 +312,9 @@ def _commit() -> str:
 
 def _module() -> str:
     """The script that runs, as `python -m` names it, wherever the checkout lies."""
-    return f"experiments.{pathlib.Path(sys.argv[0]).stem}"
+    parts = pathlib.Path(sys.argv[0]).with_suffix("").parts
+    start = -2 if parts[-2:-1] == ("benchmarks",) else -1
+    return ".".join(["experiments", *parts[start:]])
 
 
 def _lines(file: str) -> list[str]:

@@ -15,7 +15,7 @@ import time
 from absl import flags
 from etils import epath
 
-from experiments import command, relay_tables, reproduction
+from experiments import command, reproduction, tables
 from experiments.configs.relay_recipe import MULTITASK
 from experiments.reproduction import FIGURES, RECIPES, TABLES
 from relay_jax import files
@@ -48,7 +48,7 @@ def main() -> None:
     needs, name = reproduction.wanted(_FIGURE.value, _TABLE.value)
     plans = reproduction.read_plans(_RECIPE.value, needs)
     if not needs.stages:
-        print(relay_tables.settings(name, plans[MULTITASK], _RECIPE.value))
+        print(tables.settings(name, plans[MULTITASK], _RECIPE.value))
         return
     path = epath.Path(_WORKDIR.value or f"runs/{_RECIPE.value}").absolute()
     reproduction.check_recipe(path, _RECIPE.value)

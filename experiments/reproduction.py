@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from experiments import relay_tables
+from experiments import tables
 from experiments.configs import (
     length_extrapolation,
     paper,
@@ -355,9 +355,9 @@ def report(name: str, needs: Needs, plans: Plans, path: epath.Path) -> None:
     elif needs.beyond:
         length = hit_length(config, needs)
         figures.hit_matrices(lines, "lis", length, file)
-        print(relay_tables.rounds(lines, length), end="\n\n")
+        print(tables.rounds(lines, length), end="\n\n")
     else:
-        print(relay_tables.samples(name, config, lines))
+        print(tables.samples(name, config, lines))
         return
     for told in sorted(fewer_chains(plans, needs, path)):
         print(told)

@@ -2,7 +2,7 @@
 
 A sentencepiece model with a begin-of-text piece is read as Llama's are: every text
 begins with that piece, and the names of special pieces in a text (`</s>`) stand for
-them. A model without one, as `experiments/train_lm.py` learns it, reads text as text.
+them. A model without one, as `experiments/train.py` learns it, reads text as text.
 The files beside a model may add tokens to its pieces, which are found in a text alike.
 """
 

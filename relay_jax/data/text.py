@@ -61,7 +61,7 @@ def open_windows(
       ValueError: it is missing, holds something else, ids outside a vocabulary of
         `vocab_size`, or no whole window.
     """
-    remedy = "python -m experiments.train_lm makes it of a corpus"
+    remedy = "python -m experiments.train makes it from a corpus"
     tokens = open_tokens(file, remedy)
     if size < 1 or len(tokens) <= size:
         raise ValueError(

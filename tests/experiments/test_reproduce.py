@@ -12,7 +12,7 @@ import pytest
 from etils import epath
 from ml_collections import ConfigDict
 
-from experiments import relay_tables, reproduction
+from experiments import reproduction, tables
 from experiments.configs import paper, relay_recipe, small
 from experiments.reproduction import FIGURES, RECIPES, TABLES
 from relay_jax import config as configs
@@ -219,11 +219,11 @@ def test_a_figure_by_length_is_drawn_from_the_lines_that_are_its_own(
 
 def test_hyper_parameters_stand_beside_the_papers():
     plans = reproduction.read_plans("small", TABLES["1"])
-    told = relay_tables.settings("table_1", plans["multitask"], "small").splitlines()
+    told = tables.settings("table_1", plans["multitask"], "small").splitlines()
     rows = {line[:16].strip(): line[16:].split() for line in told}
     assert rows["width"] == ["256", "32"] * 3
     assert rows["learning rate"][::2] == ["0.0005", "0.0005", "0.001"]
-    told = relay_tables.settings("table_2", plans["multitask"], "small")
+    told = tables.settings("table_2", plans["multitask"], "small")
     assert "0.0001" in told and "5e-05" in told
 
 
@@ -260,12 +260,12 @@ def test_samples_stand_beside_the_papers():
                 }
 
     made = list(lines(TABLES["3"].stages))
-    told = relay_tables.samples("table_3", config, made).splitlines()
+    told = tables.samples("table_3", config, made).splitlines()
     assert told[1].split() == ["arithmetic", "<=", "3", "42515", "300", "drawn"]
     assert told[2].split() == ["arithmetic", "4", "-", "64", "65"]
     assert "arithmetic 16 6477 - -" in [" ".join(line.split()) for line in told]
     made = list(lines(TABLES["4"].stages))
-    told = relay_tables.samples("table_4", config, made).splitlines()
+    told = tables.samples("table_4", config, made).splitlines()
     assert told[1].split() == ["1", "arithmetic", "4", "15000", "60", "61", "61"]
     assert len(told) == 16
 

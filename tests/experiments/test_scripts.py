@@ -345,13 +345,13 @@ def test_merged_data_have_the_counts_of_table_3(task):
 
 def test_the_speed_of_the_tasks_is_recorded(tmp_path):
     file = tmp_path / "speed.jsonl"
-    done = script("sample_benchmark", "--count=8", "--repeats=1", f"--records={file}")
+    done = script("benchmarks.tasks", "--count=8", "--repeats=1", f"--records={file}")
     assert done.returncode == 0, done.stderr
     lines = {line["task"]: line for line in files.read_lines(file)}
     assert set(lines) == set(paper.PLANS) and lines["lis"]["lengths"] == [1, 100]
     for line in lines.values():
         assert line["examples_a_cpu_second"] > 0 and line["count"] == 8
-        assert line["command"].startswith("python -m experiments.sample_benchmark")
+        assert line["command"].startswith("python -m experiments.benchmarks.tasks")
 
 
 def test_decode_steps_are_measured_against_the_memory(tmp_path):
@@ -482,7 +482,7 @@ def test_drafts_from_a_store_change_no_text(tmp_path):
     assert "was built with the tokenizer 'relay-tasks-v1-12'" in foreign
 
 
-def test_gather_joins_the_seeds_of_a_quickstart(tmp_path):
+def test_collect_results_joins_the_seeds_of_a_quickstart(tmp_path):
     for seed in (0, 1):
         run = tmp_path / f"seed{seed}"
         (run / "ar").mkdir(parents=True)
@@ -514,7 +514,7 @@ def test_gather_joins_the_seeds_of_a_quickstart(tmp_path):
         f"--run={tmp_path}/seed0,{tmp_path}/seed1,{alone}",
         f"--results={tmp_path}/x.jsonl",
     )
-    done = script("gather", *arguments)
+    done = script("collect_results", *arguments)
     assert done.returncode == 0, done.stderr
     assert "mean of all seeds" in done.stdout and "ar  0.750" in done.stdout
     assert "lowest of all seeds" in done.stdout and "ar  0.500" in done.stdout
@@ -524,19 +524,23 @@ def test_gather_joins_the_seeds_of_a_quickstart(tmp_path):
     assert (tmp_path / "figures" / "x_hit_matrix_lis_2.png").exists()
     assert lines[1]["loss"] == 0.5
     assert (tmp_path / "figures" / "x_answer_accuracy.png").exists()
-    assert "pass --overwrite to replace it" in refusal("gather", *arguments)
+    assert "pass --overwrite to replace it" in refusal("collect_results", *arguments)
     again = f"--run={tmp_path}/x.jsonl", f"--results={tmp_path}/again.jsonl"
-    done = script("gather", *again)
+    done = script("collect_results", *again)
     assert done.returncode == 0, done.stderr
     assert list(files.read_lines(tmp_path / "again.jsonl")) == lines
     twice = f"--run={tmp_path}/seed0,{tmp_path}/seed0", f"--results={tmp_path}/y.jsonl"
-    told = refusal("gather", *twice)
+    told = refusal("collect_results", *twice)
     assert "both measure 'ar' of seed 0 on lis, which would count as two seeds" in told
-    missing = refusal("gather", f"--run={tmp_path}", f"--results={tmp_path}/y.jsonl")
+    missing = refusal(
+        "collect_results", f"--run={tmp_path}", f"--results={tmp_path}/y.jsonl"
+    )
     assert "holds no finished quickstart" in missing
     files.write_lines(tmp_path / "run.jsonl", [{"command": "c"}])
-    other = refusal("gather", f"--run={tmp_path}", f"--results={tmp_path}/y.jsonl")
+    other = refusal(
+        "collect_results", f"--run={tmp_path}", f"--results={tmp_path}/y.jsonl"
+    )
     assert "its run.jsonl names no seed" in other
     plain = f"--run={tmp_path}/seed0/records.jsonl"
-    other = refusal("gather", plain, f"--results={tmp_path}/y.jsonl")
+    other = refusal("collect_results", plain, f"--results={tmp_path}/y.jsonl")
     assert "it has lines without a kind; give the directory of the quickstart" in other

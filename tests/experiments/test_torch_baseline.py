@@ -17,7 +17,7 @@ from relay_jax.training.step import init_params, init_state, make_train_step
 
 torch = pytest.importorskip("torch", reason="torch is the peer of the benchmark")
 
-from experiments import torch_baseline
+from experiments.benchmarks import torch_baseline
 from experiments.configs import paper, quickstart
 
 LESS = {"dim": 32, "mlp_dim": 48, "num_heads": 4, "num_layers": 2, "dropout": 0.0}

@@ -18,12 +18,12 @@ FEW = ["--steps=2", "--rounds=2"]
 def test_a_step_is_recorded_with_all_that_it_is_measured_by(tmp_path):
     file = tmp_path / "records.jsonl"
     peer = ["--peer"] if HAS_TORCH else []
-    done = script("train_benchmark", *TINY, *FEW, *peer, f"--records={file}")
+    done = script("benchmarks.train", *TINY, *FEW, *peer, f"--records={file}")
     assert done.returncode == 0, done.stderr
     ours, *theirs = files.read_lines(file)
     assert [line["side"] for line in theirs] == ["torch"] * len(peer)
     for line in (ours, *theirs):
-        assert line["command"].startswith("python -m experiments.train_benchmark")
+        assert line["command"].startswith("python -m experiments.benchmarks.train")
         about = {"bucket": "arithmetic", "batch_size": 4, "num_loops": 3, "width": 13}
         assert about.items() <= line.items() and line["positions"] == 3 * 4 * 13
         for name in ("ms_a_step", "cpu_ms_a_step", "gigaflops", "share_of_peak"):
@@ -37,7 +37,7 @@ def test_a_step_is_recorded_with_all_that_it_is_measured_by(tmp_path):
 def test_a_decoder_with_muon_is_timed(tmp_path):
     file = tmp_path / "records.jsonl"
     changes = ["--config.model.kind=decoder", "--config.optimizer.kind=muon"]
-    done = script("train_benchmark", *TINY, *FEW, *changes, f"--records={file}")
+    done = script("benchmarks.train", *TINY, *FEW, *changes, f"--records={file}")
     assert done.returncode == 0, done.stderr
     (line,) = files.read_lines(file)
     assert line["optimizer"] == "muon" and line["num_loops"] == 1
@@ -45,19 +45,19 @@ def test_a_decoder_with_muon_is_timed(tmp_path):
 
 
 def test_what_cannot_be_timed_is_told():
-    line = refusal("train_benchmark", *TINY, "--compile")
+    line = refusal("benchmarks.train", *TINY, "--compile")
     assert line == "error: --compile is about PyTorch; give --peer too"
-    line = refusal("train_benchmark", *TINY, "--config.data.accumulate=0")
+    line = refusal("benchmarks.train", *TINY, "--config.data.accumulate=0")
     assert line == "error: data.accumulate must be 1 or more, got 0"
-    line = refusal("train_benchmark", *TINY, "--config.mesh.data=99")
+    line = refusal("benchmarks.train", *TINY, "--config.mesh.data=99")
     assert "a mesh of 99 x 1 x 1" in line
-    line = refusal("train_benchmark", "--config=experiments/configs/code_lm.py")
-    assert "is for python -m experiments.train_lm" in line
+    line = refusal("benchmarks.train", "--config=experiments/configs/code_lm.py")
+    assert line.endswith("code_lm.py is for python -m experiments.train")
 
 
 @pytest.mark.skipif(HAS_TORCH, reason="torch is here")
 def test_a_peer_needs_torch():
-    line = refusal("train_benchmark", *TINY, "--peer")
+    line = refusal("benchmarks.train", *TINY, "--peer")
     assert line == (
         "error: --peer needs PyTorch, which is not installed here; "
         "pip install -e '.[oracle]'"

@@ -29,12 +29,12 @@ def test_the_run_directory_is_all_that_drafting_needs(tmp_path):
         (tmp_path / "code" / f"module_{number}.py").write_text(text)
     run = tmp_path / "run"
     train = *SMALL, f"--config.corpus.folder={tmp_path}/code", f"--workdir={run}"
-    wrong = refusal("train_lm", *train, "--config.train.model.num_heads=3")
+    wrong = refusal("train", *train, "--config.train.model.num_heads=3")
     assert "model.dim (16) must be a multiple of" in wrong and not run.exists()
-    done = script("train_lm", *train)
+    done = script("train", *train)
     assert done.returncode == 0, done.stderr
     assert "held-out token_loss" in done.stdout
-    assert script("train_lm", *train).stdout == done.stdout
+    assert script("train", *train).stdout == done.stdout
     measure = f"--run={run}", "--count=4"
     done = script("evaluate", *measure, f"--workdir={tmp_path}/evaluation")
     assert done.returncode == 0, done.stderr

@@ -1,9 +1,9 @@
 """Gathers finished quickstarts or trainings, seeds of one config, into one file.
 
-    python -m experiments.gather --run=runs/seed0,runs/seed1,runs/seed2 \\
+    python -m experiments.collect_results --run=runs/seed0,runs/seed1,runs/seed2 \\
         --results=experiments/results/quickstart.jsonl
 
-    python -m experiments.gather --overwrite --results=experiments/results/quickstart.jsonl \\
+    python -m experiments.collect_results --overwrite --results=experiments/results/quickstart.jsonl \\
         --run=experiments/results/quickstart.jsonl,runs/seed3   # adds one, draws anew
 
 Writes the command, commit and machine of every call, what every stage took and its last

@@ -1,11 +1,11 @@
 """What a training step costs, beside the same step in PyTorch.
 
-    python -m experiments.train_benchmark --peer --records=FILE.jsonl \
+    python -m experiments.benchmarks.train --peer --records=FILE.jsonl \
         --config=experiments/configs/quickstart.py:arithmetic/looped_aligned
 
 Measured is the project's own step on batches of its own pipeline, for each bucket of the
 config; what the pipeline alone can make stands beside it. `--peer` times the model of
-experiments/torch_baseline.py in turns with ours, so that noise meets both alike; it has AdamW
+experiments/benchmarks/torch_baseline.py in turns with ours, so that noise meets both alike; it has AdamW
 only, so a config with Muon is then measured with AdamW on both sides. On a small machine
 take smaller batches: `--batch_size=16`. Where other work runs too, leave both one core
 (`taskset -c 0 python ...`) and compare CPU times: PyTorch's threads wait for one another.
@@ -91,7 +91,7 @@ def main() -> None:
     dtype = config.model.dtype
     rates, versions = {"jax": roofline.matrix_rate(dtype)}, {}
     if _PEER.value:
-        from experiments import torch_baseline
+        from experiments.benchmarks import torch_baseline
 
         torch_baseline.check(config)
         rates["torch"] = torch_baseline.matrix_rate(dtype)
@@ -286,7 +286,7 @@ def memory_bytes(compiled: jax.stages.Compiled) -> int | None:
 
 
 def torch_side(work: Work, config: TrainConfig, compiled: bool = False) -> Side:
-    from experiments import torch_baseline
+    from experiments.benchmarks import torch_baseline
 
     trainer = torch_baseline.Trainer(config, init_params(config), compiled)
     batches = [trainer.prepare(step) for step in work.steps]

@@ -1,6 +1,6 @@
 """How many solved problems a CPU-second each task makes, at the paper's lengths.
 
-    python -m experiments.sample_benchmark --records=FILE.jsonl
+    python -m experiments.benchmarks.tasks --records=FILE.jsonl
 
 What a training run draws on the fly: problem, all rounds, answer and the train/test
 split. The best of a few repeats counts: machines are noisy.

@@ -1,4 +1,4 @@
-"""The same models in PyTorch, for `train_benchmark`: what our step is timed beside.
+"""The same models in PyTorch, for `benchmarks/train.py`: what our step is timed beside.
 
 Written as one writes PyTorch that has to be fast. One product makes queries, keys and
 values; attention is `scaled_dot_product_attention`; AdamW is fused; position biases and
