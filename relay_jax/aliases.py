@@ -22,6 +22,8 @@ CONFIG_KEYS = {
 }
 # Keys that are gone, with the only value that an old config may have had.
 REMOVED_KEYS = {"num_examples": 0, "order": "leftmost"}
+# Values that are gone, by the key's present name.
+REMOVED_VALUES = {"scheme": ("none",), "input_injection": ("problem",)}
 DRAFTERS = {
     "context": "prompt_lookup",
     "recycle": "token_recycling",
@@ -64,11 +66,17 @@ def _rename(values: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in values.items():
         if key in REMOVED_KEYS:
             if value != REMOVED_KEYS[key]:
-                raise ValueError(
-                    f"the setting {key}={value!r} is of an earlier version and has been "
-                    "removed; check out that version to go on with this run"
-                )
+                raise _removed(key, value)
             continue
-        value = _rename(value) if isinstance(value, Mapping) else value
-        renamed[CONFIG_KEYS.get(key, key)] = value
+        new_key = CONFIG_KEYS.get(key, key)
+        if value in REMOVED_VALUES.get(new_key, ()):
+            raise _removed(key, value)
+        renamed[new_key] = _rename(value) if isinstance(value, Mapping) else value
     return renamed
+
+
+def _removed(key: str, value: Any) -> ValueError:
+    return ValueError(
+        f"the setting {key}={value!r} is of an earlier version and has been removed; "
+        "check out that version to go on with this run"
+    )

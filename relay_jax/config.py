@@ -21,7 +21,7 @@ LENGTHS_HELP = "pairs (shortest, longest), both included"
 class PositionConfig:
     """How attention knows places. The paper: RoPE."""
 
-    scheme: Literal["rope", "relative_bias", "none"] = "rope"
+    scheme: Literal["rope", "relative_bias"] = "rope"
     rope_base: float = 10_000.0
     # How RoPE's frequencies are stretched for texts longer than a model first knew:
     #   linear   all of them by `rope_factor` (Chen et al. 2023)

@@ -77,12 +77,12 @@ def test_models_can_be_static_arguments():
 
 def test_nested_mappings_become_dataclasses():
     values = {
-        "model": {"position": {"scheme": "none", "rope_base": 10}},
+        "model": {"position": {"scheme": "relative_bias", "rope_base": 10}},
         "data": {"buckets": {"a": {"task": "lis", "lengths": [1, 3]}}},
         "loss": {"task_weights": {"lis": 5}},
     }
     config = build(TrainConfig, values)
-    assert config.model.position == PositionConfig("none", 10.0)
+    assert config.model.position == PositionConfig("relative_bias", 10.0)
     assert type(config.model.position.rope_base) is float
     assert config.data.buckets == {"a": BucketConfig("lis", (1, 3))}
     assert config.loss.task_weights == {"lis": 5.0}
@@ -145,7 +145,7 @@ def bucket(**values):
             {"model": {"position": {"scheme": ["rope"]}}},
             (
                 "config.model.position.scheme must be one of 'rope', 'relative_bias', "
-                "'none', got ['rope']"
+                "got ['rope']"
             ),
         ),
         ({"model": 3}, "config.model must be a mapping, got 3"),

@@ -1,9 +1,13 @@
-"""The decoder: everything auto-regressive, from the paper's 3-layer CoT model up.
+"""The decoder: every auto-regressive model, from the 3-layer CoT model to a 7B Llama.
 
-It is told positions, mask and cache, and returns logits with the new keys and values:
-it knows nothing of generation loops or draft trees. Layers are stacked by `nn.scan`, so
-that compile time does not grow with depth; for decoding, `unstack_layers` takes them
-apart, since every step would copy each layer out of the stack.
+It takes tokens with positions, a mask and a cache, and returns logits and the new
+tokens' keys and values. It knows no generation loop and no draft trees: a tree is a mask
+and positions like any other. The cache is read-only in the forward pass; its caller
+writes into it what was accepted (`kv_cache.write_cache`).
+
+Layers are stacked by `nn.scan`, so that compile time does not grow with depth. For
+decoding, `unstack_layers` takes the stack apart, since every step would copy each layer
+out of it.
 """
 
 from typing import Any
@@ -14,10 +18,10 @@ import jax.numpy as jnp
 
 from relay_jax.base import AnyArray, Array, Bool, Float, Int, Key, PyTree
 from relay_jax.config import ModelConfig
+from relay_jax.models.embeddings import Embedding
 from relay_jax.models.kv_cache import Cache
 from relay_jax.models.layers import (
     REMAT_POLICY,
-    Embedding,
     KeyValues,
     KVContext,
     Layer,
@@ -29,6 +33,8 @@ STACK = "layers"
 
 
 class Decoder(nn.Module):
+    """A decoder-only Transformer; its layers are stacked by default."""
+
     config: ModelConfig
     is_stacked: bool = True
 
@@ -42,13 +48,13 @@ class Decoder(nn.Module):
         *,
         train: bool = False,
     ) -> tuple[Float[Array, "b q v"], KeyValues]:
-        """Next-token logits (float32) and the new tokens' keys and values.
+        """Next-token logits (float32) and the new tokens' keys and values, for each layer.
 
         Args:
           tokens: token ids.
-          positions: their places in the text; by default they follow the cache.
+          positions: of the tokens in the text; by default they follow the cache.
           mask: which new tokens see which; by default causal.
-          cache: what came before; every new token sees all of it. Not written here.
+          cache: the tokens before, which every new token sees. It is not written.
           train: whether dropout is on (needs the `dropout` key).
         """
         config = self.config
@@ -58,27 +64,33 @@ class Decoder(nn.Module):
             positions = first[:, None] + jnp.arange(num)[None]
         if mask is None:
             mask = jnp.tril(jnp.ones((batch_size, num, num), bool))
-        memory = None
+
+        table = Embedding(config, name="words")()
+        # Sharded along its width, the table must be gathered before it is looked up.
+        whole = table if cache else constrain(table, "vocab", None)
+        x = jnp.take(whole, tokens, axis=0).astype(config.dtype)
+        x, new = self._layers(x, positions, mask, cache, train)
+        x = make_norm(config, "norm")(x)
+        if not config.tie_embeddings:
+            table = Embedding(config, output=True, name="head")()
+        x, table = x.astype(config.dtype), table.astype(config.dtype)
+        logits = jnp.einsum("bqd,vd->bqv", x, table, preferred_element_type=jnp.float32)
+        return logits, new
+
+    def _layers(self, x, positions, mask, cache, train):
+        """All layers: the last one's output, and new keys and values `[l, b, q, g, e]`."""
+        config, past, see_past = self.config, None, None
         if cache is not None:
-            slots = cache.key_values.keys.shape[2]
-            places = jnp.arange(slots)[None]
-            held = places < cache.length[:, None]
-            held = jnp.broadcast_to(held[:, None], (batch_size, num, slots))
-            memory = (jnp.broadcast_to(places, (len(positions), slots)), held)
+            past = cache.key_values
+            see_past = past_positions(cache, len(positions), mask.shape[:2])
 
-        words = Embedding(config, name="words")()
-        # Looked up by examples, a table that is cut along its width must be made whole.
-        table = words if cache else constrain(words, "words", None)
-        x = jnp.take(table, tokens, axis=0).astype(config.dtype)
-
-        def run(layer, x, key_values):
-            past = KVContext(key_values, *memory) if memory else None
-            x = x if memory else constrain(x, "batch", None, None)
-            return layer(x, positions, mask, past, train=train)
+        def run(layer, x, past_layer):
+            context = KVContext(past_layer, *see_past) if see_past else None
+            x = x if see_past else constrain(x, "batch", None, None)
+            return layer(x, positions, mask, context, train=train)
 
         if config.remat:
             run = nn.remat(run, prevent_cse=False, policy=REMAT_POLICY)
-        held_values = cache.key_values if cache else None
         if self.is_stacked:
             stack = nn.scan(
                 run,
@@ -86,22 +98,30 @@ class Decoder(nn.Module):
                 split_rngs={"params": True, "dropout": True},
                 length=config.num_layers,
             )
-            x, new = stack(Layer(config, name=STACK), x, held_values)
-        else:
-            parts = []
-            for i in range(config.num_layers):
-                held = jax.tree.map(lambda part, i=i: part[i], held_values)
-                x, part = run(Layer(config, name=f"{STACK}_{i}"), x, held)
-                parts.append(part)
-            new = jax.tree.map(lambda *values: jnp.stack(values), *parts)
-        x = make_norm(config, "norm")(x)
-        head = (
-            words if config.tie_embeddings else Embedding(config, True, name="head")()
-        )
-        x, head = x.astype(config.dtype), head.astype(config.dtype)
-        return jnp.einsum(
-            "bqd,vd->bqv", x, head, preferred_element_type=jnp.float32
-        ), new
+            return stack(Layer(config, name=STACK), x, past)
+        new = []
+        for i in range(config.num_layers):
+            past_layer = jax.tree.map(lambda part, i=i: part[i], past)
+            x, new_layer = run(Layer(config, name=f"{STACK}_{i}"), x, past_layer)
+            new.append(new_layer)
+        return x, jax.tree.map(lambda *parts: jnp.stack(parts), *new)
+
+
+def past_positions(
+    cache: Cache, num_rows: int, shape: tuple[int, int]
+) -> tuple[Int[Array, "_ m"], Bool[Array, "b q m"]]:
+    """The positions of the cache's slots, and which of them each new token sees.
+
+    Args:
+      cache: slot i of a row belongs to position i.
+      num_rows: rows of the positions (1 if all rows of a batch have the same).
+      shape: (b, q) of the new tokens.
+    """
+    slots = cache.key_values.keys.shape[2]
+    positions = jnp.arange(slots)[None]
+    is_filled = positions < cache.length[:, None]
+    mask = jnp.broadcast_to(is_filled[:, None], (*shape, slots))
+    return jnp.broadcast_to(positions, (num_rows, slots)), mask
 
 
 def run_decoder(
@@ -110,33 +130,35 @@ def run_decoder(
     *,
     model: ModelConfig,
     key: Key[Array, ""] | None = None,
-    **rest: Any,
+    **inputs: Any,
 ) -> tuple[Float[Array, "b q v"], KeyValues]:
-    """Applies the decoder; with a key it trains (dropout on). `rest`: see `Decoder`.
+    """Applies the decoder to stacked or unstacked parameters.
 
-    Its layers may be stacked or not.
+    Args:
+      key: for dropout; without a key there is none.
+      inputs: `positions`, `mask`, `cache`; see `Decoder`.
     """
     return Decoder(model, STACK in params).apply(  # type: ignore[return-value]
         {"params": params},
         tokens,
         train=key is not None,
         rngs=None if key is None else {"dropout": key},
-        **rest,
+        **inputs,
     )
 
 
 def unstack_layers(params: PyTree) -> PyTree:
-    """The parameters with every layer by itself: what decoding is fast with.
+    """The parameters with a subtree for each layer: the faster layout for decoding.
 
-    Donates `params`: each stacked leaf is deleted once its layers are copied, so that no
-    more than one of them is held twice.
+    Donates `params`: each stacked leaf is deleted as soon as its layers are copied, so
+    that at most one leaf is in memory twice.
     """
-    apart = {name: part for name, part in params.items() if name != STACK}
+    unstacked = {name: part for name, part in params.items() if name != STACK}
     leaves, structure = jax.tree.flatten(params[STACK])
     layers = []
     for leaf in leaves:
         layers.append(jax.jit(list)(leaf))
         leaf.delete()
     for i, values in enumerate(zip(*layers)):
-        apart[f"{STACK}_{i}"] = jax.tree.unflatten(structure, values)
-    return apart
+        unstacked[f"{STACK}_{i}"] = jax.tree.unflatten(structure, values)
+    return unstacked

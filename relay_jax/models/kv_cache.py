@@ -18,7 +18,7 @@ class Cache(NamedTuple):
 
 
 def make_cache(config: ModelConfig, batch_size: int, size: int) -> Cache:
-    """An empty cache of `size` positions a row."""
+    """An empty cache of `size` positions for each row."""
     shape = (
         *(config.num_layers, batch_size, size),
         *(config.resolved_num_kv_heads, config.resolved_head_dim),
@@ -30,27 +30,27 @@ def make_cache(config: ModelConfig, batch_size: int, size: int) -> Cache:
 def write_cache(
     cache: Cache,
     new: KeyValues,
-    kept: Bool[Array, "b q"] | None = None,
+    accepted: Bool[Array, "b q"] | None = None,
 ) -> Cache:
-    """Appends the kept ones of `q` new positions to every row; the others are dropped.
+    """The cache with the accepted ones of `q` new positions appended to every row.
 
     Args:
       new: keys and values of the last forward pass, `[l, b, q, g, e]`.
-      kept: which of them to keep, in order; by default all.
+      accepted: which of them to append, in order; by default all.
     """
     batch_size, num = new.keys.shape[1:3]
-    if kept is None:
-        kept = jnp.ones((batch_size, num), bool)
-    order = jnp.cumsum(kept, axis=1) - 1
-    # Places outside the cache, all different, for what is dropped.
+    if accepted is None:
+        accepted = jnp.ones((batch_size, num), bool)
+    rank = jnp.cumsum(accepted, axis=1) - 1
+    # The rejected ones go to distinct slots outside the cache, where they are dropped.
     outside = cache.key_values.keys.shape[2] + jnp.arange(num)[None]
-    slot = jnp.where(kept, cache.length[:, None] + order, outside)
+    slot = jnp.where(accepted, cache.length[:, None] + rank, outside)
     row = jnp.arange(batch_size)[:, None]
 
-    def put(held: Float[Array, "l b m g e"], part: Float[Array, "l b q g e"]):
-        return held.at[:, row, slot].set(
-            part.astype(held.dtype), mode="drop", unique_indices=True
+    def append(past: Float[Array, "l b m g e"], part: Float[Array, "l b q g e"]):
+        return past.at[:, row, slot].set(
+            part.astype(past.dtype), mode="drop", unique_indices=True
         )
 
-    key_values = jax.tree.map(put, cache.key_values, new)
-    return Cache(key_values, cache.length + kept.sum(axis=1, dtype=jnp.int32))
+    key_values = jax.tree.map(append, cache.key_values, new)
+    return Cache(key_values, cache.length + accepted.sum(axis=1, dtype=jnp.int32))

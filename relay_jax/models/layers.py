@@ -1,7 +1,8 @@
-"""The layers that all models share: embedding, attention, Transformer layer.
+"""The Transformer layer that all models share: attention and feed-forward.
 
-Attention is given positions, a mask and, in a decoder, a read-only cache. It knows
-nothing of causality, loops or trees: the callers say who sees whom.
+Attention takes positions, a mask and, in a decoder, a read-only context of keys and
+values. It knows nothing of causality, loops or draft trees: the caller's mask decides
+which tokens see which.
 """
 
 import functools
@@ -13,109 +14,42 @@ import jax.numpy as jnp
 
 from relay_jax.base import Array, Bool, Float, Int
 from relay_jax.config import ModelConfig, PositionConfig
-from relay_jax.vocabulary import FIRST_NUMBER
+from relay_jax.models.positions import RelativeBias, apply_rope, directional_mask
 
 MASK_VALUE = -1e9  # a finite "minus infinity": a row without any key stays finite
-# What is kept for the backward pass under remat: what parameters were multiplied with.
-# Attention's scores and all that is element by element are computed again.
+# What remat saves for the backward pass: products with parameters. Attention scores and
+# everything elementwise is recomputed.
 REMAT_POLICY = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
 
 
 class KeyValues(NamedTuple):
-    """Keys and values of one layer, after positions have been applied to the keys."""
+    """Keys and values of one layer; positions have been applied to the keys."""
 
     keys: Float[Array, "b k g e"]
     values: Float[Array, "b k g e"]
 
 
 class KVContext(NamedTuple):
-    """What was read before: keys and values, where they stand, who may see them."""
+    """A block of keys that queries attend to: the past in a cache, or the new tokens.
+
+    The past is read-only. Attention returns the new tokens' keys and values, and the
+    caller decides which of them enter the cache: of a draft tree only the accepted
+    branch does.
+    """
 
     key_values: KeyValues  # [b, m, g, e] each
     positions: Int[Array, "#b m"]
-    mask: Bool[Array, "b q m"]
-
-
-def frequencies(half: int, config: PositionConfig) -> Float[Array, " half"]:
-    """Radians that each pair of RoPE turns from one position to the next."""
-    frequency = config.rope_base ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    stretched = frequency / config.rope_factor
-    if config.rope_scaling == "linear":
-        return stretched
-    if config.rope_scaling == "llama3":
-        turns = config.rope_length * frequency / (2 * jnp.pi)
-        slow, fast = config.rope_slow, config.rope_fast
-        kept = jnp.clip((turns - slow) / (fast - slow), 0, 1)
-        return kept * frequency + (1 - kept) * stretched
-    return frequency
-
-
-def rotate(
-    x: Float[Array, "b n h e"], positions: Int[Array, "#b n"], config: PositionConfig
-) -> Float[Array, "b n h e"]:
-    """Rotary position embedding (Su et al. 2021): pairs (i, i + e/2) turn together."""
-    frequency = frequencies(x.shape[-1] // 2, config)[None, None, None]
-    angle = positions[..., None, None].astype(jnp.float32) * frequency
-    sin, cos = jnp.sin(angle), jnp.cos(angle)
-    left, right = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    turned = [left * cos - right * sin, right * cos + left * sin]
-    return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+    mask: Bool[Array, "#b q m"]  # whether a query may attend to a key
 
 
 def dtypes(config: ModelConfig) -> dict[str, Any]:
-    """Arguments of a linen layer: the types of its compute and its parameters."""
+    """Keyword arguments of a linen layer: the types of its compute and parameters."""
     names = {"dtype": config.dtype, "param_dtype": config.param_dtype}
     return {key: jnp.dtype(name) for key, name in names.items()}
 
 
-class RelativeBias(nn.Module):
-    """A learnt bias for each head and clipped distance; beyond the clip, only the side
-    (left or right) is known, so that no distance is ever new.
-
-    With `distance_slopes`, each head and side also has a learnt slope (ALiBi, Press et
-    al. 2022, whose slopes are fixed): a head can then prefer the nearest of several
-    places at any distance, up to `slope_reach`. `bias_scale` multiplies both.
-    """
-
-    num_heads: int
-    config: PositionConfig
-
-    @nn.compact
-    def __call__(
-        self, queries: Int[Array, "#b q"], keys: Int[Array, "#b k"]
-    ) -> Float[Array, "#b h q k"]:
-        clip = self.config.max_distance
-        table = self.param(
-            "table", nn.initializers.zeros_init(), (2 * clip + 1, self.num_heads)
-        )
-        distance = keys[:, None, :] - queries[:, :, None]
-        index = jnp.clip(distance, -clip, clip) + clip
-        # A one-hot product: its gradient is a matrix product, not a slow scatter.
-        one_hot = jax.nn.one_hot(index, 2 * clip + 1, dtype=table.dtype)
-        bias = jnp.einsum("bqkc,ch->bhqk", one_hot, table * self.config.bias_scale)
-        if self.config.distance_slopes:
-            shape = (2, self.num_heads)
-            slopes = self.param("slopes", nn.initializers.zeros_init(), shape)
-            slopes *= self.config.bias_scale
-            if reach := self.config.slope_reach:
-                distance = jnp.clip(distance, -reach, reach)
-            sides = jnp.stack([jnp.maximum(-distance, 0), jnp.maximum(distance, 0)])
-            bias -= jnp.einsum("sbqk,sh->bhqk", sides.astype(table.dtype), slopes)
-        return bias
-
-
-def directions(
-    num_heads: int, queries: Int[Array, "#b q"], keys: Int[Array, "#b k"]
-) -> Bool[Array, "#b h q k"]:
-    """The first half of the heads sees only its own place and left of it, the other
-    half its own place and right of it."""
-    distance = keys[:, None, None, :] - queries[:, None, :, None]
-    looks_left = (jnp.arange(num_heads) < num_heads // 2)[None, :, None, None]
-    return jnp.where(looks_left, distance <= 0, distance >= 0)
-
-
 class Attention(nn.Module):
-    """Grouped-query attention under one softmax over the memory and the new tokens."""
+    """Grouped-query attention (Ainslie et al. 2023) over a context and the new tokens."""
 
     config: ModelConfig
 
@@ -125,82 +59,132 @@ class Attention(nn.Module):
         x: Float[Array, "b q d"],
         positions: Int[Array, "#b q"],
         mask: Bool[Array, "#b q q"],
-        memory: KVContext | None,
+        context: KVContext | None,
     ) -> tuple[Float[Array, "b q d"], KeyValues]:
-        config, place = self.config, self.config.position
-        groups, size = config.resolved_num_kv_heads, config.resolved_head_dim
-        types, dtype = dtypes(config), jnp.dtype(config.dtype)
+        """The attention output, and the keys and values of the new tokens.
+
+        Args:
+          x: the new tokens.
+          positions: of the new tokens.
+          mask: which new tokens see which.
+          context: earlier keys and values, under the same softmax.
+        """
+        config, position = self.config, self.config.position
+        num_heads, dtype = config.num_heads, jnp.dtype(config.dtype)
+        size = config.resolved_head_dim
 
         def project(name, heads):
             shape, has_bias = (heads, size), config.qkv_bias
-            return nn.DenseGeneral(shape, use_bias=has_bias, name=name, **types)(x)
+            return nn.DenseGeneral(
+                shape, use_bias=has_bias, name=name, **dtypes(config)
+            )(x)
 
-        query = project("query", config.num_heads)
-        new = KeyValues(project("key", groups), project("value", groups))
-        if place.scheme == "rope":
-            query = rotate(query, positions, place)
-            new = new._replace(keys=rotate(new.keys, positions, place))
-        parts = [(new, positions, mask)]
-        if memory is not None:  # two products under one softmax: no copy of the cache
-            past = jax.tree.map(lambda part: part.astype(dtype), memory.key_values)
-            parts.insert(0, (past, memory.positions, memory.mask))
-        visible = [
-            self._visible(positions, key_positions, seen)
-            for _, key_positions, seen in parts
-        ]
-        count = sum(part.sum(-1, keepdims=True) for part in visible)
-        scale = size**-0.5
-        if place.log_length_scaling:
-            seen = jnp.maximum(count, 2)
-            scale = scale * jnp.log(seen) / jnp.log(place.reference_length)
+        query = project("query", num_heads)
+        key = project("key", config.resolved_num_kv_heads)
+        new = KeyValues(key, project("value", config.resolved_num_kv_heads))
+        if position.scheme == "rope":
+            query = apply_rope(query, positions, position)
+            new = new._replace(keys=apply_rope(new.keys, positions, position))
+
+        blocks = [KVContext(new, positions, mask)]
+        if context is not None:  # two products under one softmax: no copy of the cache
+            past = jax.tree.map(lambda part: part.astype(dtype), context.key_values)
+            blocks.insert(0, context._replace(key_values=past))
+        visible = [visible_keys(positions, block, position.window) for block in blocks]
+        scale = score_scale(visible, size, position)
         bias = None
-        if place.scheme == "relative_bias":
-            bias = RelativeBias(config.num_heads, place, name="relative_bias")
-
-        # The queries of the heads that share keys stand in one axis m, and the sum of
-        # the softmax divides only what has been mixed: on a CPU each of the two halves
-        # the time of the backward pass. The parts' scores stay apart: joined, XLA would
-        # compute them one by one on a GPU.
-        batch, num = query.shape[:2]
-        query = query.reshape(batch, num, groups, -1, size).transpose(0, 2, 3, 1, 4)
-        query = query.reshape(batch, groups, -1, size)
+        if position.scheme == "relative_bias":
+            bias = RelativeBias(num_heads, position, name="relative_bias")
+        grouped = group_queries(query, config.resolved_num_kv_heads)
         scores = []
-        for (part, key_positions, _), can_see in zip(parts, visible):
-            product = jnp.einsum("bgme,bkge->bgmk", query, part.keys)
-            score = product.astype(jnp.float32)
-            score = score.reshape(batch, config.num_heads, num, -1) * scale
+        for block, can_see in zip(blocks, visible):
+            score = score_keys(grouped, block.key_values.keys, num_heads) * scale
             if bias is not None:
-                score += bias(positions, key_positions)
-            if place.directional_heads:
-                can_see &= directions(config.num_heads, positions, key_positions)
-            scores.append(jnp.where(can_see, score, MASK_VALUE).reshape(product.shape))
-        tops = [jnp.max(score, axis=-1, keepdims=True) for score in scores]
-        highest = jax.lax.stop_gradient(functools.reduce(jnp.maximum, tops))
+                score += bias(positions, block.positions)
+            if position.directional_heads:
+                can_see &= directional_mask(num_heads, positions, block.positions)
+            scores.append(jnp.where(can_see, score, MASK_VALUE))
+        mixed = mix_values(scores, [block.key_values.values for block in blocks], dtype)
+        return nn.Dense(config.dim, use_bias=False, name="out", **dtypes(config))(
+            mixed
+        ), new
 
-        mixed, total = jnp.zeros(()), jnp.zeros(())
-        for (part, _, _), score in zip(parts, scores):
-            weights = jnp.exp(score - highest).astype(dtype)
-            total += jnp.sum(weights, axis=-1, keepdims=True, dtype=jnp.float32)
-            share = jnp.einsum("bgmk,bkge->bgme", weights, part.values)
-            mixed += share.astype(jnp.float32)
-        mixed = (mixed / total).astype(dtype)
-        mixed = mixed.reshape(batch, config.num_heads, num, size)
-        mixed = mixed.transpose(0, 2, 1, 3).reshape(batch, num, -1)
-        return nn.Dense(config.dim, use_bias=False, name="out", **types)(mixed), new
 
-    def _visible(self, queries, keys, seen) -> Bool[Array, "b 1 q k"]:
-        """Which keys each query may see, by mask and window."""
-        visible = seen[:, None]
-        if self.config.position.window:
-            distance = queries[:, :, None] - keys[:, None]
-            visible &= (distance < self.config.position.window)[:, None]
-        return visible
+def visible_keys(
+    queries: Int[Array, "#b q"], block: KVContext, window: int
+) -> Bool[Array, "#b 1 q k"]:
+    """Which keys each query may see, by mask and sliding window (0: no window)."""
+    visible = block.mask[:, None]
+    if window:
+        distance = queries[:, :, None] - block.positions[:, None]
+        visible &= (distance < window)[:, None]
+    return visible
+
+
+def score_scale(
+    visible: list[Bool[Array, "#b 1 q _"]], head_dim: int, config: PositionConfig
+) -> float | Float[Array, "#b 1 q 1"]:
+    """The factor of the scores: 1 / sqrt(e), and with `log_length_scaling` also
+    log(number of visible keys) / log(`reference_length`)."""
+    scale = head_dim**-0.5
+    if not config.log_length_scaling:
+        return scale
+    count = sum(block.sum(-1, keepdims=True) for block in visible)
+    return scale * jnp.log(jnp.maximum(count, 2)) / jnp.log(config.reference_length)
+
+
+def group_queries(
+    query: Float[Array, "b q h e"], num_kv_heads: int
+) -> Float[Array, "b g m e"]:
+    """Queries of the heads that share keys in one axis, `m = h / g * q`.
+
+    On a CPU this halves the time of the backward pass.
+    """
+    batch, num, _, size = query.shape
+    query = query.reshape(batch, num, num_kv_heads, -1, size)
+    return query.transpose(0, 2, 3, 1, 4).reshape(batch, num_kv_heads, -1, size)
+
+
+def score_keys(
+    query: Float[Array, "b g m e"], keys: Float[Array, "b k g e"], num_heads: int
+) -> Float[Array, "b h q k"]:
+    """Products of grouped queries with keys, unscaled, in float32."""
+    product = jnp.einsum("bgme,bkge->bgmk", query, keys).astype(jnp.float32)
+    return product.reshape(len(query), num_heads, -1, keys.shape[1])
+
+
+def mix_values(
+    scores: list[Float[Array, "b h q _"]],
+    values: list[Float[Array, "b _ g e"]],
+    dtype: Any,
+) -> Float[Array, "b q h*e"]:
+    """Values averaged with one softmax over the keys of all blocks.
+
+    The scores of the blocks stay apart: joined, XLA would compute them one by one on a
+    GPU. The softmax's sum divides the mixed values, not the weights: on a CPU that
+    halves the time of the backward pass.
+    """
+    batch, num_heads, num, _ = scores[0].shape
+    groups, size = values[0].shape[2:]
+    scores = [score.reshape(batch, groups, -1, score.shape[-1]) for score in scores]
+    tops = [jnp.max(score, axis=-1, keepdims=True) for score in scores]
+    highest = jax.lax.stop_gradient(functools.reduce(jnp.maximum, tops))
+    mixed, total = jnp.zeros(()), jnp.zeros(())
+    for score, value in zip(scores, values):
+        weights = jnp.exp(score - highest).astype(dtype)
+        total += jnp.sum(weights, axis=-1, keepdims=True, dtype=jnp.float32)
+        share = jnp.einsum("bgmk,bkge->bgme", weights, value)
+        mixed += share.astype(jnp.float32)
+    mixed = (mixed / total).astype(dtype).reshape(batch, num_heads, num, size)
+    return mixed.transpose(0, 2, 1, 3).reshape(batch, num, -1)
 
 
 ACTIVATIONS = {"gelu": jax.nn.gelu, "relu": jax.nn.relu}
 
 
 class FeedForward(nn.Module):
+    """Two matrices with an activation between them; SwiGLU (Shazeer 2020) has three."""
+
     config: ModelConfig
 
     @nn.compact
@@ -219,14 +203,14 @@ class FeedForward(nn.Module):
 
 
 def make_norm(config: ModelConfig, name: str) -> nn.Module:
-    """Normalisation in float32 whatever the compute type."""
+    """The model's normalization, computed in float32 for every compute type."""
     kind = nn.RMSNorm if config.norm == "rms" else nn.LayerNorm
     types = dtypes(config) | {"dtype": jnp.float32}
     return kind(epsilon=config.norm_epsilon, name=name, **types)
 
 
 class Layer(nn.Module):
-    """Pre-norm Transformer layer: attention, feed-forward, each added to its input."""
+    """Pre-norm Transformer layer: attention and feed-forward, each with a residual."""
 
     config: ModelConfig
 
@@ -236,65 +220,17 @@ class Layer(nn.Module):
         x: Float[Array, "b n d"],
         positions: Int[Array, "#b n"],
         mask: Bool[Array, "#b n n"],
-        memory: KVContext | None = None,
+        context: KVContext | None = None,
         *,
         train: bool = False,
     ) -> tuple[Float[Array, "b n d"], KeyValues]:
+        """The layer's output, and keys and values of its tokens; see `Attention`."""
         config = self.config
-        drop = nn.Dropout(config.dropout, deterministic=not train)
+        dropout = nn.Dropout(config.dropout, deterministic=not train)
         normed = make_norm(config, "attention_norm")(x)
-        mixed, new = Attention(config, name="attention")(
-            normed, positions, mask, memory
-        )
-        x = x + drop(mixed)
+        attention = Attention(config, name="attention")
+        mixed, new = attention(normed, positions, mask, context)
+        x = x + dropout(mixed)
         normed = make_norm(config, "feed_forward_norm")(x)
-        x = x + drop(FeedForward(config, name="feed_forward")(normed))
+        x = x + dropout(FeedForward(config, name="feed_forward")(normed))
         return x, new
-
-
-class Embedding(nn.Module):
-    """One vector a word, as a table, for reading words or (`output`) for saying them.
-
-    How a number gets its vector is `config.number_code`:
-
-        token     it has one of its own
-        digits    the sum of the vectors of its units, tens and hundreds
-        ordinal   read as a learnt map of waves in its value, so that numbers nearby look
-                  alike and an order can be seen; said by digits
-
-    By digits or waves, a number never met in training has a meaning all the same.
-    """
-
-    config: ModelConfig
-    output: bool = False
-
-    @nn.compact
-    def __call__(self) -> Float[Array, "v d"]:
-        config = self.config
-        scale = config.dim**-0.5 if self.output else 1.0
-        init = nn.initializers.normal(scale)
-        dtype = jnp.dtype(config.param_dtype)
-        if config.number_code == "token":
-            return self.param("words", init, (config.vocab_size, config.dim), dtype)
-        symbols = self.param("words", init, (FIRST_NUMBER, config.dim), dtype)
-        if config.number_code == "ordinal" and not self.output:
-            waves = _waves(config.num_numbers)
-            init = nn.initializers.normal((2 / waves.shape[1]) ** 0.5)
-            shape = (waves.shape[1], config.dim)
-            numbers = waves @ self.param("waves", init, shape, dtype)
-            return jnp.concatenate([symbols, numbers.astype(dtype)])
-        places = len(str(config.num_numbers - 1))
-        digits = self.param("digits", init, (places, 10, config.dim), dtype)
-        number = jnp.arange(config.num_numbers)
-        numbers = sum(digits[i, number // 10**i % 10] for i in range(places))
-        return jnp.concatenate([symbols, numbers])
-
-
-NUM_WAVES = 16
-
-
-def _waves(num_numbers: int) -> Float[Array, "v w"]:
-    """Sines and cosines of every number, of wavelengths from 4 to 4 `num_numbers`."""
-    wavelength = jnp.geomspace(4.0, 4.0 * num_numbers, NUM_WAVES)
-    angle = 2 * jnp.pi * jnp.arange(num_numbers)[:, None] / wavelength[None]
-    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=1)

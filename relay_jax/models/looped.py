@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from relay_jax.base import AnyArray, Array, Bool, Float, Int, Key, PyTree, Scratchpad
 from relay_jax.config import ModelConfig
+from relay_jax.models.embeddings import Embedding
 from relay_jax.models.feedback import (
     ValueOffset,
     before,
@@ -31,7 +32,6 @@ from relay_jax.models.feedback import (
 from relay_jax.models.layers import (
     MASK_VALUE,
     REMAT_POLICY,
-    Embedding,
     Layer,
     make_norm,
 )

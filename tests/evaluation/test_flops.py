@@ -65,7 +65,7 @@ def test_xla_counts_hardly_more(kind):
     one loop: it counts the body of a loop once, however often it runs."""
     bucket = {"task": "arithmetic", "lengths": (3, 3), "max_rounds": 1}
     model = {"kind": kind, "num_layers": 1, "dim": 256, "mlp_dim": 1024, "dropout": 0.0}
-    model |= {"num_numbers": 16, "activation": "relu", "position": {"scheme": "none"}}
+    model |= {"num_numbers": 16, "activation": "relu"}
     data = {"batch_size": 64, "buckets": {"arithmetic": bucket}}
     config = config_io.build(TrainConfig, {"model": model, "data": data})
     step = loader.step_at(0, loader.open_buckets(config), config)

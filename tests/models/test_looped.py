@@ -24,7 +24,7 @@ SMALL = ModelConfig(num_layers=2, dim=16, mlp_dim=32, num_heads=4, num_numbers=6
 CONFIGS = {
     "paper": SMALL,
     "problem": dataclasses.replace(SMALL, input_injection="problem", position=BIAS),
-    "none": dataclasses.replace(SMALL, position=PositionConfig(scheme="none")),
+    "bias": dataclasses.replace(SMALL, position=BIAS),
     "feedback": dataclasses.replace(SMALL, input_injection="feedback", position=BIAS),
     "soft": dataclasses.replace(SMALL, input_injection="feedback", feedback="soft"),
     "differences": dataclasses.replace(
@@ -69,7 +69,7 @@ def run(model, task, batch, num_loops, params, **rest):
 @pytest.mark.parametrize(
     ("name", "task_name"),
     [
-        *(("paper", "lis"), ("problem", "arithmetic"), ("none", "edit_distance")),
+        *(("paper", "lis"), ("problem", "arithmetic"), ("bias", "edit_distance")),
         *(
             ("feedback", "lis"),
             ("soft", "arithmetic"),
@@ -127,7 +127,7 @@ def test_remat_changes_no_gradient(name):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), plain, saved)
 
 
-@pytest.mark.parametrize("name", ["paper", "none", "soft", "differences"])
+@pytest.mark.parametrize("name", ["paper", "bias", "soft", "differences"])
 def test_left_padding_changes_nothing(name):
     """Padded columns are masked as keys, and only relative positions count."""
     model, params = CONFIGS[name], make_params(CONFIGS[name])

@@ -1,0 +1,60 @@
+"""Token embeddings: tables that are looked up for the input or score the output."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from relay_jax.base import Array, Float
+from relay_jax.config import ModelConfig
+from relay_jax.vocabulary import FIRST_NUMBER
+
+NUM_WAVES = 16
+
+
+class Embedding(nn.Module):
+    """A table with one vector per token; with `output=True`, a table of output weights.
+
+    `config.number_code` determines the vectors of the numbers (tokens from
+    `FIRST_NUMBER` on); all other tokens have vectors of their own:
+
+        token     every number has a vector of its own
+        digits    the sum of the vectors of its units, tens and hundreds
+        ordinal   on the input a learned map of sines and cosines of its value, so that
+                  nearby numbers look alike and their order is visible; on the output as
+                  `digits`
+
+    With digits or waves, a number that never occurred in training has a useful vector
+    all the same.
+    """
+
+    config: ModelConfig
+    output: bool = False
+
+    @nn.compact
+    def __call__(self) -> Float[Array, "v d"]:
+        """The whole table."""
+        config = self.config
+        scale = config.dim**-0.5 if self.output else 1.0
+        init = nn.initializers.normal(scale)
+        dtype = jnp.dtype(config.param_dtype)
+        if config.number_code == "token":
+            return self.param("words", init, (config.vocab_size, config.dim), dtype)
+        symbols = self.param("words", init, (FIRST_NUMBER, config.dim), dtype)
+        if config.number_code == "ordinal" and not self.output:
+            waves = number_waves(config.num_numbers)
+            init = nn.initializers.normal((2 / waves.shape[1]) ** 0.5)
+            shape = (waves.shape[1], config.dim)
+            numbers = waves @ self.param("waves", init, shape, dtype)
+            return jnp.concatenate([symbols, numbers.astype(dtype)])
+        num_digits = len(str(config.num_numbers - 1))
+        digits = self.param("digits", init, (num_digits, 10, config.dim), dtype)
+        number = jnp.arange(config.num_numbers)
+        numbers = sum(digits[i, number // 10**i % 10] for i in range(num_digits))
+        return jnp.concatenate([symbols, numbers])
+
+
+def number_waves(num_numbers: int) -> Float[Array, "v w"]:
+    """Sines and cosines of the numbers from 0 on, at `NUM_WAVES` wavelengths from 4 to
+    `4 * num_numbers`."""
+    wavelength = jnp.geomspace(4.0, 4.0 * num_numbers, NUM_WAVES)
+    angle = 2 * jnp.pi * jnp.arange(num_numbers)[:, None] / wavelength[None]
+    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=1)
