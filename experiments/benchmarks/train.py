@@ -30,7 +30,7 @@ from relay_jax import files
 from relay_jax.config import BucketConfig, TrainConfig
 from relay_jax.data import loader
 from relay_jax.evaluation.flops import step_flops
-from relay_jax.models.sharding import layout, make_mesh, spread
+from relay_jax.models.sharding import make_mesh, param_shardings, shard_batch
 from relay_jax.rest import roofline
 from relay_jax.training.step import init_params, init_state, make_train_step
 from relay_jax.training.validate import check_devices, check_settings
@@ -257,12 +257,12 @@ def jax_side(work: Work, config: TrainConfig) -> Side:
     mesh, first = make_mesh(config.mesh), work.steps[0]
     size = config.data.batch_size
     state = init_state(config, init_params(config))
-    lies = layout(state, mesh)
+    lies = param_shardings(state, mesh)
     state = jax.device_put(state, lies)
     shape = {"task": first.task, "num_loops": first.num_loops}
     before = time.perf_counter()
     lowered = make_train_step(config, lies).lower(
-        state, spread(first.batch, mesh, size), **shape
+        state, shard_batch(first.batch, mesh, size), **shape
     )
     step = lowered.compile()
     seconds = time.perf_counter() - before
@@ -270,7 +270,7 @@ def jax_side(work: Work, config: TrainConfig) -> Side:
     def run():
         nonlocal state
         for now in work.steps:
-            state, _ = step(state, spread(now.batch, mesh, size))
+            state, _ = step(state, shard_batch(now.batch, mesh, size))
         jax.block_until_ready(state)
 
     return Side(run, seconds, memory_bytes(step))

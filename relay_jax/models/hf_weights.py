@@ -28,7 +28,7 @@ from relay_jax.config import ModelConfig
 from relay_jax.files import read_json, write_json
 from relay_jax.models.decoder import Decoder
 from relay_jax.models.hf_config import write_model
-from relay_jax.models.sharding import named_leaves, place
+from relay_jax.models.sharding import named_leaves, with_shardings
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 5_000_000_000
@@ -159,7 +159,7 @@ def _leaves(model: ModelConfig, mesh: Mesh | None = None) -> tuple[list[Leaf], A
     init = functools.partial(Decoder(model).init, jax.random.key(0))
     shapes = jax.eval_shape(init, jax.ShapeDtypeStruct((1, 1), jnp.int32))["params"]
     leaves = []
-    for path, ours in named_leaves(place(shapes, mesh)).items():
+    for path, ours in named_leaves(with_shardings(shapes, mesh)).items():
         name = TENSORS[path]
         count = model.num_layers if "{}" in name else 1
         leaves.append(Leaf(path, ours, [name.format(i) for i in range(count)]))

@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from relay_jax.base import AnyArray, Array, Host, Int, Integer, PyTree
-from relay_jax.models.sharding import AXIS_RULES, layout
+from relay_jax.models.sharding import AXIS_RULES, param_shardings
 from relay_jax.rest.datastore import Datastore, read_part
 
 NOTHING = -2  # stands where no text is: equal to no token
@@ -170,4 +170,4 @@ def shard_like(params: PyTree, index: Any) -> PyTree:
         index = index.store
     if not isinstance(index, MeshIndex):
         return params
-    return jax.device_put(params, layout(params, index.mesh))
+    return jax.device_put(params, param_shardings(params, index.mesh))

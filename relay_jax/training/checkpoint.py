@@ -30,7 +30,7 @@ from relay_jax.base import PyTree
 from relay_jax.config import ChainsConfig, TrainConfig
 from relay_jax.files import read_json, write_json
 from relay_jax.models import export
-from relay_jax.models.sharding import place
+from relay_jax.models.sharding import with_shardings
 from relay_jax.training.optimizer import trained_params
 from relay_jax.training.step import TrainState, init_params, init_state
 
@@ -190,13 +190,13 @@ def load_params(
     """
     config = read_config(workdir)
     _check_newest(workdir)
-    like = {"params": place(jax.eval_shape(lambda: init_params(config)), mesh)}
+    like = {"params": with_shardings(jax.eval_shape(lambda: init_params(config)), mesh)}
     if export.is_exported(workdir):
         return config, export.read_params(workdir, like["params"])
     is_under_way = 0 < (_newest_step(workdir) or 0) < config.num_steps
     if is_under_way and config.optimizer.average_share:
         begun = jax.eval_shape(lambda: init_state(config, init_params(config)))
-        like["opt_state"] = place(begun.opt_state, mesh)
+        like["opt_state"] = with_shardings(begun.opt_state, mesh)
     wanted = ocp.checkpoint_utils.construct_restore_args(like)
     arguments = ocp.args.PyTreeRestore(like, restore_args=wanted, partial_restore=True)
     with make_manager(workdir, config.keep_checkpoints) as manager:

@@ -19,7 +19,13 @@ from relay_jax import files
 from relay_jax.config import TrainConfig
 from relay_jax.data import loader
 from relay_jax.evaluation.evaluate import evaluate_run
-from relay_jax.models.sharding import layout, local_rows, make_mesh, place, spread
+from relay_jax.models.sharding import (
+    local_rows,
+    make_mesh,
+    param_shardings,
+    shard_batch,
+    with_shardings,
+)
 from relay_jax.training import checkpoint
 from relay_jax.training.metrics import Log, Trace, measure
 from relay_jax.training.optimizer import trained_params
@@ -59,7 +65,7 @@ def train(
     if checkpoint.is_finished(path):
         return files.read_json(done)
     mesh, trace = make_mesh(config.mesh), Trace(path, profile)
-    like = place(jax.eval_shape(lambda: _begin(config)), mesh)
+    like = with_shardings(jax.eval_shape(lambda: _begin(config)), mesh)
     checkpoint.check_room(path, like, config.keep_checkpoints)
     with checkpoint.make_manager(path, config.keep_checkpoints) as manager:
         state, spent = _first_state(config, path, manager, like, mesh)
@@ -93,12 +99,12 @@ def _first_state(config, path, manager, like, mesh) -> tuple[TrainState, float]:
         source = configs.resolve(config.init_from, path)
         begin = functools.partial(init_state, config)
         given = (checkpoint.load_params(source, mesh)[1],)
-    return jax.jit(begin, out_shardings=layout(like, mesh))(*given), 0.0
+    return jax.jit(begin, out_shardings=param_shardings(like, mesh))(*given), 0.0
 
 
 def _run(config, state, mesh: Mesh, manager, log, asked, trace) -> TrainState:
     """The steps that are left."""
-    train_step = make_train_step(config, layout(state, mesh))
+    train_step = make_train_step(config, param_shardings(state, mesh))
     start, stop = int(state.step), config.num_steps
     batch_size, vote = config.data.batch_size, Vote(mesh)
     saved_at = time.monotonic()
@@ -107,7 +113,7 @@ def _run(config, state, mesh: Mesh, manager, log, asked, trace) -> TrainState:
     with contextlib.closing(work), tqdm(work, config.name, stop, **about) as bar:
         for now in bar:
             trace.before(now.step + 1)
-            batch = spread(now.batch, mesh, batch_size)
+            batch = shard_batch(now.batch, mesh, batch_size)
             state, metrics = train_step(
                 state, batch, task=now.task, num_loops=now.num_loops
             )

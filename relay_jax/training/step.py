@@ -12,7 +12,7 @@ from relay_jax.base import Array, DecoderBatch, Float, Int, Key, LoopedBatch, Py
 from relay_jax.config import LossConfig, TrainConfig
 from relay_jax.data.text import Text
 from relay_jax.models import MODELS
-from relay_jax.models.sharding import LOOP_FIRST, constrain
+from relay_jax.models.sharding import ROUNDS_FIRST, constrain
 from relay_jax.tasks import TASKS, Task
 from relay_jax.training.losses import LOSSES
 from relay_jax.training.optimizer import make_optimizer
@@ -58,7 +58,7 @@ def make_train_step(config: TrainConfig, layout: PyTree = None):
     """The jitted step. It compiles once per (task, number of loops, batch shape).
 
     Args:
-      layout: where each part of the state lies (`models.mesh.layout`).
+      layout: where each part of the state lies (`models.sharding.param_shardings`).
     """
     optimizer = make_optimizer(config.optimizer, config.num_steps)
     loss = LOSSES[config.model.kind]
@@ -135,7 +135,7 @@ def split(batch: LoopedBatch | DecoderBatch, num: int) -> LoopedBatch | DecoderB
     """
 
     def cut(name, x):
-        axis = 1 if name in LOOP_FIRST else 0
+        axis = 1 if name in ROUNDS_FIRST else 0
         shape = (*x.shape[:axis], -1, num, *x.shape[axis + 1 :])
         x = jnp.moveaxis(x.reshape(shape), axis + 1, 0)
         names = "batch", *[None] * (x.ndim - axis - 2)

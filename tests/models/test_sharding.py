@@ -1,4 +1,4 @@
-"""Where arrays lie on the mesh."""
+"""The mesh: how parameters, batches and constrained activations are sharded over it."""
 
 import jax
 import numpy as np
@@ -7,13 +7,13 @@ from jax.sharding import PartitionSpec as P
 
 from relay_jax.base import DecoderBatch, LoopedBatch
 from relay_jax.config import MeshConfig
-from relay_jax.models import sharding as meshes
+from relay_jax.models import sharding
 from relay_jax.models.sharding import (
-    LOOP_FIRST,
+    ROUNDS_FIRST,
     constrain,
     local_rows,
     make_mesh,
-    spread,
+    shard_batch,
 )
 
 BATCH, DATA, TENSOR = ("data", "fsdp"), ("data",), ("tensor",)
@@ -28,22 +28,20 @@ def make_batch(kind):
 
 
 @pytest.mark.parametrize("kind", [LoopedBatch, DecoderBatch])
-def test_each_device_holds_its_part_of_the_examples(kind):
+def test_each_device_has_its_shard_of_the_examples(kind):
     batch, mesh = make_batch(kind), make_mesh(MeshConfig(2, 2, 2))
-    for name, whole, parts in zip(
-        kind._fields, batch, spread(batch, mesh, 8), strict=True
-    ):
-        axis = 1 if name in LOOP_FIRST else 0
+    sharded = shard_batch(batch, mesh, 8)
+    for name, whole, parts in zip(kind._fields, batch, sharded, strict=True):
+        axis = 1 if name in ROUNDS_FIRST else 0
         assert len(parts.addressable_shards) == 8
         for shard in parts.addressable_shards:
             assert shard.data.shape[axis] == 2
             np.testing.assert_array_equal(shard.data, whole[shard.index])
 
 
-def test_one_process_holds_all_rows():
-    np.testing.assert_array_equal(
-        local_rows(make_mesh(MeshConfig(2, 2, 2)), 8), np.arange(8)
-    )
+def test_one_process_has_all_rows():
+    rows = local_rows(make_mesh(MeshConfig(2, 2, 2)), 8)
+    np.testing.assert_array_equal(rows, np.arange(8))
 
 
 @pytest.mark.parametrize(
@@ -59,28 +57,28 @@ def test_one_process_holds_all_rows():
         ("1/0/count", (), P()),
     ],
 )
-def test_a_parameter_lies_where_its_axes_say(path, shape, expected):
+def test_parameters_are_sharded_by_the_names_of_their_axes(path, shape, expected):
     tree = jax.ShapeDtypeStruct(shape, np.float32)
     for name in reversed(path.split("/")):
         tree = {name: tree}
     mesh = make_mesh(MeshConfig(2, 2, 2))
-    found = jax.tree.leaves(meshes.layout(tree, mesh))[0]
+    found = jax.tree.leaves(sharding.param_shardings(tree, mesh))[0]
     assert found.is_equivalent_to(jax.NamedSharding(mesh, expected), len(shape))
 
 
-def test_constraints_hold_inside_a_program_and_cost_one_device_nothing():
+def test_constraints_act_inside_a_program_and_cost_one_device_nothing():
     mesh = make_mesh(MeshConfig(2, 2, 2))
-    held = jax.device_put(np.ones((8, 4)), jax.NamedSharding(mesh, P("fsdp")))
+    sharded = jax.device_put(np.ones((8, 4)), jax.NamedSharding(mesh, P("fsdp")))
 
     @jax.jit
-    def place(x, other):
+    def constrained(x, other):
         return constrain(x, "batch", None), constrain(x), constrain(other, like=x)
 
-    along, whole, other = place(held, np.ones(8))
+    along, whole, other = constrained(sharded, np.ones(8))
     assert along.sharding.is_equivalent_to(jax.NamedSharding(mesh, P(BATCH)), 2)
     assert whole.sharding.is_fully_replicated and other.sharding.is_fully_replicated
     assert len(other.sharding.device_set) == 8
-    alone = place.lower(np.ones((8, 4)), np.ones(8)).as_text()
+    alone = constrained.lower(np.ones((8, 4)), np.ones(8)).as_text()
     assert "sharding_constraint" not in alone and "Sharding" not in alone
 
 
@@ -89,22 +87,22 @@ def test_constraints_hold_inside_a_program_and_cost_one_device_nothing():
     [((1, 1, 1), (1, 1, 1)), ((0, 1, 1), (8, 1, 1)), ((0, 2, 2), (2, 2, 2))]
     + [((1, 0, 2), (1, 4, 2)), ((3, 1, 2), (3, 1, 2))],
 )
-def test_an_axis_of_0_takes_what_the_others_leave(sizes, expected):
+def test_an_axis_of_size_0_takes_the_remaining_devices(sizes, expected):
     mesh = make_mesh(MeshConfig(*sizes))
     assert tuple(mesh.shape.values()) == expected
-    assert tuple(mesh.shape) == meshes.AXES
+    assert tuple(mesh.shape) == sharding.AXES
 
 
 @pytest.mark.parametrize(
     "sizes, message",
     [
-        ((9, 1, 1), "a mesh of 9 x 1 x 1 (data, fsdp, tensor) does not fit the 8 dev"),
-        ((0, 3, 1), "a mesh of 0 x 3 x 1 (data, fsdp, tensor) does not fit the 8 dev"),
+        ((9, 1, 1), "9 x 1 x 1 (data, fsdp, tensor) does not fit the 8 devices that are"),
+        ((0, 3, 1), "0 x 3 x 1 (data, fsdp, tensor) does not fit the 8 devices that are"),
         ((0, 0, 1), "0 for all that the others leave; only one of them can be 0"),
         ((1, -1, 1), "an axis has 1 device or more, or 0"),
     ],
 )
-def test_a_mesh_that_cannot_be_is_told(sizes, message):
+def test_impossible_meshes_are_refused(sizes, message):
     with pytest.raises(ValueError) as error:
         make_mesh(MeshConfig(*sizes))
     assert message in str(error.value)

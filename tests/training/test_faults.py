@@ -11,7 +11,7 @@ import pytest
 
 from relay_jax import config as configs
 from relay_jax import config_io, files
-from relay_jax.models.sharding import make_mesh, place
+from relay_jax.models.sharding import make_mesh, with_shardings
 from relay_jax.training import checkpoint, loop
 from tests.training.test_loop import ROOT, small
 
@@ -54,7 +54,7 @@ def test_a_state_is_read_where_it_is_to_lie(tmp_path):
     config = small(num_steps=2, mesh={"fsdp": 2, "tensor": 2})
     loop.train(config, tmp_path / "run")
     mesh = make_mesh(config.mesh)
-    like = place(jax.eval_shape(lambda: loop._begin(config)), mesh)
+    like = with_shardings(jax.eval_shape(lambda: loop._begin(config)), mesh)
     for settings, folder in ((config, "run"), (small(init_from="run"), "next")):
         with checkpoint.make_manager(tmp_path / folder, 1) as manager:
             path = tmp_path / folder

@@ -13,7 +13,7 @@ from relay_jax import config as configs
 from relay_jax import config_io
 from relay_jax.config import MeshConfig
 from relay_jax.data import loader
-from relay_jax.models.sharding import layout, make_mesh, named_leaves, spread
+from relay_jax.models.sharding import make_mesh, named_leaves, param_shardings, shard_batch
 from relay_jax.training import step as steps
 from relay_jax.training.step import init_params, init_state, make_train_step
 
@@ -35,7 +35,7 @@ def config(kind, optimizer="adamw", **changes):
 
 def begin(settings, mesh):
     make = lambda: init_state(settings, init_params(settings))
-    where = layout(jax.eval_shape(make), mesh)
+    where = param_shardings(jax.eval_shape(make), mesh)
     return jax.jit(make, out_shardings=where)(), where
 
 
@@ -45,7 +45,7 @@ def run(settings, sizes=(1, 1, 1), num=3):
     state, where = begin(settings, mesh)
     train_step, told = make_train_step(settings, where), []
     for now in (loader.step_at(i, buckets, settings) for i in range(num)):
-        batch = spread(now.batch, mesh, settings.data.batch_size)
+        batch = shard_batch(now.batch, mesh, settings.data.batch_size)
         state, metrics = train_step(
             state, batch, task=now.task, num_loops=now.num_loops
         )
