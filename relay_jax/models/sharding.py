@@ -72,7 +72,9 @@ def make_mesh(config: MeshConfig) -> Mesh:
         )
     requested = math.prod(size or 1 for size in sizes)
     if requested > available or (0 in sizes and available % requested):
-        raise ValueError(f"{name} does not fit the {available} devices that are available")
+        raise ValueError(
+            f"{name} does not fit the {available} devices that are available"
+        )
     sizes = [size or available // requested for size in sizes]
     count, processes = math.prod(sizes), jax.process_count()
     if processes > 1 and count < available:

@@ -96,8 +96,14 @@ def test_an_axis_of_size_0_takes_the_remaining_devices(sizes, expected):
 @pytest.mark.parametrize(
     "sizes, message",
     [
-        ((9, 1, 1), "9 x 1 x 1 (data, fsdp, tensor) does not fit the 8 devices that are"),
-        ((0, 3, 1), "0 x 3 x 1 (data, fsdp, tensor) does not fit the 8 devices that are"),
+        (
+            (9, 1, 1),
+            "9 x 1 x 1 (data, fsdp, tensor) does not fit the 8 devices that are",
+        ),
+        (
+            (0, 3, 1),
+            "0 x 3 x 1 (data, fsdp, tensor) does not fit the 8 devices that are",
+        ),
         ((0, 0, 1), "0 for all that the others leave; only one of them can be 0"),
         ((1, -1, 1), "an axis has 1 device or more, or 0"),
     ],

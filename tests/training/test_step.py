@@ -13,7 +13,12 @@ from relay_jax import config as configs
 from relay_jax import config_io
 from relay_jax.config import MeshConfig
 from relay_jax.data import loader
-from relay_jax.models.sharding import make_mesh, named_leaves, param_shardings, shard_batch
+from relay_jax.models.sharding import (
+    make_mesh,
+    named_leaves,
+    param_shardings,
+    shard_batch,
+)
 from relay_jax.training import step as steps
 from relay_jax.training.step import init_params, init_state, make_train_step
 
