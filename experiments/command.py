@@ -113,7 +113,7 @@ def connect(is_shared: bool) -> None:
         jax.distributed.initialize(where, count, own)
     elif (count, own) != (None, None):
         raise ValueError("--num_processes and --process_id need --coordinator")
-    if not files.is_first():
+    if not files.is_main_process():
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
@@ -142,10 +142,10 @@ def gone_if_failed() -> Iterator[None]:
 
 def first_alone(work: Callable[[], Any]) -> Any:
     """The result of what one process makes, and others then find made."""
-    made = work() if files.is_first() else None
+    made = work() if files.is_main_process() else None
     if jax.distributed.is_initialized():
         multihost_utils.sync_global_devices("first_alone")
-    return made if files.is_first() else work()
+    return made if files.is_main_process() else work()
 
 
 @contextlib.contextmanager
@@ -177,7 +177,7 @@ def one_line_errors() -> Iterator[None]:
 def make_folder(path: epath.Path) -> None:
     """Makes a directory and shows, before the work for it, that it can be written."""
     path.mkdir(parents=True, exist_ok=True)
-    if not files.is_first():
+    if not files.is_main_process():
         return
     trial = path / ".writable"
     trial.write_bytes(b"")

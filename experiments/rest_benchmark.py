@@ -75,7 +75,7 @@ def main() -> None:
     )
     lines = benchmark.compare(work, drafts, _REPEATS.value, drafting.cache_file())
     lines = bootstrap.add_gains(lines)
-    if not files.is_first():
+    if not files.is_main_process():
         return
     for line in lines:
         if line["chosen"] and not line["num_draft"]:

@@ -1,6 +1,6 @@
 """Work on many machines: one function for every item, by the workers of Apache Beam.
 
-    spread(work, items)     item 0 --> a worker --> files
+    run_on_workers(work, items)     item 0 --> a worker --> files
                             item 1 --> a worker --> files       [what work returned]
                             item 2 --> a worker --> files
 
@@ -67,7 +67,7 @@ def find_workers(runner: str, options: str) -> Workers | None:
     return workers
 
 
-def spread(
+def run_on_workers(
     work: Callable[..., Any],
     items: Iterable[tuple],
     workers: Workers,
@@ -114,7 +114,7 @@ def spread(
 
 
 @contextlib.contextmanager
-def written_atomically(file: epath.Path, folder: epath.Path) -> Iterator[epath.Path]:
+def atomic_file(file: epath.Path, folder: epath.Path) -> Iterator[epath.Path]:
     """Where, in a folder of the same disk, to write what then becomes `file`, whole."""
     aside = folder / f"{file.name}-{uuid.uuid4().hex}"
     yield aside
@@ -130,7 +130,7 @@ def _attempt(numbered: tuple[int, tuple], work: Callable) -> tuple[int, Any, str
 
 
 def _tell(answers: list[tuple[int, Any, str]], file: epath.Path) -> None:
-    files.write_whole(file, json.dumps(answers).encode())
+    files.write_atomically(file, json.dumps(answers).encode())
 
 
 def _check_options(workers: Workers) -> None:

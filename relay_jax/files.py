@@ -23,7 +23,7 @@ FIELDS = ("run", "task", "model", "length", "seed", "metric", "value", "count")
 _REMEDY = "restore it, or make its directory anew"
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     """Whether this process is the one that writes. Alone, it asks for no device."""
     return not jax.distributed.is_initialized() or jax.process_index() == 0
 
@@ -58,13 +58,13 @@ def check_seeds(measured: Iterable[tuple[str, str, str, int]]) -> None:
 
 def append_lines(path: epath.PathLike, lines: Iterable[dict[str, Any]]) -> None:
     """Appends JSON lines, making the file if there is none."""
-    if not is_first():
+    if not is_main_process():
         return
     path = epath.Path(path)
     text = "".join(json.dumps(line) + "\n" for line in lines)
     if "://" in str(path):  # an object in a bucket cannot grow: it is written anew
         held = path.read_bytes() if path.exists() else b""
-        write_whole(path, held + text.encode())
+        write_atomically(path, held + text.encode())
         return
     with path.open("a") as file:
         file.write(text)
@@ -72,7 +72,7 @@ def append_lines(path: epath.PathLike, lines: Iterable[dict[str, Any]]) -> None:
 
 def write_lines(path: epath.PathLike, lines: Iterable[dict[str, Any]]) -> None:
     """Writes JSON lines in place of those that were there."""
-    write_whole(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+    write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
 
 
 def read_lines(path: epath.PathLike) -> Iterator[dict[str, Any]]:
@@ -90,16 +90,16 @@ def read_lines(path: epath.PathLike) -> Iterator[dict[str, Any]]:
                 raise ValueError(f"{path}, line {number}: not JSON ({error})") from None
 
 
-def keep_until(path: epath.PathLike, step: int) -> None:
+def drop_lines_after(path: epath.PathLike, step: int) -> None:
     """Drops the lines after `step`: a resumed run will write them again."""
-    if is_first() and epath.Path(path).exists():
+    if is_main_process() and epath.Path(path).exists():
         kept = [line for line in read_lines(path) if line["step"] <= step]
         write_lines(path, kept)
 
 
-def write_whole(path: epath.PathLike, content: bytes) -> None:
+def write_atomically(path: epath.PathLike, content: bytes) -> None:
     """Writes a file that is either whole or not there."""
-    if not is_first():
+    if not is_main_process():
         return
     path = epath.Path(path)
     unfinished = path.parent / f".{path.name}.unfinished"
@@ -109,7 +109,7 @@ def write_whole(path: epath.PathLike, content: bytes) -> None:
 
 def write_json(path: epath.PathLike, value: Any) -> None:
     """Writes one JSON value."""
-    write_whole(path, (json.dumps(value, indent=2) + "\n").encode())
+    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def read_json(path: epath.PathLike) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def open_tokens(file: epath.PathLike, remedy: str) -> Integer[Host, " n"]:
     return held
 
 
-def read_whole_numbers(
+def read_integer_arrays(
     file: epath.PathLike, names: Sequence[str], remedy: str
 ) -> list[Integer[Host, " _"]]:
     """Reads arrays of a .npz file by their names.

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from relay_jax.files import open_tokens, read_whole_numbers
+from relay_jax.files import open_tokens, read_integer_arrays
 
 NAMES = ("tokens", "starts")
 
@@ -45,7 +45,7 @@ def write(path, kind):
 def test_good_files_are_read(tmp_path):
     tokens = open_tokens(write(tmp_path, "tokens"), "")
     assert isinstance(tokens, np.memmap) and len(tokens) == 2000
-    tokens, starts = read_whole_numbers(write(tmp_path, "archive"), NAMES, "")
+    tokens, starts = read_integer_arrays(write(tmp_path, "archive"), NAMES, "")
     assert len(tokens) == 2000 and starts == [0]
 
 
@@ -85,12 +85,12 @@ def test_what_is_no_token_array(tmp_path, kind, message):
 def test_what_is_no_archive(tmp_path, kind, message):
     file = write(tmp_path, kind)
     with pytest.raises(ValueError) as error:
-        read_whole_numbers(file, NAMES, "make one")
+        read_integer_arrays(file, NAMES, "make one")
     assert str(error.value).startswith(str(file)) and message in str(error.value)
 
 
 def test_a_missing_file_is_told_with_its_remedy(tmp_path):
     file = tmp_path / "none"
-    for read in (open_tokens, lambda *args: read_whole_numbers(args[0], [], args[1])):
+    for read in (open_tokens, lambda *args: read_integer_arrays(args[0], [], args[1])):
         with pytest.raises(ValueError, match="none does not exist; make one"):
             read(file, "make one")

@@ -9,7 +9,7 @@ import pytest
 from etils import epath
 
 from relay_jax import beam
-from relay_jax.beam import RUNNERS, find_workers, written_atomically
+from relay_jax.beam import RUNNERS, atomic_file, find_workers
 
 ROOT = pathlib.Path(__file__).parents[1]
 HAS_BEAM = bool(importlib.util.find_spec("apache_beam"))
@@ -88,13 +88,13 @@ def test_scripts_refuse_flags_in_a_line_before_any_work(script, tmp_path, flag, 
 def test_a_file_that_is_not_finished_is_not_there(tmp_path):
     folder = epath.Path(tmp_path)
     file = folder / "a"
-    with pytest.raises(KeyboardInterrupt), written_atomically(file, folder) as aside:
+    with pytest.raises(KeyboardInterrupt), atomic_file(file, folder) as aside:
         aside.write_text("half")
         raise KeyboardInterrupt
     assert not file.exists()
     with (
-        written_atomically(file, folder) as one,
-        written_atomically(file, folder) as other,
+        atomic_file(file, folder) as one,
+        atomic_file(file, folder) as other,
     ):
         other.write_text("whole")  # by a worker that does the same item again
         one.write_text("whole")

@@ -25,7 +25,7 @@ def test_lines_are_appended_in_a_bucket_as_on_a_disk(tmp_path, monkeypatch):
         file = f"{folder}/metrics.jsonl"
         for step in (1, 2, 3):
             files.append_lines(file, [{"step": step}, {"step": step}])
-        files.keep_until(file, 2)
+        files.drop_lines_after(file, 2)
         files.append_lines(file, [{"step": 4}])
         assert [x["step"] for x in files.read_lines(file)] == [1, 1, 2, 2, 4]
     assert set(Bucket.store) == {"/bucket/run/metrics.jsonl"}

@@ -30,7 +30,7 @@ def save_chains(
     """Writes the chains of one length, with the counts of what was kept of them."""
     stream = io.BytesIO()
     np.savez_compressed(stream, report=report, **examples._asdict())
-    files.write_whole(file, stream.getvalue())
+    files.write_atomically(file, stream.getvalue())
 
 
 def read_chains(

@@ -64,7 +64,7 @@ def prepare_corpus(
             )
     path.mkdir(parents=True, exist_ok=True)
     model = train_tokenizer(corpora.read_files(parts["train"]), vocab_size)
-    files.write_whole(path / RUN_TOKENIZER, model)
+    files.write_atomically(path / RUN_TOKENIZER, model)
     tokenizer = SentencePieceTokenizer(path / RUN_TOKENIZER)
     told = {"config": wanted, "root": str(root), "tokenizer": tokenizer.identity}
     for name, part in parts.items():
@@ -154,4 +154,4 @@ def _save_tokens(
     stream = io.BytesIO()
     dtype = np.uint16 if vocab_size <= 2**16 else np.uint32
     np.save(stream, np.concatenate(documents).astype(dtype))
-    files.write_whole(file, stream.getvalue())
+    files.write_atomically(file, stream.getvalue())

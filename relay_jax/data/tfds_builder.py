@@ -27,7 +27,7 @@ from tensorflow_datasets.core.writer import ShardWriter
 from tensorflow_datasets.proto import tf_example_generated_pb2 as tf_example
 
 from relay_jax.base import Examples, Host, Int
-from relay_jax.beam import Workers, spread, written_atomically
+from relay_jax.beam import Workers, atomic_file, run_on_workers
 from relay_jax.data.serialization import decode, encode
 from relay_jax.data.sources import BLOCK, SyntheticSource, check_problems, shuffled
 from relay_jax.tasks import TASKS, Task
@@ -147,7 +147,7 @@ class RelayTasks(tfds.core.ShardBasedBuilder):
             work += zip(shards, files, strict=True)
         aside = self.data_path.parent
         write = functools.partial(_write, writer, aside)
-        counts = iter(spread(write, work, self.workers, aside))
+        counts = iter(run_on_workers(write, work, self.workers, aside))
         infos = [
             tfds.core.SplitInfo(
                 name=split,
@@ -183,7 +183,7 @@ def _write(writer, aside, shard: Callable[[], Iterator], file: epath.Path) -> in
     Returns how many examples it has."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        written_atomically(file, aside) as made,
+        atomic_file(file, aside) as made,
     ):
         local = epath.Path(folder) / "shard"
         count = writer.write(shard(), local)

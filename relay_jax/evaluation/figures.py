@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from relay_jax.base import Float, Host
 from relay_jax.decoding.draft_tree import Tree
-from relay_jax.files import is_first
+from relay_jax.files import is_main_process
 
 TITLES = {
     "answer_accuracy": "final answers that are right",
@@ -268,7 +268,7 @@ def _heights(parent: dict[int, int]) -> dict[int, float]:
 
 
 def _save(figure: Figure, path: epath.PathLike) -> None:
-    if not is_first():
+    if not is_main_process():
         return
     FigureCanvasAgg(figure)
     path = epath.Path(path)

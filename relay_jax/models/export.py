@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from relay_jax.base import PyTree
-from relay_jax.files import write_whole
+from relay_jax.files import write_atomically
 from relay_jax.models.sharding import named_leaves
 
 FILE = "params.safetensors"
@@ -31,7 +31,7 @@ def write_params(
     """Writes the parameters; the config is its writer's."""
     leaves = named_leaves(params).items()
     arrays = {name: np.asarray(jnp.asarray(leaf, dtype)) for name, leaf in leaves}
-    write_whole(epath.Path(folder) / FILE, save(arrays))
+    write_atomically(epath.Path(folder) / FILE, save(arrays))
 
 
 def read_params(folder: epath.PathLike, like: PyTree) -> PyTree:

@@ -18,7 +18,7 @@ import numpy as np
 from etils import epath
 
 from relay_jax.base import Host, Integer
-from relay_jax.beam import Workers, spread, written_atomically
+from relay_jax.beam import Workers, atomic_file, run_on_workers
 from relay_jax.rest.build import (
     SHARD_TOKENS,
     ShardInfo,
@@ -71,11 +71,11 @@ def build_from_parts(
     aside.rmtree(missing_ok=True)
     aside.mkdir(parents=True)
     try:
-        sizes = spread(
+        sizes = run_on_workers(
             partial(_write_part, aside, vocab), enumerate(parts), workers, aside
         )
         shards = cut(sizes, shard_tokens)
-        built = spread(
+        built = run_on_workers(
             partial(_build_shard, aside, path, vocab),
             enumerate(shards),
             workers,
@@ -109,7 +109,7 @@ def _write_part(aside: epath.Path, vocab: VocabInfo, number: int, part: Part) ->
     """How many tokens the part has, which from now on are in a file."""
     dtype, count = token_dtype(vocab.vocab_size), 0
     with (
-        written_atomically(_file(aside, number), aside) as file,
+        atomic_file(_file(aside, number), aside) as file,
         file.open("wb") as stream,
     ):
         for tokens in checked(part(), vocab):

@@ -23,7 +23,7 @@ from relay_jax import files
 from relay_jax.base import Float, Host, Int
 from relay_jax.config import DraftConfig
 from relay_jax.decoding.decode import replay
-from relay_jax.files import read_whole_numbers
+from relay_jax.files import read_integer_arrays
 from relay_jax.rest import drafters
 from relay_jax.rest.drafters import Text
 from relay_jax.tokenizers import check_ids
@@ -54,7 +54,7 @@ def load_targets(path: epath.PathLike) -> list[Target]:
       ValueError: the file is not such a file, or its numbers do not fit each other.
     """
     remedy = "experiments/make_targets.py makes one"
-    tokens, starts, prompts = read_whole_numbers(path, ARRAYS, remedy)
+    tokens, starts, prompts = read_integer_arrays(path, ARRAYS, remedy)
     if len(starts) == len(prompts):
         starts = np.append(starts, len(tokens))
     starts = starts.astype(np.int64)  # unsigned differences are never below 0
@@ -100,7 +100,7 @@ def save_targets(
     )
     stream = io.BytesIO()
     np.savez_compressed(stream, **dict(zip(ARRAYS, arrays)))
-    files.write_whole(path, stream.getvalue())
+    files.write_atomically(path, stream.getvalue())
 
 
 def check_targets(targets: list[Target], vocab_size: int) -> None:

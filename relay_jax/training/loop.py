@@ -70,9 +70,9 @@ def train(
     with checkpoint.make_manager(path, config.keep_checkpoints) as manager:
         state, spent = _first_state(config, path, manager, like, mesh)
         start = int(state.step)
-        files.keep_until(path / "metrics.jsonl", start)
+        files.drop_lines_after(path / "metrics.jsonl", start)
         # The final records are always written anew: a run may have ended after them.
-        files.keep_until(path / "records.jsonl", min(start, config.num_steps - 1))
+        files.drop_lines_after(path / "records.jsonl", min(start, config.num_steps - 1))
         log = Log(path, config, mesh.size, start, spent)
         with stop_requested() as asked:
             state = _run(config, state, mesh, manager, log, asked, trace)
@@ -109,7 +109,7 @@ def _run(config, state, mesh: Mesh, manager, log, asked, trace) -> TrainState:
     batch_size, vote = config.data.batch_size, Vote(mesh)
     saved_at = time.monotonic()
     work = loader.steps(config, log.path, start, stop, local_rows(mesh, batch_size))
-    about = {"initial": start, "unit": "step", "disable": not files.is_first()}
+    about = {"initial": start, "unit": "step", "disable": not files.is_main_process()}
     with contextlib.closing(work), tqdm(work, config.name, stop, **about) as bar:
         for now in bar:
             trace.before(now.step + 1)

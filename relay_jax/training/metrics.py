@@ -90,7 +90,7 @@ class Log:
         self.board = SummaryWriter(
             str(path / "tensorboard"),
             purge_step=start,
-            write_to_disk=files.is_first(),
+            write_to_disk=files.is_main_process(),
         )
 
     def seconds(self) -> float:

@@ -115,12 +115,12 @@ def test_shards_join_in_order(tmp_path, monkeypatch):
 def done_here(monkeypatch):
     """What workers do, one item after another, the last first; tests/beam has Beam."""
 
-    def spread(work, items, workers, scratch):
+    def run_on_workers(work, items, workers, scratch):
         items = pickle.loads(pickle.dumps([(work, item) for item in items]))
         return [work(*item) for work, item in items[::-1]][::-1]
 
     monkeypatch.setattr(tfds_builder, "SHARD", 2 * BLOCK)
-    monkeypatch.setattr(tfds_builder, "spread", spread)
+    monkeypatch.setattr(tfds_builder, "run_on_workers", run_on_workers)
 
 
 def files_below(path):
@@ -158,7 +158,9 @@ def test_workers_that_fail_leave_the_old_dataset(tmp_path, done_here, monkeypatc
     write = tfds_builder._write
     monkeypatch.setattr(tfds_builder, "_write", fails)
     monkeypatch.setattr(
-        tfds_builder, "spread", lambda work, items, *_: list(starmap(work, items))
+        tfds_builder,
+        "run_on_workers",
+        lambda work, items, *_: list(starmap(work, items)),
     )
     config = tfds_builder.TaskRange(
         task=SMALL, lengths=(1, 3), num_train=5 * BLOCK, num_test=0

@@ -181,7 +181,7 @@ def test_a_line_cut_off_by_a_crash_is_left_out(tmp_path):
     file = tmp_path / "metrics.jsonl"
     file.write_text('{"step": 1}\n{"step": 2}\n{"st')
     assert list(files.read_lines(file)) == [{"step": 1}, {"step": 2}]
-    files.keep_until(file, 1)
+    files.drop_lines_after(file, 1)
     assert file.read_text() == '{"step": 1}\n'
     file.write_text('{"st\n{"step": 2}\n')
     with pytest.raises(ValueError, match="line 1: not JSON"):

@@ -21,13 +21,13 @@ NOBODY = Workers("none")
 def done_here(monkeypatch):
     """Items in another order than theirs, some twice, and JSON between."""
 
-    def spread(work, items, workers, scratch):
+    def run_on_workers(work, items, workers, scratch):
         items = list(enumerate(items))
         assert scratch.is_dir()
         told = {n: json.dumps(work(*item)) for n, item in [*items[::-1], *items[:2]]}
         return [json.loads(told[n]) for n, _ in items]
 
-    monkeypatch.setattr(build_beam, "spread", spread)
+    monkeypatch.setattr(build_beam, "run_on_workers", run_on_workers)
 
 
 def documents(seed=0, num=20):

@@ -9,7 +9,7 @@ import pytest
 from etils import epath
 
 from relay_jax import beam as beam_runner
-from relay_jax.beam import Workers, find_workers, spread
+from relay_jax.beam import Workers, find_workers, run_on_workers
 
 beam = pytest.importorskip(
     "apache_beam", reason="needs Apache Beam: ./launch/beam.sh test"
@@ -23,24 +23,26 @@ TWO = find_workers(
 
 def test_other_processes_work_and_answers_stand_in_order(tmp_path):
     items = [(f"{number}, __import__('os').getpid()",) for number in range(40)]
-    numbers, pids = zip(*spread(eval, items, TWO, epath.Path(tmp_path)), strict=True)
+    numbers, pids = zip(
+        *run_on_workers(eval, items, TWO, epath.Path(tmp_path)), strict=True
+    )
     assert numbers == (*range(40),)
     assert len({*pids}) == 2 and os.getpid() not in pids
 
 
 def test_nothing_to_do(tmp_path):
-    assert spread(divmod, [], ONE, epath.Path(tmp_path)) == []
+    assert run_on_workers(divmod, [], ONE, epath.Path(tmp_path)) == []
 
 
 def test_the_first_bad_item_is_told_of(tmp_path):
     items = [("1",), ("[2",), ("{",)]
     with pytest.raises(ValueError, match=r"^Expecting ',' delimiter: line 1 column 3"):
-        spread(json.loads, items, ONE, epath.Path(tmp_path))
+        run_on_workers(json.loads, items, ONE, epath.Path(tmp_path))
 
 
 def test_any_other_error_ends_the_work(tmp_path):
     with pytest.raises(Exception, match="division or modulo by zero"):
-        spread(operator.floordiv, [(1, 1), (1, 0)], ONE, epath.Path(tmp_path))
+        run_on_workers(operator.floordiv, [(1, 1), (1, 0)], ONE, epath.Path(tmp_path))
 
 
 class Job(beam.runners.runner.PipelineResult):
@@ -71,7 +73,7 @@ class Elsewhere(beam.runners.runner.PipelineRunner):
 def test_a_job_that_is_waited_for_is_cancelled_with_us(tmp_path, stop):
     job = Job(stop)
     with pytest.raises(stop):
-        spread(abs, [(1,)], Workers(Elsewhere(job)), epath.Path(tmp_path))
+        run_on_workers(abs, [(1,)], Workers(Elsewhere(job)), epath.Path(tmp_path))
     assert job.is_cancelled
 
 
@@ -79,7 +81,7 @@ def test_workers_that_write_to_another_disk_are_told_of(tmp_path):
     with pytest.raises(
         ValueError, match=r"ended \(DONE\), but .*told-.* give paths of"
     ):
-        spread(abs, [(1,)], Workers(Elsewhere(Job())), epath.Path(tmp_path))
+        run_on_workers(abs, [(1,)], Workers(Elsewhere(Job())), epath.Path(tmp_path))
 
 
 def test_options_reach_the_runner_and_logs_may_be_asked_for():
@@ -123,4 +125,4 @@ def test_what_dataflow_needs_is_told_of_before_any_work(monkeypatch):
 
 def test_work_may_be_a_partial(tmp_path):
     work = partial(divmod, 100)
-    assert spread(work, [(7,)], ONE, epath.Path(tmp_path)) == [[14, 2]]
+    assert run_on_workers(work, [(7,)], ONE, epath.Path(tmp_path)) == [[14, 2]]
