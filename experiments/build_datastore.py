@@ -121,11 +121,11 @@ def main() -> None:
     seconds, cpu_seconds = time.monotonic() - start, time.process_time() - busy
     # What other processes spent is not known here.
     line = measure(store, seconds, None if workers else cpu_seconds)
-    rate = line["tokens_a_cpu_second"]
+    rate = line["tokens_per_cpu_second"]
     speed = f", {rate:,} tokens a CPU-second" if rate else ""
     print(
         f"{store.path}: {store.num_documents:,} documents, {store.num_tokens:,} tokens "
-        f"in {len(store.shards)} shards, {line['bytes_a_token']} bytes a token; "
+        f"in {len(store.shards)} shards, {line['bytes_per_token']} bytes a token; "
         f"{line['seconds']} s{speed}; opens in {line['opening_ms']} ms"
     )
     if _RECORDS.value:
@@ -157,10 +157,10 @@ def measure(store: Datastore, seconds: float, cpu_seconds: float | None) -> dict
         "documents": store.num_documents,
         "tokens": store.num_tokens,
         "shards": len(store.shards),
-        "bytes_a_token": round(size / store.num_tokens, 3),
+        "bytes_per_token": round(size / store.num_tokens, 3),
         "seconds": round(seconds, 2),
         "cpu_seconds": cpu_seconds and round(cpu_seconds, 2),
-        "tokens_a_cpu_second": cpu_seconds and round(store.num_tokens / cpu_seconds),
+        "tokens_per_cpu_second": cpu_seconds and round(store.num_tokens / cpu_seconds),
         "opening_ms": round(statistics.median(openings) * 1e3, 2),
     }
 

@@ -88,14 +88,14 @@ def main() -> None:
         "shape": _SHAPE.value,
         "dtype": _DTYPE.value,
         "unstacked": _UNSTACK.value,
-        "held": held,
+        "cached_tokens": held,
         "batch_size": batch_size,
         "read_gigabytes": round(size / 1e9, 3),
-        "bandwidth_gigabytes_a_second": round(bandwidth / 1e9, 1),
+        "bandwidth_gigabytes_per_second": round(bandwidth / 1e9, 1),
         "limit_ms": round(least * 1e3, 4),
     }
     print(
-        f"{about['device']}: reads {about['bandwidth_gigabytes_a_second']} GB/s; a plain "
+        f"{about['device']}: reads {about['bandwidth_gigabytes_per_second']} GB/s; a plain "
         f"step must read {about['read_gigabytes']} GB: {about['limit_ms']} ms"
     )
     kinds = {"plain": (decode.PLAIN, None)}
@@ -116,11 +116,11 @@ def main() -> None:
             "step": name,
             "num_draft": draft.num_draft,
             "store_tokens": _STORE_TOKENS.value if index is not None else 0,
-            "ms_a_step": round(found.seconds * 1e3, 4),
-            "ms_least": round(found.least * 1e3, 4),
-            "ms_most": round(found.most * 1e3, 4),
+            "ms_per_step": round(found.seconds * 1e3, 4),
+            "ms_min": round(found.least * 1e3, 4),
+            "ms_max": round(found.most * 1e3, 4),
             "share_of_limit": round(least / found.seconds, 4),
-            "plain_steps": round(found.seconds / plain, 4),
+            "times_plain_step": round(found.seconds / plain, 4),
         }
         _tell(line)
     if _PEER.value:
@@ -131,17 +131,17 @@ def main() -> None:
         _tell(
             line
             | {
-                "ms_a_step": round(seconds * 1e3, 4),
+                "ms_per_step": round(seconds * 1e3, 4),
                 "share_of_limit": round(least / seconds, 4),
-                "plain_steps": round(seconds / plain, 4),
+                "times_plain_step": round(seconds / plain, 4),
             }
         )
 
 
 def _tell(line: dict) -> None:
     print(
-        f"{line['step']:>12} {line['num_draft']:>3} nodes: {line['ms_a_step']:.3f} ms, "
-        f"{line['share_of_limit']:.0%} of the limit, {line['plain_steps']:.2f} plain "
+        f"{line['step']:>12} {line['num_draft']:>3} nodes: {line['ms_per_step']:.3f} ms, "
+        f"{line['share_of_limit']:.0%} of the limit, {line['times_plain_step']:.2f} plain "
         "steps",
         flush=True,
     )

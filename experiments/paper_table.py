@@ -105,7 +105,7 @@ def make_table(total: Sequence[dict[str, Any]], rows: Sequence[Row]) -> str:
         nodes = f"{line['num_draft']} nodes" if line["num_draft"] else "chose plain"
         is_plain = line["drafter"] == decode.PLAIN.drafter
         name = "plain" if is_plain else f"{line['drafter']} ({nodes})"
-        told.append(_row(name, line["M"], line["ms_a_token"], line["speed_up"]))
+        told.append(_row(name, line["M"], line["ms_per_token"], line["speed_up"]))
     told.append("the paper, on one A6000")
     for row in rows:
         name = f"{row.model}, {row.sampling}"

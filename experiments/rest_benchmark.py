@@ -38,7 +38,7 @@ _MAX_NEW_TOKENS = flags.DEFINE_integer(
 )
 _DRAFTERS = flags.DEFINE_list("drafters", ["prompt_lookup"], "Drafters to compare.")
 _LIVE = flags.DEFINE_integer(
-    "live_tokens",
+    "recent_tokens",
     0,
     "Every drafter's finished texts are drafted from too, beside the datastore: so many "
     "tokens of them, the last ones.",
@@ -78,7 +78,7 @@ def main() -> None:
     if not files.is_main_process():
         return
     for line in lines:
-        if line["chosen"] and not line["num_draft"]:
+        if line["autotuned"] and not line["num_draft"]:
             told = "drafts would not pay here; it decodes plainly"
             print(f"{line['drafter']}: {told}", file=sys.stderr)
     about = {
@@ -87,13 +87,13 @@ def main() -> None:
         "length": _LENGTH.value or max(map(len, prompts)),
         "batch_size": _BATCH_SIZE.value,
         "store_tokens": store.num_tokens if store else 0,
-        "live_tokens": _LIVE.value,
+        "recent_tokens": _LIVE.value,
     }
     file = path / "records.jsonl"
     files.append_lines(file, [line | about | command.describe() for line in lines])
     figures.speed_by_drafter(list(files.read_lines(file)), path / "speed.png")
     print(make_speed_table(lines))
-    if any(line["above"] for line in lines):
+    if any(line["gain_over"] for line in lines):
         print(bootstrap.make_gain_table(lines))
     print(f"records: {file}\nfigure: {path / 'speed.png'}")
 

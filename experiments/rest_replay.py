@@ -47,7 +47,7 @@ def main() -> None:
         "steps": int(steps),
         "tokens": int(new),
         "texts": len(scores),
-        "nodes_a_step": round(float(nodes / steps), 2),
+        "nodes_per_step": round(float(nodes / steps), 2),
         "drafter_ms_median": round(float(np.median(seconds)) * 1e3, 4),
         "drafter_ms_p99": round(float(np.quantile(seconds, 0.99)) * 1e3, 4),
     }

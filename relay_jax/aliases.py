@@ -1,82 +1,150 @@
-"""Names of earlier versions and what they are called now: the only place that knows.
+"""Names of earlier versions and what they are called now: the only file that knows both.
 
-Run directories, datastores, records and step-time caches that an earlier version wrote
-still open: their keys and values are translated here as they are read. Nothing in memory
-and nothing that is written uses an old name.
+Run directories, datastores, records and step-time caches of an earlier version still
+open: their keys and values are translated here as they are read. Nothing in memory and
+nothing that is written uses an old name.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
+MODEL_KEYS = {"vocab_size": "text_vocab_size"}
 CONFIG_KEYS = {
+    # model
     "loop_input": "input_injection",
     "tied_words": "tie_embeddings",
-    "most_rounds": "max_rounds",
-    "drawn_rounds": "sampled_rounds",
+    # loss
     "max_shift": "max_value_offset",
     "gap_share": "value_gap_prob",
-    "fewer": "allow_fewer",
+    # data
+    "most_rounds": "max_rounds",
+    "drawn_rounds": "sampled_rounds",
+    # options of tasks
     "lean": "right_heavy",
+    # chains
+    "fewer": "allow_fewer",
+    # drafters
     "fading": "depth_decay",
     "num_followers": "num_candidates",
 }
-# Keys that are gone, with the only value that an old config may have had.
-REMOVED_KEYS = {"num_examples": 0, "order": "leftmost"}
-# Values that are gone, by the key's present name.
-REMOVED_VALUES = {"scheme": ("none",), "input_injection": ("problem",)}
+# Settings that are gone, with the only value that means the same as their absence.
+REMOVED_KEYS = {"num_examples": 0, "order": "leftmost", "confidence": 0.9}
+# Values that are gone.
+REMOVED_VALUES = {
+    "input_injection": ("problem",),
+    "scheme": ("none",),
+    "filter": ("confidence",),
+}
+# Mappings whose keys are names that users choose, not settings.
+USER_KEYS = frozenset(
+    ("buckets", "task_weights", "max_value_offset", "lengths", "step", "counts")
+) | {"runs", "chains"}
+
 DRAFTERS = {
     "context": "prompt_lookup",
     "recycle": "token_recycling",
     "guess": "looped",
 }
 RECORD_KEYS = {
+    "above": "gain_over",
+    "bandwidth_gigabytes_a_second": "bandwidth_gigabytes_per_second",
+    "batches_a_second": "batches_per_second",
+    "bytes_a_token": "bytes_per_token",
+    "chosen": "autotuned",
+    "cpu_ms_a_step": "cpu_ms_per_step",
+    "drawn_rounds": "sampled_rounds",
+    "examples_a_cpu_second": "examples_per_cpu_second",
+    "examples_a_second": "examples_per_second",
+    "guess_answers": "looped_answers",
+    "held": "cached_tokens",
+    "live_tokens": "recent_tokens",
+    "ms_a_step": "ms_per_step",
+    "ms_a_token": "ms_per_token",
+    "ms_least": "ms_min",
+    "ms_most": "ms_max",
+    "nodes_a_step": "nodes_per_step",
+    "peer": "baseline",
+    "place": "position",
+    "plain_steps": "times_plain_step",
+    "speed_up_in_all": "overall_speed_up",
     "speed_up_least": "speed_up_min",
     "speed_up_most": "speed_up_max",
+    "times_jax_least": "times_jax_min",
+    "times_jax_most": "times_jax_max",
+    "tokens_a_cpu_second": "tokens_per_cpu_second",
+    "tokens_a_second": "tokens_per_second",
+    "trained_tokens_a_second": "trained_tokens_per_second",
+    "what": "note",
 }
-RUNS = {"far": "length_extrapolation"}
+RUNS = {"drawn_rounds": "sampled_rounds"}  # of experiments/configs/ablation.py
+# Values of records by their keys.
+RECORD_VALUES = {"drafter": DRAFTERS, "step": DRAFTERS, "run": RUNS, "model": RUNS}
 
 
 def upgrade_config(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of a run directory in the fields of this version.
+    """The config of a run or chains directory in the fields of this version.
 
     Raises:
       ValueError: it uses a setting that has been removed.
     """
-    upgraded = _rename(values)
-    data, model = upgraded.get("data"), upgraded.get("model")
+    upgraded = _upgrade_settings(values)
+    data = upgraded.get("data")
     if isinstance(data, dict) and "num_devices" in data:  # before there was a mesh
         devices = data.pop("num_devices")
         upgraded = {"mesh": {"data": devices}} | upgraded
-    if isinstance(model, dict) and "vocab_size" in model:
-        size = model.pop("vocab_size")
-        model.setdefault("text_vocab_size", size)
+    if isinstance(upgraded.get("model"), dict):
+        upgraded["model"] = upgrade_model(upgraded["model"])
     return upgraded
 
 
+def upgrade_model(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's config in the fields of this version.
+
+    Raises:
+      ValueError: it uses a setting that has been removed.
+    """
+    upgraded = _upgrade_settings(values)
+    return {MODEL_KEYS.get(key, key): value for key, value in upgraded.items()}
+
+
 def upgrade_record(line: Mapping[str, Any]) -> dict[str, Any]:
-    """A record in the fields of this version."""
-    renamed = {RECORD_KEYS.get(key, key): value for key, value in line.items()}
-    if renamed.get("drafter") in DRAFTERS:
-        renamed["drafter"] = DRAFTERS[renamed["drafter"]]
-    return renamed
+    """A record in the keys and values of this version."""
+    upgraded = {}
+    for key, value in line.items():
+        key = RECORD_KEYS.get(key, key)
+        if isinstance(value, str):
+            value = RECORD_VALUES.get(key, {}).get(value, value)
+        upgraded[key] = value
+    if gains := upgraded.get("gain_over"):  # by drafter and tree size, "rest 64"
+        upgraded["gain_over"] = {_drafter_in(key): gain for key, gain in gains.items()}
+    if isinstance(turns := upgraded.get("turns"), list):  # of a question
+        upgraded["turns"] = [[upgrade_record(each) for each in turn] for turn in turns]
+    return upgraded
 
 
-def _rename(values: Mapping[str, Any]) -> dict[str, Any]:
-    renamed = {}
+def _drafter_in(name: str) -> str:
+    drafter, *size = name.split(" ")
+    return " ".join([DRAFTERS.get(drafter, drafter), *size])
+
+
+def _upgrade_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    upgraded = {}
     for key, value in values.items():
-        if key in REMOVED_KEYS:
-            if value != REMOVED_KEYS[key]:
-                raise _removed(key, value)
-            continue
-        new_key = CONFIG_KEYS.get(key, key)
-        if value in REMOVED_VALUES.get(new_key, ()):
-            raise _removed(key, value)
-        renamed[new_key] = _rename(value) if isinstance(value, Mapping) else value
-    return renamed
+        key = CONFIG_KEYS.get(key, key)
+        is_removed = key in REMOVED_KEYS and value != REMOVED_KEYS[key]
+        if is_removed or value in REMOVED_VALUES.get(key, ()):
+            raise ValueError(
+                f"the setting {key}={value!r} is of an earlier version and has been "
+                "removed; check out that version to go on with this run"
+            )
+        if key not in REMOVED_KEYS:
+            upgraded[key] = _upgrade_value(key, value)
+    return upgraded
 
 
-def _removed(key: str, value: Any) -> ValueError:
-    return ValueError(
-        f"the setting {key}={value!r} is of an earlier version and has been removed; "
-        "check out that version to go on with this run"
-    )
+def _upgrade_value(key: str, value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    if key in USER_KEYS:
+        return {name: _upgrade_value("", each) for name, each in value.items()}
+    return _upgrade_settings(value)

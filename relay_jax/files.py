@@ -1,7 +1,7 @@
-"""Files: JSON, JSON lines, arrays that users bring. Written whole or not at all.
+"""Files: JSON, JSON lines, and arrays that users provide.
 
-Every file here is written so that it is either the old one or the whole new one; of
-several processes (`jax.distributed`) only the first one writes.
+Writing is atomic: after a crash a file has either its old content or all of the new one.
+With several processes (`jax.distributed`) only the main process writes.
 """
 
 import io
@@ -16,67 +16,80 @@ import jax
 import numpy as np
 from etils import epath
 
+from relay_jax import aliases
 from relay_jax.base import Host, Integer
 
 FIELDS = ("run", "task", "model", "length", "seed", "metric", "value", "count")
 
-_REMEDY = "restore it, or make its directory anew"
+_REMEDY = "restore it from a copy, or create its directory again"
 
 
 def is_main_process() -> bool:
-    """Whether this process is the one that writes. Alone, it asks for no device."""
+    """Whether this is the process that writes files.
+
+    A single process is, and no device is initialized to find out.
+    """
     return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def make_record(**values: Any) -> dict[str, Any]:
-    """A record with the standard fields first; further ones may follow."""
+    """A record: the standard fields `FIELDS` first, then any others.
+
+    Raises:
+      ValueError: a standard field is missing.
+    """
     missing = [field for field in FIELDS if field not in values]
     if missing:
         raise ValueError(f"a record needs {', '.join(missing)}")
     return {field: values.pop(field) for field in FIELDS} | values
 
 
-def check_seeds(measured: Iterable[tuple[str, str, str, int]]) -> None:
-    """Raises ValueError where two places measure a model of one name and seed.
+def check_seeds(runs: Iterable[tuple[str, str, str, int]]) -> None:
+    """Checks that no two runs evaluate the same task, model name and seed.
 
-    Tables and figures take all that is told of a model for seeds of it.
+    Tables and figures treat all records of one model name as seeds of that model.
 
     Args:
-      measured: place, task, model, seed; each once for every place.
+      runs: (path, task, model, seed) of each run, once for each of its tasks.
+
+    Raises:
+      ValueError: two runs have the same task, model name and seed.
     """
     first: dict[tuple, str] = {}
-    for place, task, model, seed in measured:
+    for path, task, model, seed in runs:
         key = task, model, seed
         if key in first:
             raise ValueError(
-                f"{first[key]} and {place} both measure {model!r} of seed {seed} on "
-                f"{task}, which would count as two seeds of it; give one of them, or "
-                "runs of other names or seeds"
+                f"{first[key]} and {path} both evaluate {model!r} with seed {seed} on "
+                f"{task}, which would count as two seeds of one model; give one of "
+                "them, or runs with different names or seeds"
             )
-        first[key] = place
+        first[key] = path
 
 
 def append_lines(path: epath.PathLike, lines: Iterable[dict[str, Any]]) -> None:
-    """Appends JSON lines, making the file if there is none."""
+    """Appends JSON lines to a file, which is created if it does not exist."""
     if not is_main_process():
         return
     path = epath.Path(path)
     text = "".join(json.dumps(line) + "\n" for line in lines)
-    if "://" in str(path):  # an object in a bucket cannot grow: it is written anew
-        held = path.read_bytes() if path.exists() else b""
-        write_atomically(path, held + text.encode())
+    if "://" in str(path):  # an object in a bucket cannot grow: write it again
+        content = path.read_bytes() if path.exists() else b""
+        write_atomically(path, content + text.encode())
         return
     with path.open("a") as file:
         file.write(text)
 
 
 def write_lines(path: epath.PathLike, lines: Iterable[dict[str, Any]]) -> None:
-    """Writes JSON lines in place of those that were there."""
+    """Writes JSON lines, replacing the file if it exists."""
     write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
 
 
 def read_lines(path: epath.PathLike) -> Iterator[dict[str, Any]]:
-    """Reads JSON lines; a last line that was cut off by a crash is left out.
+    """Yields the JSON objects of a file, with the keys and values of this version.
+
+    A last line that a crash cut off is skipped.
 
     Raises:
       ValueError: another line is not JSON.
@@ -84,21 +97,23 @@ def read_lines(path: epath.PathLike) -> Iterator[dict[str, Any]]:
     lines = epath.Path(path).read_text().splitlines()
     for number, line in enumerate(lines, 1):
         try:
-            yield json.loads(line)
+            record = json.loads(line)
         except json.JSONDecodeError as error:
             if number < len(lines):
                 raise ValueError(f"{path}, line {number}: not JSON ({error})") from None
+            return
+        yield aliases.upgrade_record(record)
 
 
 def drop_lines_after(path: epath.PathLike, step: int) -> None:
-    """Drops the lines after `step`: a resumed run will write them again."""
+    """Removes the lines of steps after `step`, which a resumed run writes again."""
     if is_main_process() and epath.Path(path).exists():
-        kept = [line for line in read_lines(path) if line["step"] <= step]
-        write_lines(path, kept)
+        lines = [line for line in read_lines(path) if line["step"] <= step]
+        write_lines(path, lines)
 
 
 def write_atomically(path: epath.PathLike, content: bytes) -> None:
-    """Writes a file that is either whole or not there."""
+    """Writes a file next to its destination, then renames it."""
     if not is_main_process():
         return
     path = epath.Path(path)
@@ -108,15 +123,19 @@ def write_atomically(path: epath.PathLike, content: bytes) -> None:
 
 
 def write_json(path: epath.PathLike, value: Any) -> None:
-    """Writes one JSON value."""
+    """Writes a JSON value to a file."""
     write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def read_json(path: epath.PathLike) -> dict[str, Any]:
-    """Reads one JSON object. Raises ValueError where the file is damaged."""
+    """Reads a file that contains one JSON object.
+
+    Raises:
+      ValueError: the file is damaged.
+    """
     try:
         value = json.loads(epath.Path(path).read_text())
-    except ValueError as error:  # not JSON, or no text at all
+    except ValueError as error:  # not JSON, or not text
         raise ValueError(f"{path} is damaged: {error}; {_REMEDY}") from None
     is_object = isinstance(value, dict)
     if not is_object:
@@ -130,7 +149,7 @@ def read_json(path: epath.PathLike) -> dict[str, Any]:
 _UNREADABLE = (
     *(OSError, EOFError, ValueError, KeyError, struct.error),
     *(zipfile.BadZipFile, zlib.error),
-    RuntimeError,  # a flag or method of compression that zipfile does not know
+    RuntimeError,  # an unknown flag or compression method (zipfile)
 )
 
 
@@ -138,70 +157,76 @@ def open_tokens(file: epath.PathLike, remedy: str) -> Integer[Host, " n"]:
     """Memory-maps the token ids of a .npy file.
 
     Args:
-      remedy: what to do where there is no such file, for the message.
+      remedy: what to do if the file does not exist, for the error message.
 
     Raises:
-      ValueError: it is missing, damaged, or holds something else.
+      ValueError: the file is missing or damaged, or its content is something else.
     """
-    _check_there(file, remedy)
+    _check_exists(file, remedy)
     try:
-        held = np.lib.format.open_memmap(epath.Path(file), mode="r")
+        tokens = np.lib.format.open_memmap(epath.Path(file), mode="r")
     except _UNREADABLE as error:
         raise _damaged(file, "a .npy file of token ids", error) from error
-    _check_whole_numbers(held, str(file))
-    return held
+    _check_integers(tokens, str(file))
+    return tokens
 
 
 def read_integer_arrays(
     file: epath.PathLike, names: Sequence[str], remedy: str
 ) -> list[Integer[Host, " _"]]:
-    """Reads arrays of a .npz file by their names.
+    """Reads one-dimensional integer arrays of a .npz file by their names.
+
+    Args:
+      remedy: what to do if the file does not exist, for the error message.
 
     Raises:
-      ValueError: it is missing, damaged, or lacks such an array.
+      ValueError: the file is missing or damaged, or lacks such an array.
     """
     arrays = read_arrays(file, names, remedy)
     for name, array in zip(names, arrays):
-        _check_whole_numbers(array, f"{file}: {name}")
+        _check_integers(array, f"{file}: {name}")
     return arrays
 
 
 def read_arrays(file: epath.PathLike, names: Sequence[str], remedy: str) -> list[Host]:
-    """Reads arrays of a .npz file by their names, whatever their shapes.
+    """Reads arrays of any shape of a .npz file by their names.
+
+    Args:
+      remedy: what to do if the file does not exist, for the error message.
 
     Raises:
-      ValueError: it is missing, damaged, or lacks such an array.
+      ValueError: the file is missing or damaged, or lacks such an array.
     """
-    _check_there(file, remedy)
-    wanted = f"a .npz file with the arrays {', '.join(names)}"
+    _check_exists(file, remedy)
+    expected = f"a .npz file with the arrays {', '.join(names)}"
     try:
         with epath.Path(file).open("rb") as stream, zipfile.ZipFile(stream) as archive:
             arrays = [_member(archive, name) for name in names]
     except _UNREADABLE as error:
-        raise _damaged(file, wanted, error) from error
+        raise _damaged(file, expected, error) from error
     return arrays
 
 
 def _member(archive: zipfile.ZipFile, name: str):
-    content = archive.read(f"{name}.npy")  # to its end, where its sum is checked
+    content = archive.read(f"{name}.npy")  # to the end, where the CRC is checked
     return np.lib.format.read_array(io.BytesIO(content))
 
 
-def _check_there(file: epath.PathLike, remedy: str) -> None:
+def _check_exists(file: epath.PathLike, remedy: str) -> None:
     if not epath.Path(file).exists():
         raise ValueError(f"{file} does not exist; {remedy}")
 
 
-def _damaged(file: epath.PathLike, wanted: str, error: Exception) -> ValueError:
+def _damaged(file: epath.PathLike, expected: str, error: Exception) -> ValueError:
     return ValueError(
-        f"{file} cannot be read ({error}); expected {wanted}: "
-        "it is damaged, or something else"
+        f"{file} cannot be read ({error}); expected {expected}: "
+        "the file is damaged or something else"
     )
 
 
-def _check_whole_numbers(array: Host, where: str) -> None:
+def _check_integers(array: Host, where: str) -> None:
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise ValueError(
-            f"{where} must hold whole numbers in one dimension, it holds "
-            f"{array.dtype} in {array.ndim}"
+            f"{where} must be a one-dimensional array of integers, got {array.dtype} "
+            f"in {array.ndim} dimensions"
         )

@@ -52,14 +52,26 @@ def test_good_files_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("archive", "expected a .npy file of token ids: it is damaged, or something "),
+        (
+            "archive",
+            "expected a .npy file of token ids: the file is damaged or something",
+        ),
         ("tokens, cut", "cannot be read (mmap length is greater than file size); exp"),
-        ("text", "expected a .npy file of token ids: it is damaged, or something else"),
-        ("empty", "expected a .npy file of token ids: it is damaged, or something el"),
-        ("folder", "expected a .npy file of token ids: it is damaged, or something el"),
-        ("objects", "expected a .npy file of token ids: it is damaged, or something e"),
-        ("floats", "must hold whole numbers in one dimension, it holds float64 in 1"),
-        ("table", "must hold whole numbers in one dimension, it holds uint16 in 2"),
+        ("text", "expected a .npy file of token ids: the file is damaged or something"),
+        (
+            "empty",
+            "expected a .npy file of token ids: the file is damaged or something",
+        ),
+        (
+            "folder",
+            "expected a .npy file of token ids: the file is damaged or something",
+        ),
+        (
+            "objects",
+            "expected a .npy file of token ids: the file is damaged or something",
+        ),
+        ("floats", "must be a one-dimensional array of integers, got float64 in 1 dim"),
+        ("table", "must be a one-dimensional array of integers, got uint16 in 2 dime"),
     ],
 )
 def test_what_is_no_token_array(tmp_path, kind, message):
@@ -75,11 +87,23 @@ def test_what_is_no_token_array(tmp_path, kind, message):
         ("tokens", " cannot be read (File is not a zip file); expected a .npz file w"),
         ("one array", "\"There is no item named 'tokens.npy' in the archive\""),
         ("archive, cut", " cannot be read (File is not a zip file); expected a .npz f"),
-        ("archive, altered", "expected a .npz file with the arrays tokens, starts: it"),
-        ("text", "expected a .npz file with the arrays tokens, starts: it is damaged"),
-        ("empty", "expected a .npz file with the arrays tokens, starts: it is damaged"),
-        ("folder", "expected a .npz file with the arrays tokens, starts: it is damag"),
-        ("float archive", ": starts must hold whole numbers in one dimension, it hol"),
+        (
+            "archive, altered",
+            "expected a .npz file with the arrays tokens, starts: the file is damaged or something",
+        ),
+        (
+            "text",
+            "expected a .npz file with the arrays tokens, starts: the file is damaged or something",
+        ),
+        (
+            "empty",
+            "expected a .npz file with the arrays tokens, starts: the file is damaged or something",
+        ),
+        (
+            "folder",
+            "expected a .npz file with the arrays tokens, starts: the file is damaged or something",
+        ),
+        ("float archive", ": starts must be a one-dimensional array of integers, got"),
     ],
 )
 def test_what_is_no_archive(tmp_path, kind, message):

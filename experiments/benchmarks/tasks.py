@@ -24,17 +24,17 @@ _REPEATS = flags.DEFINE_integer("repeats", 5, "The best counts.", lower_bound=1)
 
 def main() -> None:
     for name, plan in paper.PLANS.items():
-        speed = examples_a_second(plan, _COUNT.value, _REPEATS.value)
+        speed = examples_per_second(plan, _COUNT.value, _REPEATS.value)
         print(
             f"{name}, lengths {plan.train_lengths}: {speed:,.0f} examples a CPU-second"
         )
         if _RECORDS.value:
             line = {"task": name, "lengths": plan.train_lengths, "count": _COUNT.value}
-            line |= {"examples_a_cpu_second": round(speed)}
+            line |= {"examples_per_cpu_second": round(speed)}
             files.append_lines(_RECORDS.value, [command.describe() | line])
 
 
-def examples_a_second(plan, count: int, repeats: int) -> float:
+def examples_per_second(plan, count: int, repeats: int) -> float:
     task, seconds = make_task(plan.task, plan.options), []
     for repeat in range(repeats):
         source = SyntheticSource(

@@ -53,7 +53,7 @@ class Work(NamedTuple):
 
     steps: list[loader.Step]
     share: float  # of the bucket's batches that have this shape
-    batches_a_second: float  # that the pipeline makes
+    batches_per_second: float  # that the pipeline makes
 
 
 class Side(NamedTuple):
@@ -176,7 +176,7 @@ def describe_work(work: Work, config: TrainConfig) -> dict:
         "positions": batch_size * width * loops,  # with padding
         "trained_tokens": round(float(np.mean(trained)), 1),
         "gigaflops": step_flops(config, batch_size, width, loops, columns) / 1e9,
-        "batches_a_second": round(work.batches_a_second, 1),
+        "batches_per_second": round(work.batches_per_second, 1),
     }
 
 
@@ -207,17 +207,17 @@ def measure(work: Work, config: TrainConfig, about: dict, peak: float) -> list[d
         line = about | {
             "side": name,
             "compile_seconds": round(side.compile_seconds, 2),
-            "ms_a_step": round(median * 1e3, 3),
-            "ms_least": round(seconds.min() * 1e3, 3),
-            "ms_most": round(seconds.max() * 1e3, 3),
-            "cpu_ms_a_step": round(float(np.median(cpu)) * 1e3, 3),
+            "ms_per_step": round(median * 1e3, 3),
+            "ms_min": round(seconds.min() * 1e3, 3),
+            "ms_max": round(seconds.max() * 1e3, 3),
+            "cpu_ms_per_step": round(float(np.median(cpu)) * 1e3, 3),
             "times_jax": round(float(np.median(ratio)), 3),
-            "times_jax_least": round(ratio.min(), 3),
-            "times_jax_most": round(ratio.max(), 3),
+            "times_jax_min": round(ratio.min(), 3),
+            "times_jax_max": round(ratio.max(), 3),
             "times_jax_cpu": round(float(np.median(cpu / our_cpu)), 3),
-            "examples_a_second": round(about["batch_size"] / median, 1),
-            "tokens_a_second": round(about["positions"] / median, 1),
-            "trained_tokens_a_second": round(about["trained_tokens"] / median, 1),
+            "examples_per_second": round(about["batch_size"] / median, 1),
+            "tokens_per_second": round(about["positions"] / median, 1),
+            "trained_tokens_per_second": round(about["trained_tokens"] / median, 1),
             "share_of_peak": round(about["gigaflops"] * 1e9 / median / peak, 4),
             # The same by CPU time: what one of the cores does while it is ours.
             "cpu_share_of_peak": round(
@@ -225,7 +225,7 @@ def measure(work: Work, config: TrainConfig, about: dict, peak: float) -> list[d
             )
             if jax.default_backend() == "cpu"
             else None,
-            "data_share": round(1 / median / work.batches_a_second, 3),
+            "data_share": round(1 / median / work.batches_per_second, 3),
             "memory_megabytes": side.memory and round(side.memory / 1e6, 1),
         }
         tell(line)
@@ -242,11 +242,11 @@ def clocks() -> np.ndarray:
 def tell(line: dict) -> None:
     print(
         f"{line['bucket']} (T={line['num_loops']}, n={line['width']}) "
-        f"{line['side']:>13}: {line['ms_a_step']:.2f} ms a step "
-        f"({line['ms_least']:.2f} to {line['ms_most']:.2f}), {line['times_jax']:.2f} of "
-        f"ours ({line['times_jax_least']:.2f} to {line['times_jax_most']:.2f}; "
+        f"{line['side']:>13}: {line['ms_per_step']:.2f} ms a step "
+        f"({line['ms_min']:.2f} to {line['ms_max']:.2f}), {line['times_jax']:.2f} of "
+        f"ours ({line['times_jax_min']:.2f} to {line['times_jax_max']:.2f}; "
         f"{line['times_jax_cpu']:.2f} in CPU time), "
-        f"{line['examples_a_second']:,.0f} examples/s, {line['tokens_a_second']:,.0f} "
+        f"{line['examples_per_second']:,.0f} examples/s, {line['tokens_per_second']:,.0f} "
         f"tokens/s, {line['share_of_peak']:.1%} of the peak; data is made in "
         f"{line['data_share']:.1%} of the time",
         flush=True,

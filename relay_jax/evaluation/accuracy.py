@@ -97,7 +97,7 @@ def _detail_rows(score: Score) -> Iterator[tuple[str, float, int, dict[str, int]
     have_place, matrix = score.told.sum(axis=0), hit_matrix(score)
     last = matrix.shape[1] - 1
     for t, column in np.argwhere(have_place).tolist():
-        where = {"round": t, "place": last - column}
+        where = {"round": t, "position": last - column}
         yield "hit_accuracy", matrix[t, column], have_place[t, column], where
 
 

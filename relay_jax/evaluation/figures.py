@@ -126,7 +126,7 @@ def hit_matrices(
         raise ValueError(f"no hit_accuracy record of {task} at length {length}")
     models = list(dict.fromkeys(line["model"] for line in lines))
     rounds = 1 + max(line["round"] for line in lines)
-    places = 1 + max(line["place"] for line in lines)
+    places = 1 + max(line["position"] for line in lines)
     figure = Figure(figsize=(0.9 + 3.6 * len(models), 3.6), layout="constrained")
     panels = figure.subplots(1, len(models), squeeze=False)[0]
     images = []
@@ -162,7 +162,7 @@ def _shares(lines, rounds: int, places: int) -> Float[Host, "t r"]:
     The last token of a round stands in the last column."""
     right, count = np.zeros((2, rounds, places))
     for line in lines:
-        place = line["round"], places - 1 - line["place"]
+        place = line["round"], places - 1 - line["position"]
         right[place] += line["value"] * line["count"]
         count[place] += line["count"]
     return np.where(count > 0, right / np.maximum(count, 1), np.nan)
@@ -182,7 +182,7 @@ def speed_by_drafter(lines: Sequence[dict[str, Any]], path: epath.PathLike) -> N
     for line in lines:
         nodes = f" {line['num_draft']}" if line["num_draft"] else ""
         auto = " (auto: plain)" if not nodes else " (auto)"
-        name = line["drafter"] + nodes + (auto if line["chosen"] else "")
+        name = line["drafter"] + nodes + (auto if line["autotuned"] else "")
         key = (line["model"], line["prompts"], line["length"], line["batch_size"])
         settings.setdefault(key, {})[name] = line
     most = max(map(len, settings.values()))

@@ -34,7 +34,7 @@ def make_speed_table(lines: Iterable[dict[str, Any]]) -> str:
     rows = [f"{'drafter':<11}{'nodes':>15}{'M':>7}{'tokens/s':>10}{'speed-up':>10}"]
     for line in lines:
         nodes = str(line["num_draft"])
-        if line["chosen"]:
+        if line["autotuned"]:
             nodes = f"{nodes if line['num_draft'] else 'plain'} (chosen)"
         rows.append(
             f"{line['drafter']:<11}{nodes:>15}{line['M']:>7.2f}"

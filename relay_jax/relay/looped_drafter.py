@@ -81,7 +81,7 @@ def compare(
         "length": length,
         "batch_size": batch_size,
         "seed": seed,
-        "guess_answers": _right(np.asarray(said.tokens), problems),
+        "looped_answers": _right(np.asarray(said.tokens), problems),
         "same_as_truth": _same(said, text),
     }
     for line in lines:
@@ -90,7 +90,7 @@ def compare(
         line |= about | {
             "looped_seconds": round(own, 4),
             "looped_share": round(own / spent, 3),
-            "speed_up_in_all": round(plain / spent, 3),
+            "overall_speed_up": round(plain / spent, 3),
         }
     return lines
 

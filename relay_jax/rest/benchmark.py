@@ -94,7 +94,7 @@ def compare(
         {
             "drafter": asked.drafter,
             "num_draft": draft.num_draft,
-            "chosen": asked.num_draft == autotune.AUTOTUNE,
+            "autotuned": asked.num_draft == autotune.AUTOTUNE,
         }
         | told[draft]
         for asked, draft in zip(wanted, used)
@@ -193,7 +193,7 @@ def _measures(texts, seconds, plain, targets) -> dict[str, Any]:
     return {
         "M": round(rate, 3),
         "tokens_per_second": round(new / spent, 1),
-        "ms_a_step": round(spent / _passes(texts) * 1e3, 3),
+        "ms_per_step": round(spent / _passes(texts) * 1e3, 3),
         "speed_up": round(speed_up, 3),
         "speed_up_min": round(float(ratios.min()), 3),
         "speed_up_max": round(float(ratios.max()), 3),

@@ -55,7 +55,7 @@ def add_gains(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         }
         if line["num_draft"]:
             before[f"{line['drafter']} {line['num_draft']}"] = own
-        told.append(line | {"above": above if line["num_draft"] else {}})
+        told.append(line | {"gain_over": above if line["num_draft"] else {}})
     return told
 
 
@@ -64,6 +64,6 @@ def make_gain_table(lines: Sequence[dict[str, Any]]) -> str:
     rows = [f"M above another drafter's, and its {LEVEL:.0%} interval over texts:"]
     for line in lines:
         name = f"{line['drafter']} {line['num_draft']}"
-        for other, (mean, least, most) in line["above"].items():
+        for other, (mean, least, most) in line["gain_over"].items():
             rows.append(f"{name} - {other}: {mean:+.2f} ({least:+.2f}, {most:+.2f})")
     return "\n".join(rows)

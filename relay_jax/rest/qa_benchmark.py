@@ -108,7 +108,11 @@ def summarise(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     plain = _total(turns, 0)
     return [
         _total(turns, who)
-        | {"speed_up": round(plain["ms_a_token"] / _total(turns, who)["ms_a_token"], 3)}
+        | {
+            "speed_up": round(
+                plain["ms_per_token"] / _total(turns, who)["ms_per_token"], 3
+            )
+        }
         for who in range(len(turns[0]))
     ]
 
@@ -126,7 +130,7 @@ def _ask(trial: Setup, question: Question, compiled: set) -> dict[str, Any]:
         told = [_tell(decode.PLAIN, plain), _tell(trial.draft, drafted)]
         told[1] |= {
             "same_text": plain.text == drafted.text,
-            "speed_up": round(told[0]["ms_a_token"] / told[1]["ms_a_token"], 3),
+            "speed_up": round(told[0]["ms_per_token"] / told[1]["ms_per_token"], 3),
         }
         turns.append(told)
     return {"question": question.key, "category": question.category, "turns": turns}
@@ -185,7 +189,7 @@ def _tell(draft: DraftConfig, answer: Answer) -> dict[str, Any]:
         "drafter": draft.drafter,
         "num_draft": draft.num_draft,
         "M": round(answer.new_tokens / answer.steps, 3),
-        "ms_a_token": round(answer.seconds / answer.new_tokens * 1e3, 3),
+        "ms_per_token": round(answer.seconds / answer.new_tokens * 1e3, 3),
     } | answer._asdict()
 
 
@@ -201,6 +205,6 @@ def _total(turns: list[list[dict[str, Any]]], who: int) -> dict[str, Any]:
         "new_tokens": tokens,
         "M": round(tokens / steps, 3),
         "M_of_answers": round(float(np.mean([turn["M"] for turn in told])), 3),
-        "ms_a_token": round(seconds / tokens * 1e3, 3),
+        "ms_per_token": round(seconds / tokens * 1e3, 3),
         "same_texts": float(np.mean([turn.get("same_text", True) for turn in told])),
     }

@@ -73,8 +73,8 @@ def test_a_batch_is_a_function_of_seed_and_step(tmp_path):
     ("tokens", "size", "message"),
     [
         (None, 4, "does not exist; python -m experiments.train makes it"),
-        (np.zeros((2, 9), int), 4, "must hold whole numbers in one dimension"),
-        (np.zeros(9), 4, "must hold whole numbers in one dimension"),
+        (np.zeros((2, 9), int), 4, "must be a one-dimensional array of integers"),
+        (np.zeros(9), 4, "must be a one-dimensional array of integers"),
         (np.zeros(4, int), 4, "holds 4 tokens: too few for a window of 4"),
         (np.full(9, 20), 4, "ids from 20 to 20, but the model's vocabulary has 20"),
     ],

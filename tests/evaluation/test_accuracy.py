@@ -134,7 +134,7 @@ def test_records_table_and_figures(tmp_path, monkeypatch):
 
 def test_a_place_is_counted_from_the_right_and_by_those_who_have_it(monkeypatch):
     hits = {
-        (x["length"], x["round"], x["place"]): (x["value"], x["count"])
+        (x["length"], x["round"], x["position"]): (x["value"], x["count"])
         for x in make_lines(monkeypatch)
         if x["metric"] == "hit_accuracy"
     }
@@ -151,7 +151,7 @@ def test_a_place_is_counted_from_the_right_and_by_those_who_have_it(monkeypatch)
 def test_seeds_of_a_hit_matrix_weigh_as_many_examples_as_they_have():
     places = [(0, 0, 1.0, 4), (0, 1, 1.0, 3), (0, 0, 0.5, 4), (0, 1, 0.0, 1)]
     lines = [
-        {"round": t, "place": place, "value": value, "count": count}
+        {"round": t, "position": place, "value": value, "count": count}
         for t, place, value, count in places
     ]
     expected = [[np.nan, 3 / 4, 3 / 4], [np.nan] * 3]

@@ -173,7 +173,7 @@ def test_ctrl_c_ends_an_answer_and_decoding_alone_is_timed(run, tmp_path):
 
 
 def test_a_drafter_that_chose_plain_is_told_from_plain_decoding():
-    common = {"num_draft": 0, "M": 1.0, "ms_a_token": 2.0, "speed_up": 1.0}
+    common = {"num_draft": 0, "M": 1.0, "ms_per_token": 2.0, "speed_up": 1.0}
     total = [common | {"drafter": name, "same_texts": 1.0} for name in ("none", "rest")]
     told = paper_table.make_table(total, ()).splitlines()
     assert told[1].startswith("plain  ") and told[2].startswith("rest (chose plain)  ")

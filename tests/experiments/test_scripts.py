@@ -114,7 +114,7 @@ def test_stages_follow_one_another(tmp_path):
     assert (tmp_path / "tiny" / "records.jsonl").read_text() == kept
     twice = f"--run={tmp_path}/tiny,{tmp_path}/tiny", f"--workdir={tmp_path}/twice"
     told = refusal("evaluate", *twice, "--count=1")
-    assert "both measure 'looped_aligned' of seed 0 on arithmetic, which would" in told
+    assert "both evaluate 'looped_aligned' with seed 0 on arithmetic, which would" in told
     again = refusal("evaluate", *arguments)
     assert "holds an evaluation; pass --overwrite to replace it" in again
 
@@ -211,7 +211,7 @@ def test_quickstart_from_end_to_end(tmp_path):
     assert "answer_accuracy on arithmetic, by length" in done.stdout
     drafted = list(files.read_lines(tmp_path / "work" / "rest_records.jsonl"))
     assert [line["drafter"] for line in drafted][:2] == ["none", "rest"]
-    assert drafted[1]["num_draft"] == 8 and drafted[2]["chosen"]
+    assert drafted[1]["num_draft"] == 8 and drafted[2]["autotuned"]
     assert all(line["same_texts"] == 1 for line in drafted)
     lines = list(files.read_lines(tmp_path / "work" / "records.jsonl"))
     assert {line["model"] for line in lines} == {
@@ -350,7 +350,7 @@ def test_the_speed_of_the_tasks_is_recorded(tmp_path):
     lines = {line["task"]: line for line in files.read_lines(file)}
     assert set(lines) == set(paper.PLANS) and lines["lis"]["lengths"] == [1, 100]
     for line in lines.values():
-        assert line["examples_a_cpu_second"] > 0 and line["count"] == 8
+        assert line["examples_per_cpu_second"] > 0 and line["count"] == 8
         assert line["command"].startswith("python -m experiments.benchmarks.tasks")
 
 
@@ -367,7 +367,7 @@ def test_decode_steps_are_measured_against_the_memory(tmp_path):
     assert traced == {"plain", *drafters}
     assert [line["num_draft"] for line in lines] == [0, 4, 4, 4, 4]
     for line in lines:
-        ratio = line["limit_ms"] / line["ms_a_step"]
+        ratio = line["limit_ms"] / line["ms_per_step"]
         assert line["share_of_limit"] == pytest.approx(ratio, abs=2e-3)
 
 
@@ -403,8 +403,8 @@ def test_drafts_from_a_store_change_no_text(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "5 documents, 1,205 tokens in 1 shards, " in done.stdout
     (built,) = files.read_lines(tmp_path / "built.jsonl")
-    assert built["tokens"] == 1205 and 6 < built["bytes_a_token"] < 8.5
-    assert built["tokens_a_cpu_second"] > 0 and built["opening_ms"] > 0
+    assert built["tokens"] == 1205 and 6 < built["bytes_per_token"] < 8.5
+    assert built["tokens_per_cpu_second"] > 0 and built["opening_ms"] > 0
     assert built["command"].startswith("python -m experiments.build_datastore")
     assert "give --overwrite" in refusal("build_datastore", store, *words)
     more = "--extend", "--every=2"
@@ -454,7 +454,7 @@ def test_drafts_from_a_store_change_no_text(tmp_path):
         "prompt_lookup",
     ]
     assert lines[0]["M"] == 1.0 and lines[1]["M"] >= 1.0
-    assert [line["chosen"] for line in lines] == [False, False, True]
+    assert [line["autotuned"] for line in lines] == [False, False, True]
     assert lines[2]["num_draft"] in (0, 4, 8, 16, 32, 64)
     assert (tmp_path / "bench" / "speed.png").stat().st_size > 1000
     assert "speed-up" in done.stdout
@@ -499,7 +499,7 @@ def test_collect_results_joins_the_seeds_of_a_quickstart(tmp_path):
         ]
         files.append_lines(run / "records.jsonl", lines)
         hit = files.make_record(
-            **common, length=2, metric="hit_accuracy", value=0.5, round=0, place=0
+            **common, length=2, metric="hit_accuracy", value=0.5, round=0, position=0
         )
         files.append_lines(run / "hit_records.jsonl", [hit])
     alone = tmp_path / "alone"  # a training by itself
@@ -531,7 +531,7 @@ def test_collect_results_joins_the_seeds_of_a_quickstart(tmp_path):
     assert list(files.read_lines(tmp_path / "again.jsonl")) == lines
     twice = f"--run={tmp_path}/seed0,{tmp_path}/seed0", f"--results={tmp_path}/y.jsonl"
     told = refusal("collect_results", *twice)
-    assert "both measure 'ar' of seed 0 on lis, which would count as two seeds" in told
+    assert "both evaluate 'ar' with seed 0 on lis, which would count as two seeds" in told
     missing = refusal(
         "collect_results", f"--run={tmp_path}", f"--results={tmp_path}/y.jsonl"
     )

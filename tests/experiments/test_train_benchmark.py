@@ -26,7 +26,7 @@ def test_a_step_is_recorded_with_all_that_it_is_measured_by(tmp_path):
         assert line["command"].startswith("python -m experiments.benchmarks.train")
         about = {"bucket": "arithmetic", "batch_size": 4, "num_loops": 3, "width": 13}
         assert about.items() <= line.items() and line["positions"] == 3 * 4 * 13
-        for name in ("ms_a_step", "cpu_ms_a_step", "gigaflops", "share_of_peak"):
+        for name in ("ms_per_step", "cpu_ms_per_step", "gigaflops", "share_of_peak"):
             assert line[name] > 0
         for name in ("examples", "tokens", "trained_tokens", "batches"):
             assert line[f"{name}_a_second"] > 0

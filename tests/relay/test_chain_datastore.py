@@ -58,7 +58,7 @@ def test_drafts_from_chains_are_timed_once(stages, monkeypatch):
     lines = chain_datastore.compare_speed(config, path, path / "times.json")
     assert [line["drafter"] for line in lines] == ["none", "rest", "rest"]
     assert [line["num_draft"] for line in lines] == [0, 8, 0]  # dear: decodes plainly
-    assert lines[2]["chosen"] and lines[2]["M"] == 1.0 <= lines[1]["M"]
+    assert lines[2]["autotuned"] and lines[2]["M"] == 1.0 <= lines[1]["M"]
     assert lines[0]["prompts"] == "arithmetic" and lines[0]["length"] == 3
     assert lines == list(files.read_lines(path / "rest_records.jsonl"))
     monkeypatch.setattr(chain_datastore, "build_store", None)  # not again

@@ -43,7 +43,7 @@ def test_every_drafter_is_told_of_against_plain_decoding(dear, tmp_path):
         "prompt_lookup",
     ]
     assert [line["num_draft"] for line in lines] == [0, 4, 0]
-    assert [line["chosen"] for line in lines] == [False, False, True]
+    assert [line["autotuned"] for line in lines] == [False, False, True]
     assert lines[0]["M"] == lines[2]["M"] == 1.0 < lines[1]["M"]
     assert lines[0]["speed_up"] == lines[2]["speed_up"] == 1.0
     assert lines[0]["drafting_share"] == 0.0
@@ -114,7 +114,7 @@ def test_the_drafter_is_timed_on_the_batches_that_were_decoded(monkeypatch):
     monkeypatch.setattr(benchmark, "time_drafter", look)
     lines = benchmark.compare(make_work(batch_size=4), [CONTEXT], 1)
     assert set(shapes) == {(4, 27, 4)}
-    step = lines[1]["ms_a_step"] / 1e3
+    step = lines[1]["ms_per_step"] / 1e3
     assert lines[1]["drafting_share"] == pytest.approx(0.5 / step, rel=0.02)
 
 

@@ -54,7 +54,7 @@ def test_each_drafter_is_set_above_those_before_it():
         line("mixed", 8, [4] * 2),
     ]
     told = bootstrap.add_gains(lines)
-    assert [list(one["above"]) for one in told] == [[], [], ["rest 8"]]
-    assert told[2]["above"]["rest 8"] == [1.0, 1.0, 1.0]
+    assert [list(one["gain_over"]) for one in told] == [[], [], ["rest 8"]]
+    assert told[2]["gain_over"]["rest 8"] == [1.0, 1.0, 1.0]
     table = bootstrap.make_gain_table(told)
     assert table.splitlines()[1:] == ["mixed 8 - rest 8: +1.00 (+1.00, +1.00)"]

@@ -48,7 +48,7 @@ def test_every_turn_is_answered_by_both_and_told_of(asked, tmp_path):
         assert alone["text"] == drafted["text"] and drafted["same_text"]
         assert alone["M"] == 1.0 <= drafted["M"]
         assert alone["new_tokens"] == alone["steps"] == drafted["new_tokens"] <= 20
-        assert drafted["speed_up"] > 0 and alone["ms_a_token"] > 0
+        assert drafted["speed_up"] > 0 and alone["ms_per_token"] > 0
     first = lines[1]["turns"][0][0]["text"]
     assert seen == [
         (["1+2="], []),

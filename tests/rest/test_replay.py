@@ -64,7 +64,10 @@ def test_without_a_model_there_are_no_logits_to_draft_from(name):
             {"starts": np.array([0])},
             r"as many as prompt_lengths \(2\), or one more; go",
         ),
-        ({"starts": np.array([0.0, 7])}, "targets.npz: starts must hold whole numbers"),
+        (
+            {"starts": np.array([0.0, 7])},
+            "targets.npz: starts must be a one-dimensional array of int",
+        ),
         ({"prompt_lengths": np.array([3, 0])}, "every prompt needs at least one token"),
         ({"tokens": np.arange(9) + 2**32}, r"holds the token id 4294967296, which is"),
         ({"tokens": np.arange(9) - 2}, "holds the token id -2, which is no token id"),
