@@ -40,7 +40,7 @@ from relay_jax.beam import find_workers
 from relay_jax.data import corpora
 from relay_jax.data.published_corpora import RECIPES, find_recipe, read_recipe_file
 from relay_jax.rest.build import SHARD_TOKENS, build_datastore, extend_datastore
-from relay_jax.rest.build_beam import build_from_parts
+from relay_jax.rest.build_beam import build_datastore_beam
 from relay_jax.rest.datastore import Datastore, open_datastore
 from relay_jax.tokenizers import Tokenizer, load_tokenizer
 
@@ -109,7 +109,7 @@ def main() -> None:
     if workers:
         if _EVERY.value > 1 or _EXTEND.value:
             raise ValueError("--every and --extend work without --runner")
-        store = build_from_parts(parts, _DATASTORE.value, workers, **options)
+        store = build_datastore_beam(parts, _DATASTORE.value, workers, **options)
     else:
         documents = itertools.chain.from_iterable(part() for part in parts)
         documents = itertools.islice(documents, 0, None, _EVERY.value)

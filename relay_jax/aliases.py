@@ -80,6 +80,14 @@ RUNS = {"drawn_rounds": "sampled_rounds"}  # of experiments/configs/ablation.py
 # Values of records by their keys.
 RECORD_VALUES = {"drafter": DRAFTERS, "step": DRAFTERS, "run": RUNS, "model": RUNS}
 
+# Formats of datastores (`rest.datastore.FORMAT`) that are still read; file names then.
+DATASTORE_FORMATS = (2,)
+DATASTORE_FILES = {"order": "suffix_array"}
+# Formats of step-time caches (`rest.step_times.FORMAT`) that are still read.
+STEP_TIME_FORMATS = (2,)
+SETTING_KEYS = {"room": "cache_length", "spread": "mesh"}
+CHECKSUM_KEYS = {"size": "num_bytes", "sampled": "sampled_sha256"}
+
 
 def upgrade_config(values: Mapping[str, Any]) -> dict[str, Any]:
     """The config of a run or chains directory in the fields of this version.
@@ -120,6 +128,39 @@ def upgrade_record(line: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(turns := upgraded.get("turns"), list):  # of a question
         upgraded["turns"] = [[upgrade_record(each) for each in turn] for turn in turns]
     return upgraded
+
+
+def upgrade_datastore(content: dict[str, Any], version: int) -> dict[str, Any]:
+    """The content of a datastore's metadata in the keys of this version.
+
+    Args:
+      version: the format that it was written in.
+    """
+    if version not in DATASTORE_FORMATS:
+        return content
+    shards = [
+        dict(zip(("tokens", "suffix_array"), map(_upgrade_checksum, pair), strict=True))
+        for pair in content["shards"]
+    ]
+    return content | {"shards": shards}
+
+
+def upgrade_step_times(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry of a step-time cache of an earlier format in the keys of this version.
+
+    Raises:
+      ValueError: it uses a setting that has been removed.
+      KeyError, TypeError, AttributeError: it is damaged.
+    """
+    setting = {SETTING_KEYS.get(k, k): value for k, value in entry["about"].items()}
+    draft = _upgrade_settings(setting["draft"])
+    draft["drafter"] = DRAFTERS.get(draft["drafter"], draft["drafter"])
+    setting |= {"model": upgrade_model(setting["model"]), "draft": draft}
+    return {"setting": setting, "seconds": entry["seconds"]}
+
+
+def _upgrade_checksum(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {CHECKSUM_KEYS.get(key, key): value for key, value in values.items()}
 
 
 def _drafter_in(name: str) -> str:

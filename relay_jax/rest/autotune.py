@@ -28,7 +28,7 @@ from relay_jax.decoding.decode import DecodeState
 from relay_jax.models.sharding import mesh_shape
 from relay_jax.rest import drafters
 from relay_jax.rest.drafters import Text
-from relay_jax.rest.step_times import default_file, describe, step_seconds
+from relay_jax.rest.step_times import default_file, describe_setting, step_seconds
 from relay_jax.rest.token_recycling import AdjacencyTable
 
 AUTOTUNE = -1  # as `num_draft`: choose
@@ -96,12 +96,12 @@ def autotune(
     # Told in full, as `decode` does: what is compiled here is what decodes later.
     settings = {"model": model, "sampling": sampling, "eos_id": eos_id}
     measure = functools.partial(_time_steps, params, state, index, draft, settings)
-    about = describe(
+    setting = describe_setting(
         *(model, draft, sampling, index),
         *state.tokens.shape,
-        spread=mesh_shape(params),
+        mesh=mesh_shape(params),
     )
-    seconds = step_seconds(measure, sizes, about, cache_file or default_file())
+    seconds = step_seconds(measure, sizes, setting, cache_file or default_file())
 
     def probe(state, num_steps):
         return decode.advance(

@@ -1,13 +1,13 @@
-"""The builder of datastores on many machines: the same files as `builder` writes.
+"""Building datastores on many machines with Apache Beam; the files are those of `build`.
 
-    parts     corpus files, or some of them        one worker each: tokens, to a file
-              |a a a a|b b|c c c c c|              (streamed: memory does not grow)
-    shards    |0 0 0|1 1 1|2 2 2|3 3|              one worker each: reads its tokens,
-                                                   sorts, saves and checksums them
-    metadata  written here, last, as by `builder`
+    partitions  corpus files, or some of them      a worker tokenizes each to a file
+                |a a a a|b b|c c c c c|            (streamed: memory does not grow)
+    shards      |0 0 0|1 1 1|2 2 2|3 3|            a worker reads the tokens of each,
+                                                   sorts and saves them
+    metadata    written here, last, as in `build`
 
-The cuts between shards follow from how many tokens the parts have, so neither who did
-which part nor when makes a difference.
+The boundaries between shards depend on the numbers of tokens alone, so the result does
+not depend on which worker processes what, or when.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -25,24 +25,24 @@ from relay_jax.rest.build import (
     VocabInfo,
     build_shard,
     check_build,
-    checked,
-    finish,
+    checked_documents,
+    finish_datastore,
 )
-from relay_jax.rest.datastore import Datastore, read_pair, token_dtype
+from relay_jax.rest.datastore import Datastore, parse_checksums, token_dtype
 
-Part = Callable[[], Iterable[Integer[Host, "_"]]]  # documents of a piece of the corpus
+Partition = Callable[[], Iterable[Integer[Host, "_"]]]  # returns its documents
 
 
 class Span(NamedTuple):
-    """Tokens of one part that lie in one shard."""
+    """The tokens of one partition that belong to one shard."""
 
-    part: int
+    partition: int
     start: int
     count: int
 
 
-def build_from_parts(
-    parts: Sequence[Part],
+def build_datastore_beam(
+    partitions: Sequence[Partition],
     path: epath.PathLike,
     workers: Workers,
     *,
@@ -52,91 +52,104 @@ def build_from_parts(
     shard_tokens: int = SHARD_TOKENS,
     overwrite: bool = False,
 ) -> Datastore:
-    """Writes the store that `build_datastore` writes from all documents of the parts.
+    """Builds the datastore that `build_datastore` builds of all partitions' documents.
 
-    Until it is whole, the tokens lie beside it, in `.NAME.parts`. A worker's memory is
-    bounded by the size of a shard, as in `build_datastore`.
+    Until it is complete, the tokens are in `.NAME.parts` next to it. A worker's memory
+    is bounded by the size of a shard, as in `build_datastore`.
 
     Args:
-      parts: each is called by one worker; functions of modules, or partials of them.
-      path: the directory to be, which all workers see.
+      partitions: each is called by one worker; functions of modules, or `partial`s of
+        them.
+      path: the directory, in a file system that all workers share.
 
     Raises:
-      ValueError: as `build_datastore` does; documents are numbered part by part.
+      ValueError: as `build_datastore` does; documents are numbered within a partition.
     """
     path = epath.Path(path)
     vocab = VocabInfo(tokenizer, vocab_size, eos_id)
     check_build(path, vocab, shard_tokens, overwrite)
-    aside = path.parent / f".{path.name}.parts"
-    aside.rmtree(missing_ok=True)
-    aside.mkdir(parents=True)
+    scratch = path.parent / f".{path.name}.parts"
+    scratch.rmtree(missing_ok=True)
+    scratch.mkdir(parents=True)
     try:
         sizes = run_on_workers(
-            partial(_write_part, aside, vocab), enumerate(parts), workers, aside
+            partial(_write_tokens, scratch, vocab),
+            enumerate(partitions),
+            workers,
+            scratch,
         )
-        shards = cut(sizes, shard_tokens)
+        shards = split_shards(sizes, shard_tokens)
         built = run_on_workers(
-            partial(_build_shard, aside, path, vocab),
+            partial(_build_shard, scratch, path, vocab),
             enumerate(shards),
             workers,
-            aside,
+            scratch,
         )
     finally:
-        aside.rmtree(missing_ok=True)
-    return finish(
-        path, vocab, [ShardInfo(read_pair(p), *counts) for p, *counts in built]
-    )
+        scratch.rmtree(missing_ok=True)
+    infos = [
+        ShardInfo(parse_checksums(checksums), *counts) for checksums, *counts in built
+    ]
+    return finish_datastore(path, vocab, infos)
 
 
-def cut(sizes: Sequence[int], shard_tokens: int) -> list[list[Span]]:
-    """What each shard is made of: parts of 4 and 3 tokens, in shards of 5, give
-    [[(0, 0, 4), (1, 0, 1)], [(1, 1, 2)]]."""
+def split_shards(sizes: Sequence[int], shard_tokens: int) -> list[list[Span]]:
+    """The spans that each shard consists of.
+
+    Partitions of 4 and 3 tokens in shards of 5 give
+    [[(0, 0, 4), (1, 0, 1)], [(1, 1, 2)]].
+
+    Args:
+      sizes: the number of tokens of each partition.
+    """
     shards: list[list[Span]] = []
-    room = 0
-    for part, size in enumerate(sizes):
+    missing = 0
+    for partition, size in enumerate(sizes):
         start = 0
         while start < size:
-            if not room:
+            if not missing:
                 shards.append([])
-                room = shard_tokens
-            count = min(room, size - start)
-            shards[-1].append(Span(part, start, count))
-            start, room = start + count, room - count
+                missing = shard_tokens
+            count = min(missing, size - start)
+            shards[-1].append(Span(partition, start, count))
+            start, missing = start + count, missing - count
     return shards
 
 
-def _write_part(aside: epath.Path, vocab: VocabInfo, number: int, part: Part) -> int:
-    """How many tokens the part has, which from now on are in a file."""
+def _write_tokens(
+    scratch: epath.Path, vocab: VocabInfo, number: int, partition: Partition
+) -> int:
+    """Writes the tokens of a partition to a file and returns their number."""
     dtype, count = token_dtype(vocab.vocab_size), 0
     with (
-        atomic_file(_file(aside, number), aside) as file,
+        atomic_file(_file(scratch, number), scratch) as file,
         file.open("wb") as stream,
     ):
-        for tokens in checked(part(), vocab):
+        for tokens in checked_documents(partition(), vocab):
             stream.write(tokens.astype(dtype).tobytes())
             count += len(tokens)
     return count
 
 
 def _build_shard(
-    aside: epath.Path,
+    scratch: epath.Path,
     path: epath.Path,
     vocab: VocabInfo,
     number: int,
     spans: list[Span],
-) -> tuple[list[dict], int, int]:
+) -> tuple[dict, int, int]:
+    """Builds one shard and returns the fields of its `ShardInfo` as JSON values."""
     tokens = np.empty(sum(span.count for span in spans), token_dtype(vocab.vocab_size))
-    filled = 0
-    for part, start, count in spans:
-        piece = tokens[filled : filled + count]
-        with _file(aside, part).open("rb") as stream:
+    end = 0
+    for partition, start, count in spans:
+        piece = tokens[end : end + count]
+        with _file(scratch, partition).open("rb") as stream:
             stream.seek(start * tokens.itemsize)
             piece[:] = np.frombuffer(stream.read(piece.nbytes), tokens.dtype)
-        filled += count
-    built = build_shard(path, number, tokens, vocab.eos_id)
-    checksums = [checksum._asdict() for checksum in built.checksums]
-    return checksums, built.num_tokens, built.num_documents
+        end += count
+    info = build_shard(path, number, tokens, vocab.eos_id)
+    return info.checksums.to_json(), info.num_tokens, info.num_documents
 
 
-def _file(aside: epath.Path, part: int) -> epath.Path:
-    return aside / f"part-{part:06d}.tokens"
+def _file(scratch: epath.Path, partition: int) -> epath.Path:
+    return scratch / f"partition-{partition:06d}.tokens"

@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 from relay_jax.base import AnyArray, Array, Host, Int, Integer, PyTree
 from relay_jax.models.sharding import AXIS_RULES, param_shardings
-from relay_jax.rest.datastore import Datastore, read_part
+from relay_jax.rest.datastore import Datastore, read_array
 
 NOTHING = -2  # stands where no text is: equal to no token
 
@@ -27,7 +27,7 @@ class Index(NamedTuple):
     """A datastore on the device; shorter shards are filled up."""
 
     tokens: Integer[Array, "w n"]
-    order: Int[Array, "w n"]
+    suffix_array: Int[Array, "w n"]
     size: Int[Array, " w"]  # tokens of each shard
     eos_id: Int[Array, ""]
 
@@ -115,19 +115,22 @@ def load_index(
     if mesh is not None:
         num = -(-num // mesh.size) * mesh.size
 
-    def rows(part: int, dtype, where: slice):
-        """Some rows of all shards' tokens (part 0) or orders (part 1), filled up."""
+    def rows(name: str, dtype, where: slice):
+        """Some rows of all shards' "tokens" or "suffix_array", filled up."""
         first, stop, _ = where.indices(num)
         held = np.zeros((stop - first, widest), dtype)
         for row, number in zip(held, range(first, min(stop, len(sizes)))):
-            row[: sizes[number]] = read_part(store, number, part)
+            row[: sizes[number]] = read_array(store, number, name)
         return held
 
     size = np.array(sizes + [0] * (num - len(sizes)), np.int32)
     eos_id = np.array(store.eos_id, np.int32)
     dtype = store.shards[0].tokens.dtype
     if mesh is None:
-        whole = rows(0, dtype, slice(None)), rows(1, np.int32, slice(None))
+        whole = (
+            rows("tokens", dtype, slice(None)),
+            rows("suffix_array", np.int32, slice(None)),
+        )
         return Index(*map(jax.numpy.asarray, (*whole, size, eos_id)))
 
     def spread(spec, shape, read):
@@ -135,8 +138,12 @@ def load_index(
         return jax.make_array_from_callback(shape, place, read)
 
     parts = Index(
-        spread(SPREAD.tokens, (num, widest), lambda at: rows(0, dtype, at[0])),
-        spread(SPREAD.order, (num, widest), lambda at: rows(1, np.int32, at[0])),
+        spread(SPREAD.tokens, (num, widest), lambda at: rows("tokens", dtype, at[0])),
+        spread(
+            SPREAD.suffix_array,
+            (num, widest),
+            lambda at: rows("suffix_array", np.int32, at[0]),
+        ),
         spread(SPREAD.size, size.shape, size.__getitem__),
         spread(SPREAD.eos_id, (), eos_id.__getitem__),
     )

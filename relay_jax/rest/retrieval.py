@@ -176,7 +176,7 @@ def _first_after(xp: Any, shard, size, query, length, after_equals: bool):
     def halve(_, bounds):
         low, high = bounds
         middle = (low + high) // 2
-        side = _compare(xp, shard, _take(xp, shard.order, middle), query, length)
+        side = _compare(xp, shard, _take(xp, shard.suffix_array, middle), query, length)
         before = (side < 0) | ((side == 0) & after_equals)
         before &= low < high
         return xp.where(before, middle + 1, low), xp.where(before, high, middle)
@@ -208,7 +208,7 @@ def _compare(xp: Any, shard, place, query, length):
 
 def _read(xp: Any, shard, size, query, row, found, depth, eos_id) -> Matches:
     """The continuations at some rows of the order, and how long their places match."""
-    place = _take(xp, shard.order, row)[..., None]
+    place = _take(xp, shard.suffix_array, row)[..., None]
     text = _before(
         xp, shard, place - 1 - xp.arange(LONGEST_MATCH, dtype=np.int32)[None, None]
     )

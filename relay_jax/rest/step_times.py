@@ -1,16 +1,16 @@
-"""Times of decode steps: measured once for a setting, and kept in a file.
+"""Times of decode steps: measured once for each setting and cached in a file.
 
-    FILE    {"format": 2, "entries": {KEY: {"about": ..., "seconds": {"0": ..., "8": ...}}}}
+    FILE    {"format": 3, "entries": {KEY: {"setting": ..., "seconds": {"0": ..., ...}}}}
 
-KEY is a hash of `about`, which is all that a time depends on; seconds stand by the size
-of the draft tree.
+A setting is everything that a time depends on except the size of the draft tree; KEY is
+its hash. Seconds are listed by the number of nodes of the draft tree.
 """
 
 import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -18,62 +18,65 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from relay_jax import config_io, files
+from relay_jax import aliases, config_io, files
 from relay_jax.config import DraftConfig, ModelConfig, SamplingConfig
 from relay_jax.rest.index import describe as describe_index
 
-FORMAT = 2
+FORMAT = 3
 
 
 def step_seconds(
     measure: Callable[[list[int]], dict[int, float]],
     sizes: list[int],
-    about: dict[str, Any],
+    setting: dict[str, Any],
     file: epath.PathLike,
 ) -> dict[int, float]:
-    """Seconds of a step by tree size: from the file, or measured and kept there.
+    """Seconds of a decode step by tree size, from the cache or measured and cached.
 
-    A damaged or foreign file is written anew; one that cannot be written is done
-    without. Several processes measure together, and keep nothing.
+    A damaged or foreign file is replaced; a file that cannot be written is ignored.
+    Several processes measure together and cache nothing.
 
     Args:
-      about: all that the times depend on, see `describe`.
+      measure: returns the seconds of a step for each of some tree sizes.
+      sizes: numbers of nodes of the draft tree.
+      setting: everything else that the times depend on (`describe_setting`).
+      file: the cache.
     """
     if jax.process_count() > 1:  # all must measure, and choose by the same times
-        spent = measure(sizes)
-        told = np.array([spent[size] for size in sizes])
-        return dict(zip(sizes, multihost_utils.broadcast_one_to_all(told).tolist()))
-    about = json.loads(json.dumps(about))
-    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
-    entries = _read_entries(file)
-    known = _known_seconds(entries.get(key), about, sizes)
-    if known:
-        return known
+        measured = measure(sizes)
+        local = np.array([measured[size] for size in sizes])
+        return dict(zip(sizes, multihost_utils.broadcast_one_to_all(local).tolist()))
+    setting = json.loads(json.dumps(setting))
+    key = _hash_setting(setting)
+    cached = _cached_seconds(_read_entries(file).get(key), setting, sizes)
+    if cached:
+        return cached
     seconds = measure(sizes)
-    entry = {"about": about, "seconds": {str(c): x for c, x in seconds.items()}}
+    entry = {"setting": setting, "seconds": {str(c): x for c, x in seconds.items()}}
     try:
         epath.Path(file).parent.mkdir(parents=True, exist_ok=True)
         content = {"format": FORMAT, "entries": _read_entries(file) | {key: entry}}
         files.write_json(file, content)
     except OSError:
-        pass  # a home that cannot be written only costs measuring again
+        pass  # without a writable home, times are only measured again
     return seconds
 
 
-def describe(
+def describe_setting(
     model: ModelConfig,
     draft: DraftConfig,
     sampling: SamplingConfig,
     index: Any,
     batch_size: int,
-    room: int,
-    spread: dict[str, int] | None = None,
+    cache_length: int,
+    mesh: dict[str, int] | None = None,
 ) -> dict[str, Any]:
-    """All that the time of a step depends on, but for the size of the tree.
+    """Everything that the time of a step depends on except the size of the draft tree.
 
     Args:
-      room: of the cache, in tokens; counted in powers of two.
-      spread: the mesh on which the parameters lie.
+      index: what is searched (`rest.index`), or None.
+      cache_length: of the key-value cache, in tokens; rounded up to a power of two.
+      mesh: the axes of the mesh over which the parameters are sharded.
     """
     cores = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
     return {
@@ -82,37 +85,63 @@ def describe(
         "sampling": config_io.to_dict(sampling),
         "index": describe_index(index),
         "batch_size": batch_size,
-        "room": 1 << (room - 1).bit_length(),
+        "cache_length": 1 << (cache_length - 1).bit_length(),
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
-        "spread": spread or {},
+        "mesh": mesh or {},
         "cores": len(cores),
         "jax": jax.__version__,
     }
 
 
 def default_file() -> epath.Path:
-    """`tree_sizes.json` in $RELAY_JAX_CACHE, by default ~/.cache/relay_jax."""
+    """`tree_sizes.json` in $RELAY_JAX_CACHE, by default in ~/.cache/relay_jax."""
     folder = os.environ.get("RELAY_JAX_CACHE") or "~/.cache/relay_jax"
     return epath.Path(folder).expanduser() / "tree_sizes.json"
 
 
+def _hash_setting(setting: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(setting, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def _read_entries(file: epath.PathLike) -> dict[str, Any]:
+    """The entries of a cache by their keys; none if the file cannot be used."""
     try:
         content = json.loads(epath.Path(file).read_text())
-        entries = content["entries"] if content["format"] == FORMAT else {}
+        version, entries = content["format"], content["entries"]
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-    return entries if isinstance(entries, dict) else {}
+    if not isinstance(entries, dict):
+        return {}
+    if version in aliases.STEP_TIME_FORMATS:
+        return dict(_upgrade_entries(entries))
+    return entries if version == FORMAT else {}
 
 
-def _known_seconds(entry: Any, about: dict, sizes: list[int]) -> dict[int, float]:
-    """The times of an entry; none if it is not one of these settings and sizes."""
-    if not isinstance(entry, dict) or entry.get("about") != about:
+def _upgrade_entries(entries: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The entries of an earlier format, by their keys of today."""
+    for old in entries.values():
+        try:
+            entry = aliases.upgrade_step_times(old)
+            setting = entry["setting"]
+            for name, cls in (("model", ModelConfig), ("draft", DraftConfig)):
+                # A field that did not exist yet had what is now its default.
+                values = config_io.complete(cls, setting[name])
+                setting[name] = json.loads(json.dumps(values))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue  # damaged, or a setting that has been removed
+        yield _hash_setting(setting), entry
+
+
+def _cached_seconds(
+    entry: Any, setting: dict[str, Any], sizes: list[int]
+) -> dict[int, float]:
+    """The times of an entry; none if it is of another setting or of other sizes."""
+    if not isinstance(entry, dict) or entry.get("setting") != setting:
         return {}
-    held = entry.get("seconds")
-    if not isinstance(held, dict) or set(held) != {str(size) for size in sizes}:
+    seconds = entry.get("seconds")
+    if not isinstance(seconds, dict) or set(seconds) != {str(size) for size in sizes}:
         return {}
-    if not all(isinstance(x, float) and 0 < x < float("inf") for x in held.values()):
+    if not all(isinstance(x, float) and 0 < x < float("inf") for x in seconds.values()):
         return {}
-    return {size: held[str(size)] for size in sizes}
+    return {size: seconds[str(size)] for size in sizes}

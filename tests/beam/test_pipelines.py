@@ -17,7 +17,7 @@ from relay_jax.beam import Workers, find_workers
 from relay_jax.data import tfds_builder
 from relay_jax.data.sources import BLOCK
 from relay_jax.rest.build import build_datastore
-from relay_jax.rest.build_beam import build_from_parts
+from relay_jax.rest.build_beam import build_datastore_beam
 from relay_jax.rest.datastore import open_datastore
 from relay_jax.tasks.arithmetic import Arithmetic
 
@@ -135,10 +135,10 @@ def test_a_failed_pipeline_leaves_the_old_store(tmp_path, runner, job_service):
     good, bad = partial(list, [np.arange(9)]), partial(operator.truediv, 1, 0)
     workers = Workers(runner, job_service if runner != "DirectRunner" else ())
     with pytest.raises(Exception, match=r"division by zero|failed"):
-        build_from_parts([good, bad], path, workers, overwrite=True, **WORDS)
+        build_datastore_beam([good, bad], path, workers, overwrite=True, **WORDS)
     assert files(path) == before and open_datastore(path, verify=True)
     assert [file.name for file in tmp_path.iterdir()] == ["store"]
-    build_from_parts([good, good], path, workers, overwrite=True, **WORDS)
+    build_datastore_beam([good, good], path, workers, overwrite=True, **WORDS)
     build_datastore([np.arange(9)] * 2, tmp_path / "plain", **WORDS)
     assert files(path) == files(tmp_path / "plain")
 

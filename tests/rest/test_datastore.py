@@ -1,6 +1,8 @@
-"""The store on disk: its order, its boundaries, and what must not open."""
+"""The datastore on disk: its suffix array, its documents, and what must not open."""
 
 import json
+import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -8,14 +10,14 @@ from etils import epath
 
 from relay_jax import files
 from relay_jax.rest import build, datastore
-from relay_jax.rest.build import build_datastore, sort_suffixes
+from relay_jax.rest.build import build_datastore, extend_datastore, sort_suffixes
 from relay_jax.rest.checksum import load_checked
 from relay_jax.rest.datastore import open_datastore
 from relay_jax.rest.index import load_index
 from relay_jax.tokenizers import IdTokenizer
 from relay_jax.vocabulary import TaskTokenizer
 
-WORDS = {"tokenizer": "test", "vocab_size": 50, "eos_id": 1}
+VOCAB = {"tokenizer": "test", "vocab_size": 50, "eos_id": 1}
 
 
 def documents(seed=0, num=20):
@@ -23,25 +25,26 @@ def documents(seed=0, num=20):
     return [rng.integers(2, 9, size=rng.integers(1, 30)) for _ in range(num)]
 
 
-def before(tokens, place):
-    return tokens[:place][::-1].tolist()
+def left_context(tokens, position):
+    """Read backwards."""
+    return tokens[:position][::-1].tolist()
 
 
 @pytest.mark.parametrize("vocab_size", [9, 5_000, 65_535, 128_256])
-def test_places_are_sorted_by_the_text_before_them(vocab_size):
+def test_positions_are_sorted_by_their_left_contexts(vocab_size):
     rng = np.random.default_rng(vocab_size)
     few = rng.integers(vocab_size, size=6)  # repeats, and ids of every size
     tokens = rng.choice([*few, 0, vocab_size - 1], size=400)
     tokens = tokens.astype(datastore.token_dtype(vocab_size))
-    order = sort_suffixes(tokens)
-    assert sorted(order) == list(range(1, 401))
-    texts = [before(tokens, place) for place in order]
-    assert texts == sorted(texts)
+    suffix_array = sort_suffixes(tokens)
+    assert sorted(suffix_array) == list(range(1, 401))
+    contexts = [left_context(tokens, position) for position in suffix_array]
+    assert contexts == sorted(contexts)
 
 
 def test_documents_end_with_the_end_of_text(tmp_path):
     texts = documents()
-    store = build_datastore(texts, tmp_path / "store", **WORDS)
+    store = build_datastore(texts, tmp_path / "store", **VOCAB)
     expected = np.concatenate([[*text, 1] for text in texts])
     np.testing.assert_array_equal(store.shards[0].tokens, expected)
     assert store.num_documents == len(texts) and store.num_tokens == len(expected)
@@ -50,44 +53,46 @@ def test_documents_end_with_the_end_of_text(tmp_path):
 
 def test_shards_hold_the_same_tokens(tmp_path):
     texts = documents()
-    whole = build_datastore(texts, tmp_path / "one", **WORDS)
-    parts = build_datastore(texts, tmp_path / "many", shard_tokens=37, **WORDS)
+    whole = build_datastore(texts, tmp_path / "one", **VOCAB)
+    parts = build_datastore(texts, tmp_path / "many", shard_tokens=37, **VOCAB)
     assert len(parts.shards) == -(-whole.num_tokens // 37)
     joined = np.concatenate([shard.tokens for shard in parts.shards])
     np.testing.assert_array_equal(joined, whole.shards[0].tokens)
 
 
 def test_a_wide_vocabulary_takes_32_bits(tmp_path):
-    words = WORDS | {"vocab_size": 128_256}
-    store = build_datastore([np.array([5, 128_255])], tmp_path / "s", **words)
+    vocab = VOCAB | {"vocab_size": 128_256}
+    store = build_datastore([np.array([5, 128_255])], tmp_path / "s", **vocab)
     np.testing.assert_array_equal(store.shards[0].tokens, [5, 128_255, 1])
 
 
 def test_nothing_is_replaced_unless_asked(tmp_path):
     path = tmp_path / "store"
-    build_datastore(documents(0), path, **WORDS)
-    with pytest.raises(ValueError, match="exists; choose another place or give"):
-        build_datastore(documents(1), path, **WORDS)
-    again = build_datastore(documents(1), path, overwrite=True, **WORDS)
+    build_datastore(documents(0), path, **VOCAB)
+    with pytest.raises(ValueError, match="exists; choose another directory or give"):
+        build_datastore(documents(1), path, **VOCAB)
+    again = build_datastore(documents(1), path, overwrite=True, **VOCAB)
     assert again.num_documents == 20
     assert [file.name for file in tmp_path.iterdir()] == ["store"]
     assert len(list(path.iterdir())) == 3  # nothing is left of the old one
 
 
-def test_what_is_no_store_is_never_replaced(tmp_path):
+def test_other_files_are_never_replaced(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="holds notes.txt, which is no part of a data"):
-        build_datastore(documents(), tmp_path, overwrite=True, **WORDS)
-    with pytest.raises(ValueError, match="notes.txt holds notes.txt, which is no"):
-        build_datastore(documents(), tmp_path / "notes.txt", overwrite=True, **WORDS)
+    with pytest.raises(ValueError, match="contains notes.txt, which does not belong"):
+        build_datastore(documents(), tmp_path, overwrite=True, **VOCAB)
+    with pytest.raises(ValueError, match="notes.txt contains notes.txt, which d"):
+        build_datastore(documents(), tmp_path / "notes.txt", overwrite=True, **VOCAB)
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize("name", ["tokens_00000.npy", ".mine.unfinished"])
-def test_a_file_whose_name_is_nearly_ours_is_never_removed(tmp_path, name):
+def test_a_file_with_a_similar_name_is_never_removed(tmp_path, name):
     (tmp_path / name).write_text("mine")
-    with pytest.raises(ValueError, match=f"holds {name}, which is no part of a data"):
-        build_datastore(documents(), tmp_path, overwrite=True, **WORDS)
+    with pytest.raises(
+        ValueError, match=f"contains {name}, which does not belong to a data"
+    ):
+        build_datastore(documents(), tmp_path, overwrite=True, **VOCAB)
 
     def meanwhile():
         yield from documents()
@@ -95,16 +100,16 @@ def test_a_file_whose_name_is_nearly_ours_is_never_removed(tmp_path, name):
         (path / name).write_text("mine")
 
     path = tmp_path / "store"
-    build_datastore(meanwhile(), path, **WORDS)
+    build_datastore(meanwhile(), path, **VOCAB)
     assert (path / name).read_text() == "mine"
 
 
-def test_a_place_that_cannot_be_written_is_told_of_before_any_document(tmp_path):
+def test_an_unwritable_path_is_an_error_before_any_document_is_read(tmp_path):
     (tmp_path / "file").write_text("")
-    asked = []
+    read = []
     with pytest.raises(OSError, match="file"):
-        build_datastore(map(asked.append, [1]), tmp_path / "file" / "store", **WORDS)
-    assert not asked
+        build_datastore(map(read.append, [1]), tmp_path / "file" / "store", **VOCAB)
+    assert not read
 
 
 @pytest.mark.parametrize("same", [False, True])
@@ -112,9 +117,9 @@ def test_a_place_that_cannot_be_written_is_told_of_before_any_document(tmp_path)
 def test_an_interrupted_overwrite_leaves_the_old_store(
     tmp_path, monkeypatch, writes, same
 ):
-    """Cut off before any of its writes; the same command then makes the new store."""
+    """Interrupted at each of its writes; the same command then builds the new store."""
     path, count = tmp_path / "store", 0
-    old = build_datastore(documents(0), path, shard_tokens=100, **WORDS)
+    old = build_datastore(documents(0), path, shard_tokens=100, **VOCAB)
     texts = documents(0 if same else 1)
 
     def cut_short(real):
@@ -130,14 +135,14 @@ def test_an_interrupted_overwrite_leaves_the_old_store(
     monkeypatch.setattr(build, "_save", cut_short(build._save))
     monkeypatch.setattr(files, "write_json", cut_short(files.write_json))
     with pytest.raises(KeyboardInterrupt):
-        build_datastore(texts, path, shard_tokens=100, overwrite=True, **WORDS)
+        build_datastore(texts, path, shard_tokens=100, overwrite=True, **VOCAB)
     still = open_datastore(path, verify=True)
     assert still.checksums == old.checksums
     monkeypatch.undo()
-    made = build_datastore(texts, path, shard_tokens=100, overwrite=True, **WORDS)
-    other = build_datastore(texts, tmp_path / "other", shard_tokens=100, **WORDS)
-    assert made.checksums == other.checksums
-    assert len(list(path.iterdir())) == 1 + 2 * len(made.shards)
+    store = build_datastore(texts, path, shard_tokens=100, overwrite=True, **VOCAB)
+    other = build_datastore(texts, tmp_path / "other", shard_tokens=100, **VOCAB)
+    assert store.checksums == other.checksums
+    assert len(list(path.iterdir())) == 1 + 2 * len(store.shards)
 
 
 def test_an_interrupted_build_leaves_nothing_that_opens(tmp_path, monkeypatch):
@@ -148,19 +153,19 @@ def test_an_interrupted_build_leaves_nothing_that_opens(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build_datastore(cut_short(), path, shard_tokens=40, **WORDS)
+        build_datastore(cut_short(), path, shard_tokens=40, **VOCAB)
     with pytest.raises(ValueError, match="is not a datastore"):
         open_datastore(path)
-    # Going on sorts only what is not there yet, and the result is the same.
+    # The resumed build sorts only what is missing, with the same result.
     sorted_, sort = [], build.sort_suffixes
     monkeypatch.setattr(
         build, "sort_suffixes", lambda t: (sorted_.append(1), sort(t))[1]
     )
-    store = build_datastore(texts, path, shard_tokens=40, **WORDS)
+    store = build_datastore(texts, path, shard_tokens=40, **VOCAB)
     assert 0 < len(sorted_) < len(store.shards)
-    other = build_datastore(texts, tmp_path / "other", shard_tokens=40, **WORDS)
+    other = build_datastore(texts, tmp_path / "other", shard_tokens=40, **VOCAB)
     for one, two in zip(store.shards, other.shards, strict=True):
-        np.testing.assert_array_equal(one.order, two.order)
+        np.testing.assert_array_equal(one.suffix_array, two.suffix_array)
 
 
 def test_two_workers_may_save_the_same_file_at_once(tmp_path, monkeypatch):
@@ -185,15 +190,15 @@ def test_what_a_killed_worker_leaves_is_removed(tmp_path, monkeypatch):
 
     monkeypatch.setattr(np, "save", killed)
     with pytest.raises(KeyboardInterrupt):
-        build_datastore(documents(), tmp_path, **WORDS)
+        build_datastore(documents(), tmp_path, **VOCAB)
     assert [path.suffix for path in tmp_path.iterdir()] == [".unfinished"]
     monkeypatch.undo()
-    build_datastore(documents(), tmp_path, **WORDS)
+    build_datastore(documents(), tmp_path, **VOCAB)
     assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_an_altered_shard_is_sorted_again(tmp_path):
-    """What is left of a build with other documents is not used."""
+    """Shards of an interrupted build with other documents are not used."""
     path = tmp_path / "store"
 
     def cut_short():
@@ -201,31 +206,31 @@ def test_an_altered_shard_is_sorted_again(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build_datastore(cut_short(), path, shard_tokens=40, **WORDS)
-    store = build_datastore(documents(0), path, shard_tokens=40, **WORDS)
+        build_datastore(cut_short(), path, shard_tokens=40, **VOCAB)
+    store = build_datastore(documents(0), path, shard_tokens=40, **VOCAB)
     for shard in store.shards:
-        np.testing.assert_array_equal(shard.order, sort_suffixes(shard.tokens))
+        np.testing.assert_array_equal(shard.suffix_array, sort_suffixes(shard.tokens))
 
 
 def test_damage_is_found(tmp_path):
     path = tmp_path / "store"
-    build_datastore(documents(), path, **WORDS)
-    (file,) = path.glob("order_00000_*.npy")
+    build_datastore(documents(), path, **VOCAB)
+    (file,) = path.glob("suffix_array_00000_*.npy")
     whole = file.read_bytes()
     file.write_bytes(whole[:-4])
     found = pytest.raises(
-        ValueError, match=r"order_\w+.npy has \d+ bytes.*build it anew"
+        ValueError, match=r"suffix_array_\w+.npy has \d+ bytes.*build it again"
     )
     with found:
         open_datastore(path)
     file.write_bytes(whole[:-4] + b"\0\0\0\7")
-    with pytest.raises(ValueError, match="is not what was written"):
+    with pytest.raises(ValueError, match="has changed since it was written"):
         open_datastore(path)
 
 
 def test_every_byte_is_checked_when_it_is_read(tmp_path):
     path = tmp_path / "store"
-    build_datastore([np.full(200_000, 5)], path, **WORDS)
+    build_datastore([np.full(200_000, 5)], path, **VOCAB)
     (file,) = path.glob("tokens_*.npy")
     content = bytearray(file.read_bytes())
     content[20_000] ^= 1  # between the blocks that are always checked
@@ -234,14 +239,14 @@ def test_every_byte_is_checked_when_it_is_read(tmp_path):
     for read in (
         lambda: open_datastore(path, verify=True),
         lambda: load_index(store),
-        lambda: datastore.read_part(store, 0, 0),
+        lambda: datastore.read_array(store, 0, "tokens"),
     ):
-        with pytest.raises(ValueError, match="tokens_.* is not what was written"):
+        with pytest.raises(ValueError, match="tokens_.* has changed since it was"):
             read()
 
 
 def altered(content, **changes):
-    """Metadata that someone has edited, checksum and all."""
+    """Edited metadata with a matching checksum."""
     store = content["store"] | changes
     return content | {"store": store, "sha256": datastore._hash_content(store)}
 
@@ -256,47 +261,51 @@ DAMAGES = {
     "no checksum": lambda c: {"format": c["format"], "store": c["store"]},
     "no shard": lambda c: altered(c, shards=[]),
     "a shard without files": lambda c: altered(c, shards=[{"num_tokens": 3}]),
-    "a file without a size": lambda c: altered(c, shards=[[{"name": "x"}] * 2]),
+    "a file without a size": lambda c: altered(
+        c, shards=[{"tokens": {"name": "x"}, "suffix_array": {"name": "x"}}]
+    ),
 }
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_altered_metadata_does_not_open(tmp_path, kind):
-    build_datastore(documents(), tmp_path, **WORDS)
+    build_datastore(documents(), tmp_path, **VOCAB)
     file = tmp_path / "metadata.json"
     content = DAMAGES[kind](json.loads(file.read_text()))
     file.write_text(content if isinstance(content, str) else json.dumps(content))
-    with pytest.raises(ValueError, match=r"metadata.json is damaged .*build the store"):
+    with pytest.raises(ValueError, match=r"metadata.json is damaged .*build the datas"):
         open_datastore(tmp_path)
 
 
 def test_foreign_stores_do_not_open(tmp_path):
     path, tokenizer = tmp_path / "store", TaskTokenizer(9)
-    words = WORDS | {"tokenizer": tokenizer.identity}
-    build_datastore(documents(), path, **words)
+    vocab = VOCAB | {"tokenizer": tokenizer.identity}
+    build_datastore(documents(), path, **vocab)
     open_datastore(path, tokenizer=tokenizer)
     message = "built with the tokenizer 'relay-tasks-v1-9', but.* 'relay-tasks-v1-8'"
     with pytest.raises(ValueError, match=message):
         open_datastore(path, tokenizer=TaskTokenizer(8))
-    open_datastore(path, tokenizer=IdTokenizer("llama", WORDS["vocab_size"]))
-    with pytest.raises(ValueError, match="store has 50 words, the model 51; build it"):
+    open_datastore(path, tokenizer=IdTokenizer("llama", VOCAB["vocab_size"]))
+    with pytest.raises(
+        ValueError, match="store has a vocabulary of 50 tokens, the model has 51; "
+    ):
         open_datastore(path, tokenizer=IdTokenizer("llama", 51))
     metadata = json.loads((path / "metadata.json").read_text())
     (path / "metadata.json").write_text(json.dumps(metadata | {"format": 1}))
-    message = "has format 1, this version reads 2; build the store anew, with --overw"
+    message = "has format 1, this version reads 3; build the datastore again, with --o"
     with pytest.raises(ValueError, match=message):
         open_datastore(path)
 
 
-def test_a_store_of_untold_ids_opens_for_as_many_words(tmp_path):
-    store = build_datastore(documents(), tmp_path, **WORDS | {"tokenizer": ""})
+def test_without_a_tokenizers_name_the_vocabulary_size_must_match(tmp_path):
+    store = build_datastore(documents(), tmp_path, **VOCAB | {"tokenizer": ""})
     opened = open_datastore(tmp_path, tokenizer=TaskTokenizer(50 - 41))
     assert opened.checksums == store.checksums
     with pytest.raises(ValueError) as error:
         open_datastore(tmp_path, tokenizer=TaskTokenizer(12))
     assert str(error.value) == (
-        f"{tmp_path} was built without telling its tokenizer, and has 50 words, the "
-        "model 53; build it with the model's --tokenizer, or with "
+        f"{tmp_path} was built without naming its tokenizer and has a vocabulary of 50 "
+        "tokens, the model has 53; build it with the model's --tokenizer, or with "
         "--tokenizer_identity=relay-tasks-v1-12"
     )
 
@@ -313,5 +322,57 @@ def test_a_store_of_untold_ids_opens_for_as_many_words(tmp_path):
 )
 def test_bad_input(tmp_path, texts, options, message):
     with pytest.raises(ValueError, match=message):
-        build_datastore(texts, tmp_path / "store", **(WORDS | options))
+        build_datastore(texts, tmp_path / "store", **(VOCAB | options))
     assert not (tmp_path / "store").exists()
+
+
+FORMAT_2 = pathlib.Path(__file__).parent / "data" / "store_format_2"
+
+
+@pytest.fixture
+def old(tmp_path):
+    """A datastore of `documents()` in shards of 200, as the code before format 3 wrote
+    it: files order_*.npy, other keys in its metadata."""
+    return shutil.copytree(FORMAT_2, tmp_path / "old")
+
+
+def test_a_store_of_format_2_has_the_same_content(tmp_path, old):
+    store = open_datastore(old, verify=True)
+    new = build_datastore(documents(), tmp_path / "new", shard_tokens=200, **VOCAB)
+    assert store._replace(path=0, shards=0, checksums=0) == new._replace(
+        path=0, shards=0, checksums=0
+    )
+    for one, two in zip(store.shards, new.shards, strict=True):
+        np.testing.assert_array_equal(one.tokens, two.tokens)
+        np.testing.assert_array_equal(one.suffix_array, two.suffix_array)
+    assert [shard.suffix_array.name for shard in store.checksums] == [
+        file.name for file in sorted(FORMAT_2.glob("order_*.npy"))
+    ]
+
+
+def test_a_store_of_format_2_is_extended_in_the_new_format(old):
+    before = open_datastore(old)
+    store = extend_datastore(old, documents(1))
+    assert store.checksums[:2] == before.checksums and len(store.shards) == 3
+    assert store.num_documents == 40
+    assert json.loads((old / "metadata.json").read_text())["format"] == 3
+    assert open_datastore(old, verify=True).checksums == store.checksums
+    assert len(list(old.glob("order_*"))) == 2
+    assert len(list(old.glob("suffix_array_*"))) == 1
+
+
+def test_a_store_of_format_2_is_replaced_completely(tmp_path, old):
+    store = build_datastore(documents(1), old, overwrite=True, **VOCAB)
+    build_datastore(documents(1), tmp_path / "new", **VOCAB)
+    assert store.num_documents == 20 and not list(old.glob("order_*"))
+    for file in (tmp_path / "new").iterdir():
+        assert (old / file.name).read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["metadata.json", "order_00001_6660cc466a0e.npy"])
+def test_damage_to_a_store_of_format_2_is_found(old, name):
+    content = (old / name).read_bytes()
+    (old / name).write_bytes(content.replace(b"\x05", b"\x06").replace(b"285", b"286"))
+    assert (old / name).read_bytes() != content
+    with pytest.raises(ValueError, match=f"{name}.* (is damaged|has changed)"):
+        open_datastore(old, verify=True)

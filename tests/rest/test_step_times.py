@@ -1,7 +1,9 @@
-"""Kept step times, made up: no test measures anything."""
+"""The cache of step times; the times are invented, no test measures anything."""
 
 import dataclasses
 import json
+import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -28,8 +30,8 @@ def test_times_are_measured_once(tmp_path):
         measured.extend(sizes)
         return {size: 1.0 + size for size in sizes}
 
-    for about in ({"batch_size": 1}, {"batch_size": 1}, {"batch_size": 8}):
-        seconds = step_seconds(measure, SIZES, about, file)
+    for setting in ({"batch_size": 1}, {"batch_size": 1}, {"batch_size": 8}):
+        seconds = step_seconds(measure, SIZES, setting, file)
         assert seconds == {0: 1.0, 4: 5.0, 16: 17.0}
     assert measured == SIZES * 2
     step_seconds(measure, [0, 4], {"batch_size": 1}, file)  # other sizes
@@ -41,9 +43,11 @@ def damage(content):
     return {
         "not JSON": "{",
         "no dict": "[1]",
-        "no entries": '{"format": 2}',
+        "no entries": '{"format": 3}',
         "another format": json.dumps(content | {"format": 99}),
-        "another's": json.dumps(content).replace('"batch_size": 1', '"batch_size": 2'),
+        "another setting": json.dumps(content).replace(
+            '"batch_size": 1', '"batch_size": 2'
+        ),
         "a time of 0": json.dumps(content).replace("5.0", "0.0"),
         "no number": json.dumps(content).replace("5.0", '"fast"'),
         "entry no dict": json.dumps(content).replace(json.dumps(entry), "3"),
@@ -51,7 +55,7 @@ def damage(content):
 
 
 @pytest.mark.parametrize("kind", damage({"entries": {"": {}}}))
-def test_a_damaged_or_foreign_file_is_written_anew(tmp_path, kind):
+def test_a_damaged_or_foreign_file_is_replaced(tmp_path, kind):
     file, measured = tmp_path / "cache.json", []
 
     def measure(sizes):
@@ -65,17 +69,66 @@ def test_a_damaged_or_foreign_file_is_written_anew(tmp_path, kind):
     assert measured == SIZES * 2
 
 
+FORMAT_2 = pathlib.Path(__file__).parent / "data" / "step_times_format_2.json"
+
+
+def format_2_setting(drafter):
+    """One that the cache written before format 3 has: the fixture's machine."""
+    draft = dataclasses.replace(DRAFT, drafter=drafter, depth_decay=0.8)
+    mesh = {"fsdp": 1, "tensor": 2}
+    setting = step_times.describe_setting(
+        MODEL, draft, decode.GREEDY, None, batch_size=2, cache_length=100, mesh=mesh
+    )
+    return setting | {"device": "TPU v5", "devices": 8, "cores": 112, "jax": "0.10.2"}
+
+
+def test_a_cache_of_format_2_is_used_and_kept(tmp_path):
+    file = shutil.copy(FORMAT_2, tmp_path / "cache.json")
+    measured = []
+
+    def measure(sizes):
+        measured.append(sizes)
+        return one_each(sizes)
+
+    def check_old_entries():
+        for added, drafter in enumerate(("rest", "prompt_lookup", "token_recycling")):
+            seconds = step_seconds(measure, SIZES, format_2_setting(drafter), file)
+            assert seconds == {size: 1.0 + size + added for size in SIZES}
+
+    check_old_entries()
+    assert not measured
+    step_seconds(measure, SIZES, format_2_setting("mixed"), file)  # an entry more
+    assert len(measured) == 1
+    assert json.loads(pathlib.Path(file).read_text())["format"] == 3
+    check_old_entries()
+    assert len(measured) == 1
+
+
+def test_damaged_entries_of_format_2_are_skipped(tmp_path):
+    content = json.loads(FORMAT_2.read_text())
+    first, second, _ = content["entries"]
+    del content["entries"][first]["about"]["draft"]
+    content["entries"][second] = 3
+    file = tmp_path / "cache.json"
+    file.write_text(json.dumps(content))
+    for drafter, expected in (("rest", 1.0), ("prompt_lookup", 1.0)):
+        seconds = step_seconds(one_each, SIZES, format_2_setting(drafter), file)
+        assert seconds == dict.fromkeys(SIZES, expected)
+    seconds = step_seconds(one_each, SIZES, format_2_setting("token_recycling"), file)
+    assert seconds[0] == 3.0
+
+
 def one_each(sizes):
     return dict.fromkeys(sizes, 1.0)
 
 
-def test_a_file_that_cannot_be_written_is_done_without(tmp_path):
+def test_a_file_that_cannot_be_written_is_ignored(tmp_path):
     (tmp_path / "file").write_text("")
     below = tmp_path / "file" / "cache.json"
     assert step_seconds(one_each, SIZES, {}, below) == one_each(SIZES)
 
 
-def test_the_place_of_the_file_can_be_chosen(monkeypatch):
+def test_the_file_can_be_chosen(monkeypatch):
     monkeypatch.setenv("RELAY_JAX_CACHE", "/somewhere")
     assert str(step_times.default_file()) == "/somewhere/tree_sizes.json"
     monkeypatch.delenv("RELAY_JAX_CACHE")
@@ -84,27 +137,27 @@ def test_the_place_of_the_file_can_be_chosen(monkeypatch):
 
 def test_what_times_depend_on():
     base = {"model": MODEL, "draft": DRAFT, "sampling": decode.GREEDY, "index": None}
-    one = step_times.describe(**base, batch_size=1, room=100)
-    assert one == step_times.describe(**base, batch_size=1, room=120)
+    one = step_times.describe_setting(**base, batch_size=1, cache_length=100)
+    assert one == step_times.describe_setting(**base, batch_size=1, cache_length=120)
     for name, value in {
         "batch_size": 2,
-        "room": 200,
+        "cache_length": 200,
         "draft": dataclasses.replace(DRAFT, drafter="prompt_lookup"),
         "model": dataclasses.replace(MODEL, num_layers=2),
-        "spread": {"fsdp": 1, "tensor": 2},
+        "mesh": {"fsdp": 1, "tensor": 2},
     }.items():
-        assert one != step_times.describe(
-            **base | {"batch_size": 1, "room": 100, name: value}
+        assert one != step_times.describe_setting(
+            **base | {"batch_size": 1, "cache_length": 100, name: value}
         )
 
 
 def test_times_are_those_of_a_store_of_this_size(tmp_path):
-    """Shards, their width, the tokens' width and the mesh: each has its own times."""
-    words = {"tokenizer": "test", "vocab_size": 12, "eos_id": 1}
+    """The number and size of shards, the token dtype and the mesh all matter."""
+    vocab = {"tokenizer": "test", "vocab_size": 12, "eos_id": 1}
     texts = list(np.random.default_rng(0).integers(2, 12, (20, 20)))
 
     def make(name, texts=texts, **changes):
-        return build_datastore(texts, tmp_path / name, **words | changes)
+        return build_datastore(texts, tmp_path / name, **vocab | changes)
 
     small, shards = make("small", texts[:2]), make("shards", shard_tokens=128)
     stores = [small, make("large"), shards, make("wide", vocab_size=70_000)]
@@ -113,10 +166,12 @@ def test_times_are_those_of_a_store_of_this_size(tmp_path):
     indexes += [
         load_index(shards, mesh) for mesh in (make_mesh(MeshConfig(data=0)), two)
     ]
-    told = [
-        json.dumps(step_times.describe(MODEL, DRAFT, decode.GREEDY, index, 1, 100))
+    settings = [
+        json.dumps(
+            step_times.describe_setting(MODEL, DRAFT, decode.GREEDY, index, 1, 100)
+        )
         for index in indexes
     ]
-    assert len(set(told)) == len(indexes)
+    assert len(set(settings)) == len(indexes)
     alike = step_times.describe_index(load_index(make("alike", texts[1:])))
     assert alike == step_times.describe_index(indexes[2])
