@@ -1,7 +1,9 @@
 """Configs: frozen dataclasses, built from an experiment file's `get_config()`.
 
-Every field's default is the paper's setting. An unknown or ill-typed key is an error
-that lists the valid ones, so a misspelt override never trains the wrong model.
+Defaults are the settings of the two papers: RELAY (Yu et al., EACL 2026) for models and
+training, REST (He et al., NAACL 2024) for drafting. An unknown or ill-typed key is an
+error that lists the valid ones (`config_io`), so that a misspelled override never trains
+the wrong model. Ranges of values are checked by `training.validate`.
 """
 
 import dataclasses
@@ -19,142 +21,148 @@ LENGTHS_HELP = "pairs (shortest, longest), both included"
 
 @dataclasses.dataclass(frozen=True)
 class PositionConfig:
-    """How attention knows places. The paper: RoPE."""
+    """How attention encodes positions. The paper: RoPE (RELAY, section 4.1)."""
 
     scheme: Literal["rope", "relative_bias"] = "rope"
     rope_base: float = 10_000.0
-    # How RoPE's frequencies are stretched for texts longer than a model first knew:
-    #   linear   all of them by `rope_factor` (Chen et al. 2023)
-    #   llama3   the slow ones, which turn fewer than `rope_slow` times over
-    #            `rope_length` tokens; those from `rope_fast` turns on stay
+    # How RoPE's frequencies are scaled for contexts longer than in pretraining:
+    #   linear   all by `rope_factor` (Chen et al. 2023, position interpolation)
+    #   llama3   those with fewer than `rope_slow` turns over `rope_length` tokens by
+    #            `rope_factor`, those with more than `rope_fast` turns not at all, those
+    #            in between partially
     rope_scaling: Literal["none", "linear", "llama3"] = "none"
     rope_factor: float = 1.0
-    rope_slow: float = 1.0
-    rope_fast: float = 4.0
-    rope_length: int = 8192
-    window: int = 0  # a token sees so many tokens, itself among them; 0: all
-    max_distance: int = 4  # relative_bias: distances beyond this share one bias
-    bias_scale: float = 8.0  # relative_bias: its factor, i.e. a larger step for it
-    distance_slopes: bool = False  # relative_bias: and a slope a head and side
-    slope_reach: int = 0  # distance_slopes: flat beyond this distance; 0: they go on
-    directional_heads: bool = False  # half the heads see only left, half only right
-    log_length_scaling: bool = False  # attention logits times log(keys seen)
+    rope_slow: float = 1.0  # llama3: low_freq_factor in Hugging Face's config.json
+    rope_fast: float = 4.0  # llama3: high_freq_factor
+    rope_length: int = 8192  # llama3: original_max_position_embeddings
+    window: int = 0  # sliding window in tokens, the query's own included; 0: unlimited
+    # Extensions of ours for length extrapolation; all are off by default.
+    max_distance: int = 4  # relative_bias: larger distances share one bias
+    bias_scale: float = 8.0  # relative_bias: multiplies the bias and so its updates
+    distance_slopes: bool = False  # relative_bias: a learned slope per head and side
+    slope_reach: int = 0  # distance_slopes: constant beyond this distance; 0: unlimited
+    directional_heads: bool = False  # half of the heads see only left, half only right
+    log_length_scaling: bool = False  # attention logits times log(number of keys)
     reference_length: int = 16  # log_length_scaling: the number of keys with factor 1
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """One Transformer; `kind` says how it is used."""
+    """A Transformer: an encoder block that is looped, or a causal decoder.
+
+    Sizes are those of RELAY, section 4.1.
+    """
 
     kind: Literal["looped", "decoder"] = "looped"
     num_layers: int = 3
     dim: int = 256
     num_heads: int = 4
-    num_kv_heads: int = 0  # 0: as many as num_heads
+    num_kv_heads: int = 0  # 0: num_heads
     head_dim: int = 0  # 0: dim / num_heads
-    qkv_bias: bool = False  # queries, keys and values have a bias
+    qkv_bias: bool = False  # whether queries, keys and values have a bias
     mlp_dim: int = 1024
     norm: Literal["layer", "rms"] = "layer"
     norm_epsilon: float = 1e-6
     activation: Literal["gelu", "relu", "swiglu"] = "gelu"
     dropout: float = 0.1
-    num_numbers: int = 256  # the task vocabulary ends with this many numbers
-    text_vocab_size: int = 0  # of a text model; 0: the task vocabulary
-    number_code: Literal["token", "digits", "ordinal"] = "token"
-    tie_embeddings: bool = False  # decoder: one table reads words and says them
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of compute
+    num_numbers: int = 256  # numbers of the task vocabulary, which ends with them
+    text_vocab_size: int = 0  # vocabulary of a text model; 0: the task vocabulary
+    number_code: Literal["token", "digits", "ordinal"] = "token"  # `models.embeddings`
+    tie_embeddings: bool = False  # decoder: one table for input and output embeddings
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of activations
     param_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    context_length: int = 0  # tokens of the longest text it was made for; 0: not told
-    remat: bool = (
-        False  # recompute in the backward pass what `layers.REMAT_POLICY` leaves out
-    )
+    context_length: int = 0  # the maximum that the model was made for; 0: unknown
+    remat: bool = False  # rematerialize activations (`layers.REMAT_POLICY`)
     position: PositionConfig = PositionConfig()
-    # What a loop of the looped model sees besides its parameters:
-    #   hidden    the hidden state of the loop before (the paper)
+    # What an iteration of the looped model receives besides its parameters:
+    #   hidden    the hidden state of the previous iteration (the paper)
     #   problem   the same, and the problem's embedding again
-    #   feedback  the round just said, through the task's scratchpad; no hidden state
+    #   feedback  the round just predicted, through a scratchpad; no hidden state (ours)
     input_injection: Literal["hidden", "problem", "feedback"] = "hidden"
-    feedback: Literal["discrete", "soft"] = "discrete"
-    differences: bool = False  # feedback: read and say memory numbers as differences
-    max_difference: int = 4
+    feedback: Literal["discrete", "soft"] = "discrete"  # arg-max or mean embedding
+    differences: bool = False  # feedback: numbers are read and predicted as differences
+    max_difference: int = 4  # differences: larger ones are clipped
 
     @property
     def vocab_size(self) -> int:
-        """Words of the vocabulary."""
+        """The number of tokens of the vocabulary."""
         return self.text_vocab_size or FIRST_NUMBER + self.num_numbers
 
     @property
     def resolved_num_kv_heads(self) -> int:
-        """Heads of keys and values."""
+        """The number of key and value heads."""
         return self.num_kv_heads or self.num_heads
 
     @property
     def resolved_head_dim(self) -> int:
-        """Width of one head."""
+        """The width of one head."""
         return self.head_dim or self.dim // self.num_heads
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with a linear schedule (Tables 1 and 2)."""
+    """AdamW with linear warm-up and decay (RELAY, Tables 1 and 2)."""
 
-    kind: Literal["adamw", "muon"] = "adamw"  # muon: for the layers' matrices
-    learning_rate: float = 5e-4
+    kind: Literal["adamw", "muon"] = "adamw"  # muon: for the matrices of the layers
+    learning_rate: float = 5e-4  # the peak
     warmup_share: float = 0.01  # of all steps
     constant_share: float = 0.0  # of all steps, between warm-up and decay
     weight_decay: float = 0.01
     b2: float = 0.999
     clip_norm: float = 1.0
-    average_share: float = 0.0  # parameters are averaged over this share of steps
+    average_share: float = 0.0  # final share of all steps whose parameters are averaged
 
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """L = L_ans + lambda L_iter, times the task's weight (Eqs. 6-10)."""
+    """L = L_ans + lambda L_iter, times the task's weight (RELAY, Eqs. 6-10)."""
 
-    answer_weight: float = 1.0
+    answer_weight: float = 1.0  # of L_ans
     round_weight: float = 1.0  # lambda; 0 is the vanilla looped model
-    task_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    # Feedback: a task's chains are trained with all numbers raised by up to this much.
+    task_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)  # 1
+    # Extensions for round feedback (`training.augment`):
+    # all numbers of a task's chains are raised by a random offset up to this,
     max_value_offset: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    # LIS: of these chains, those in which only the values from a random one on are raised.
+    # LIS: with this probability only the numbers from a random value on.
     value_gap_prob: float = 0.0
-    # Feedback: the share of rounds that the teacher feeds back, linear over the run.
+    # The probability of feeding back the true round, linear over the run.
     forcing_start: float = 1.0
     forcing_end: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
 class BucketConfig:
-    """One source of batches: all examples of a batch come from one bucket."""
+    """A source of training batches: each batch comes from one bucket."""
 
     task: str
-    lengths: tuple[int, int]  # LENGTHS_HELP; text: the second is the window's tokens
-    weight: float = 1.0  # how often this bucket is drawn
-    start_share: float = 0.0  # of all steps, before it is first drawn: a curriculum
+    lengths: tuple[int, int]  # LENGTHS_HELP; text: the second is the window in tokens
+    weight: float = 1.0  # relative frequency of the bucket's batches
+    start_share: float = 0.0  # of all steps, before its first batch: a curriculum
     kind: Literal["synthetic", "tfds", "chains", "text"] = "synthetic"
-    # tfds: its data directory; chains: a chains directory (both by `resolve`); text: a
-    # .npy file of token ids, in the run directory unless it is absolute.
+    # tfds: the TFDS data directory; chains: a chains directory (both by `resolve`);
+    # text: a .npy file of token ids, relative to the run directory.
     path: str = ""
     num_examples: int = 0  # synthetic: how many distinct ones; 0: never the same again
-    max_rounds: int = 0  # of each chain are trained, the first ones; 0: all
-    # Feedback: of these, so many are trained, each by itself, drawn anew in each step;
-    # 0: all of them, one after the other.
+    max_rounds: int = 0  # train only the first rounds of each chain; 0: all
+    # Feedback: the number of rounds sampled per chain and step, trained independently
+    # of each other; 0: all rounds, in sequence.
     sampled_rounds: int = 0
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the task
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    batch_size: int = 512
+    """Training batches (RELAY, Table 1: 512 examples)."""
+
+    batch_size: int = 512  # examples
     buckets: Mapping[str, BucketConfig] = dataclasses.field(default_factory=dict)
-    num_workers: int = 0  # processes that make batches; 0: a thread of the run's own
-    accumulate: int = 1  # parts of a batch, one after the other, to need less memory
+    num_workers: int = 0  # processes that generate batches; 0: a thread of the run
+    accumulate: int = 1  # microbatches per step, to save memory
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Devices along each axis (`models.mesh`); 0: all that the others leave."""
+    """Devices along each mesh axis (`models.sharding`); 0: all remaining devices."""
 
     data: int = 1
     fsdp: int = 1
@@ -163,27 +171,31 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-    """`final` problems a length at the end, `during` a length while training."""
+    """Problems of test lengths, while training and at its end."""
 
     lengths: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
     options: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     every_steps: int = 1000
-    during: int = 128
-    final: int = 1024
-    step: Mapping[str, int] = dataclasses.field(default_factory=dict)  # see `steps_to`
+    during: int = 128  # problems per length while training
+    final: int = 1024  # problems per length at the end
+    step: Mapping[str, int] = dataclasses.field(default_factory=dict)  # `steps_to`
     batch_size: int = 256
-    text: str = ""  # held-out token ids, a file as `path` of a text bucket
-    context: int = 256  # text: tokens of a window; `during` and `final` count windows
+    text: str = ""  # held-out token ids, a file like `path` of a text bucket
+    context: int = 256  # text: tokens per window; `during` and `final` count windows
 
     def steps_to(self, task: str, lengths: tuple[int, int]) -> list[int]:
-        """Every `step[task]`-th length (by default every one), the longest included."""
+        """Every `step[task]`-th length (default: every one) down from the longest.
+
+        Args:
+          lengths: the shortest and the longest.
+        """
         shortest, longest = lengths
         return list(range(longest, shortest - 1, -self.step.get(task, 1)))[::-1]
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """All that one run directory is made from."""
+    """Everything that determines a training run."""
 
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -194,31 +206,29 @@ class TrainConfig:
     name: str = "run"  # the model's name in records and figures
     seed: int = 0
     num_steps: int = 1000
-    init_from: str = ""  # a run whose parameters are the start (`resolve`)
+    init_from: str = ""  # a run whose parameters are the initial ones (`resolve`)
     log_every_steps: int = 50
     checkpoint_every_seconds: float = 60.0
     keep_checkpoints: int = 2
 
     @property
     def supervises_rounds(self) -> bool:
-        """Whether its chains mean anything: a vanilla looped model's do not."""
+        """Whether chains are trained: those of a vanilla looped model are not."""
         return self.model.kind == "decoder" or self.loss.round_weight > 0
 
 
 @dataclasses.dataclass(frozen=True)
 class ChainsConfig:
-    """Who writes how many chains of which lengths, and which of them are kept."""
+    """Stage II: a trained model generates chains (RELAY, section 3.3 and Table 3)."""
 
     task: str
-    model: str  # the run that writes (`resolve`)
-    counts: Mapping[str, int]  # kept chains for each length
+    model: str  # the run of the generating model (`resolve`)
+    counts: Mapping[str, int]  # the number of chains for each length, as {"16": 6477}
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the task
     filter: Literal["none", "answer_agrees", "confidence", "oracle"] = "none"
-    judge: str = ""  # answer_agrees: a run whose answer must agree (`resolve`)
+    judge: str = ""  # answer_agrees: the run whose answer must agree (`resolve`)
     confidence: float = 0.9
-    allow_fewer: bool = (
-        False  # where the filter keeps too few: go on with these, even none
-    )
+    allow_fewer: bool = False  # continue with fewer chains than `counts`, even none
     name: str = "chains"
     seed: int = 0
     batch_size: int = 256
@@ -226,19 +236,22 @@ class ChainsConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CorpusConfig:
-    """Which files a language model learns from."""
+    """The files that a language model is trained on."""
 
-    folder: str = ""  # default: the standard library of the Python that runs
+    folder: str = ""  # default: the standard library of the running Python
     suffix: str = ".py"
-    # Names of folders and files that are left out, with blanks between: other people's
-    # packages, tests, and tables that are no text.
+    # Names of folders and files to leave out, separated by spaces: third-party packages,
+    # tests, and tables without text.
     exclude: str = "site-packages test tests idle_test encodings pydoc_data"
-    held_out_one_in: int = 20  # files
+    held_out_one_in: int = 20  # files: one in so many is held out
 
 
 @dataclasses.dataclass(frozen=True)
 class LanguageConfig:
-    """A language model and its corpus; `train.model.text_vocab_size` words are learnt."""
+    """A language model and its corpus.
+
+    The tokenizer is trained with `train.model.text_vocab_size` tokens.
+    """
 
     train: TrainConfig
     corpus: CorpusConfig = CorpusConfig()
@@ -246,37 +259,43 @@ class LanguageConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DraftConfig:
-    """How drafts are made (REST, sections 3.1 and 3.2)."""
+    """How draft trees are built (REST, sections 3.1 and 3.2).
 
-    drafter: str = "rest"
-    num_draft: int = 64  # C: nodes of the draft tree below its root
-    depth: int = 10  # tokens taken from each match
-    num_store_rows: int = 256  # rest: matches from the datastore
-    num_text_rows: int = 32  # rest, context: matches from the text itself
-    num_paper_rows: int = 128  # rest_paper: matches from the datastore
-    # The weight of a row by the length of its match: 1, 2, ...; the last for all longer.
+    A draft sequence is the continuation of a match. `rest_paper` is the paper's method;
+    `rest` searches the datastore and the text itself.
+    """
+
+    drafter: str = "rest"  # a key of `DRAFTERS`
+    num_draft: int = 64  # nodes of the draft tree without its root (the paper: 64)
+    depth: int = 10  # tokens taken from each match (the paper: 10)
+    num_store_rows: int = 256  # rest: draft sequences from the datastore
+    num_text_rows: int = 32  # rest, prompt_lookup: draft sequences from the text itself
+    num_paper_rows: int = 128  # rest_paper: draft sequences from the datastore
+    # The weight of a draft sequence for match lengths of 1, 2, ... tokens; the last one
+    # for all longer matches.
     store_weights: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     text_weights: tuple[int, ...] = (16, 32, 64, 128, 256, 512)
-    recent_weight: int = 2  # of a row at one of the text's latest places, without match
-    depth_decay: float = 0.9  # of a node's weight, to the power of its depth
-    num_candidates: int = 8  # recycle, mixed: words kept as likely after each word
-    num_paths: int = 16  # recycle, mixed: of them, at each depth
-    path_depth: int = 6  # recycle, mixed: words along such a path
-    path_weight: int = 2048  # recycle, mixed: of a path that is certain
-    path_power: float = 0.6  # recycle, mixed: of chances, told in another place
+    recent_weight: int = 2  # of the most recent tokens, drafted without a match
+    depth_decay: float = 0.9  # a node's weight is multiplied by this once per level
+    # token_recycling and mixed: draft sequences are paths through the adjacency table.
+    num_candidates: int = 8  # successors stored for each token
+    num_paths: int = 16  # paths that are extended at each level
+    path_depth: int = 6  # tokens of a path
+    path_weight: int = 2048  # of a path with probability 1
+    path_power: float = 0.6  # exponent of a successor's probability from other contexts
 
 
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
-    """How a token is chosen; temperature 0 is greedy."""
+    """How a token is sampled; temperature 0 is greedy decoding."""
 
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0  # 0: all
 
     def __post_init__(self):
-        fits = 0 <= self.temperature < math.inf and 0 < self.top_p <= 1
-        if not fits or not 0 <= self.top_k < 2**31:
+        is_valid = 0 <= self.temperature < math.inf and 0 < self.top_p <= 1
+        if not is_valid or not 0 <= self.top_k < 2**31:
             raise ValueError(
                 "temperature must be 0 or more and finite, top_p above 0 and at most 1, "
                 f"top_k 0 to 2147483647; got {self.temperature}, {self.top_p}, "
@@ -286,10 +305,10 @@ class SamplingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RelayConfig:
-    """The whole method: runs and chains by their directories' names.
+    """The whole RELAY method: training runs and generated chains by directory name.
 
-    They name each other in `init_from`, `model`, `judge` and `path`; that gives the
-    order in which they are made.
+    They refer to each other in `init_from`, `model`, `judge` and `path`, which gives the
+    order of the stages.
     """
 
     runs: Mapping[str, TrainConfig]
@@ -297,8 +316,10 @@ class RelayConfig:
 
     @property
     def trained_lengths(self) -> dict[str, tuple[int, int]]:
-        """Of each task, the shortest and the longest problems that any run trains on,
-        written chains apart."""
+        """The shortest and the longest problems of each task that any run trains on.
+
+        Generated chains do not count.
+        """
         found: dict[str, tuple[int, int]] = {}
         for run in self.runs.values():
             for bucket in run.data.buckets.values():
@@ -309,5 +330,5 @@ class RelayConfig:
 
 
 def resolve(name: str, workdir: epath.PathLike) -> epath.Path:
-    """A directory that a config names: as it is if absolute, else beside `workdir`."""
+    """A directory that a config refers to: absolute, or relative to `workdir`'s parent."""
     return epath.Path(workdir).parent / name  # an absolute name replaces the parent
