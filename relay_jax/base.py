@@ -1,24 +1,24 @@
-"""The shape vocabulary: what each axis letter means, everywhere in this package.
+"""Axis letters of array shapes, and the batch types that several layers share.
 
     b   examples in a batch
     n   positions of the loop (its width), or of a decoder's input
     p   tokens of a problem, before alignment
-    t   rounds of a chain, which are loops of the looped model
-    r   tokens of one round, or the columns that it is said in; or rows of draft tokens
+    t   rounds of a chain, which are the iterations of the looped model
+    r   tokens of one round, or its columns in the loop; or draft sequences
     m   positions of a key-value cache
-    q   query positions of an attention
-    k   key positions of an attention; or how many are drawn
+    q   query positions of attention
+    k   key positions of attention; or a number of samples
     l   layers
     h   attention heads        g   key-value heads (h = g without grouping)
     d   width of the model     e   width of one head
     f   width of the feed-forward layer
-    v   words of the vocabulary
-    u   likely followers of one word
+    v   tokens of the vocabulary
+    u   likely successors of one token
     c   nodes of a draft tree below its root
-    s   tokens along a branch of it
+    s   tokens along a branch of a draft tree
     w   shards of a datastore
 
-Annotations are read by jaxtyping; they are checked at run time in the tests only.
+jaxtyping checks the annotations at run time, in the tests only.
 """
 
 from typing import NamedTuple
@@ -50,13 +50,13 @@ __all__ = [
 
 
 class Examples(NamedTuple):
-    """Solved problems, as tokens, padded on the right with `<pad>`."""
+    """Solved problems as tokens, padded on the right with `<pad>`."""
 
-    problem: Int[Host, "b p"]  # the task token, the problem, its end mark
-    rounds: Int[Host, "b t r"]  # round t of the chain; rounds past the last are empty
+    problem: Int[Host, "b p"]  # task token, problem, end mark
+    rounds: Int[Host, "b t r"]  # round t of the chain; empty after the last round
     num_rounds: Int[Host, " b"]  # T, the number of rounds of each chain
     answer: Int[Host, " b"]  # the final answer, one token
-    length: Int[Host, " b"]  # the problem's length, in the task's own unit
+    length: Int[Host, " b"]  # of the problem, in the unit of the task
 
 
 class Scratchpad(NamedTuple):
@@ -79,17 +79,19 @@ class Scratchpad(NamedTuple):
 
 
 class LoopedBatch(NamedTuple):
-    """What the looped model trains on."""
+    """A training batch of the looped model."""
 
     problem: Int[AnyArray, "b n"]
-    rounds: Int[AnyArray, "t b r"]  # z~_t in the last r columns: no round needs more
-    mask: Bool[AnyArray, "t b r"]  # M_t; all zero past an example's own T
-    answer: Int[AnyArray, " b"]  # `<pad>` where the chain was cut before it
+    rounds: Int[AnyArray, "t b r"]  # z~_t, the last r columns of the loop's width
+    mask: Bool[
+        AnyArray, "t b r"
+    ]  # M_t (RELAY, section 3.2); zero after the T of an example
+    answer: Int[AnyArray, " b"]  # `<pad>` if the chain was cut before the answer
     num_rounds: Int[AnyArray, " b"]  # T
 
 
 class DecoderBatch(NamedTuple):
-    """What the decoder trains on."""
+    """A training batch of the decoder."""
 
     tokens: Int[AnyArray, "b n"]
-    trained: Bool[AnyArray, "b n"]  # the targets: chain and answer
+    trained: Bool[AnyArray, "b n"]  # whether a token is a target: chain and answer

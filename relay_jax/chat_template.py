@@ -1,7 +1,7 @@
-"""Conversations as one text: what a chat model is given to go on with.
+"""Chat templates: a conversation as the prompt of a chat model.
 
-The templates are FastChat's. A conversation is its questions and the answers to all of
-them but the last; special pieces (`</s>`) are written out, the tokenizer reads them.
+The templates are those of FastChat. A conversation consists of questions and of answers to
+all but the last one. Special tokens (`</s>`) are spelled out; the tokenizer encodes them.
 """
 
 import itertools
@@ -14,12 +14,12 @@ VICUNA_SYSTEM = (
 
 
 def plain(questions: Sequence[str], answers: Sequence[str]) -> str:
-    """Question and answer one after another: for models that only complete a text."""
+    """Questions and answers joined without a template, for base models."""
     return "".join(_in_turn(questions, answers))
 
 
 def vicuna(questions: Sequence[str], answers: Sequence[str]) -> str:
-    """Vicuna v1.1, also of v1.3 and v1.5.
+    """The template of Vicuna v1.1, v1.3 and v1.5.
 
     SYSTEM USER: question ASSISTANT: answer</s>USER: question ASSISTANT:
     """
@@ -31,7 +31,7 @@ def vicuna(questions: Sequence[str], answers: Sequence[str]) -> str:
 
 
 def llama2(questions: Sequence[str], answers: Sequence[str]) -> str:
-    """Llama-2-chat and CodeLlama-Instruct, without a system message.
+    """The template of Llama-2-chat and CodeLlama-Instruct, without a system message.
 
     [INST] question [/INST] answer </s><s>[INST] question [/INST]
     """
@@ -48,8 +48,8 @@ TEMPLATES = {"plain": plain, "vicuna": vicuna, "llama2": llama2}
 def _in_turn(questions: Sequence[str], answers: Sequence[str]) -> list[str]:
     if len(answers) != len(questions) - 1:
         raise ValueError(
-            f"{len(questions)} questions need {len(questions) - 1} answers, the last "
-            f"one is open; got {len(answers)}"
+            f"{len(questions)} questions need {len(questions) - 1} answers, as the last "
+            f"question is open; got {len(answers)}"
         )
     pairs = itertools.zip_longest(questions, answers, fillvalue="")
     return [part for pair in pairs for part in pair]

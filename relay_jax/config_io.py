@@ -1,7 +1,7 @@
-"""Configs as plain dicts: read, written, completed, compared.
+"""Conversion between configs and plain dicts, and differences between them.
 
 A config is a frozen dataclass (`relay_jax.config`). In files and on the command line it
-is a nested dict; this module converts between the two and reports unknown keys.
+is a nested dict. Unknown keys and ill-typed values are errors.
 """
 
 import dataclasses
@@ -13,9 +13,11 @@ from typing import Any, Literal
 def build(cls: type, values: Mapping[str, Any], where: str = "config"):
     """A frozen dataclass from nested mappings.
 
+    Args:
+      where: the name of the config, for error messages.
+
     Raises:
-      ValueError: a key that the dataclass does not have, a missing one that has no
-        default, or a value of another type.
+      ValueError: an unknown key, a missing key without a default, or an ill-typed value.
     """
     hints = typing.get_type_hints(cls)
     unknown = sorted(set(values) - set(hints))
@@ -35,7 +37,7 @@ def build(cls: type, values: Mapping[str, Any], where: str = "config"):
 
 
 def to_dict(config: Any) -> Any:
-    """The plain nested dict that `build` reads back."""
+    """The nested dict from which `build` makes an equal config."""
     if dataclasses.is_dataclass(config):
         fields = dataclasses.fields(config)
         return {field.name: to_dict(getattr(config, field.name)) for field in fields}
@@ -45,7 +47,7 @@ def to_dict(config: Any) -> Any:
 
 
 def complete(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The nested dict with every field in it, so that a flag can set any of them.
+    """The nested dict with a value for every field, so that flags can set any of them.
 
     Raises:
       ValueError: see `build`.
@@ -65,7 +67,11 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         _check(value in arguments, expected, value, where)
         return value
     if origin is tuple:
-        fits = isinstance(value, (tuple, list)) and len(value) == len(arguments)
+        is_list = isinstance(value, (tuple, list))
+        if arguments[-1] is ...:  # tuple[X, ...]
+            _check(is_list, "a list", value, where)
+            arguments = arguments[:1] * len(value)
+        fits = is_list and len(value) == len(arguments)
         _check(fits, f"{len(arguments)} values", value, where)
         pairs = zip(arguments, value)
         return tuple(_convert(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(pairs))
@@ -86,7 +92,7 @@ def _check(condition: bool, expected: str, value: Any, where: str) -> None:
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[str]:
-    """A line for each field in which two nested dicts differ."""
+    """One line for each field in which two nested dicts differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         found = []
         for key in sorted(old.keys() | new.keys()):

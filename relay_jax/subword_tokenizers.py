@@ -1,9 +1,10 @@
-"""Tokenizers of text: sentencepiece models, and tokenizer.json of Hugging Face.
+"""Subword tokenizers: SentencePiece models and Hugging Face's tokenizer.json.
 
-A sentencepiece model with a begin-of-text piece is read as Llama's are: every text
-begins with that piece, and the names of special pieces in a text (`</s>`) stand for
-them. A model without one, as `experiments/train.py` learns it, reads text as text.
-The files beside a model may add tokens to its pieces, which are found in a text alike.
+A SentencePiece model with a begin-of-text piece is used as Llama's are: every encoded
+text begins with that piece, and names of special pieces in a text (`</s>`) are encoded as
+those pieces. Without one, as in the models of `experiments/train.py`, such names are
+ordinary text. The files next to a model may add tokens, which are recognized in a text
+too.
 """
 
 import hashlib
@@ -18,56 +19,57 @@ from etils import epath
 from relay_jax.files import read_json
 
 SETTINGS = "tokenizer_config.json"
-ADDED = "added_tokens.json"  # of older folders; newer ones tell it in the settings
+ADDED = "added_tokens.json"  # in older folders; newer ones have it in SETTINGS
 
 
 class SentencePieceTokenizer:
-    """A sentencepiece model, kept in one file.
+    """A SentencePiece model file.
 
-    `tokenizer_config.json` beside it, if there is one, may say `add_bos_token`,
-    `eos_token`, which tokens are added (so may `added_tokens.json`), and `legacy`: then
-    every part of a text between special pieces begins with a space of its own, not the
-    first part alone. Special tokens are not shown in decoded text, nor are ids that no
-    token has.
+    An optional `tokenizer_config.json` next to it may set `add_bos_token`, `eos_token`,
+    added tokens (as may `added_tokens.json`) and `legacy`: then every part of a text
+    between special pieces is encoded with a leading space, not only the first part.
+    Special tokens and unknown ids are omitted from decoded text.
 
     Raises:
-      ValueError: the file is not there, is no such model, or has no end-of-text piece;
-        the files beside it name tokens that cannot be.
+      ValueError: the file does not exist, is no SentencePiece model or has no
+        end-of-text piece, or the files next to it name impossible tokens.
     """
 
     def __init__(self, path: epath.PathLike):
         import sentencepiece
 
         file = epath.Path(path)
-        content = _read_file(file, "a sentencepiece .model file")
+        content = _read_file(file, "a SentencePiece .model file")
         self._pieces = sentencepiece.SentencePieceProcessor()
         try:
             self._pieces.LoadFromSerializedProto(content)
         except RuntimeError as error:
-            raise ValueError(f"{file} is not a sentencepiece model") from error
+            raise ValueError(f"{file} is not a SentencePiece model") from error
         settings = _read_settings(file.parent)
-        self._whole = {}  # the ids of names that are found in a text before its pieces
+        self._special_ids = {}  # ids of names that are recognized before pieces are
         self._hidden = set()
         self._begin = []
         if self._pieces.bos_id() >= 0:
             ids = range(self._pieces.vocab_size())
             self._hidden = {i for i in ids if self._is_special(i)}
-            self._whole = {self._pieces.id_to_piece(i): i for i in self._hidden}
+            self._special_ids = {self._pieces.id_to_piece(i): i for i in self._hidden}
             if settings.get("add_bos_token", True):
                 self._begin = [self._pieces.bos_id()]
         added = _read_added(file.parent, settings)
         new = {name: index for name, (index, _) in added.items()}
-        new = {name: new[name] for name in new if name not in self._whole}
-        self._whole |= new
+        new = {name: new[name] for name in new if name not in self._special_ids}
+        self._special_ids |= new
         self._hidden |= {index for index, is_special in added.values() if is_special}
         self._added = {i: name for name, i in new.items() if i >= len(self._pieces)}
-        self._bare = _without_prefix(content)
-        self._after_whole = self._pieces if settings.get("legacy") else self._bare
+        self._without_prefix = _without_prefix(content)
+        self._after_special = (
+            self._pieces if settings.get("legacy") else self._without_prefix
+        )
         self._vocab_size = max(len(self._pieces) - 1, *self._added, 0) + 1
         self._eos_id = self._find_eos(file, settings)
-        is_own = not new and self._eos_id == self._pieces.eos_id()
-        told = b"" if is_own else json.dumps([new, self._eos_id]).encode()
-        self._identity = f"sentencepiece-{_hash(content + told)}"
+        is_plain = not new and self._eos_id == self._pieces.eos_id()
+        extra = b"" if is_plain else json.dumps([new, self._eos_id]).encode()
+        self._identity = f"sentencepiece-{_hash(content + extra)}"
 
     @property
     def vocab_size(self) -> int:
@@ -83,11 +85,11 @@ class SentencePieceTokenizer:
 
     def encode(self, text: str) -> list[int]:
         ids = [*self._begin]
-        for number, part in enumerate(_split(text, self._whole)):
-            if part in self._whole:
-                ids.append(self._whole[part])
+        for number, part in enumerate(_split(text, self._special_ids)):
+            if part in self._special_ids:
+                ids.append(self._special_ids[part])
             else:
-                pieces = self._after_whole if number else self._pieces
+                pieces = self._after_special if number else self._pieces
                 ids += pieces.encode(part)
         return ids
 
@@ -101,13 +103,13 @@ class SentencePieceTokenizer:
                 text += pieces.decode(list(part))
             else:
                 text += "".join(self._added[i] for i in part)
-            pieces = self._bare  # the space before a text is before its first part
+            pieces = self._without_prefix  # only the first part has a leading space
         return text
 
     def _find_eos(self, file: epath.Path, settings: dict) -> int:
         name = _name(settings.get("eos_token"))
-        if name in self._whole:
-            return self._whole[name]
+        if name in self._special_ids:
+            return self._special_ids[name]
         found = self._pieces.piece_to_id(name) if name else self._pieces.eos_id()
         if found < 0:
             raise ValueError(f"{file} has no end-of-text piece; train one with eos_id")
@@ -123,12 +125,14 @@ class SentencePieceTokenizer:
 
 
 class HuggingFaceTokenizer:
-    """A `tokenizer.json`. What it puts before a text (Llama-3: the begin-of-text token)
-    is put; special tokens are not shown in decoded text.
+    """A `tokenizer.json` file.
+
+    Its post-processor applies (Llama-3: the begin-of-text token is prepended). Special
+    tokens are omitted from decoded text.
 
     Raises:
-      ValueError: the file is not there, is no such tokenizer, or the files beside it do
-        not tell which token ends a text.
+      ValueError: the file does not exist or is no tokenizer, or the files next to it do
+        not name the end-of-text token.
     """
 
     def __init__(self, path: epath.PathLike):
@@ -140,7 +144,7 @@ class HuggingFaceTokenizer:
             self._tokenizer = tokenizers.Tokenizer.from_buffer(content)
         except Exception as error:  # noqa: BLE001 (it raises plain ones)
             raise ValueError(f"{file} is not a tokenizer: {error}") from None
-        self._tokenizer.no_truncation()  # settings that some files keep of training
+        self._tokenizer.no_truncation()  # some files have these settings from training
         self._tokenizer.no_padding()
         self._identity = f"tokenizers-{_hash(content)}"
         self._vocab_size = max(self._tokenizer.get_vocab().values()) + 1
@@ -169,18 +173,18 @@ class HuggingFaceTokenizer:
         found = self._tokenizer.token_to_id(name) if name else None
         if found is None:
             raise ValueError(
-                f"{folder}/{SETTINGS} must name the eos_token of the tokenizer beside "
-                f"it, it has {name!r}"
+                f"{folder}/{SETTINGS} must name an eos_token of the tokenizer next to it, "
+                f"got {name!r}"
             )
         return found
 
 
 def _without_prefix(content: bytes):
-    """The same sentencepiece model, but for the space it puts before a text."""
+    """The same SentencePiece model, but without the leading space of a text."""
     import sentencepiece
     from sentencepiece import sentencepiece_model_pb2
 
-    # The class is made when the module is imported: the type checker cannot see it.
+    # The class is created at import time: the type checker cannot see it.
     model = sentencepiece_model_pb2.ModelProto.FromString(content)  # type: ignore
     model.normalizer_spec.add_dummy_prefix = False
     pieces = sentencepiece.SentencePieceProcessor()
@@ -193,22 +197,22 @@ def _read_settings(folder: epath.Path) -> dict:
 
 
 def _read_added(folder: epath.Path, settings: dict) -> dict[str, tuple[int, bool]]:
-    """The tokens that a folder adds to its model's pieces: id, and whether special.
+    """The ids of the tokens that a folder adds to its model, and which are special.
 
-    Of `added_tokens.json` those are special that the settings give a part to play.
+    Tokens of `added_tokens.json` are special if the settings refer to them.
     """
     added = {}
     try:
         if (folder / ADDED).exists():
-            parts = [value for key, value in settings.items() if key.endswith("_token")]
-            parts += settings.get("additional_special_tokens") or []
-            special = set(map(_name, parts))
+            roles = [value for key, value in settings.items() if key.endswith("_token")]
+            roles += settings.get("additional_special_tokens") or []
+            special = set(map(_name, roles))
             for name, index in read_json(folder / ADDED).items():
                 added[name] = int(index), name in special
         for index, token in (settings.get("added_tokens_decoder") or {}).items():
             added[token["content"]] = int(index), bool(token.get("special"))
         if not all(isinstance(name, str) and name for name in added):
-            raise ValueError("a name that is no text")
+            raise ValueError("a name that is not a string")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"the added tokens of {folder} cannot be read ({error!r}); expected "
@@ -219,7 +223,7 @@ def _read_added(folder: epath.Path, settings: dict) -> dict[str, tuple[int, bool
 
 
 def _name(token: Any) -> str | None:
-    """A token's name, told by itself or with its settings."""
+    """The name of a token, given as a string or as an object with settings."""
     return token.get("content") if isinstance(token, dict) else token
 
 
@@ -227,14 +231,14 @@ def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _read_file(file: epath.Path, wanted: str) -> bytes:
+def _read_file(file: epath.Path, expected: str) -> bytes:
     if not file.exists() or file.is_dir():
-        raise ValueError(f"{str(file)!r} is no file; name {wanted}")
+        raise ValueError(f"{str(file)!r} is not a file; give {expected}")
     return file.read_bytes()
 
 
 def _split(text: str, special: Iterable[str]) -> list[str]:
-    """A text cut before and after every special piece, longest names first."""
+    """A text split before and after every special token; longer names take precedence."""
     names = sorted(special, key=len, reverse=True)
     if not names:
         return [text]

@@ -1,6 +1,6 @@
-"""Tokenizers: the interface that the project asks for, and how one is loaded.
+"""The interface of all tokenizers, and loading them.
 
-The RELAY tasks have a closed vocabulary (`vocabulary.TaskTokenizer`); models of text have
+The RELAY tasks have a closed vocabulary (`vocabulary.TaskTokenizer`). Text models have
 SentencePiece models or `tokenizer.json` files (`subword_tokenizers`).
 """
 
@@ -20,25 +20,25 @@ from relay_jax.subword_tokenizers import (
 from relay_jax.vocabulary import TaskTokenizer
 
 RUN_TOKENIZER = "tokenizer.model"  # in a run directory
-# Of a model's folder; the first two are tokenizers by themselves.
+# In a model's folder; each of the first two is a tokenizer.
 TOKENIZER_FILES = (
     *(RUN_TOKENIZER, "tokenizer.json"),
     *(SETTINGS, ADDED, "special_tokens_map.json"),
 )
 
-UNFINISHED = "\ufffd"  # how the first bytes of a character look
+UNFINISHED = "\ufffd"  # decoded from the first bytes of a character
 
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """What the rest of the project asks of any tokenizer."""
+    """The interface of a tokenizer."""
 
     @property
     def vocab_size(self) -> int: ...
 
     @property
     def identity(self) -> str:
-        """Names this very vocabulary; stores and checkpoints are matched by it."""
+        """Identifies the vocabulary: a datastore must have the model's."""
         ...
 
     @property
@@ -50,7 +50,7 @@ class Tokenizer(Protocol):
 
 
 class IdTokenizer(NamedTuple):
-    """Stands where a model of text has no tokenizer: ids alone go in and out."""
+    """Replaces a missing tokenizer: prompts and outputs are token ids."""
 
     folder: str  # of the model
     vocab_size: int
@@ -61,35 +61,39 @@ class IdTokenizer(NamedTuple):
 
     @property
     def eos_id(self) -> int:
-        return -1  # not known
+        return -1  # unknown
 
     def encode(self, text: str) -> list[int]:
-        """Raises ValueError, as there are no words."""
+        """Raises ValueError, as the vocabulary is unknown."""
         raise ValueError(self.refusal())
 
     def decode(self, ids: Iterable[SupportsInt]) -> str:
-        """Raises ValueError, as there are no words."""
+        """Raises ValueError, as the vocabulary is unknown."""
         raise ValueError(self.refusal())
 
     def refusal(self) -> str:
+        """The error message, with the remedies."""
         return (
             f"{self.folder} has neither {' nor '.join(TOKENIZER_FILES[:2])}, and its "
-            f"model has {self.vocab_size} words of text; name its tokenizer with "
-            "--tokenizer, or give and take ids (rest_generate: --prompt_ids --print_ids)"
+            f"model has {self.vocab_size} text tokens; name its tokenizer with "
+            "--tokenizer, or use token ids (rest_generate: --prompt_ids --print_ids)"
         )
 
 
 def check_ids(ids: Integer[Host, "_"], vocab_size: int, where: str, limit: str) -> None:
-    """Raises ValueError at the first id outside a vocabulary.
+    """Checks that all ids are in a vocabulary.
 
     Args:
-      where: what holds the ids, for the message.
-      limit: how the message names the vocabulary.
+      where: what contains the ids, for the error message.
+      limit: the vocabulary, for the error message.
+
+    Raises:
+      ValueError: an id is not; the message names the first one.
     """
     wrong = ids[(ids < 0) | (ids >= vocab_size)]
     if wrong.size:
         raise ValueError(
-            f"{where} holds the token id {wrong[0]}, {limit}; "
+            f"{where} contains the token id {wrong[0]}, {limit}; "
             "is it of another tokenizer?"
         )
 
@@ -97,9 +101,12 @@ def check_ids(ids: Integer[Host, "_"], vocab_size: int, where: str, limit: str) 
 def decode_spans(
     tokenizer: Tokenizer, ids: Sequence[int] | Integer[Host, "_"], cuts: Sequence[int]
 ) -> list[str]:
-    """What the ids between two cuts add to the text of all before them.
+    """The texts of spans of token ids: what each span adds to the text before it.
 
-    Decoded alone, a token may lose a space before it, or be a part of a character.
+    Decoded alone, a token may lose the space before it or be part of a character.
+
+    Args:
+      cuts: the boundaries of the spans, one more than there are spans.
     """
     ends = [len(tokenizer.decode(ids[:cut]).rstrip(UNFINISHED)) for cut in cuts]
     text = tokenizer.decode(ids[: cuts[-1]])
@@ -108,16 +115,21 @@ def decode_spans(
 
 
 def load_tokenizer(name: epath.PathLike) -> Tokenizer:
-    """`"relay:64"`, the task vocabulary with 64 numbers; a sentencepiece model; a
-    `tokenizer.json`; or the folder of one of them.
+    """The tokenizer that a name or path stands for.
+
+    Args:
+      name: `"relay:64"` for the task vocabulary with 64 numbers; a SentencePiece model;
+        a `tokenizer.json`; or the folder of one of these.
 
     Raises:
-      ValueError: none of them.
+      ValueError: it is none of these.
     """
     if str(name).startswith("relay:"):
         count = str(name).removeprefix("relay:")
         if not count.isdecimal() or int(count) < 1:
-            raise ValueError(f"after relay: stands how many numbers, got {name!r}")
+            raise ValueError(
+                f"relay: must be followed by a number of numbers, as in relay:64; got {name!r}"
+            )
         return TaskTokenizer(int(count))
     path = epath.Path(name)
     for file in TOKENIZER_FILES[:2]:
@@ -129,18 +141,21 @@ def load_tokenizer(name: epath.PathLike) -> Tokenizer:
 
 
 def has_tokenizer(folder: epath.PathLike) -> bool:
-    """Whether a tokenizer lies in a folder."""
+    """Whether a folder contains a tokenizer."""
     return any((epath.Path(folder) / file).exists() for file in TOKENIZER_FILES[:2])
 
 
 def load_run_tokenizer(
     run: epath.PathLike, num_numbers: int, vocab_size: int = 0
 ) -> Tokenizer:
-    """The tokenizer that lies in a run directory; of a model of the RELAY tasks, which
-    has none, the task vocabulary; of a model of text that has none, its ids.
+    """The tokenizer of a run directory.
+
+    Without a tokenizer in the directory it is the task vocabulary, or an `IdTokenizer`
+    for a text model.
 
     Args:
-      num_numbers, vocab_size: of the model's config.
+      num_numbers: of the model's config.
+      vocab_size: the model's `text_vocab_size`.
     """
     if has_tokenizer(run):
         return load_tokenizer(run)

@@ -1,4 +1,4 @@
-"""The closed vocabulary that the RELAY tasks share; every number is one token.
+"""The closed vocabulary of the RELAY tasks, in which every number is one token.
 
     id      0      1      2      3     4     5   6 7 8 9 10 11-14  15-40  41, 42, ...
     token   <pad>  <eos>  [ARI]  [ED]  [LIS] <sep> | , = (  )  +-*/  a-z    0,  1, ...
@@ -42,38 +42,45 @@ class TaskTokenizer(NamedTuple):
         return EOS
 
     def encode(self, text: str) -> list[int]:
-        """`"[ARI] 3*2="` -> ids. Raises ValueError at a word outside the vocabulary."""
-        return [self._id(word) for word in _TOKEN.findall(text)]
+        """The ids of a text such as `"[ARI] 3*2="`.
+
+        Raises:
+          ValueError: a symbol or number is not in the vocabulary.
+        """
+        return [self._id(symbol) for symbol in _TOKEN.findall(text)]
 
     def decode(self, ids: Iterable[SupportsInt]) -> str:
-        """Ids -> text; spaces stand only where two words would run together."""
-        words = [self._word(int(i)) for i in ids]
+        """The text of token ids, with spaces only where two symbols would merge.
+
+        Raises:
+          ValueError: an id is not in the vocabulary.
+        """
         text = ""
-        for word in words:
-            glued = not text or not (text[-1].isalnum() and word[0].isalnum())
-            letters = len(word) == 1 and word.isalpha() and text[-1:].isalpha()
-            text += word if glued or letters else f" {word}"
+        for symbol in (self._symbol(int(i)) for i in ids):
+            is_separate = not text or not (text[-1].isalnum() and symbol[0].isalnum())
+            is_letter = len(symbol) == 1 and symbol.isalpha() and text[-1:].isalpha()
+            text += symbol if is_separate or is_letter else f" {symbol}"
         return text
 
-    def _id(self, word: str) -> int:
-        if word.isdecimal():
-            if int(word) >= self.num_numbers:
+    def _id(self, symbol: str) -> int:
+        if symbol.isdecimal():
+            if int(symbol) >= self.num_numbers:
                 raise ValueError(
-                    f"the number {word} is not in the vocabulary, which ends at "
+                    f"the number {symbol} is not in the vocabulary, which ends at "
                     f"{self.num_numbers - 1}; raise `num_numbers` in the model's config"
                 )
-            return FIRST_NUMBER + int(word)
-        if word not in _SYMBOLS:
+            return FIRST_NUMBER + int(symbol)
+        if symbol not in _SYMBOLS:
             raise ValueError(
-                f"{word!r} is not in the closed task vocabulary; it holds numbers and "
+                f"{symbol!r} is not in the task vocabulary, which consists of numbers and "
                 f"{' '.join(_SYMBOLS)}"
             )
-        return _SYMBOLS.index(word)
+        return _SYMBOLS.index(symbol)
 
-    def _word(self, index: int) -> str:
+    def _symbol(self, index: int) -> str:
         if not 0 <= index < self.vocab_size:
             raise ValueError(
-                f"token id {index} is outside this vocabulary of {self.vocab_size}"
+                f"token id {index} is outside this vocabulary of {self.vocab_size} tokens"
             )
         if index >= FIRST_NUMBER:
             return str(index - FIRST_NUMBER)

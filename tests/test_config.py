@@ -1,4 +1,4 @@
-"""Configs: what goes in comes out again; what does not fit is named."""
+"""Configs: conversion to dicts and back, and error messages."""
 
 import dataclasses
 import json
@@ -11,6 +11,7 @@ import pytest
 from relay_jax.config import (
     BucketConfig,
     ChainsConfig,
+    DraftConfig,
     ModelConfig,
     PositionConfig,
     RelayConfig,
@@ -27,6 +28,8 @@ def other_values(hint, default):
         return [changed for _, changed in variants(hint)]
     if origin is Literal:
         return list(arguments)
+    if origin is tuple and arguments[-1] is ...:
+        return [(7, 8, 9)]
     if origin is tuple:
         return [tuple(other_values(a, 0)[0] + i for i, a in enumerate(arguments))]
     if origin is Mapping:
@@ -48,7 +51,7 @@ def variants(cls):
             yield field.name, cls(**required | {field.name: value})
 
 
-@pytest.mark.parametrize("cls", [TrainConfig, ChainsConfig, RelayConfig])
+@pytest.mark.parametrize("cls", [TrainConfig, ChainsConfig, RelayConfig, DraftConfig])
 def test_every_field_comes_back_through_json(cls):
     seen = set()
     for name, config in variants(cls):
@@ -178,6 +181,19 @@ def bucket(**values):
 def test_messages(values, message):
     with pytest.raises(ValueError) as error:
         build(TrainConfig, values)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (3, "config.store_weights must be a list, got 3"),
+        ([1, "2"], "config.store_weights[1] must be a value of type int, got '2'"),
+    ],
+)
+def test_messages_of_lists(value, message):
+    with pytest.raises(ValueError) as error:
+        build(DraftConfig, {"store_weights": value})
     assert str(error.value) == message
 
 

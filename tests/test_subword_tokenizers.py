@@ -155,7 +155,10 @@ def test_added_tokens_of_an_older_folder(llama, tmp_path):
         ({"eos_token": "<|no|>"}, "names the eos_token '<|no|>', which is neither"),
         ({"added_tokens_decoder": {"x": {"content": "a"}}}, "added tokens of .* id"),
         ({"added_tokens_decoder": {"600": "a"}}, "cannot be read .*expected"),
-        ({"added_tokens_decoder": {"600": {"content": ""}}}, "a name that is no text"),
+        (
+            {"added_tokens_decoder": {"600": {"content": ""}}},
+            "a name that is not a str",
+        ),
     ],
 )
 def test_tokens_that_cannot_be_added(llama, tmp_path, settings, message):
@@ -250,9 +253,9 @@ def test_spans_lose_no_space_and_no_character(llama):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("nowhere.model", None, "nowhere.model' is no file; name a sentencepiece"),
-        ("nowhere.json", None, "nowhere.json' is no file; name a tokenizer.json"),
-        ("bad.model", "?", "bad.model is not a sentencepiece model"),
+        ("nowhere.model", None, "nowhere.model' is not a file; give a SentencePiece"),
+        ("nowhere.json", None, "nowhere.json' is not a file; give a tokenizer.json"),
+        ("bad.model", "?", "bad.model is not a SentencePiece model"),
         ("bad.json", "{}", "bad.json is not a tokenizer: "),
     ],
 )
@@ -266,8 +269,8 @@ def test_bad_files(tmp_path, name, content, message):
 def test_the_token_that_ends_a_text_must_be_told(qwen, tmp_path):
     copy = tmp_path / "tokenizer.json"
     copy.write_text((qwen / "tokenizer.json").read_text())
-    with pytest.raises(ValueError, match="must name the eos_token .* it has None"):
+    with pytest.raises(ValueError, match="must name an eos_token .* got None"):
         load_tokenizer(copy)
     (tmp_path / "tokenizer_config.json").write_text('{"eos_token": {"content": "x!"}}')
-    with pytest.raises(ValueError, match="must name the eos_token .* it has 'x!'"):
+    with pytest.raises(ValueError, match="must name an eos_token .* got 'x!'"):
         load_tokenizer(tmp_path)

@@ -9,8 +9,8 @@ from relay_jax.vocabulary import TaskTokenizer
 
 
 def test_ids_are_as_drawn_in_the_docstring():
-    words = "<pad> <eos> [ARI] [ED] [LIS] <sep> | , = ( ) + - * / a b z 0 1 255"
-    ids = TaskTokenizer().encode(words)
+    text = "<pad> <eos> [ARI] [ED] [LIS] <sep> | , = ( ) + - * / a b z 0 1 255"
+    ids = TaskTokenizer().encode(text)
     assert ids == [*range(15), 15, 16, 40, 41, 42, 296]
     assert vocabulary.FIRST_LETTER == 15 and vocabulary.FIRST_NUMBER == 41
     assert TaskTokenizer().vocab_size == 297
@@ -36,7 +36,7 @@ def test_random_texts_come_back():
     "text",
     ["[ARI]3*(2+61)/3=", "[ED]ab|acb<sep>0 2 4,2 3 2,2<eos>", "[LIS]3 9 14<sep>1 2 3"],
 )
-def test_text_is_written_with_no_more_spaces_than_needed(text):
+def test_decoded_text_has_no_unnecessary_spaces(text):
     tokenizer = TaskTokenizer()
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
@@ -48,7 +48,7 @@ def test_a_smaller_vocabulary_is_a_prefix_of_a_larger_one():
     assert small.identity != large.identity
 
 
-def test_it_is_a_tokenizer():
+def test_it_implements_the_protocol():
     tokenizer = TaskTokenizer()
     assert isinstance(tokenizer, Tokenizer)
     assert tokenizer.decode([tokenizer.eos_id]) == "<eos>"
@@ -65,7 +65,7 @@ def test_messages():
     with pytest.raises(ValueError) as error:
         tokenizer.encode("3^2")
     assert str(error.value) == (
-        "'^' is not in the closed task vocabulary; it holds numbers and <pad> <eos> "
+        "'^' is not in the task vocabulary, which consists of numbers and <pad> <eos> "
         "[ARI] [ED] [LIS] <sep> | , = ( ) + - * / "
         "a b c d e f g h i j k l m n o p q r s t u v w x y z"
     )
@@ -73,5 +73,5 @@ def test_messages():
         with pytest.raises(ValueError) as error:
             tokenizer.decode([index])
         assert str(error.value) == (
-            f"token id {index} is outside this vocabulary of 46"
+            f"token id {index} is outside this vocabulary of 46 tokens"
         )

@@ -1,4 +1,4 @@
-"""Work done by Beam's workers: in order, by several processes, and told of when bad."""
+"""Functions called by Beam's workers: the order of results, processes and errors."""
 
 import json
 import operator
@@ -21,7 +21,7 @@ TWO = find_workers(
 )
 
 
-def test_other_processes_work_and_answers_stand_in_order(tmp_path):
+def test_other_processes_work_and_results_are_in_order(tmp_path):
     items = [(f"{number}, __import__('os').getpid()",) for number in range(40)]
     numbers, pids = zip(
         *run_on_workers(eval, items, TWO, epath.Path(tmp_path)), strict=True
@@ -30,11 +30,11 @@ def test_other_processes_work_and_answers_stand_in_order(tmp_path):
     assert len({*pids}) == 2 and os.getpid() not in pids
 
 
-def test_nothing_to_do(tmp_path):
+def test_without_items_there_are_no_results(tmp_path):
     assert run_on_workers(divmod, [], ONE, epath.Path(tmp_path)) == []
 
 
-def test_the_first_bad_item_is_told_of(tmp_path):
+def test_the_first_bad_item_is_an_error(tmp_path):
     items = [("1",), ("[2",), ("{",)]
     with pytest.raises(ValueError, match=r"^Expecting ',' delimiter: line 1 column 3"):
         run_on_workers(json.loads, items, ONE, epath.Path(tmp_path))
@@ -70,28 +70,28 @@ class Elsewhere(beam.runners.runner.PipelineRunner):
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
-def test_a_job_that_is_waited_for_is_cancelled_with_us(tmp_path, stop):
+def test_an_interrupted_caller_cancels_its_job(tmp_path, stop):
     job = Job(stop)
     with pytest.raises(stop):
         run_on_workers(abs, [(1,)], Workers(Elsewhere(job)), epath.Path(tmp_path))
     assert job.is_cancelled
 
 
-def test_workers_that_write_to_another_disk_are_told_of(tmp_path):
+def test_workers_that_write_to_another_disk_are_an_error(tmp_path):
     with pytest.raises(
-        ValueError, match=r"ended \(DONE\), but .*told-.* give paths of"
+        ValueError, match=r"ended \(DONE\), but .*results-.* use paths of"
     ):
         run_on_workers(abs, [(1,)], Workers(Elsewhere(Job())), epath.Path(tmp_path))
 
 
-def test_options_reach_the_runner_and_logs_may_be_asked_for():
-    told = find_workers(
+def test_options_reach_the_runner_and_override_the_log_level():
+    workers = find_workers(
         "DirectRunner", "--direct_num_workers=3 --default_sdk_harness_log_level=INFO"
     )
-    options = beam.options.pipeline_options.PipelineOptions([*told.options])
-    given = options.get_all_options()
-    assert given["direct_num_workers"] == 3
-    assert given["default_sdk_harness_log_level"] == "INFO"
+    options = beam.options.pipeline_options.PipelineOptions([*workers.options])
+    values = options.get_all_options()
+    assert values["direct_num_workers"] == 3
+    assert values["default_sdk_harness_log_level"] == "INFO"
 
 
 @pytest.mark.parametrize(
@@ -105,14 +105,14 @@ def test_options_reach_the_runner_and_logs_may_be_asked_for():
         ("--zone", "--beam_options=--zone: argument --zone: expected one argument"),
     ],
 )
-def test_bad_options_are_told_of_before_any_work(options, message, capfd):
+def test_bad_options_are_an_error_before_any_work(options, message, capfd):
     with pytest.raises(ValueError) as error:
         find_workers("DirectRunner", options)
     assert str(error.value).startswith(message) and "\n" not in str(error.value)
     assert capfd.readouterr() == ("", "")
 
 
-def test_what_dataflow_needs_is_told_of_before_any_work(monkeypatch):
+def test_missing_dataflow_options_are_an_error_before_any_work(monkeypatch):
     with pytest.raises(ValueError) as error:
         find_workers("DataflowRunner", "")
     assert "pip install 'apache-beam[gcp]' --constraint" in str(error.value)
@@ -123,6 +123,6 @@ def test_what_dataflow_needs_is_told_of_before_any_work(monkeypatch):
         find_workers("DataflowRunner", "--region=us-east1")
 
 
-def test_work_may_be_a_partial(tmp_path):
-    work = partial(divmod, 100)
-    assert run_on_workers(work, [(7,)], ONE, epath.Path(tmp_path)) == [[14, 2]]
+def test_the_function_may_be_a_partial(tmp_path):
+    function = partial(divmod, 100)
+    assert run_on_workers(function, [(7,)], ONE, epath.Path(tmp_path)) == [[14, 2]]

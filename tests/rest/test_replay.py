@@ -69,8 +69,14 @@ def test_without_a_model_there_are_no_logits_to_draft_from(name):
             "targets.npz: starts must be a one-dimensional array of int",
         ),
         ({"prompt_lengths": np.array([3, 0])}, "every prompt needs at least one token"),
-        ({"tokens": np.arange(9) + 2**32}, r"holds the token id 4294967296, which is"),
-        ({"tokens": np.arange(9) - 2}, "holds the token id -2, which is no token id"),
+        (
+            {"tokens": np.arange(9) + 2**32},
+            r"contains the token id 4294967296, which is",
+        ),
+        (
+            {"tokens": np.arange(9) - 2},
+            "contains the token id -2, which is no token id",
+        ),
         (
             {"prompt_lengths": np.array([7, 2])},
             "no text that is longer than its prompt",
