@@ -12,7 +12,7 @@ from etils import epath
 from tqdm import tqdm
 
 from experiments import command, drafting, prompting
-from relay_jax import files
+from relay_jax import aliases, files
 from relay_jax.chat_template import TEMPLATES
 from relay_jax.config import MAX_SEED, SamplingConfig
 from relay_jax.decoding import decode
@@ -74,7 +74,7 @@ def run(protocol: Protocol, questions: Sequence[qa_benchmark.Question]) -> list[
     command.make_folder(path)
     settings = _settings(path, protocol)
     index = drafting.load_index(store)
-    asked = qa_benchmark.Setup(
+    benchmark = qa_benchmark.QaBenchmark(
         params=prompting.load_params(config, index),
         model=config.model,
         tokenizer=tokenizer,
@@ -88,10 +88,12 @@ def run(protocol: Protocol, questions: Sequence[qa_benchmark.Question]) -> list[
     )
     questions = questions[: _COUNT.value or None]
     file = path / "records.jsonl"
-    asked = qa_benchmark.choose_size(asked, questions[0], file, drafting.cache_file())
-    lines = qa_benchmark.run(asked, questions, file)
+    benchmark = qa_benchmark.choose_tree_size(
+        benchmark, questions[0], file, drafting.cache_file()
+    )
+    lines = qa_benchmark.run_benchmark(benchmark, questions, file)
     lines = list(tqdm(lines, total=len(questions), unit="question"))
-    total = qa_benchmark.summarise(lines)
+    total = qa_benchmark.summarize(lines)
     files.write_json(path / "summary.json", {"total": total} | command.describe())
     print(make_table(total, protocol.rows))
     print(f"records: {file}")
@@ -136,7 +138,7 @@ def _settings(path: epath.Path, protocol: Protocol) -> dict[str, Any]:
         "template": _TEMPLATE.value or protocol.template,
     }
     file = path / "settings.json"
-    held = files.read_json(file) if file.exists() else settings
+    held = aliases.upgrade_record(files.read_json(file)) if file.exists() else settings
     for name, value in settings.items():
         was = held.get(name, flags.FLAGS[name].default)  # a flag that did not exist yet
         if was != value:

@@ -46,6 +46,7 @@ DRAFTERS = {
     "guess": "looped",
 }
 RECORD_KEYS = {
+    "M_of_answers": "M_mean_of_answers",
     "above": "gain_over",
     "bandwidth_gigabytes_a_second": "bandwidth_gigabytes_per_second",
     "batches_a_second": "batches_per_second",

@@ -1,13 +1,13 @@
-"""Is one drafter better than another? A paired bootstrap over the texts that both drafted.
+"""Is one drafter better than another? A paired bootstrap over the decoded texts.
 
-    text     tokens   steps of `rest`   steps of `mixed`
-    0           128                40                 33
-    1           128                25                 26      M = tokens / steps, of all
+    text     tokens   steps with `rest`   steps with `mixed`
+    0           128                  40                   33
+    1           128                  25                   26      M = tokens / steps
     ...
 
-Texts are drawn with replacement, the same ones for both; between two quantiles of the
-differences lies the interval. Where it excludes 0, the difference is no accident of the
-texts that were decoded.
+Texts are resampled with replacement, the same texts for both drafters. Quantiles of the
+differences in M bound the confidence interval. If it excludes 0, the difference does not
+depend on which texts were decoded.
 """
 
 from collections.abc import Sequence
@@ -17,53 +17,60 @@ import numpy as np
 
 from relay_jax.base import Float, Host, Int
 
-DRAWS = 10_000
+NUM_RESAMPLES = 10_000
 LEVEL = 0.95
 
 
-def gain(
+def bootstrap_gain(
     one: Int[Host, "2 k"], other: Int[Host, "2 k"], seed: int = 0
 ) -> Float[Host, "3"]:
-    """M of one drafter less M of the other, and the bounds of its `LEVEL` interval.
+    """M of one drafter minus M of the other, and the bounds of its `LEVEL` interval.
 
     Args:
-      one: the tokens, and the steps, of each text; `other` of the same texts.
+      one: the number of tokens and the number of steps of each text.
+      other: the same of the other drafter, for the same texts.
     """
     count = one.shape[1]
-    drawn = np.random.default_rng(seed).integers(count, size=(DRAWS, count))
+    rng = np.random.default_rng(seed)
+    resamples = rng.integers(count, size=(NUM_RESAMPLES, count))
 
-    def rate(told, at):
-        tokens, steps = told[:, at].sum(axis=-1)
+    def tokens_per_step(counts, texts):
+        tokens, steps = counts[:, texts].sum(axis=-1)
         return tokens / steps
 
-    def differ(at):
-        return rate(one, at) - rate(other, at)
+    def difference(texts):
+        return tokens_per_step(one, texts) - tokens_per_step(other, texts)
 
     tail = (1 - LEVEL) / 2
-    bounds = np.quantile(differ(drawn), [tail, 1 - tail])
-    return np.array([differ(np.arange(count)), *bounds])
+    bounds = np.quantile(difference(resamples), [tail, 1 - tail])
+    return np.array([difference(np.arange(count)), *bounds])
 
 
 def add_gains(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """`speed.compare`'s lines; `above` tells each drafter's gain over each before it,
-    plain decoding apart."""
-    told, before = [], {}
+    """The lines of `benchmark.compare` with each drafter's gain over the ones before it.
+
+    `gain_over` maps such a drafter and its tree size to `bootstrap_gain`. It is empty for
+    plain decoding, with which no drafter is compared.
+    """
+    extended, before = [], {}
     for line in lines:
-        own = np.array([line["tokens_of_texts"], line["steps_of_texts"]])
-        above = {
-            name: gain(own, other).round(3).tolist() for name, other in before.items()
-        }
+        counts = np.array([line["tokens_of_texts"], line["steps_of_texts"]])
+        gains = {}
         if line["num_draft"]:
-            before[f"{line['drafter']} {line['num_draft']}"] = own
-        told.append(line | {"gain_over": above if line["num_draft"] else {}})
-    return told
+            gains = {
+                name: bootstrap_gain(counts, other).round(3).tolist()
+                for name, other in before.items()
+            }
+            before[f"{line['drafter']} {line['num_draft']}"] = counts
+        extended.append(line | {"gain_over": gains})
+    return extended
 
 
 def make_gain_table(lines: Sequence[dict[str, Any]]) -> str:
-    """A row for each two drafters: by how much M of the one is above the other's."""
-    rows = [f"M above another drafter's, and its {LEVEL:.0%} interval over texts:"]
+    """A table with a row for each pair of drafters: the difference in M."""
+    rows = [f"differences in M and their {LEVEL:.0%} intervals over texts:"]
     for line in lines:
         name = f"{line['drafter']} {line['num_draft']}"
-        for other, (mean, least, most) in line["gain_over"].items():
-            rows.append(f"{name} - {other}: {mean:+.2f} ({least:+.2f}, {most:+.2f})")
+        for other, (gain, low, high) in line["gain_over"].items():
+            rows.append(f"{name} - {other}: {gain:+.2f} ({low:+.2f}, {high:+.2f})")
     return "\n".join(rows)

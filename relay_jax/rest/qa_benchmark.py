@@ -1,8 +1,9 @@
-"""A trial: the same questions answered plainly and with drafts, each answer timed.
+"""Question answering with and without drafts: the protocol of REST, section 4.
 
-A question has one turn (HumanEval) or more (MT-Bench). Later turns follow the plain
-answer, whoever answers them, so that all are asked the same. One line of a records file
-tells of one question: it is written when the question is done, and not asked again.
+A question has one turn (HumanEval) or several (MT-Bench). Later turns always continue
+the answer of plain decoding, so that both decoders get the same prompts. Each question
+becomes one line of a records file, written as soon as it is answered; a resumed benchmark
+continues with the next question.
 """
 
 import dataclasses
@@ -21,26 +22,26 @@ from relay_jax.decoding import decode
 from relay_jax.rest import autotune, drafters
 from relay_jax.tokenizers import Tokenizer, decode_spans
 
-SHORTEST_ROOM = 64  # of prompts, which is a power of two: few compilations
+MIN_PROMPT_WIDTH = 64  # padded widths are powers of two, for few compilations
 
 
 class Question(NamedTuple):
-    """What is asked, turn by turn."""
+    """A question, turn by turn."""
 
     key: str
     turns: tuple[str, ...]
     category: str = ""
 
 
-class Setup(NamedTuple):
-    """Who answers, and how."""
+class QaBenchmark(NamedTuple):
+    """The model that answers, and how it decodes."""
 
     params: PyTree
     model: ModelConfig
     tokenizer: Tokenizer
-    eos_id: decode.EndIds  # ends an answer
-    template: Callable[[Sequence[str], Sequence[str]], str]  # of `conversation`
-    draft: DraftConfig  # with no nodes it decodes plainly, under the drafter's name
+    eos_id: decode.EndIds  # end an answer
+    template: Callable[[Sequence[str], Sequence[str]], str]  # of `chat_template`
+    draft: DraftConfig  # compared with plain decoding
     sampling: SamplingConfig
     max_new_tokens: int
     index: Any = None
@@ -48,143 +49,163 @@ class Setup(NamedTuple):
 
 
 class Answer(NamedTuple):
+    """One answer and its times."""
+
     text: str
     new_tokens: int
-    steps: int
-    seconds: float  # of decoding, the reading of the prompt not counted
-    prompt_seconds: float
+    steps: int  # decode steps
+    seconds: float  # of decoding, without the prompt
+    prompt_seconds: float  # of the prompt's forward pass
 
 
-def run(
-    trial: Setup, questions: Sequence[Question], file: epath.PathLike
+def run_benchmark(
+    benchmark: QaBenchmark, questions: Sequence[Question], file: epath.PathLike
 ) -> Iterator[dict[str, Any]]:
-    """Asks what the file does not hold yet, and yields every question's line.
+    """Yields the line of every question; questions missing in the file are answered.
 
-    What is decoded for the first time is decoded twice, and timed the second time.
+    Prompts of a new width are decoded twice, and the second time is measured, so that
+    times exclude compilation.
     """
-    held = {}
+    lines = {}
     if epath.Path(file).exists():
-        held = {line["question"]: line for line in files.read_lines(file)}
-        files.write_lines(file, held.values())  # without a line that was cut off
+        lines = {line["question"]: line for line in files.read_lines(file)}
+        files.write_lines(file, lines.values())  # drops a line that a crash cut off
     compiled = set()
     for number, question in enumerate(questions):
-        if question.key in held:
-            yield held[question.key]
+        if question.key in lines:
+            yield lines[question.key]
             continue
-        line = _ask(trial._replace(seed=trial.seed + number), question, compiled)
+        seed = benchmark.seed + number
+        line = _answer_question(benchmark._replace(seed=seed), question, compiled)
         files.append_lines(file, [line])
         yield line
 
 
-def choose_size(
-    trial: Setup,
+def choose_tree_size(
+    benchmark: QaBenchmark,
     question: Question,
     file: epath.PathLike,
     cache_file: epath.PathLike | None = None,
-) -> Setup:
-    """The trial with the tree size that pays on one question, if it is open; where the
-    file holds answers already, with theirs."""
-    if trial.draft.num_draft != autotune.AUTOTUNE:
-        return trial
+) -> QaBenchmark:
+    """The benchmark with its tree size chosen, if that is `AUTOTUNE`.
+
+    Args:
+      question: the tree size is the fastest one for its first turn,
+      file: unless this file has answers: then it is theirs.
+      cache_file: of measured step times (`autotune.autotune`).
+    """
+    if benchmark.draft.num_draft != autotune.AUTOTUNE:
+        return benchmark
     for line in files.read_lines(file) if epath.Path(file).exists() else ():
         size = line["turns"][0][1]["num_draft"]
-        return trial._replace(draft=dataclasses.replace(trial.draft, num_draft=size))
-    ids = trial.tokenizer.encode(trial.template(question.turns[:1], ()))
+        return benchmark._replace(
+            draft=dataclasses.replace(benchmark.draft, num_draft=size)
+        )
+    ids = benchmark.tokenizer.encode(benchmark.template(question.turns[:1], ()))
     _, fit = autotune.autotune(
-        *(trial.params, _read(trial, ids), trial.index),
-        model=trial.model,
-        draft=trial.draft,
-        sampling=trial.sampling,
-        eos_id=trial.eos_id,
+        *(benchmark.params, _prefill(benchmark, ids), benchmark.index),
+        model=benchmark.model,
+        draft=benchmark.draft,
+        sampling=benchmark.sampling,
+        eos_id=benchmark.eos_id,
         cache_file=cache_file,
     )
     size = fit.draft.num_draft
-    return trial._replace(draft=dataclasses.replace(trial.draft, num_draft=size))
+    return benchmark._replace(
+        draft=dataclasses.replace(benchmark.draft, num_draft=size)
+    )
 
 
-def summarise(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One line a drafter over all turns: plain decoding first."""
+def summarize(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Totals over all turns: a line for plain decoding and one for the drafter."""
     turns = [turn for line in lines for turn in line["turns"]]
-    plain = _total(turns, 0)
+    totals = [_total(turns, column) for column in range(len(turns[0]))]
+    plain_ms = totals[0]["ms_per_token"]
     return [
-        _total(turns, who)
-        | {
-            "speed_up": round(
-                plain["ms_per_token"] / _total(turns, who)["ms_per_token"], 3
-            )
-        }
-        for who in range(len(turns[0]))
+        total | {"speed_up": round(plain_ms / total["ms_per_token"], 3)}
+        for total in totals
     ]
 
 
-def _ask(trial: Setup, question: Question, compiled: set) -> dict[str, Any]:
+def _answer_question(
+    benchmark: QaBenchmark, question: Question, compiled: set
+) -> dict[str, Any]:
     answers, turns = [], []
     for last in range(1, len(question.turns) + 1):
-        text = trial.template(question.turns[:last], answers)
-        ids = trial.tokenizer.encode(text)
+        text = benchmark.template(question.turns[:last], answers)
+        ids = benchmark.tokenizer.encode(text)
         plain, drafted = (
-            _answer(trial._replace(draft=draft), ids, compiled)
-            for draft in (decode.PLAIN, trial.draft)
+            _answer(benchmark._replace(draft=draft), ids, compiled)
+            for draft in (decode.PLAIN, benchmark.draft)
         )
         answers.append(plain.text)
-        told = [_tell(decode.PLAIN, plain), _tell(trial.draft, drafted)]
-        told[1] |= {
+        turn = [
+            _describe_answer(decode.PLAIN, plain),
+            _describe_answer(benchmark.draft, drafted),
+        ]
+        turn[1] |= {
             "same_text": plain.text == drafted.text,
-            "speed_up": round(told[0]["ms_per_token"] / told[1]["ms_per_token"], 3),
+            "speed_up": round(turn[0]["ms_per_token"] / turn[1]["ms_per_token"], 3),
         }
-        turns.append(told)
+        turns.append(turn)
     return {"question": question.key, "category": question.category, "turns": turns}
 
 
-def _answer(trial: Setup, ids: list[int], compiled: set) -> Answer:
-    """One prompt, decoded once more if something had to be compiled."""
-    trial = trial._replace(draft=autotune.resize(trial.draft, trial.draft.num_draft))
-    case = (_room(ids), trial.draft)
+def _answer(benchmark: QaBenchmark, ids: list[int], compiled: set) -> Answer:
+    """Answers one prompt; a second time if the first call had to compile."""
+    benchmark = benchmark._replace(
+        draft=autotune.resize(benchmark.draft, benchmark.draft.num_draft)
+    )
+    case = (_prompt_width(ids), benchmark.draft)
     if case not in compiled:
-        _decode(trial, ids)
+        _decode(benchmark, ids)
         compiled.add(case)
-    return _decode(trial, ids)
+    return _decode(benchmark, ids)
 
 
-def _decode(trial: Setup, ids: list[int]) -> Answer:
-    begin = time.perf_counter()
-    state = jax.block_until_ready(_read(trial, ids))
-    read = time.perf_counter()
+def _decode(benchmark: QaBenchmark, ids: list[int]) -> Answer:
+    start = time.perf_counter()
+    state = jax.block_until_ready(_prefill(benchmark, ids))
+    prompt_end = time.perf_counter()
     state = jax.block_until_ready(
         decode.advance(
-            *(trial.params, state, trial.index if trial.draft.num_draft else None),
-            model=trial.model,
-            draft=trial.draft,
-            sampling=trial.sampling,
-            eos_id=trial.eos_id,
+            *(
+                benchmark.params,
+                state,
+                benchmark.index if benchmark.draft.num_draft else None,
+            ),
+            model=benchmark.model,
+            draft=benchmark.draft,
+            sampling=benchmark.sampling,
+            eos_id=benchmark.eos_id,
         )
     )
-    seconds = time.perf_counter() - read
+    seconds = time.perf_counter() - prompt_end
     length = int(state.length[0])
     tokens = np.asarray(state.tokens[0, :length])
-    (text,) = decode_spans(trial.tokenizer, tokens, [len(ids), length])
+    (text,) = decode_spans(benchmark.tokenizer, tokens, [len(ids), length])
     steps = int(state.steps[0])
-    return Answer(text, length - len(ids), steps, seconds, read - begin)
+    return Answer(text, length - len(ids), steps, seconds, prompt_end - start)
 
 
-def _read(trial: Setup, ids: list[int]) -> decode.DecodeState:
-    """The state after the prompt."""
-    prompt = decode.pad_prompts([ids], trial.model.vocab_size, _room(ids))
+def _prefill(benchmark: QaBenchmark, ids: list[int]) -> decode.DecodeState:
+    """The decode state after the prompt."""
+    prompt = decode.pad_prompts([ids], benchmark.model.vocab_size, _prompt_width(ids))
     return decode.start(
-        trial.params,
+        benchmark.params,
         *prompt,
-        decode.request_keys(trial.seed, 1),
-        drafters.initial_table(trial.draft, trial.model.vocab_size),
-        model=trial.model,
-        max_new_tokens=trial.max_new_tokens,
+        decode.request_keys(benchmark.seed, 1),
+        drafters.initial_table(benchmark.draft, benchmark.model.vocab_size),
+        model=benchmark.model,
+        max_new_tokens=benchmark.max_new_tokens,
     )
 
 
-def _room(ids: list[int]) -> int:
-    return max(SHORTEST_ROOM, 1 << (len(ids) - 1).bit_length())
+def _prompt_width(ids: list[int]) -> int:
+    return max(MIN_PROMPT_WIDTH, 1 << (len(ids) - 1).bit_length())
 
 
-def _tell(draft: DraftConfig, answer: Answer) -> dict[str, Any]:
+def _describe_answer(draft: DraftConfig, answer: Answer) -> dict[str, Any]:
     return {
         "drafter": draft.drafter,
         "num_draft": draft.num_draft,
@@ -193,18 +214,19 @@ def _tell(draft: DraftConfig, answer: Answer) -> dict[str, Any]:
     } | answer._asdict()
 
 
-def _total(turns: list[list[dict[str, Any]]], who: int) -> dict[str, Any]:
-    told = [turn[who] for turn in turns]
+def _total(turns: list[list[dict[str, Any]]], column: int) -> dict[str, Any]:
+    answers = [turn[column] for turn in turns]
     tokens, steps, seconds = (
-        sum(turn[name] for turn in told) for name in ("new_tokens", "steps", "seconds")
+        sum(answer[name] for answer in answers)
+        for name in ("new_tokens", "steps", "seconds")
     )
     return {
-        "drafter": told[0]["drafter"],
-        "num_draft": told[0]["num_draft"],
-        "answers": len(told),
+        "drafter": answers[0]["drafter"],
+        "num_draft": answers[0]["num_draft"],
+        "answers": len(answers),
         "new_tokens": tokens,
         "M": round(tokens / steps, 3),
-        "M_of_answers": round(float(np.mean([turn["M"] for turn in told])), 3),
+        "M_mean_of_answers": round(float(np.mean([a["M"] for a in answers])), 3),
         "ms_per_token": round(seconds / tokens * 1e3, 3),
-        "same_texts": float(np.mean([turn.get("same_text", True) for turn in told])),
+        "same_texts": float(np.mean([a.get("same_text", True) for a in answers])),
     }

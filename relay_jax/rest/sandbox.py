@@ -1,10 +1,11 @@
-"""Runs a program that a model wrote: no network, no writing, little time and memory.
-What it prints is kept up to a limit; to print more is an error of the program.
+"""Runs model-generated programs without network or writing, with limited resources.
 
-The program gets namespaces of its own (users, network, processes, mounts) from Linux,
-through `unshare` of util-linux; every file system is read-only to it, and whatever it
-starts ends with it. Where a machine does not allow that, nothing is run. This keeps off
-accidents, not an attack on the kernel.
+Output is limited too; printing more is an error of the program.
+
+The program runs in its own Linux namespaces (users, network, processes, mounts), created
+by `unshare` of util-linux. All file systems are read-only, and its child processes end
+with it. On a machine that does not allow this no program is run. The sandbox prevents
+accidents; it does not withstand an attack on the kernel.
 """
 
 import secrets
@@ -17,16 +18,17 @@ NAMESPACES = (
     *("unshare", "--user", "--map-root-user", "--net", "--mount", "--pid"),
     *("--fork", "--kill-child"),
 )
-SECONDS, MEMORY = 10.0, 1 << 30
-PRINTED = 1 << 20  # bytes of output and of errors, each
-PROCESSES = 16
-LONGEST = 200  # characters of a reason
+MAX_SECONDS = 10.0
+MAX_MEMORY = 1 << 30  # bytes
+MAX_OUTPUT = 1 << 20  # bytes of standard output, and of standard error
+MAX_PROCESSES = 16
+MAX_REASON = 200  # characters
 
-# Runs before the program: makes all mounts read-only by the system call mount_setattr
+# Runs before the program: makes all mounts read-only with the system call mount_setattr
 # (442: AT_FDCWD, "/", AT_RECURSIVE, attr_set = MOUNT_ATTR_RDONLY).
 GUARD = """
 import ctypes, resource, sys
-memory, seconds, printed, processes = map(int, sys.argv[1:])
+memory, seconds, output, processes = map(int, sys.argv[1:])
 read_only = (ctypes.c_uint64 * 4)(1, 0, 0, 0)
 system = ctypes.CDLL(None, use_errno=True)
 if system.syscall(442, -100, b"/", 0x8000, ctypes.byref(read_only), 32):
@@ -34,39 +36,43 @@ if system.syscall(442, -100, b"/", 0x8000, ctypes.byref(read_only), 32):
 resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
 resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-resource.setrlimit(resource.RLIMIT_FSIZE, (printed, printed))
-# Memory is limited for each process, so their number is too. Linux does not apply this
-# to the machine's own root; elsewhere it counts the processes of this namespace's user.
+resource.setrlimit(resource.RLIMIT_FSIZE, (output, output))
+# Memory is limited per process, so the number of processes is too. Linux does not apply
+# this limit to the machine's root user.
 resource.setrlimit(resource.RLIMIT_NPROC, (processes, processes))
 exec(compile(sys.stdin.read(), "program", "exec"), {"__name__": "__main__"})
 """
 
 
 def check() -> None:
-    """Raises ValueError where programs cannot be shut in."""
-    told = run("pass")
-    if told != "passed":
+    """Checks that this machine can run programs in the sandbox.
+
+    Raises:
+      ValueError: it cannot.
+    """
+    result = run("pass")
+    if result != "passed":
         raise ValueError(
-            "this machine does not let `unshare` shut a program in, so none that a "
-            f"model wrote is run here ({told})"
+            "this machine does not allow `unshare` to isolate a program, so programs "
+            f"written by a model are not run here ({result})"
         )
 
 
-def run(program: str, seconds: float = SECONDS, memory: int = MEMORY) -> str:
-    """`"passed"` if a program runs to its end, else the reason in a line.
+def run(program: str, seconds: float = MAX_SECONDS, memory: int = MAX_MEMORY) -> str:
+    """Runs a program and returns `"passed"`, or in one line why it did not run to its end.
 
     Args:
-      seconds: after which it is stopped.
-      memory: of its address space, in bytes.
+      seconds: the time limit.
+      memory: the limit of its address space in bytes.
     """
-    sign = secrets.token_hex(16)  # printed at the very end: leaving early is no pass
+    end_mark = secrets.token_hex(16)  # printed last: an early exit does not pass
     command = [*NAMESPACES, sys.executable, "-I", "-c", GUARD]
-    limits = map(str, (memory, int(seconds) + 1, PRINTED, PROCESSES))
+    limits = map(str, (memory, int(seconds) + 1, MAX_OUTPUT, MAX_PROCESSES))
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         try:
-            done = subprocess.run(
+            finished = subprocess.run(
                 [*command, *limits],
-                input=f"{program}\nprint('\\n' + {sign!r})\n".encode(),
+                input=f"{program}\nprint('\\n' + {end_mark!r})\n".encode(),
                 stdout=output,
                 stderr=errors,
                 timeout=seconds,
@@ -78,13 +84,13 @@ def run(program: str, seconds: float = SECONDS, memory: int = MEMORY) -> str:
             return f"stopped after {seconds:g} s"
         except OSError as error:
             return str(error)
-        if _read(output).rstrip().endswith(sign):
+        if _read(output).rstrip().endswith(end_mark):
             return "passed"
-        told = _read(errors).strip().splitlines()
-        return (told or [f"exit code {done.returncode}"])[-1][:LONGEST]
+        lines = _read(errors).strip().splitlines()
+        return (lines or [f"exit code {finished.returncode}"])[-1][:MAX_REASON]
 
 
 def _read(file: BinaryIO) -> str:
-    """What a program wrote to a file of its parent."""
+    """The output of a program."""
     file.seek(0)
-    return file.read(PRINTED).decode(errors="replace")
+    return file.read(MAX_OUTPUT).decode(errors="replace")

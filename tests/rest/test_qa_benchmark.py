@@ -1,4 +1,4 @@
-"""A trial: who is asked what, what is told, and how it goes on where it was."""
+"""The question benchmark: prompts, records, resuming and the choice of a tree size."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 from relay_jax.chat_template import plain
 from relay_jax.config import DraftConfig, ModelConfig, SamplingConfig, TrainConfig
 from relay_jax.rest import autotune, qa_benchmark
-from relay_jax.rest.qa_benchmark import Question, Setup
+from relay_jax.rest.qa_benchmark import QaBenchmark, Question
 from relay_jax.training.step import init_params
 from relay_jax.vocabulary import EOS, TaskTokenizer
 
@@ -19,8 +19,8 @@ QUESTIONS = [
 
 
 @pytest.fixture(scope="module")
-def asked():
-    return Setup(
+def benchmark():
+    return QaBenchmark(
         params=init_params(TrainConfig(model=MODEL)),
         model=MODEL,
         tokenizer=TaskTokenizer(12),
@@ -32,15 +32,19 @@ def asked():
     )
 
 
-def test_every_turn_is_answered_by_both_and_told_of(asked, tmp_path):
-    seen = []
+def test_every_turn_is_answered_by_both_decoders(benchmark, tmp_path):
+    prompts = []
 
     def template(questions, answers):
-        seen.append((list(questions), list(answers)))
+        prompts.append((list(questions), list(answers)))
         return plain(questions, answers)
 
     file = tmp_path / "records.jsonl"
-    lines = list(qa_benchmark.run(asked._replace(template=template), QUESTIONS, file))
+    lines = list(
+        qa_benchmark.run_benchmark(
+            benchmark._replace(template=template), QUESTIONS, file
+        )
+    )
     assert [line["question"] for line in lines] == ["one", "two"]
     assert [len(line["turns"]) for line in lines] == [1, 2]
     for alone, drafted in (turn for line in lines for turn in line["turns"]):
@@ -50,47 +54,56 @@ def test_every_turn_is_answered_by_both_and_told_of(asked, tmp_path):
         assert alone["new_tokens"] == alone["steps"] == drafted["new_tokens"] <= 20
         assert drafted["speed_up"] > 0 and alone["ms_per_token"] > 0
     first = lines[1]["turns"][0][0]["text"]
-    assert seen == [
+    assert prompts == [
         (["1+2="], []),
         (["3*4="], []),
         (["3*4=", "5-"], [first]),
     ]
-    total = qa_benchmark.summarise(lines)
+    total = qa_benchmark.summarize(lines)
     assert [line["answers"] for line in total] == [3, 3]
     assert total[0]["speed_up"] == total[0]["M"] == total[1]["same_texts"] == 1.0
     steps = sum(turn[1]["steps"] for line in lines for turn in line["turns"])
     assert total[1]["M"] == pytest.approx(total[1]["new_tokens"] / steps, abs=1e-3)
 
 
-def test_what_is_recorded_is_not_asked_again(asked, tmp_path, monkeypatch):
+def test_recorded_questions_are_not_answered_again(benchmark, tmp_path, monkeypatch):
     file = tmp_path / "records.jsonl"
-    lines = list(qa_benchmark.run(asked, QUESTIONS[:1], file))
+    lines = list(qa_benchmark.run_benchmark(benchmark, QUESTIONS[:1], file))
     file.write_text(file.read_text() + '{"question": "tw')  # as a crash leaves it
-    held = autotune.resize(asked.draft, autotune.AUTOTUNE)
-    again = qa_benchmark.choose_size(asked._replace(draft=held), QUESTIONS[0], file)
-    assert again.draft == asked.draft
-    both = list(qa_benchmark.run(asked, QUESTIONS, file))
+    open_draft = autotune.resize(benchmark.draft, autotune.AUTOTUNE)
+    again = qa_benchmark.choose_tree_size(
+        benchmark._replace(draft=open_draft), QUESTIONS[0], file
+    )
+    assert again.draft == benchmark.draft
+    both = list(qa_benchmark.run_benchmark(benchmark, QUESTIONS, file))
     assert both[0] == lines[0] and both[1]["question"] == "two"
     assert [json.loads(line) for line in file.read_text().splitlines()] == both
     monkeypatch.setattr(qa_benchmark, "_decode", None)
-    assert list(qa_benchmark.run(asked, QUESTIONS, file)) == both
+    assert list(qa_benchmark.run_benchmark(benchmark, QUESTIONS, file)) == both
 
 
-def test_an_open_tree_size_is_measured_once(asked, tmp_path, monkeypatch):
+def test_an_open_tree_size_is_measured_once(benchmark, tmp_path, monkeypatch):
     monkeypatch.setattr(autotune, "SIZES", (0, 4))
     monkeypatch.setattr(
         autotune, "_time_steps", lambda *args: {c: 1.0 + c for c in args[-1]}
     )
-    held = autotune.resize(asked.draft, autotune.AUTOTUNE)
-    chosen = qa_benchmark.choose_size(
-        asked._replace(draft=held), QUESTIONS[0], tmp_path / "none", tmp_path / "times"
+    open_draft = autotune.resize(benchmark.draft, autotune.AUTOTUNE)
+    tuned = qa_benchmark.choose_tree_size(
+        benchmark._replace(draft=open_draft),
+        QUESTIONS[0],
+        tmp_path / "none",
+        tmp_path / "times",
     )
-    assert chosen.draft.num_draft == 0
-    lines = list(qa_benchmark.run(chosen, QUESTIONS[:1], tmp_path / "records.jsonl"))
-    told = [
-        (line["drafter"], line["num_draft"]) for line in qa_benchmark.summarise(lines)
+    assert tuned.draft.num_draft == 0
+    lines = list(
+        qa_benchmark.run_benchmark(tuned, QUESTIONS[:1], tmp_path / "records.jsonl")
+    )
+    totals = [
+        (line["drafter"], line["num_draft"]) for line in qa_benchmark.summarize(lines)
     ]
-    assert told == [("none", 0), ("prompt_lookup", 0)]
-    again = asked._replace(draft=held)
-    resumed = qa_benchmark.choose_size(again, QUESTIONS[0], tmp_path / "records.jsonl")
-    assert resumed.draft == chosen.draft
+    assert totals == [("none", 0), ("prompt_lookup", 0)]
+    again = benchmark._replace(draft=open_draft)
+    resumed = qa_benchmark.choose_tree_size(
+        again, QUESTIONS[0], tmp_path / "records.jsonl"
+    )
+    assert resumed.draft == tuned.draft

@@ -1,4 +1,4 @@
-"""What a shut-in program can do, and what it cannot."""
+"""What a program in the sandbox can and cannot do."""
 
 import os
 import time
@@ -14,7 +14,7 @@ except ValueError as error:
 
 
 @pytest.mark.parametrize(
-    ("program", "told"),
+    ("program", "expected"),
     [
         ("import random, math, typing, hashlib; print(1)", "passed"),
         ("assert 1 == 2, 'no'", "AssertionError: no"),
@@ -31,11 +31,11 @@ except ValueError as error:
         ),
     ],
 )
-def test_results(program, told):
-    assert sandbox.run(program).startswith(told)
+def test_results(program, expected):
+    assert sandbox.run(program).startswith(expected)
 
 
-def test_time_is_limited_also_for_what_a_program_starts():
+def test_the_time_limit_includes_child_processes():
     begin = time.monotonic()
     child = "import subprocess; subprocess.run(['sleep', '60'])"
     assert sandbox.run(child, seconds=1.0) == "stopped after 1 s"
@@ -45,7 +45,7 @@ def test_time_is_limited_also_for_what_a_program_starts():
 
 def test_a_machine_without_namespaces_runs_nothing(monkeypatch):
     monkeypatch.setattr(sandbox, "NAMESPACES", ("no-such-command",))
-    with pytest.raises(ValueError, match="none that a model wrote is run here .*no-su"):
+    with pytest.raises(ValueError, match="written by a model are not run here .*no-su"):
         sandbox.check()
 
 
