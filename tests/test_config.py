@@ -110,7 +110,7 @@ def bucket(**values):
         (
             bucket(length=3),
             (
-                "unknown key config.data.buckets.b.length; valid keys: sampled_rounds, "
+                "unknown key config.data.buckets.b.length; valid keys: "
                 "kind, lengths, max_rounds, num_examples, options, path, start_share, "
                 "task, weight"
             ),

@@ -114,7 +114,9 @@ def test_stages_follow_one_another(tmp_path):
     assert (tmp_path / "tiny" / "records.jsonl").read_text() == kept
     twice = f"--run={tmp_path}/tiny,{tmp_path}/tiny", f"--workdir={tmp_path}/twice"
     told = refusal("evaluate", *twice, "--count=1")
-    assert "both evaluate 'looped_aligned' with seed 0 on arithmetic, which would" in told
+    assert (
+        "both evaluate 'looped_aligned' with seed 0 on arithmetic, which would" in told
+    )
     again = refusal("evaluate", *arguments)
     assert "holds an evaluation; pass --overwrite to replace it" in again
 
@@ -531,7 +533,9 @@ def test_collect_results_joins_the_seeds_of_a_quickstart(tmp_path):
     assert list(files.read_lines(tmp_path / "again.jsonl")) == lines
     twice = f"--run={tmp_path}/seed0,{tmp_path}/seed0", f"--results={tmp_path}/y.jsonl"
     told = refusal("collect_results", *twice)
-    assert "both evaluate 'ar' with seed 0 on lis, which would count as two seeds" in told
+    assert (
+        "both evaluate 'ar' with seed 0 on lis, which would count as two seeds" in told
+    )
     missing = refusal(
         "collect_results", f"--run={tmp_path}", f"--results={tmp_path}/y.jsonl"
     )
