@@ -171,12 +171,12 @@ def _drafter_in(name: str) -> str:
 
 def _upgrade_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     upgraded = {}
-    for key, value in values.items():
-        key = CONFIG_KEYS.get(key, key)
+    for old_key, value in values.items():
+        key = CONFIG_KEYS.get(old_key, old_key)
         is_removed = key in REMOVED_KEYS and value != REMOVED_KEYS[key]
         if is_removed or value in REMOVED_VALUES.get(key, ()):
             raise ValueError(
-                f"the setting {key}={value!r} is of an earlier version and has been "
+                f"the setting {old_key}={value!r} is of an earlier version and has been "
                 "removed; check out that version to go on with this run"
             )
         if key not in REMOVED_KEYS:

@@ -78,7 +78,7 @@ def test_a_chains_config_has_the_new_keys():
             {"data": {"buckets": {"a": {"options": {"order": "grown"}}}}},
         ),
         ("order='grown'", {"evaluation": {"options": {"lis": {"order": "grown"}}}}),
-        ("input_injection='problem'", {"model": {"loop_input": "problem"}}),
+        ("loop_input='problem'", {"model": {"loop_input": "problem"}}),
         ("scheme='none'", {"model": {"position": {"scheme": "none"}}}),
         ("filter='confidence'", {"filter": "confidence", "confidence": 0.9}),
         ("confidence=0.5", {"filter": "none", "confidence": 0.5}),
