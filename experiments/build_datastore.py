@@ -38,7 +38,11 @@ from experiments import command
 from relay_jax import files
 from relay_jax.beam import find_workers
 from relay_jax.data import corpora
-from relay_jax.data.published_corpora import RECIPES, find_recipe, read_recipe_file
+from relay_jax.data.published_corpora import (
+    PUBLISHED_CORPORA,
+    find_corpus_files,
+    read_corpus_file,
+)
 from relay_jax.rest.build import SHARD_TOKENS, build_datastore, extend_datastore
 from relay_jax.rest.build_beam import build_datastore_beam
 from relay_jax.rest.datastore import Datastore, open_datastore
@@ -54,7 +58,9 @@ _FILES = flags.DEFINE_list("files", [], "Files, folders or patterns: a document 
 _JSONL = flags.DEFINE_list("jsonl", [], "JSON-lines files: a document a line.")
 _TFDS = flags.DEFINE_string("tfds", "", "A TFDS dataset: a document an example.")
 _SPLIT = flags.DEFINE_string("split", "train", "Split of the TFDS dataset.")
-_RECIPE = flags.DEFINE_enum("recipe", "", ["", *RECIPES], "A corpus of the paper.")
+_RECIPE = flags.DEFINE_enum(
+    "recipe", "", ["", *PUBLISHED_CORPORA], "A corpus of the paper."
+)
 _DATA_DIR = flags.DEFINE_string(
     "data_dir",
     "",
@@ -204,9 +210,9 @@ def _texts(source: str, is_spread: bool) -> list[Callable[[], Iterable[str]]]:
     if source == "--recipe":
         if not folder:
             raise ValueError("--recipe needs --data_dir, the folder as it is published")
-        recipe = RECIPES[_RECIPE.value]
-        files = find_recipe(recipe, folder)
-        return [partial(read_recipe_file, recipe, file) for file in files]
+        recipe = PUBLISHED_CORPORA[_RECIPE.value]
+        files = find_corpus_files(recipe, folder)
+        return [partial(read_corpus_file, recipe, file) for file in files]
     name, split = _TFDS.value, _SPLIT.value
     splits = corpora.split_tfds(name, split, folder) if is_spread else [split]
     return [partial(corpora.read_tfds, name, part, key, folder) for part in splits]

@@ -13,10 +13,11 @@ from tqdm import tqdm
 from experiments import command
 from relay_jax import files
 from relay_jax.config import MAX_SEED, TrainConfig
-from relay_jax.data import loader
+from relay_jax.data.buckets import check_lengths
 from relay_jax.evaluation import figures
 from relay_jax.evaluation.evaluate import evaluate_run
 from relay_jax.evaluation.report import make_table
+from relay_jax.tasks import make_task
 from relay_jax.training import checkpoint
 
 _RUN = flags.DEFINE_list("run", None, "Run directories, with commas.")
@@ -93,11 +94,11 @@ def wanted_lengths(run: str, config: TrainConfig) -> dict[str, list[int]] | None
         raise ValueError(f"{run} knows no task: give --task with --lengths")
     lengths = {}
     for name in tasks:
-        task = loader.make_task(name, config.evaluation.options.get(name, {}))
+        task = make_task(name, config.evaluation.options.get(name, {}))
         bounds = known.get(name, (0, 0))
         if _LENGTHS.value:
             bounds = command.whole_numbers("lengths", _LENGTHS.value, 2)
-        loader.check_lengths(task, bounds, config.model, "test")
+        check_lengths(task, bounds, config.model, "test")
         if _LENGTHS.value:
             lengths[name] = list(range(bounds[1], bounds[0] - 1, -_STEP.value))[::-1]
         else:

@@ -15,12 +15,13 @@ from tqdm import tqdm
 from experiments import command
 from relay_jax import files
 from relay_jax.config import MAX_SEED, DraftConfig
-from relay_jax.data import loader
+from relay_jax.data.buckets import check_lengths
 from relay_jax.evaluation import figures
 from relay_jax.evaluation.report import make_speed_table
 from relay_jax.relay import looped_drafter
 from relay_jax.rest.datastore import open_datastore
 from relay_jax.rest.index import load_index
+from relay_jax.tasks import make_task
 from relay_jax.training import checkpoint
 from relay_jax.vocabulary import TaskTokenizer
 
@@ -43,9 +44,9 @@ def main() -> None:
     decoder = checkpoint.load_params(_RUN.value)
     looped_drafter.check_pair(looped[0], decoder[0], (_LOOPED.value, _RUN.value))
     lengths, name = command.whole_numbers("lengths", _LENGTHS.value), _TASK.value
-    task = loader.make_task(name, decoder[0].evaluation.options.get(name, {}))
+    task = make_task(name, decoder[0].evaluation.options.get(name, {}))
     for length in lengths:
-        loader.check_lengths(task, (length, length), decoder[0].model, "test")
+        check_lengths(task, (length, length), decoder[0].model, "test")
     store = None
     if _STORE.value:
         words = TaskTokenizer(decoder[0].model.num_numbers)

@@ -22,7 +22,7 @@ from absl import flags, logging
 from experiments import command
 from relay_jax.beam import find_workers
 from relay_jax.config import MAX_SEED
-from relay_jax.data.loader import make_task
+from relay_jax.tasks import make_task
 
 _TASK = flags.DEFINE_string("task", None, "A task's name.", required=True)
 _LENGTHS = flags.DEFINE_string("lengths", None, "Shortest, longest.", required=True)

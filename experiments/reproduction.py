@@ -28,12 +28,12 @@ from experiments.configs import (
 )
 from relay_jax import config as configs
 from relay_jax import config_io, files
-from relay_jax.data import loader
 from relay_jax.data.chain_files import read_chains
 from relay_jax.evaluation import accuracy, figures, flops
 from relay_jax.evaluation.evaluate import evaluate_run
 from relay_jax.evaluation.report import make_table
 from relay_jax.relay import stages
+from relay_jax.tasks import make_task
 from relay_jax.training import checkpoint, loop
 
 RECIPES = {
@@ -286,7 +286,7 @@ def made_chains(path: epath.Path) -> Iterator[dict[str, Any]]:
     """The records of a stage that wrote chains, with the samples of each length."""
     values = files.read_json(path / "config.json")
     config = config_io.build(configs.ChainsConfig, values)
-    task = loader.make_task(config.task, config.options)
+    task = make_task(config.task, config.options)
     about = {"model": config.model, "experiment": path.parent.name}
     for line in files.read_lines(path / "records.jsonl"):
         yield line | about

@@ -21,12 +21,13 @@ from etils import epath
 from experiments import command, drafting, prompting
 from relay_jax import files
 from relay_jax.config import MAX_SEED, TrainConfig
-from relay_jax.data import loader
 from relay_jax.data.alignment import sizes
+from relay_jax.data.buckets import check_lengths
 from relay_jax.evaluation import accuracy, figures
 from relay_jax.evaluation.report import make_speed_table
 from relay_jax.rest import benchmark, bootstrap
 from relay_jax.rest.index import add_recent
+from relay_jax.tasks import make_task
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where records go.", required=True)
 _TASK = flags.DEFINE_string("task", "", "Solve its problems; or give prompts.")
@@ -103,8 +104,8 @@ def problems(config: TrainConfig) -> list:
     if _LENGTH.value is None:
         raise ValueError("--task needs --length")
     name = _TASK.value
-    task = loader.make_task(name, config.evaluation.options.get(name, {}))
-    loader.check_lengths(task, (_LENGTH.value, _LENGTH.value), config.model, "test")
+    task = make_task(name, config.evaluation.options.get(name, {}))
+    check_lengths(task, (_LENGTH.value, _LENGTH.value), config.model, "test")
     examples = accuracy.test_problems(
         task, [_LENGTH.value], _COUNT.value, _SEED.value, final=True
     )

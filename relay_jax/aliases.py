@@ -116,6 +116,11 @@ def upgrade_model(values: Mapping[str, Any]) -> dict[str, Any]:
     return {MODEL_KEYS.get(key, key): value for key, value in upgraded.items()}
 
 
+def old_dataset_name(name: str) -> str:
+    """The name that an earlier version gave to a TFDS dataset."""
+    return name.replace("_right_heavy_", "_lean_")
+
+
 def upgrade_record(line: Mapping[str, Any]) -> dict[str, Any]:
     """A record in the keys and values of this version."""
     upgraded = {}

@@ -142,7 +142,6 @@ class BucketConfig:
     # tfds: the TFDS data directory; chains: a chains directory (both by `resolve`);
     # text: a .npy file of token ids, relative to the run directory.
     path: str = ""
-    num_examples: int = 0  # synthetic: how many distinct ones; 0: never the same again
     max_rounds: int = 0  # train only the first rounds of each chain; 0: all
     # Feedback: the number of rounds sampled per chain and step, trained independently
     # of each other; 0: all rounds, in sequence.
@@ -225,9 +224,8 @@ class ChainsConfig:
     model: str  # the run of the generating model (`resolve`)
     counts: Mapping[str, int]  # the number of chains for each length, as {"16": 6477}
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the task
-    filter: Literal["none", "answer_agrees", "confidence", "oracle"] = "none"
+    filter: Literal["none", "answer_agrees", "oracle"] = "none"
     judge: str = ""  # answer_agrees: the run whose answer must agree (`resolve`)
-    confidence: float = 0.9
     allow_fewer: bool = False  # continue with fewer chains than `counts`, even none
     name: str = "chains"
     seed: int = 0

@@ -110,9 +110,8 @@ def bucket(**values):
         (
             bucket(length=3),
             (
-                "unknown key config.data.buckets.b.length; valid keys: "
-                "kind, lengths, max_rounds, num_examples, options, path, sampled_rounds, "
-                "start_share, task, weight"
+                "unknown key config.data.buckets.b.length; valid keys: kind, lengths, "
+                "max_rounds, options, path, sampled_rounds, start_share, task, weight"
             ),
         ),
         (

@@ -14,8 +14,8 @@ from absl import flags
 from experiments import command
 from experiments.configs import paper
 from relay_jax import files
-from relay_jax.data.loader import make_task
 from relay_jax.data.sources import SyntheticSource
+from relay_jax.tasks import make_task
 
 _RECORDS = flags.DEFINE_string("records", "", "A file that lines are appended to.")
 _COUNT = flags.DEFINE_integer("count", 20_480, "Examples a repeat.", lower_bound=1)

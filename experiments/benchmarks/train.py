@@ -29,6 +29,7 @@ from experiments import command
 from relay_jax import files
 from relay_jax.config import BucketConfig, TrainConfig
 from relay_jax.data import loader
+from relay_jax.data.buckets import check_buckets
 from relay_jax.evaluation.flops import step_flops
 from relay_jax.models.sharding import make_mesh, param_shardings, shard_batch
 from relay_jax.rest import roofline
@@ -87,7 +88,7 @@ def main() -> None:
         config = dataclasses.replace(config, data=data)
     check_settings(config)
     check_devices(config)
-    loader.check_buckets(config)
+    check_buckets(config)
     dtype = config.model.dtype
     rates, versions = {"jax": roofline.matrix_rate(dtype)}, {}
     if _PEER.value:

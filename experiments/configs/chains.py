@@ -17,7 +17,6 @@ def get_config() -> ConfigDict:
                 "counts": {"4": 2000, "5": 2000},
                 "filter": "none",
                 "judge": "",
-                "confidence": 0.9,
                 "seed": 0,
             },
         )

@@ -1,16 +1,17 @@
-"""Rounds -> training batches. The only file that knows how chains are laid out.
+"""Rounds -> training batches: the only module that knows the layout of chains.
 
-A looped batch right-aligns problem and rounds in n columns (RELAY section 3.2). Round t
-is trained where M_t = 1: on its tokens and on the one pad just before them, the
-*boundary pad*, which says where the round begins. Pads further left are not trained.
+A looped batch right-aligns the problem and the rounds in n columns (RELAY section 3.2).
+Round t is trained where its mask M_t is 1 (`round_mask`): at its tokens and at the one
+pad just before them, the *boundary pad*, which marks where the round begins. Pads
+further left are not trained.
 
     problem     [ARI] 3  *  2  +  6  /  3  =
     round 1       .   .  .  .  6  +  6  /  3  =          M_1   0 0 0 1 1 1 1 1 1 1
     round 2       .   .  .  .  .  .  6  +  2  =          M_2   0 0 0 0 0 1 1 1 1 1
     round 3       .   .  .  .  .  .  .  .  .  8          M_3   0 0 0 0 0 0 0 0 1 1
 
-(one more column stands on the left of the problem here.) A decoder batch writes the same
-example from left to right; everything after the problem is trained, to `<eos>`:
+(The masks show one more column, to the left of the problem.) A decoder batch has the
+same example from left to right; everything after the problem is trained, up to `<eos>`:
 
     tokens      [ARI] 3*2+6/3=  6+6/3=  6+2=  8  <eos>
     trained       0   00000000  111111  1111  1    1
@@ -24,59 +25,65 @@ from relay_jax.base import Bool, DecoderBatch, Examples, Host, Int, LoopedBatch
 from relay_jax.tasks.task import Task
 from relay_jax.vocabulary import EOS, PAD
 
-WIDTH_STEP = 16  # widths differ by this much, so that few shapes need compiling
+WIDTH_STEP = 16  # widths are rounded to this, so that few shapes are compiled
 
 
 def looped_batch(
     examples: Examples, task: Task, num_loops: int, width: int = 0, columns: int = 0
 ) -> LoopedBatch:
-    """Aligns examples for the looped model, by default as narrow as they permit.
+    """Right-aligns examples for the looped model.
 
     Args:
-      columns: r; by default as many as there are.
+      num_loops: T, the number of loops and of rounds in the batch.
+      width: n, by default the smallest that `looped_width` permits.
+      columns: r, the columns in which rounds are trained; by default all n.
 
     Raises:
       ValueError: a chain has more rounds than there are loops.
     """
-    most = int(examples.num_rounds.max())
-    if most > num_loops:
+    max_rounds = int(examples.num_rounds.max())
+    if max_rounds > num_loops:
         raise ValueError(
-            f"{task.name}: a chain of {most} rounds does not fit {num_loops} loops"
+            f"{task.name}: a chain of {max_rounds} rounds does not fit {num_loops} loops"
         )
     width = width or looped_width(examples, task)
     problem = right_align(examples.problem, width)
-    told = right_align(examples.rounds, min(columns or width, width))
-    rounds = np.full((len(problem), num_loops, told.shape[-1]), PAD, told.dtype)
-    rounds[:, : told.shape[1]] = told[:, :num_loops]
+    aligned = right_align(examples.rounds, min(columns or width, width))
+    rounds = np.full((len(problem), num_loops, aligned.shape[-1]), PAD, aligned.dtype)
+    rounds[:, : aligned.shape[1]] = aligned[:, :num_loops]
     rounds = rounds.transpose(1, 0, 2)
     mask = round_mask(rounds)
     arrays = problem, rounds, mask, examples.answer, examples.num_rounds
-    return LoopedBatch(*map(_on_device, arrays))
+    return LoopedBatch(*map(_to_device_type, arrays))
 
 
-def cut_chains(examples: Examples, max_rounds: int) -> Examples:
-    """Only the first rounds of each chain; where more follow, there is no answer
-    (`<pad>`), because it is not reached."""
-    reached = examples.num_rounds <= max_rounds
+def truncate_chains(examples: Examples, max_rounds: int) -> Examples:
+    """Keeps the first rounds of each chain.
+
+    A chain that is cut never reaches its answer, so its answer becomes `<pad>`.
+    """
+    is_whole = examples.num_rounds <= max_rounds
     return examples._replace(
         rounds=examples.rounds[:, :max_rounds],
         num_rounds=np.minimum(examples.num_rounds, max_rounds),
-        answer=np.where(reached, examples.answer, PAD),
+        answer=np.where(is_whole, examples.answer, PAD),
     )
 
 
-def longest_width(task: Task, longest: int) -> int:
-    """n, that problems of length `longest` could need."""
+def max_looped_width(task: Task, longest: int) -> int:
+    """The largest n that problems of length `longest` can need."""
     return max(task.problem_size(longest), task.round_size(longest) + 1)
 
 
 def looped_width(examples: Examples, task: Task, longest: int = 0) -> int:
-    """n: room for the problem, and for every round with its boundary pad.
+    """n, with room for the problem and for every round with its boundary pad.
 
-    Narrower by multiples of `WIDTH_STEP` than what problems of length `longest` (by
-    default the longest here) could need.
+    It is below `max_looped_width` by a multiple of `WIDTH_STEP`.
+
+    Args:
+      longest: length of the problems of the maximum; by default the longest example.
     """
-    bound = longest_width(task, longest or int(examples.length.max()))
+    bound = max_looped_width(task, longest or int(examples.length.max()))
     needed = int(max(sizes(examples.problem).max(), sizes(examples.rounds).max() + 1))
     return bound - (bound - needed) // WIDTH_STEP * WIDTH_STEP
 
@@ -91,56 +98,58 @@ def right_align(tokens: Int[Host, "*b r"], width: int) -> Int[Host, "*b n"]:
     if size.size and size.max() > width:
         raise ValueError(f"a row of {size.max()} tokens does not fit {width} columns")
     source = np.arange(width) - (width - size)
-    room = max(width - tokens.shape[-1], 0)
+    missing = max(width - tokens.shape[-1], 0)
     padded = np.pad(
-        tokens, [(0, 0)] * (tokens.ndim - 1) + [(0, room)], constant_values=PAD
+        tokens, [(0, 0)] * (tokens.ndim - 1) + [(0, missing)], constant_values=PAD
     )
     moved = np.take_along_axis(padded, np.maximum(source, 0), axis=-1)
     return np.where(source >= 0, moved, PAD)
 
 
 def left_align(tokens: Int[Host, "*b n"]) -> Int[Host, "*b n"]:
-    """Moves the tokens of each row to its left end, whatever pads stand among them."""
+    """Moves the tokens of each row to its left end, also across pads between them."""
     order = np.argsort(tokens == PAD, axis=-1, kind="stable")
     return np.take_along_axis(tokens, order, axis=-1)
 
 
 def round_mask(rounds: Int[Host, "*b n"]) -> Bool[Host, "*b n"]:
-    """M_t: a right-aligned round's tokens and its boundary pad."""
-    told = rounds != PAD
-    boundary = np.zeros_like(told)
-    boundary[..., :-1] = told[..., 1:]
-    return told | boundary
+    """M_t (RELAY section 3.2): a right-aligned round's tokens and its boundary pad."""
+    is_token = rounds != PAD
+    boundary = np.zeros_like(is_token)
+    boundary[..., :-1] = is_token[..., 1:]
+    return is_token | boundary
 
 
 def decoder_batch(examples: Examples, task: Task, longest: int = 0) -> DecoderBatch:
-    """Writes problem, chain and answer from left to right, as narrow as they permit; or
-    as wide as problems of length `longest` could need.
+    """Lays out problem, chain and answer from left to right.
+
+    Args:
+      longest: the batch is as wide as problems of this length can need; by default as
+        narrow as the examples permit.
 
     Raises:
-      ValueError: they need more.
+      ValueError: an example is too wide for problems of length `longest`.
     """
     tokens, problem_sizes = flatten(examples, task)
-    needed = int(sizes(tokens).max())
-    wanted = (
-        task.problem_size(longest) + text_room(task, longest) if longest else needed
-    )
-    if needed > wanted:
+    needed = available = int(sizes(tokens).max())
+    if longest:
+        available = task.problem_size(longest) + max_new_tokens(task, longest)
+    if needed > available:
         raise ValueError(
-            f"{task.name}: a text of {needed} tokens does not fit the {wanted} that "
+            f"{task.name}: a text of {needed} tokens does not fit the {available} that "
             f"problems of length {longest} need"
         )
-    width = -(-wanted // WIDTH_STEP) * WIDTH_STEP
-    room = max(width - tokens.shape[1], 0)
-    tokens = np.pad(tokens, ((0, 0), (0, room)), constant_values=PAD)[:, :width]
+    width = -(-available // WIDTH_STEP) * WIDTH_STEP
+    missing = max(width - tokens.shape[1], 0)
+    tokens = np.pad(tokens, ((0, 0), (0, missing)), constant_values=PAD)[:, :width]
     column = np.arange(width)[None]
     trained = (column >= problem_sizes[:, None]) & (tokens != PAD)
-    return DecoderBatch(_on_device(tokens), trained)
+    return DecoderBatch(_to_device_type(tokens), trained)
 
 
-def text_room(task: Task, length: int) -> int:
-    """Tokens that the longest text after a problem needs."""
-    return task.chain_size(length) + 2  # and the answer and `<eos>`
+def max_new_tokens(task: Task, length: int) -> int:
+    """Tokens of the longest text that can follow a problem: chain, answer, `<eos>`."""
+    return task.chain_size(length) + 2
 
 
 def flatten(examples: Examples, task: Task) -> tuple[Int[Host, "b n"], Int[Host, " b"]]:
@@ -150,19 +159,19 @@ def flatten(examples: Examples, task: Task) -> tuple[Int[Host, "b n"], Int[Host,
     parts = [examples.problem, examples.rounds.reshape(num, math.prod(shape[1:]))]
     if not task.answer_in_chain:
         parts.append(examples.answer[:, None].astype(end.dtype))
-    loose = np.concatenate([*parts, end], axis=1)
-    kept = loose != PAD
-    place = np.cumsum(kept, axis=1) - 1
-    packed = np.full_like(loose, PAD)
-    packed[np.nonzero(kept)[0], place[kept]] = loose[kept]
+    joined = np.concatenate([*parts, end], axis=1)
+    is_token = joined != PAD
+    column = np.cumsum(is_token, axis=1) - 1
+    packed = np.full_like(joined, PAD)
+    packed[np.nonzero(is_token)[0], column[is_token]] = joined[is_token]
     return packed, sizes(examples.problem)
 
 
 def sizes(tokens: Int[Host, "*b r"]) -> Int[Host, "*b"]:
-    """How many tokens stand before the padding."""
+    """Number of tokens of each row, padding excluded."""
     return np.sum(tokens != PAD, axis=-1)
 
 
-def _on_device(array: Host) -> Host:
-    """Devices count in 32 bits; masks stay masks."""
+def _to_device_type(array: Host) -> Host:
+    """Integers become 32-bit, as JAX has them; masks stay boolean."""
     return array if array.dtype == bool else array.astype(np.int32)

@@ -1,8 +1,8 @@
 """Corpora for datastores and language models: files, JSON lines, TFDS, token arrays.
 
-Every source is an iterator of documents, which are texts or token ids; it is read once,
-from its start, and never held as a whole. What is to be read by several workers is cut
-into parts, each a function that gives such an iterator.
+Every source is an iterator of documents, which are texts or token ids; it is read once
+and never loaded as a whole. For several workers, a corpus is divided into parts, each a
+function that returns such an iterator.
 """
 
 import contextlib
@@ -22,15 +22,15 @@ from relay_jax.base import Host, Integer
 from relay_jax.files import open_tokens
 from relay_jax.tokenizers import Tokenizer, load_tokenizer
 
-FILES = 256  # of one part
-EXAMPLES = 8192  # of TFDS, likewise
+FILES_PER_PART = 256
+EXAMPLES_PER_PART = 8192  # of TFDS
 
 
 def find_files(patterns: Iterable[str]) -> list[epath.Path]:
-    """Files, the files below folders, and what patterns such as `src/**/*.py` match.
+    """The files that names, folders and patterns such as `src/**/*.py` stand for.
 
     Raises:
-      ValueError: a pattern that matches nothing.
+      ValueError: one of them matches nothing.
     """
     found = {}
     for pattern in patterns:
@@ -43,13 +43,13 @@ def find_files(patterns: Iterable[str]) -> list[epath.Path]:
             matched = map(epath.Path, sorted(glob.glob(pattern, recursive=True)))
             matched = [path for path in matched if path.is_file()]
         if not matched:
-            raise ValueError(f"{pattern!r} names no file")
+            raise ValueError(f"no file matches {pattern!r}")
         found |= dict.fromkeys(matched)
     return list(found)
 
 
 def _walk(folder: epath.Path) -> Iterator[epath.Path]:
-    """All files below a folder; links to folders, which may lead round, are left out."""
+    """All files below a folder; links to folders, which could be cyclic, are skipped."""
     for path in folder.iterdir():
         if path.is_dir():
             if not os.path.islink(path):
@@ -59,18 +59,19 @@ def _walk(folder: epath.Path) -> Iterator[epath.Path]:
 
 
 def read_files(files: Iterable[epath.Path]) -> Iterator[str]:
-    """One document a file; bytes that are not UTF-8 are replaced."""
+    """One document per file; bytes that are not UTF-8 are replaced."""
     for file in files:
         yield file.read_bytes().decode("utf-8", errors="replace")
 
 
 def group_files(files: Sequence[epath.Path]) -> list[Sequence[epath.Path]]:
-    """Files in parts of `FILES`."""
-    return [files[first : first + FILES] for first in range(0, len(files), FILES)]
+    """Files in parts of `FILES_PER_PART`."""
+    size = FILES_PER_PART
+    return [files[first : first + size] for first in range(0, len(files), size)]
 
 
 def read_json_lines(files: Iterable[epath.Path], key: str) -> Iterator[str]:
-    """One document a line: its field `key`; see `read_json_fields`."""
+    """One document per line: its field `key`; see `read_json_fields`."""
     for (text,) in read_json_fields(files, [key]):
         yield text
 
@@ -78,29 +79,31 @@ def read_json_lines(files: Iterable[epath.Path], key: str) -> Iterator[str]:
 def read_json_fields(
     files: Iterable[epath.Path], keys: Sequence[str]
 ) -> Iterator[list[str]]:
-    """Some texts of each line. Empty lines are passed over; .gz files are unpacked.
+    """Text fields of each line. Empty lines are skipped; .gz files are unpacked.
 
     Raises:
-      ValueError: a file is not what its name says, a line is not JSON, or lacks a text.
+      ValueError: a file is not in the format of its suffix, or a line is not JSON or
+        lacks one of the fields.
     """
     for file in files:
         for number, fields in read_json_objects(file):
             missing = [key for key in keys if not isinstance(fields.get(key), str)]
             if missing:
                 raise ValueError(
-                    f"{file}, line {number} has no text under {missing[0]!r}, but "
-                    f"{sorted(fields)}; choose one of them"
+                    f"{file}, line {number} has no text in the field "
+                    f"{missing[0]!r}; its fields are {', '.join(sorted(fields))}"
                 )
             yield [fields[key] for key in keys]
 
 
 def read_json_objects(file: epath.Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The number and the object of each line. Empty lines are passed over; a .gz file
-    is unpacked.
+    """The number and the object of each line.
+
+    Empty lines are skipped; a .gz file is unpacked.
 
     Raises:
-      ValueError: the file is not what its name says, or a line is not a JSON object, be
-        it the last one, which was cut off.
+      ValueError: the file is not in the format of its suffix, or a line is not a JSON
+        object (the last line included: it may have been cut off).
     """
     for number, line in enumerate(_lines(file), 1):
         if not line.strip():
@@ -129,29 +132,29 @@ def _lines(file: epath.Path) -> Iterator[str]:
                 yield line.decode()
     except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:
         raise ValueError(
-            f"{file} cannot be read ({error}); expected lines of JSON, packed by gzip "
-            "if the name ends with .gz"
+            f"{file} cannot be read ({error}); expected lines of JSON, compressed by "
+            "gzip if the name ends with .gz"
         ) from error
 
 
 def read_tfds(name: str, split: Any, key: str, data_dir: str = "") -> Iterator[str]:
-    """One document an example of a TFDS dataset: its feature `key`."""
+    """One document per example of a TFDS dataset: its feature `key`."""
     for example in _open_tfds(name, split, data_dir):
         if key not in example:
             raise ValueError(
-                f"{name} has no feature {key!r} but {sorted(example)}; "
-                "choose with --text_key"
+                f"{name} has no feature {key!r}, only {', '.join(sorted(example))}; "
+                "choose one with --text_key"
             )
         text = example[key]
         yield text.decode() if isinstance(text, bytes) else str(text)
 
 
 def split_tfds(name: str, split: str, data_dir: str = "") -> list[Any]:
-    """A split of a TFDS dataset in parts that `read_tfds` takes for splits."""
+    """Divides a split of a TFDS dataset into splits that `read_tfds` accepts."""
     import tensorflow_datasets as tfds
 
     count = len(_open_tfds(name, split, data_dir))
-    return tfds.even_splits(split, -(-count // EXAMPLES))
+    return tfds.even_splits(split, -(-count // EXAMPLES_PER_PART))
 
 
 def _open_tfds(name: str, split: Any, data_dir: str) -> Sequence[Any]:
@@ -164,24 +167,23 @@ def _open_tfds(name: str, split: Any, data_dir: str) -> Sequence[Any]:
 
 
 def read_tokens(file: epath.PathLike, eos_id: int) -> Iterator[Integer[Host, "_"]]:
-    """The documents of a token array: each ends with `eos_id`, but for the last.
+    """The documents of a token array: each ends with `eos_id`; the last need not.
 
     Raises:
-      ValueError: it is no file of whole numbers in one dimension.
+      ValueError: it is not a file of integers in one dimension.
     """
     tokens = open_tokens(file, "give a .npy file of token ids")
     step = 1 << 22
-    held = []
+    unfinished = []  # pieces of a document that began in an earlier step
     for first in range(0, len(tokens), step):
         piece = np.asarray(tokens[first : first + step])
         start = 0
         for end in np.flatnonzero(piece == eos_id) + 1:
-            yield np.concatenate([*held, piece[start:end]])
-            held, start = [], end
-        held.append(piece[start:])
-    rest = np.concatenate(held) if held else np.zeros(0, np.int32)
-    if rest.size:
-        yield rest
+            yield np.concatenate([*unfinished, piece[start:end]])
+            unfinished, start = [], end
+        unfinished.append(piece[start:])
+    if sum(map(len, unfinished)):
+        yield np.concatenate(unfinished)
 
 
 def encode(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[Integer[Host, "_"]]:
@@ -193,10 +195,10 @@ def encode(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[Integer[Host,
 def encode_part(
     part: Callable[[], Iterable[str]], tokenizer: str, identity: str
 ) -> Iterator[Integer[Host, "_"]]:
-    """As `encode`, by a worker that has a tokenizer's name instead of a tokenizer.
+    """`encode` for a worker, which loads the tokenizer by its name.
 
     Raises:
-      ValueError: what the worker finds under that name is another tokenizer.
+      ValueError: the worker finds a different tokenizer under that name.
     """
     return encode(part(), _load(tokenizer, identity))
 
@@ -206,7 +208,7 @@ def _load(name: str, identity: str) -> Tokenizer:
     tokenizer = load_tokenizer(name)
     if tokenizer.identity != identity:
         raise ValueError(
-            f"{name} is the tokenizer {tokenizer.identity} where a worker reads it, "
-            f"expected {identity}; give a path that is the same file everywhere"
+            f"{name} is the tokenizer {tokenizer.identity} on a worker, expected "
+            f"{identity}; give a path that is the same file on every machine"
         )
     return tokenizer

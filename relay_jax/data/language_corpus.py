@@ -1,12 +1,12 @@
-"""A folder of source files as a corpus: words learnt from it, files held out, tokens.
+"""Prepares a folder of source files as a corpus for a language model.
 
-DIR/tokenizer.model   sentencepiece; decode(encode(text)) is the text to the character
-DIR/train.npy         token ids, a document a file, each with its end-of-text token
-DIR/held_out.npy      the same of the files that are held out
-DIR/corpus.json       written last: the config, and what was counted
+    DIR/tokenizer.model   sentencepiece; decode(encode(text)) == text, to the character
+    DIR/train.npy         token ids; one document per file, each with its end-of-text token
+    DIR/held_out.npy      the same for the held-out files
+    DIR/corpus.json       written last: the config, numbers of files and tokens
 
-Whether a file is held out is decided by a hash of its path below the folder. The words
-are learnt from the other files alone.
+A hash of a file's path below the folder decides whether it is held out. The tokenizer is
+trained on the other files alone.
 """
 
 import hashlib
@@ -25,67 +25,75 @@ from relay_jax.config import CorpusConfig
 from relay_jax.data import corpora
 from relay_jax.tokenizers import RUN_TOKENIZER, SentencePieceTokenizer
 
-CHUNK = 2000  # characters that the words are learnt from at once
+CHUNK = 2000  # characters of one training sentence of the tokenizer
 MAX_CHUNKS = 20_000
 
 
 def prepare_corpus(
     config: CorpusConfig, vocab_size: int, workdir: epath.PathLike
 ) -> dict[str, Any]:
-    """Makes the files above, if they are not there yet -> what was counted.
+    """Writes the files above, unless they exist, and returns the contents of corpus.json.
 
     Raises:
       ValueError: the folder has no such files, or too few for the vocabulary; the
-        directory holds another corpus.
+        directory has a corpus of another config.
     """
     path = epath.Path(workdir)
-    wanted = config_io.to_dict(config) | {"vocab_size": vocab_size}
-    done = path / "corpus.json"
-    if done.exists():
-        told = files.read_json(done)
-        if told["config"] != wanted:
+    expected = config_io.to_dict(config) | {"vocab_size": vocab_size}
+    finished = path / "corpus.json"
+    if finished.exists():
+        summary = files.read_json(finished)
+        if summary["config"] != expected:
             raise ValueError(
-                f"{path} holds a corpus of {told['config']}, expected {wanted}; "
+                f"{path} has a corpus of {summary['config']}, expected {expected}; "
                 "give another --workdir"
             )
-        return told
-    root, sources = find_sources(config)
-    held = [
-        is_held_out(str(f.relative_to(root)), config.held_out_one_in) for f in sources
-    ]
-    parts = {
-        "train": [f for f, out in zip(sources, held) if not out],
-        "held_out": [f for f, out in zip(sources, held) if out],
-    }
-    for name, part in parts.items():
-        if not part:
-            raise ValueError(
-                f"{root}: of {len(sources)} files none is left for {name}; give more files"
-            )
+        return summary
+    root, parts = _split_sources(config)
     path.mkdir(parents=True, exist_ok=True)
     model = train_tokenizer(corpora.read_files(parts["train"]), vocab_size)
     files.write_atomically(path / RUN_TOKENIZER, model)
     tokenizer = SentencePieceTokenizer(path / RUN_TOKENIZER)
-    told = {"config": wanted, "root": str(root), "tokenizer": tokenizer.identity}
+    summary: dict[str, Any] = {"config": expected, "root": str(root)}
+    summary["tokenizer"] = tokenizer.identity
     for name, part in parts.items():
-        shown = tqdm(part, name, unit=" files")
-        documents = list(corpora.encode(corpora.read_files(shown), tokenizer))
+        progress = tqdm(part, name, unit=" files")
+        documents = list(corpora.encode(corpora.read_files(progress), tokenizer))
         _save_tokens(path / f"{name}.npy", documents, vocab_size)
-        told[name] = {"files": len(part), "tokens": sum(map(len, documents))}
-    files.write_json(done, told)
-    return told
+        summary[name] = {"files": len(part), "tokens": sum(map(len, documents))}
+    files.write_json(finished, summary)
+    return summary
+
+
+def _split_sources(
+    config: CorpusConfig,
+) -> tuple[epath.Path, dict[str, list[epath.Path]]]:
+    """The folder, and its files for training and for testing."""
+    root, sources = find_sources(config)
+    parts: dict[str, list[epath.Path]] = {"train": [], "held_out": []}
+    for file in sources:
+        name = str(file.relative_to(root))
+        held_out = is_held_out(name, config.held_out_one_in)
+        parts["held_out" if held_out else "train"].append(file)
+    for name, part in parts.items():
+        if not part:
+            raise ValueError(
+                f"{root}: none of its {len(sources)} files is left for {name}; "
+                "give more files"
+            )
+    return root, parts
 
 
 def find_sources(config: CorpusConfig) -> tuple[epath.Path, list[epath.Path]]:
     """The folder, and its files in the order of their names.
 
     Raises:
-      ValueError: the folder is not there, or has no such file.
+      ValueError: the folder does not exist, or has no such file.
     """
     root = epath.Path(config.folder or sysconfig.get_paths()["stdlib"])
     excluded = set(config.exclude.split())
     if not root.is_dir():
-        raise ValueError(f"corpus.folder {root} is no folder")
+        raise ValueError(f"corpus.folder must be a folder, got {root}")
     files = [
         file
         for file in corpora.find_files([str(root)])
@@ -93,22 +101,24 @@ def find_sources(config: CorpusConfig) -> tuple[epath.Path, list[epath.Path]]:
         and not excluded & set(file.relative_to(root).parts)
     ]
     if not files:
-        raise ValueError(f"{root} has no file that ends with {config.suffix!r}")
+        raise ValueError(f"{root} has no files ending with {config.suffix!r}")
     return root, files
 
 
 def is_held_out(name: str, one_in: int) -> bool:
-    """Whether the file of this name below the folder is held out: its hash decides."""
+    """Whether the file with this path below the folder is held out, by its hash."""
     digest = hashlib.sha256(name.encode()).digest()
     return int.from_bytes(digest[:8], "big") % one_in == 0
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> bytes:
-    """A sentencepiece model: byte pairs, white space kept as it is, bytes as a last
-    resort, so that any text comes back (but U+2581, sentencepiece's own blank).
+    """Trains a lossless sentencepiece model and returns its file.
+
+    It has byte-pair merges, keeps white space, and falls back to bytes, so that decoding
+    restores any text (except U+2581, which sentencepiece uses for blanks).
 
     Raises:
-      ValueError: the texts do not have so many words.
+      ValueError: the texts are too few for a vocabulary of this size.
     """
     import sentencepiece
 
@@ -136,13 +146,13 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> bytes:
         )
     except RuntimeError as error:
         raise ValueError(
-            f"no vocabulary of {vocab_size} words could be learnt from the corpus: {error}"
+            f"no vocabulary of {vocab_size} tokens can be trained on the corpus: {error}"
         ) from None
     return model.getvalue()
 
 
 def _chunks(texts: Iterable[str]) -> Iterator[str]:
-    """Evenly spread pieces of all texts, at most `MAX_CHUNKS`."""
+    """Pieces of all texts at equal distances, at most `MAX_CHUNKS`."""
     pieces = [t[i : i + CHUNK] for t in texts for i in range(0, len(t), CHUNK)]
     step = -(-len(pieces) // MAX_CHUNKS) or 1
     yield from pieces[::step]

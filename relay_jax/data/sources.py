@@ -1,7 +1,7 @@
-"""Random-access sources of examples: `source.take(indices)` is all they can do.
+"""Random-access sources of examples: `source.take(indices)` is their whole interface.
 
-Whether a problem belongs to training or to testing is decided by a hash of the problem
-itself, so the two never meet, whatever seed or source they come from.
+Whether a problem is for training or for testing is decided by a hash of the problem
+itself, so the two splits are disjoint, whatever the seed or the kind of source.
 """
 
 import functools
@@ -13,74 +13,74 @@ from relay_jax.base import Bool, Examples, Host, Int
 from relay_jax.tasks.task import Task
 from relay_jax.vocabulary import PAD
 
-BLOCK = 1024  # examples made in one vectorised call
+BLOCK = 1024  # examples generated in one vectorised call
 TEST_SHARE = 10  # one problem in this many is a test problem
 MAX_DRAWS = 100
-MAX_TOKENS = 2**18  # of a chain: the paper's longest times 8 has 1.6e5
-PURPOSES = {"train": 1, "test": 2}
+MAX_TOKENS = 2**18  # of a chain; at 8 times the paper's longest problems it has 1.6e5
+PURPOSES = {"train": 1, "test": 2}  # of random numbers, after the seed
 
 
 @runtime_checkable
 class Source(Protocol):
+    """Examples by index. Indices may exceed the length: further epochs follow."""
+
     def __len__(self) -> int: ...
 
     def take(self, indices: Int[Host, " b"]) -> Examples: ...
 
 
 class SyntheticSource(NamedTuple):
-    """Examples made on the fly: example i is a function of (seed, split, i).
+    """Examples generated on demand: example i is a function of (seed, split, i).
 
-    Problems per length are proportional to the length, as in the paper.
+    The number of problems of a length is proportional to the length, as in the paper.
     """
 
     task: Task
-    lengths: tuple[int, int]
+    lengths: tuple[int, int]  # shortest and longest, both included
     seed: int
     split: str = "train"
-    num_examples: int = 2**40
 
     def __len__(self) -> int:
-        return self.num_examples
+        return 2**40  # more than any run takes
 
     def take(self, indices: Int[Host, " b"]) -> Examples:
-        indices = np.asarray(indices) % self.num_examples
-        blocks, place = np.divmod(indices, BLOCK)
-        wanted, which = np.unique(blocks, return_inverse=True)
-        made = [_block(self, int(block)) for block in wanted]
-        merged = made[0] if len(made) == 1 else concatenate(made)
-        return Examples(*(part[which * BLOCK + place] for part in merged))
+        numbers, within = np.divmod(np.asarray(indices), BLOCK)
+        distinct, which = np.unique(numbers, return_inverse=True)
+        blocks = [_block(self, int(number)) for number in distinct]
+        merged = blocks[0] if len(blocks) == 1 else concatenate(blocks)
+        return Examples(*(part[which * BLOCK + within] for part in merged))
 
 
 @functools.lru_cache(maxsize=16)
-def _block(source: SyntheticSource, block: int) -> Examples:
+def _block(source: SyntheticSource, number: int) -> Examples:
     shortest, longest = source.lengths
-    rng = np.random.default_rng([source.seed, PURPOSES[source.split], block])
+    rng = np.random.default_rng([source.seed, PURPOSES[source.split], number])
     choices = np.arange(shortest, longest + 1)
     length = rng.choice(choices, size=BLOCK, p=choices / choices.sum())
     # The longest length is always present, so every block has the same shape.
-    made = sample_split(source.task, rng, np.append(length, longest), source.split)
-    return Examples(*(part[:-1] for part in made))
+    block = sample_split(source.task, rng, np.append(length, longest), source.split)
+    return Examples(*(part[:-1] for part in block))
 
 
 def sample_split(
     task: Task, rng: np.random.Generator, length: Int[Host, " b"], split: str
 ) -> Examples:
-    """Samples problems of the given lengths, only such as belong to the split.
+    """Samples problems of the given lengths that belong to one split.
 
     Raises:
-      ValueError: a length has no problem in this split (it has too few problems).
+      ValueError: none was found for some length (it has too few problems).
     """
-    made = task.sample(rng, length)
+    examples = task.sample(rng, length)
     for _ in range(MAX_DRAWS):
-        wrong = np.flatnonzero(is_test(made.problem) != (split == "test"))
+        wrong = np.flatnonzero(is_test(examples.problem) != (split == "test"))
         if not len(wrong):
-            return made
-        # Several tries a row at once: test problems are one in ten.
+            return examples
+        # Several tries for each row at once: one problem in ten is a test problem.
         tries = np.repeat(wrong, 1 if split == "train" else TEST_SHARE)
         again = task.sample(rng, np.append(length[tries], length.max()))
         fits = np.flatnonzero(is_test(again.problem)[:-1] == (split == "test"))
         fits = fits[np.unique(tries[fits], return_index=True)[1]]
-        for part, new in zip(made, again, strict=True):
+        for part, new in zip(examples, again, strict=True):
             part[tries[fits]] = new[fits]
     raise ValueError(
         f"{task.name}: no {split} problem of length {length[wrong[0]]} was found in "
@@ -89,8 +89,12 @@ def sample_split(
 
 
 def check_problems(task: Task, lengths: tuple[int, int], split: str) -> None:
-    """Raises ValueError at a range that is empty, whose chains are too long to be made,
-    or that the task has no problems of in this split."""
+    """Checks that a task has problems of these lengths in a split.
+
+    Raises:
+      ValueError: the range is empty, its chains are too long to be generated, or no
+        problem of the split was found.
+    """
     shortest, longest = lengths
     if not 1 <= shortest <= longest:
         raise ValueError(
@@ -101,13 +105,13 @@ def check_problems(task: Task, lengths: tuple[int, int], split: str) -> None:
     if size > MAX_TOKENS:
         raise ValueError(
             f"{task.name}: a chain of length {longest} has up to {size:,} tokens, more "
-            f"than the {MAX_TOKENS:,} that there is room for; use shorter problems"
+            f"than the {MAX_TOKENS:,} that are supported; use shorter problems"
         )
     sample_split(task, np.random.default_rng(0), np.array(lengths), split)
 
 
 def is_test(problem: Int[Host, "b p"]) -> Bool[Host, " b"]:
-    """Whether a problem is held out for testing: a hash of its tokens decides."""
+    """Whether each problem is reserved for testing: a hash of its tokens decides."""
     rng = np.random.default_rng(20_250_212)
     factor = rng.integers(2**63, size=problem.shape[1], dtype=np.uint64) * 2 + 1
     with np.errstate(over="ignore"):
@@ -117,11 +121,11 @@ def is_test(problem: Int[Host, "b p"]) -> Bool[Host, " b"]:
 
 
 class InMemorySource(NamedTuple):
-    """Examples in memory, e.g. the chains that a looped model has written."""
+    """Examples in memory, e.g. chains that a looped model generated; shuffled."""
 
     examples: Examples
     seed: int = 0
-    wanted: int = 0  # how many there were to be; 0: as many as there are
+    num_requested: int = 0  # chains requested of the generator; it may have found fewer
 
     def __len__(self) -> int:
         return len(self.examples.problem)
@@ -132,32 +136,34 @@ class InMemorySource(NamedTuple):
 
 
 def shuffled(indices: Int[Host, " b"], num: int, seed: int) -> Int[Host, " b"]:
-    """Index i of an endless stream that goes through `num` examples epoch by epoch,
-    each epoch in another order."""
-    epoch, place = np.divmod(indices, num)
+    """Positions of an endless stream -> indices of `num` examples.
+
+    The stream goes through all examples once in each epoch, in a different order.
+    """
+    epoch, offset = np.divmod(indices, num)
     return np.array(
-        [_order(num, seed, int(e))[p] for e, p in zip(epoch, place, strict=True)]
+        [_permutation(num, seed, int(e))[o] for e, o in zip(epoch, offset, strict=True)]
     )
 
 
 @functools.lru_cache(maxsize=4)
-def _order(num: int, seed: int, epoch: int):
+def _permutation(num: int, seed: int, epoch: int):
     return np.random.default_rng([seed, num, epoch]).permutation(num)
 
 
 def concatenate(parts: list[Examples]) -> Examples:
-    """Joins examples of one task; narrower ones are padded."""
+    """Joins examples of one task; narrower arrays are padded."""
+    return Examples(*(_join(arrays) for arrays in zip(*parts)))
 
-    def join(arrays):
-        widest = np.max([array.shape[1:] for array in arrays], axis=0, initial=0)
-        grown = [
-            np.pad(
-                array,
-                [(0, 0), *((0, w - s) for w, s in zip(widest, array.shape[1:]))],
-                constant_values=PAD,
-            )
-            for array in arrays
-        ]
-        return np.concatenate(grown)
 
-    return Examples(*(join(field) for field in zip(*parts)))
+def _join(arrays: tuple[Host, ...]) -> Host:
+    widest = np.max([array.shape[1:] for array in arrays], axis=0, initial=0)
+    padded = [
+        np.pad(
+            array,
+            [(0, 0), *((0, w - s) for w, s in zip(widest, array.shape[1:]))],
+            constant_values=PAD,
+        )
+        for array in arrays
+    ]
+    return np.concatenate(padded)

@@ -1,8 +1,8 @@
-"""Text for a language model: windows of a token array, at places drawn anew each step.
+"""Text for a language model: windows of a token array, at random positions.
 
 tokens    ... the cat sat <eos> a dog ran <eos> ...
 window        cat sat <eos> a dog                  input: all but its last token
-                                                   trained: all but its first
+                                                   targets: all but its first
 """
 
 import dataclasses
@@ -14,33 +14,33 @@ from etils import epath
 from relay_jax.base import DecoderBatch, Host, Int, Integer
 from relay_jax.files import open_tokens
 
-WINDOW_CHOICE = 4  # a purpose, see `source.PURPOSES`
+WINDOW_CHOICE = 4  # a purpose of random numbers, see `sources.PURPOSES`
 
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """Stands where a task stands for the decoder's other data."""
+    """Takes the place of a task in steps that train on text."""
 
     name: str = "text"
 
 
 class Windows(NamedTuple):
-    """A token array, memory-mapped, and how many tokens one example has."""
+    """A token array, memory-mapped, that windows are read from."""
 
     tokens: Integer[Host, " n"]
-    size: int
+    size: int  # input tokens of a window; it has one more, the last target
     seed: int = 0
 
-    def draw(
+    def sample(
         self, step: int, batch_size: int, rows: Int[Host, " b"] | None = None
     ) -> DecoderBatch:
-        """The batch of a step, or some rows of it: a function of (seed, step)."""
+        """The batch of a step, or some of its rows: a function of (seed, step)."""
         rng = np.random.default_rng([self.seed, WINDOW_CHOICE, step])
         starts = rng.integers(len(self.tokens) - self.size, size=batch_size)
         return self._read(starts if rows is None else starts[rows])
 
-    def spread(self, count: int) -> DecoderBatch:
-        """`count` windows at even distances, fewer if they would overlap."""
+    def evenly_spaced(self, count: int) -> DecoderBatch:
+        """`count` windows at equal distances, fewer if they would overlap."""
         count = min(count, (len(self.tokens) - 1) // self.size)
         starts = np.linspace(0, len(self.tokens) - 1 - self.size, count)
         return self._read(starts.astype(np.int64))
@@ -58,19 +58,19 @@ def open_windows(
     """Opens a .npy file of token ids.
 
     Raises:
-      ValueError: it is missing, holds something else, ids outside a vocabulary of
-        `vocab_size`, or no whole window.
+      ValueError: it is missing, has other contents, ids outside a vocabulary of
+        `vocab_size`, or fewer tokens than one window.
     """
-    remedy = "python -m experiments.train makes it from a corpus"
+    remedy = "python -m experiments.train creates it from a corpus"
     tokens = open_tokens(file, remedy)
     if size < 1 or len(tokens) <= size:
         raise ValueError(
-            f"{file} holds {len(tokens)} tokens: too few for a window of {size} and "
+            f"{file} has {len(tokens)} tokens: too few for a window of {size} and "
             "the token after it"
         )
     if tokens.max() >= vocab_size or tokens.min() < 0:
         raise ValueError(
-            f"{file} holds token ids from {tokens.min()} to {tokens.max()}, but the "
-            f"model's vocabulary has {vocab_size} words; set model.text_vocab_size"
+            f"{file} has token ids from {tokens.min()} to {tokens.max()}, but the "
+            f"model's vocabulary has {vocab_size} tokens; set model.text_vocab_size"
         )
     return Windows(tokens, size, seed)

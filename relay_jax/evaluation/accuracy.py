@@ -1,4 +1,4 @@
-"""Accuracy by length: of answers, whole chains, tokens, rounds (RELAY section 4)."""
+"""Accuracy by problem length: of answers, chains, tokens, rounds (RELAY section 4)."""
 
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
@@ -14,22 +14,22 @@ from relay_jax.files import make_record
 from relay_jax.tasks import Task
 from relay_jax.vocabulary import PAD
 
-DETAILS = ("round_accuracy", "hit_accuracy")  # many records, of a round or a place each
-FINAL_OFFSET = 2**20  # final problems are not those met while training
+DETAILS = ("round_accuracy", "hit_accuracy")  # many records: one per round or token
+FINAL_OFFSET = 2**20  # final test problems are not those used during training
 
 
 class Score(NamedTuple):
-    """What was right, example by example."""
+    """What a model predicted correctly, example by example."""
 
     length: Int[Host, " b"]
     answer: Bool[Host, " b"]  # the final answer
-    rounds: Bool[Host, "b t"]  # each round, to the token; after the last: empty
+    rounds: Bool[Host, "b t"]  # all tokens of each round; after the last round: empty
     hits: Bool[Host, "b t r"]  # each token of each round, right-aligned
-    told: Bool[Host, "b t r"]  # which of these places hold a token
+    is_token: Bool[Host, "b t r"]  # the columns in which the true rounds have tokens
 
     @property
     def chain(self) -> Bool[Host, " b"]:
-        """Whether every round is right."""
+        """Whether every round is correct."""
         return np.all(self.rounds, axis=-1)
 
 
@@ -45,70 +45,79 @@ def test_problems(
 def score(
     params: PyTree, model: ModelConfig, task: Task, examples: Examples, batch_size: int
 ) -> Score:
-    """Runs a model on problems, freely (no teacher), and compares with the truth."""
-    say = PREDICTORS[model.kind]
-    answer, rounds, _ = say(params, model, task, examples, batch_size)
+    """Runs a model on problems, without teacher forcing, and compares with the truth."""
+    predict = PREDICTORS[model.kind]
+    answer, rounds, _ = predict(params, model, task, examples, batch_size)
     width = rounds.shape[-1]
-    truth = right_align(examples.rounds, width)
-    told = truth != PAD
+    true_rounds = right_align(examples.rounds, width)
+    is_token = true_rounds != PAD
     return Score(
         length=examples.length,
         answer=answer == examples.answer,
-        rounds=np.all(rounds == truth, axis=-1),
-        hits=(rounds == truth) & told,
-        told=told,
+        rounds=np.all(rounds == true_rounds, axis=-1),
+        hits=(rounds == true_rounds) & is_token,
+        is_token=is_token,
     )
 
 
 def make_records(
     scored: Score, common: dict, detailed: Collection[int] = ()
 ) -> list[dict]:
-    """Records by length: answers, chains, tokens; of the `detailed` lengths also each
-    round and each place of each round, counted from the right: 0 is the last token.
+    """Records of the accuracy of answers, chains and tokens for each length.
 
-    `count` is how many examples there are; of a round or a place, how many have it.
+    `count` is the number of examples; in records of a round or a token, the number of
+    examples that have it.
+
+    Args:
+      detailed: lengths that also get a record for each round, and for each token of
+        each round (`position` counts from the right: 0 is the last token).
     """
-    lines = []
+    records = []
     for length in np.unique(scored.length):
-        at = scored.length == length
-        part = Score(*(field[at] for field in scored))
-        num, share = int(at.sum()), part.hits.sum() / max(part.told.sum(), 1)
+        part = Score(*(field[scored.length == length] for field in scored))
+        num, hit_share = len(part.length), part.hits.sum() / max(part.is_token.sum(), 1)
         rows = [
             ("answer_accuracy", part.answer.mean(), num, {}),
             ("chain_accuracy", part.chain.mean(), num, {}),
-            ("token_accuracy", share, num, {}),
+            ("token_accuracy", hit_share, num, {}),
         ]
         if length in detailed:
             rows += _detail_rows(part)
-        measured = common | {"length": int(length)}
-        lines += [
+        with_length = common | {"length": int(length)}
+        records += [
             make_record(
-                **measured, metric=metric, value=float(value), count=int(count), **rest
+                **with_length,
+                metric=metric,
+                value=float(value),
+                count=int(count),
+                **where,
             )
-            for metric, value, count, rest in rows
+            for metric, value, count, where in rows
         ]
-    return lines
+    return records
 
 
 def _detail_rows(score: Score) -> Iterator[tuple[str, float, int, dict[str, int]]]:
-    have_round, rounds = score.told.any(axis=-1).sum(axis=0), round_accuracy(score)
-    for t in np.flatnonzero(have_round).tolist():
-        yield "round_accuracy", rounds[t], have_round[t], {"round": t}
-    have_place, matrix = score.told.sum(axis=0), hit_matrix(score)
+    num_with_round = score.is_token.any(axis=-1).sum(axis=0)
+    rounds = round_accuracy(score)
+    for t in np.flatnonzero(num_with_round).tolist():
+        yield "round_accuracy", rounds[t], num_with_round[t], {"round": t}
+    num_with_token, matrix = score.is_token.sum(axis=0), hit_matrix(score)
     last = matrix.shape[1] - 1
-    for t, column in np.argwhere(have_place).tolist():
+    for t, column in np.argwhere(num_with_token).tolist():
         where = {"round": t, "position": last - column}
-        yield "hit_accuracy", matrix[t, column], have_place[t, column], where
+        yield "hit_accuracy", matrix[t, column], num_with_token[t, column], where
 
 
 def round_accuracy(score: Score) -> Float[Host, " t"]:
-    """The share of examples whose round t is right to the token, of those with one."""
-    has_round = score.told.any(axis=-1)
-    right = score.rounds & has_round
-    return right.sum(axis=0) / np.maximum(has_round.sum(axis=0), 1)
+    """The share of examples with a correct round t, of those that have a round t."""
+    has_round = score.is_token.any(axis=-1)
+    correct = score.rounds & has_round
+    return correct.sum(axis=0) / np.maximum(has_round.sum(axis=0), 1)
 
 
 def hit_matrix(score: Score) -> Float[Host, "t r"]:
-    """Accuracy of each place of each round (Figures 5 and 6); NaN where no token is."""
-    count = score.told.sum(axis=0)
+    """Accuracy of each column of each round (Figures 5 and 6); NaN where no example has
+    a token."""
+    count = score.is_token.sum(axis=0)
     return np.where(count > 0, score.hits.sum(axis=0) / np.maximum(count, 1), np.nan)

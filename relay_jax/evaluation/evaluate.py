@@ -1,21 +1,23 @@
-"""A run's accuracy on test problems of its tasks, and on its held-out text."""
+"""Evaluates a run: accuracy on test problems of its tasks, loss on its held-out text."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
 
 from relay_jax.base import PyTree
 from relay_jax.config import TrainConfig
-from relay_jax.data import loader
+from relay_jax.data.buckets import open_held_out
 from relay_jax.evaluation import accuracy
 from relay_jax.evaluation.perplexity import make_text_records
+from relay_jax.tasks import make_task
 
 
 def evaluate_run(
     config: TrainConfig,
     params: PyTree,
     workdir: epath.PathLike,
-    about: dict[str, Any],
+    common: Mapping[str, Any],
     *,
     count: int,
     seed: int,
@@ -23,31 +25,31 @@ def evaluate_run(
     lengths: dict[str, list[int]] | None = None,
     details: bool = False,
 ) -> list[dict]:
-    """Records with `about` in each.
+    """Records of a run's evaluation.
 
     Args:
-      about: `run`, `model` and `seed` of the records.
-      count: problems a length, or windows of text.
+      common: `run`, `model` and `seed`, which every record gets.
+      count: test problems per length, or windows of text.
       seed: of the test problems.
-      final: whether these are other problems than those met while training; of the
-        longest ones, the records tell also each round and each place of it.
+      final: whether to use other test problems than during training, and to add records
+        of each round and token of the longest problems.
       lengths: of each task; by default the config's, and the held-out text.
-      details: tell this of all lengths.
+      details: add those records for all lengths.
     """
-    settings, lines = config.evaluation, []
+    settings, records = config.evaluation, []
+    common = dict(common)
     if lengths is None:
         lengths = {n: settings.steps_to(n, b) for n, b in settings.lengths.items()}
         if settings.text:
-            windows = loader.open_held_out(config, workdir)
-            work = (params, config.model, windows, count, settings.batch_size)
-            lines += make_text_records(*work, about | {"task": "text"})
-    for name, chosen in lengths.items():
-        task = loader.make_task(name, settings.options.get(name, {}))
-        problems = accuracy.test_problems(task, chosen, count, seed, final=final)
-        scored = accuracy.score(
+            windows = open_held_out(config, workdir)
+            args = (params, config.model, windows, count, settings.batch_size)
+            records += make_text_records(*args, common | {"task": "text"})
+    for name, task_lengths in lengths.items():
+        task = make_task(name, settings.options.get(name, {}))
+        problems = accuracy.test_problems(task, task_lengths, count, seed, final=final)
+        score = accuracy.score(
             params, config.model, task, problems, settings.batch_size
         )
-        detailed = chosen if details else chosen[-1:] if final else []
-        common = about | {"task": name}
-        lines += accuracy.make_records(scored, common, detailed)
-    return lines
+        detailed = task_lengths if details else task_lengths[-1:] if final else []
+        records += accuracy.make_records(score, common | {"task": name}, detailed)
+    return records

@@ -1,9 +1,8 @@
-"""The papers' figures, drawn from records alone; and one of a draft tree.
+"""The papers' figures, drawn from records alone.
 
-accuracy_by_length   Figures 2 and 4 (answers), Figure 7 (tokens)
-hit_matrices         Figures 5 and 6 (round x place)
-speed_by_drafter     REST: speed-up and tokens a step, drafter by drafter
-draft_tree           REST: a tree of drafts, and the mask under which it is verified
+accuracy_by_length   RELAY Figures 2 and 4 (answers), Figure 7 (tokens)
+hit_matrices         RELAY Figures 5 and 6 (accuracy by round and column)
+speed_by_drafter     REST: speed-up and accepted tokens per step for each drafter
 """
 
 import re
@@ -16,23 +15,27 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from relay_jax.base import Float, Host
-from relay_jax.decoding.draft_tree import Tree
 from relay_jax.files import is_main_process
 
 TITLES = {
-    "answer_accuracy": "final answers that are right",
-    "chain_accuracy": "whole chains that are right",
-    "token_accuracy": "tokens of the chain that are right",
+    "answer_accuracy": "accuracy of the final answer",
+    "chain_accuracy": "accuracy of the whole chain",
+    "token_accuracy": "token accuracy of the chain",
 }
 LABELS = {
     "ar": "AR-CoT",
-    "looped_vanilla": "looped, answer loss only",
-    "looped_aligned": "looped, aligned (RELAY)",
-    "looped_aligned_2000": "the same after 2,000 steps",
-    "ar_relay": "AR-CoT + RELAY chains",
-    "ar_control": "AR-CoT, trained on (control)",
-    "ar_self_loop": "AR-CoT + own chains, looped answers",
-    "ar_self_oracle": "AR-CoT + own chains, true answers",
+    "looped_vanilla": "vanilla looped (answer loss only)",
+    "looped_aligned": "aligned looped (RELAY)",
+    "looped_aligned_2000": "aligned looped after 2,000 steps",
+    "ar_relay": "AR-CoT fine-tuned on RELAY chains",
+    "ar_control": "AR-CoT fine-tuned without new chains (control)",
+    "ar_self_loop": "AR-CoT fine-tuned on own chains with looped answers",
+    "ar_self_oracle": "AR-CoT fine-tuned on own chains with true answers",
+}
+LENGTHS = {
+    "arithmetic": "arithmetic: problem length (operators)",
+    "edit_distance": "edit distance: problem length (letters)",
+    "lis": "LIS: problem length (numbers)",
 }
 LETTER = 0.065  # inches, at 8 points
 PHASE = re.compile(r"(ar_self_\w+)_(\d+)")
@@ -44,9 +47,10 @@ def accuracy_by_length(
     path: epath.PathLike,
     train_lengths: dict[str, tuple[int, int]] | None = None,
 ) -> None:
-    """A panel a task, a curve a model; the band spans the seeds, the line is their mean.
+    """One panel per task, one curve per model: the mean over seeds, with their range.
 
-    Lengths that were trained on are shaded.
+    Args:
+      train_lengths: of each task: these lengths are shaded.
 
     Raises:
       ValueError: no record has this metric.
@@ -57,27 +61,31 @@ def accuracy_by_length(
     tasks = list(dict.fromkeys(line["task"] for line in lines))
     figure = Figure(figsize=(5.4 * len(tasks), 3.8), layout="constrained")
     panels = figure.subplots(1, len(tasks), squeeze=False)[0]
-    models, curves = _shown(dict.fromkeys(line["model"] for line in lines)), {}
+    models = _last_phases(dict.fromkeys(line["model"] for line in lines))
+    curves = {}
     for panel, task in zip(panels, tasks, strict=True):
         chosen = [line for line in lines if line["task"] == task]
         for color, model in enumerate(models):  # the same in every panel
-            own = [line for line in chosen if line["model"] == model]
-            if own:
-                curves[_label(model)] = _curve(panel, own, model, f"C{color % 10}")
+            of_model = [line for line in chosen if line["model"] == model]
+            if of_model:
+                curves[_label(model)] = _draw_curve(panel, of_model, f"C{color % 10}")
         if train_lengths and task in train_lengths:
             shortest, longest = train_lengths[task]
-            panel.axvspan(shortest - 0.3, longest + 0.3, color="0.93", zorder=0)
-        panel.set(xlabel=f"{task}: length", ylim=(-0.03, 1.03), ylabel=TITLES[metric])
+            span = (shortest - 0.3, longest + 0.3)
+            shade = panel.axvspan(*span, color="0.93", zorder=0)
+            curves["training lengths"] = shade
+        xlabel = LENGTHS.get(task, f"{task}: problem length")
+        panel.set(xlabel=xlabel, ylim=(-0.03, 1.03), ylabel=TITLES[metric])
         panel.xaxis.get_major_locator().set_params(integer=True)
         panel.grid(alpha=0.3)
     widest = LETTER * (max(map(len, curves)) + 7)  # with the line before the name
     columns = max(1, int(figure.get_figwidth() / widest))
-    place = {"loc": "outside upper center", "ncols": columns}
-    figure.legend(list(curves.values()), list(curves), fontsize=8, **place)
-    _save(figure, path)
+    layout = {"loc": "outside upper center", "ncols": columns}
+    figure.legend(list(curves.values()), list(curves), fontsize=8, **layout)
+    save(figure, path)
 
 
-def _curve(panel, lines, model, color):
+def _draw_curve(panel, lines, color):
     lengths = sorted({line["length"] for line in lines})
     values = [[x["value"] for x in lines if x["length"] == n] for n in lengths]
     mean = [np.mean(value) for value in values]
@@ -95,60 +103,59 @@ def _label(model: str) -> str:
     return LABELS.get(model, model)
 
 
-def _shown(models: Iterable[str]) -> list[str]:
-    """All models; of those that learn in phases (section 4.3), the last phase."""
+def _last_phases(models: Iterable[str]) -> list[str]:
+    """All models, but only the last phase of those trained in phases (section 4.3)."""
     last: dict[str, str] = {}
     for model in models:
         phase = PHASE.fullmatch(model)
-        kind = phase[1] if phase else model
-        held = PHASE.fullmatch(last.get(kind, ""))
-        if not (phase and held and int(held[2]) > int(phase[2])):
-            last[kind] = model
+        name = phase[1] if phase else model
+        earlier = PHASE.fullmatch(last.get(name, ""))
+        if not (phase and earlier and int(earlier[2]) > int(phase[2])):
+            last[name] = model
     return list(last.values())
 
 
 def hit_matrices(
     lines: Sequence[dict[str, Any]], task: str, length: int, path: epath.PathLike
 ) -> None:
-    """A panel a model: the accuracy of each place of each round, at one length; the
-    share of all examples of several seeds.
+    """One panel per model: the accuracy of each column of each round, at one length.
+
+    Several seeds are merged, each weighted by its examples.
 
     Raises:
       ValueError: no `hit_accuracy` record of this task and length.
     """
-    lines = [
-        line
-        for line in lines
-        if (line["metric"], line["task"], line["length"])
-        == ("hit_accuracy", task, length)
-    ]
+    chosen = {"metric": "hit_accuracy", "task": task, "length": length}
+    lines = [line for line in lines if chosen.items() <= line.items()]
     if not lines:
         raise ValueError(f"no hit_accuracy record of {task} at length {length}")
     models = list(dict.fromkeys(line["model"] for line in lines))
     rounds = 1 + max(line["round"] for line in lines)
-    places = 1 + max(line["position"] for line in lines)
+    columns = 1 + max(line["position"] for line in lines)
     figure = Figure(figsize=(0.9 + 3.6 * len(models), 3.6), layout="constrained")
     panels = figure.subplots(1, len(models), squeeze=False)[0]
     images = []
     for panel, model in zip(panels, models, strict=True):
-        own = [line for line in lines if line["model"] == model]
-        matrix = _shares(own, rounds, places)
-        extent = (-places + 0.5, 0.5, rounds + 0.5, 0.5)
+        of_model = [line for line in lines if line["model"] == model]
+        matrix = _hit_matrix(of_model, rounds, columns)
+        extent = (-columns + 0.5, 0.5, rounds + 0.5, 0.5)
         images.append(
             panel.imshow(
                 matrix, vmin=0, vmax=1, cmap="viridis", aspect="auto", extent=extent
             )
         )
-        panel.set(title=_label(model), xlabel="place, from the right")
+        panel.set(
+            title=_label(model), xlabel="token, counted from the end of the round"
+        )
         panel.yaxis.get_major_locator().set_params(integer=True)
-    panels[0].set_ylabel(f"round ({task}, length {length})")
-    figure.colorbar(images[0], ax=panels, label="accuracy")
-    _save(figure, path)
+    panels[0].set_ylabel(f"round ({task.replace('_', ' ')}, length {length})")
+    figure.colorbar(images[0], ax=panels, label="accuracy of the token")
+    save(figure, path)
 
 
 def longest_hit_matrices(lines: Iterable[dict[str, Any]], name: epath.PathLike) -> None:
-    """Draws NAME_TASK_LENGTH.png of every task, at the longest length that has
-    `hit_accuracy` records; none where there are no such records."""
+    """Draws NAME_TASK_LENGTH.png for each task that has `hit_accuracy` records, at the
+    longest length that has them."""
     longest: dict[str, int] = {}
     hits = [line for line in lines if line["metric"] == "hit_accuracy"]
     for line in hits:
@@ -157,36 +164,40 @@ def longest_hit_matrices(lines: Iterable[dict[str, Any]], name: epath.PathLike) 
         hit_matrices(hits, task, length, f"{name}_{task}_{length}.png")
 
 
-def _shares(lines, rounds: int, places: int) -> Float[Host, "t r"]:
-    """Right tokens of each place among all examples that have one; NaN where none has.
-    The last token of a round stands in the last column."""
-    right, count = np.zeros((2, rounds, places))
+def _hit_matrix(lines, rounds: int, columns: int) -> Float[Host, "t r"]:
+    """The share of correct tokens among examples that have the token; else NaN.
+
+    Records count columns from the right, so the last token is in the last column.
+    """
+    hits, count = np.zeros((2, rounds, columns))
     for line in lines:
-        place = line["round"], places - 1 - line["position"]
-        right[place] += line["value"] * line["count"]
-        count[place] += line["count"]
-    return np.where(count > 0, right / np.maximum(count, 1), np.nan)
+        index = line["round"], columns - 1 - line["position"]
+        hits[index] += line["value"] * line["count"]
+        count[index] += line["count"]
+    return np.where(count > 0, hits / np.maximum(count, 1), np.nan)
 
 
 def speed_by_drafter(lines: Sequence[dict[str, Any]], path: epath.PathLike) -> None:
-    """Speed-up and M as bars, a row of panels for each model, prompts and batch size.
+    """Bars of the speed-up and of M, the mean number of accepted tokens per step.
 
-    Of lines that tell of the same, the last counts.
+    Each model, prompt set and batch size has a row of panels. If a drafter occurs
+    several times with the same settings, the last record is drawn.
 
     Raises:
-      ValueError: there is no line.
+      ValueError: there is no record.
     """
     if not lines:
         raise ValueError("there is no record of speed to draw")
     settings: dict[tuple, dict[str, dict]] = {}
     for line in lines:
-        nodes = f" {line['num_draft']}" if line["num_draft"] else ""
-        auto = " (auto: plain)" if not nodes else " (auto)"
-        name = line["drafter"] + nodes + (auto if line["autotuned"] else "")
+        nodes = f", {line['num_draft']} nodes" if line["num_draft"] else ""
+        auto = " (autotuned)" if nodes else " (autotuned: no draft)"
+        drafter = "plain decoding" if line["drafter"] == "none" else line["drafter"]
+        name = drafter.replace("_", " ") + nodes + (auto if line["autotuned"] else "")
         key = (line["model"], line["prompts"], line["length"], line["batch_size"])
         settings.setdefault(key, {})[name] = line
-    most = max(map(len, settings.values()))
-    size = (9, len(settings) * (1.2 + 0.32 * most))
+    max_bars = max(map(len, settings.values()))
+    size = (9, len(settings) * (1.2 + 0.32 * max_bars))
     figure = Figure(figsize=size, layout="constrained")
     rows = figure.subplots(len(settings), 2, squeeze=False, sharey="row")
     for panels, (key, named) in zip(rows, settings.items(), strict=True):
@@ -199,75 +210,16 @@ def speed_by_drafter(lines: Sequence[dict[str, Any]], path: epath.PathLike) -> N
             panel.axvline(1, color="0.4", lw=0.8)
             panel.margins(x=0.15)
         panels[0].invert_yaxis()
-        what = epath.Path(prompts).name
         panels[0].set(
-            title=f"{model}, {what}, batch size {batch_size}",
-            xlabel="times as fast as plain decoding",
+            title=f"{model}, {epath.Path(prompts).name}, batch size {batch_size}",
+            xlabel="speed-up over plain decoding",
         )
-        panels[1].set(xlabel="tokens a step (M)")
-    _save(figure, path)
+        panels[1].set(xlabel="M: accepted tokens per step")
+    save(figure, path)
 
 
-def draft_tree(tree: Tree, words: Sequence[str], path: epath.PathLike) -> None:
-    """The first tree of a batch beside its attention mask: a row sees the dark columns.
-
-    Args:
-      words: of the root and of every node.
-    """
-    nodes = [0, *(np.flatnonzero(np.asarray(tree.valid[0])) + 1).tolist()]
-    parent = {i: int(tree.parent[0, i - 1]) for i in nodes[1:]}
-    depth = {0: 0} | {i: int(tree.depth[0, i - 1]) for i in parent}
-    height = _heights(parent)
-    # As text in a program: white space is seen.
-    shown = {i: f"{i}  {words[i].encode('unicode_escape').decode()}" for i in nodes}
-    widths = 0.9 * max(depth.values()) + 1.0, 0.25 * len(nodes) + 1.0
-    size = (sum(widths), widths[1])
-    figure = Figure(figsize=size, layout="constrained")
-    drawn, mask = figure.subplots(1, 2, width_ratios=widths)
-    font = {"family": "monospace", "size": 8, "parse_math": False}
-    for i in nodes:
-        if i:
-            ends = parent[i], i
-            x, y = [[place[end] for end in ends] for place in (depth, height)]
-            drawn.plot(x, y, color="0.7", lw=1, zorder=0)
-        box = {"boxstyle": "round,pad=0.2", "fc": "0.85" if i == 0 else "w", "ec": "C0"}
-        drawn.text(depth[i], height[i], shown[i], va="center", bbox=box, **font)
-    drawn.set(xlim=(-0.2, max(depth.values()) + 0.9), title="draft tree", yticks=[])
-    drawn.set(ylim=(max(height.values()) + 0.7, -0.7), xlabel="tokens ahead")
-    drawn.xaxis.get_major_locator().set_params(integer=True)
-    seen = np.asarray(tree.ancestors[0])[np.ix_(nodes, nodes)]
-    mask.imshow(seen, cmap="Blues", vmin=0, vmax=1.4)
-    mask.set_yticks(range(len(nodes)), [shown[i] for i in nodes], **font)
-    mask.set_xticks(range(len(nodes)), nodes, size=8)
-    mask.set(title="tree attention", xlabel="seen")
-    _save(figure, path)
-
-
-def _heights(parent: dict[int, int]) -> dict[int, float]:
-    """Leaves stand evenly below one another, and a parent in the middle of its children.
-
-    Args:
-      parent: of every node but the root, 0; smaller than the node.
-    """
-    height: dict[int, float] = {}
-    num_leaves = 0
-
-    def place(node: int) -> None:
-        nonlocal num_leaves
-        children = [child for child, above in parent.items() if above == node]
-        for child in children:
-            place(child)
-        if children:
-            height[node] = (height[children[0]] + height[children[-1]]) / 2
-        else:
-            height[node] = float(num_leaves)
-            num_leaves += 1
-
-    place(0)
-    return height
-
-
-def _save(figure: Figure, path: epath.PathLike) -> None:
+def save(figure: Figure, path: epath.PathLike) -> None:
+    """Writes a figure as PNG, from the first process only."""
     if not is_main_process():
         return
     FigureCanvasAgg(figure)

@@ -13,8 +13,8 @@ neither does what is element by element. Causal attention counts in full, as it 
 """
 
 from relay_jax.config import BucketConfig, ModelConfig, TrainConfig
-from relay_jax.data import loader
-from relay_jax.data.alignment import longest_width, text_room
+from relay_jax.data.alignment import max_looped_width, max_new_tokens
+from relay_jax.data.buckets import bucket_rounds, bucket_task
 
 FORWARD_AND_BACKWARD = 6  # operations an entry and position
 
@@ -79,10 +79,10 @@ def _bucket_flops(bucket: BucketConfig, config: TrainConfig) -> int:
     size, longest = config.data.batch_size, bucket.lengths[1]
     if bucket.kind == "text":
         return step_flops(config, size, longest)
-    task = loader.bucket_task(bucket)
+    task = bucket_task(bucket)
     if config.model.kind == "decoder":
-        width = task.problem_size(longest) + text_room(task, longest) - 1
+        width = task.problem_size(longest) + max_new_tokens(task, longest) - 1
         return step_flops(config, size, width)
-    _, loops = loader.bucket_rounds(bucket, task)
-    width, columns = longest_width(task, longest), task.round_size(longest) + 1
+    _, loops = bucket_rounds(bucket, task)
+    width, columns = max_looped_width(task, longest), task.round_size(longest) + 1
     return step_flops(config, size, width, loops, columns)

@@ -1,4 +1,4 @@
-"""A language model on held-out text: its loss, and how often it says the next token."""
+"""A language model on held-out text: its loss, and the accuracy of the next token."""
 
 import functools
 
@@ -23,35 +23,40 @@ def make_text_records(
     batch_size: int,
     common: dict,
 ) -> list[dict]:
-    """Records of `count` windows: `token_loss` (nats) and `token_accuracy`."""
-    batch = windows.spread(count)
+    """Records of `token_loss` (nats per token) and `token_accuracy`.
+
+    Args:
+      count: number of windows, evenly spaced over the text.
+    """
+    batch = windows.evenly_spaced(count)
     count = len(batch.tokens)
     total = np.zeros(2)
     for start in range(0, count, batch_size):
         rows = np.arange(start, start + batch_size)
-        told = batch.trained[rows % count] & (rows < count)[:, None]
-        score = _score(params, batch.tokens[rows % count], told, model=model)
-        total += np.asarray(score)
-    tokens = int(batch.trained.sum())
-    loss, accuracy = total / tokens
-    measured = common | {"length": windows.size, "count": tokens}
+        counted = batch.trained[rows % count] & (rows < count)[:, None]
+        sums = _loss_and_hits(params, batch.tokens[rows % count], counted, model=model)
+        total += np.asarray(sums)
+    num_tokens = int(batch.trained.sum())
+    loss, accuracy = total / num_tokens
+    common = common | {"length": windows.size, "count": num_tokens}
     return [
-        make_record(**measured, metric="token_loss", value=float(loss)),
-        make_record(**measured, metric="token_accuracy", value=float(accuracy)),
+        make_record(**common, metric="token_loss", value=float(loss)),
+        make_record(**common, metric="token_accuracy", value=float(accuracy)),
     ]
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _score(
+def _loss_and_hits(
     params: PyTree,
     tokens: Int[AnyArray, "b n"],
-    told: Bool[AnyArray, "b n"],
+    counted: Bool[AnyArray, "b n"],
     *,
     model: ModelConfig,
 ) -> Float[Array, "2"]:
+    """Sums over the counted tokens: of their losses, and of correct predictions."""
     logits, _ = run_decoder(params, tokens[:, :-1], model=model)
-    target, told = tokens[:, 1:], told[:, 1:]
-    entropy = optax.softmax_cross_entropy_with_integer_labels(logits, target)
-    right = jnp.argmax(logits, axis=-1) == target
-    sums = [jnp.sum(x, where=told) for x in (entropy, right.astype(float))]
-    return constrain(jnp.stack(sums), like=params)  # seen by every process
+    targets, counted = tokens[:, 1:], counted[:, 1:]
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    is_correct = jnp.argmax(logits, axis=-1) == targets
+    sums = [jnp.sum(x, where=counted) for x in (loss, is_correct.astype(float))]
+    return constrain(jnp.stack(sums), like=params)  # available to every process

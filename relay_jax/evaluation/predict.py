@@ -1,6 +1,11 @@
-"""What a model says to a problem when it runs freely: answers and whole chains."""
+"""What a trained model predicts for a problem: its answer and the whole chain.
+
+Both kinds of models generate freely, without teacher forcing: the looped model one round
+per loop, the decoder a text, token by token.
+"""
 
 import functools
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -13,8 +18,8 @@ from relay_jax.data.alignment import (
     flatten,
     looped_batch,
     looped_width,
+    max_new_tokens,
     right_align,
-    text_room,
 )
 from relay_jax.decoding import decode
 from relay_jax.models.feedback import read_round
@@ -25,17 +30,17 @@ from relay_jax.vocabulary import EOS, PAD
 
 
 class Predictions(NamedTuple):
-    """Chains as a model wrote them."""
+    """Answers and chains that a model predicted."""
 
     answer: Int[Host, " b"]
     rounds: Int[Host, "b t n"]  # right-aligned
-    confidence: Float[Host, " b"]  # probability of the least certain token written
+    confidence: Float[Host, " b"]  # probability of the least certain predicted token
 
 
-def looped_chains(
+def predict_looped(
     params: PyTree, model: ModelConfig, task: Task, examples: Examples, batch_size: int
 ) -> Predictions:
-    """One round per loop; rounds past an example's own T are empty."""
+    """Predicts one round per loop; rounds after an example's own T are empty."""
     num_loops = int(examples.num_rounds.max())
     width = looped_width(examples, task)
     run = _looped_runner(model, task, num_loops)
@@ -52,102 +57,107 @@ def looped_chains(
 
 @functools.lru_cache(maxsize=8)
 def _looped_runner(model: ModelConfig, task: Task, num_loops: int):
+    """The compiled model: (params, problem, num_rounds) -> the fields of Predictions."""
+
     @jax.jit
     def run(params, problem, num_rounds):
-        spoken = run_looped(
+        output = run_looped(
             params, problem, num_rounds, task=task, num_loops=num_loops, model=model
         )
-        rounds = jax.vmap(read_round)(spoken.rounds).swapaxes(0, 1)
-        live = np.arange(num_loops)[None] < num_rounds[:, None]
-        rounds = jnp.where(live[..., None], rounds, PAD)
-        certain = jnp.where(rounds != PAD, spoken.confidence.swapaxes(0, 1), 1.0).min(
-            axis=(1, 2)
-        )
-        if not task.answer_in_chain:  # it is written after the chain
-            chance = jax.nn.softmax(spoken.answer_logits.astype(jnp.float32), axis=-1)
-            certain = jnp.minimum(certain, chance.max(axis=-1))
-        said = jnp.argmax(spoken.answer_logits, axis=-1), rounds, certain
-        return tuple(constrain(x, like=params) for x in said)  # seen by every process
+        rounds = jax.vmap(read_round)(output.rounds).swapaxes(0, 1)
+        in_chain = np.arange(num_loops)[None] < num_rounds[:, None]
+        rounds = jnp.where(in_chain[..., None], rounds, PAD)
+        token_confidence = output.confidence.swapaxes(0, 1)
+        confidence = jnp.where(rounds != PAD, token_confidence, 1.0).min(axis=(1, 2))
+        if not task.answer_in_chain:  # the answer head's token follows the chain
+            logits = output.answer_logits.astype(jnp.float32)
+            answer_probs = jax.nn.softmax(logits, axis=-1)
+            confidence = jnp.minimum(confidence, answer_probs.max(axis=-1))
+        answer = jnp.argmax(output.answer_logits, axis=-1)
+        # Every process of a mesh gets the results of all of them.
+        return tuple(constrain(x, like=params) for x in (answer, rounds, confidence))
 
     return run
 
 
-def decoder_chains(
+def predict_decoder(
     params: PyTree, model: ModelConfig, task: Task, examples: Examples, batch_size: int
 ) -> Predictions:
-    """Greedy text, compared with the true text place by place.
+    """Decodes greedily, and arranges the text in the rounds of the true chain.
 
-    Its tokens are put where the true chain has its own, so that rounds and places can
-    be counted as for the looped model. A chain of another length is wrong as a whole,
-    and so is its last round, in which it should have ended.
+    Each token goes where the true text has its token with the same index, so that rounds
+    and tokens can be compared as for the looped model. A chain of another length has
+    a wrong last round, which should have ended elsewhere.
     """
-    tokens, confidence = decoder_texts(params, model, task, examples, batch_size)
-    return Predictions(*_split_text(tokens, examples, task), confidence)
+    tokens, confidence = generate_texts(params, model, task, examples, batch_size)
+    return Predictions(*_split_rounds(tokens, examples, task), confidence)
 
 
-def decoder_texts(
+def generate_texts(
     params: PyTree, model: ModelConfig, task: Task, examples: Examples, batch_size: int
 ) -> tuple[Int[Host, "b n"], Float[Host, " b"]]:
-    """What the decoder writes after each problem, and its least certainty.
+    """The tokens that a decoder generates after each problem, and its confidence.
 
-    A problem has room for the longest chain of its length, whatever else is solved
-    beside it; what is written past that room is `<pad>`.
+    A problem gets room for the longest chain of its length, no matter which problems
+    share its batch; tokens beyond that are `<pad>`.
     """
     text, prompt_size = flatten(examples, task)
     longest = int(examples.length.max())
-    room, width = text_room(task, longest), task.problem_size(longest)
+    max_new, width = max_new_tokens(task, longest), task.problem_size(longest)
     num, parts = len(text), []
     for rows in batches(num, batch_size):
         state = decode.decode(
             params,
             [text[row, : prompt_size[row]] for row in rows],
             model=model,
-            max_new_tokens=room,
+            max_new_tokens=max_new,
             eos_id=EOS,
             width=width,
         )
-        new = prompt_size[rows, None] + np.arange(room)
-        made = np.take_along_axis(np.asarray(state.tokens), new, axis=1)
-        parts.append((made, np.asarray(state.confidence)))
+        columns = prompt_size[rows, None] + np.arange(max_new)
+        generated = np.take_along_axis(np.asarray(state.tokens), columns, axis=1)
+        parts.append((generated, np.asarray(state.confidence)))
     tokens, confidence = (np.concatenate(part)[:num] for part in zip(*parts))
-    own = np.array([text_room(task, length) for length in examples.length.tolist()])
-    return np.where(np.arange(room) < own[:, None], tokens, PAD), confidence
+    room = np.array(
+        [max_new_tokens(task, length) for length in examples.length.tolist()]
+    )
+    return np.where(np.arange(max_new) < room[:, None], tokens, PAD), confidence
 
 
-def written_answer(
+def final_answer(
     tokens: Int[Host, "b n"],
 ) -> tuple[Int[Host, " b"], Int[Host, " b"]]:
-    """The token before `<eos>` and the place of `<eos>`; `<pad>` and 0 without one."""
+    """The token before `<eos>` and the column of `<eos>`; `<pad>` and 0 without one."""
     row = np.arange(len(tokens))
-    ended = np.any(tokens == EOS, axis=1)
-    end = np.where(ended, np.argmax(tokens == EOS, axis=1), 0)
+    has_end = np.any(tokens == EOS, axis=1)
+    end = np.where(has_end, np.argmax(tokens == EOS, axis=1), 0)
     return np.where(end > 0, tokens[row, np.maximum(end - 1, 0)], PAD), end
 
 
-def _split_text(tokens, examples, task):
-    """Generated text -> (answer, rounds laid out like the true rounds)."""
+def _split_rounds(tokens, examples, task):
+    """Generated text -> (answer, rounds in the layout of the true rounds)."""
     num = len(tokens)
-    answer, end = written_answer(tokens)
+    answer, end = final_answer(tokens)
     width = examples.rounds.shape[-1] + 1
-    truth = right_align(examples.rounds, width)
-    told = (truth != PAD).reshape(num, -1)
-    rounds = np.full(told.shape, PAD, tokens.dtype)
-    place = np.cumsum(told, axis=1) - 1
-    rounds[told] = tokens[np.nonzero(told)[0], place[told]]
-    # Whatever stands after the last round must be the answer and the end, nothing else.
-    chain_end = told.sum(axis=1) + (0 if task.answer_in_chain else 1)
-    rounds = rounds.reshape(truth.shape)
-    wrong = np.flatnonzero(end != chain_end)
+    true_rounds = right_align(examples.rounds, width)
+    is_token = (true_rounds != PAD).reshape(num, -1)
+    rounds = np.full(is_token.shape, PAD, tokens.dtype)
+    index = np.cumsum(is_token, axis=1) - 1  # of each true token in the text
+    rounds[is_token] = tokens[np.nonzero(is_token)[0], index[is_token]]
+    # After the last round, the answer and `<eos>` must follow, nothing else.
+    true_end = is_token.sum(axis=1) + (0 if task.answer_in_chain else 1)
+    rounds = rounds.reshape(true_rounds.shape)
+    wrong = np.flatnonzero(end != true_end)
     last = examples.num_rounds[wrong] - 1
-    rounds[wrong, last, 0] = EOS  # never a true token of that place
+    rounds[wrong, last, 0] = EOS  # never a true token of this column
     return answer, rounds
 
 
-def batches(num: int, batch_size: int):
+def batches(num: int, batch_size: int) -> Iterator[Int[Host, " b"]]:
     """Row indices, batch by batch; the last batch is filled up with row 0."""
     for start in range(0, num, batch_size):
         rows = np.arange(start, start + batch_size)
         yield np.where(rows < num, rows, 0)
 
 
-PREDICTORS = {"looped": looped_chains, "decoder": decoder_chains}
+PREDICTORS = {"looped": predict_looped, "decoder": predict_decoder}

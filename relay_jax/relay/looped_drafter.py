@@ -1,10 +1,10 @@
-"""The looped model as a drafter: it says the whole chain, the decoder verifies it.
+"""The looped model as a drafter: it predicts the whole chain, the decoder verifies it.
 
-    looped model   [ARI] 3*2+6/3= | 6+6/3= | 6+2= | 8 <eos>      one round a loop, all at once
-    decoder        verifies some tens of these tokens in each of its steps
+    looped model   [ARI] 3*2+6/3= | 6+6/3= | 6+2= | 8 <eos>      one round per loop
+    decoder        verifies some tens of these tokens in each step
 
-What is written stays exactly what the decoder writes by itself; where the looped model
-errs, the guess is found again behind the error, or the text's own past drafts.
+The text stays exactly the decoder's. After an error of the looped model, drafting resumes
+where its chain matches the text again, or with matches in the text itself.
 """
 
 import time
@@ -15,9 +15,9 @@ from etils import epath
 
 from relay_jax.base import Examples, Host, Int, PyTree
 from relay_jax.config import DraftConfig, ModelConfig, TrainConfig
-from relay_jax.data.alignment import flatten, left_align, sizes, text_room
+from relay_jax.data.alignment import flatten, left_align, max_new_tokens, sizes
 from relay_jax.evaluation import accuracy
-from relay_jax.evaluation.predict import looped_chains, written_answer
+from relay_jax.evaluation.predict import final_answer, predict_looped
 from relay_jax.rest import benchmark
 from relay_jax.rest.drafters import LoopedDraft
 from relay_jax.tasks import Task
@@ -29,15 +29,15 @@ TIMED = 3  # calls of the looped model, of which the fastest counts
 def draft_texts(
     params: PyTree, model: ModelConfig, task: Task, problems: Examples, batch_size: int
 ) -> LoopedDraft:
-    """The decoder's texts as the looped model expects them, problems included.
+    """The texts that the looped model expects of the decoder, problems included.
 
     Args:
-      problems: of these the problem, and how many rounds it asks for, are read.
+      problems: their chains and answers are not used, only the number of rounds.
     """
-    said = looped_chains(params, model, task, problems, batch_size)
-    rounds = left_align(said.rounds)
-    expected = problems._replace(rounds=rounds, answer=said.answer)
-    tokens, _ = flatten(expected, task)
+    predicted = predict_looped(params, model, task, problems, batch_size)
+    rounds = left_align(predicted.rounds)
+    examples = problems._replace(rounds=rounds, answer=predicted.answer)
+    tokens, _ = flatten(examples, task)
     length = sizes(tokens).astype(np.int32)
     return LoopedDraft(tokens[:, : length.max()].astype(np.int32), length)
 
@@ -55,85 +55,87 @@ def compare(
     repeats: int = 3,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Plain decoding of test problems of one length against drafts, a line each.
+    """Compares plain decoding of test problems of one length with drafters.
 
-    Besides what `speed.compare` tells, each line has the seconds that the looped model
-    takes for all problems (0 where no guess is looked into), the speed-up with these
-    counted, and the shares of right answers of the decoder and of the guesses.
+    Returns:
+      One record per drafter: those of `benchmark.compare`, and the seconds that the
+      looped model takes for all problems (0 if its drafts are not used), the speed-up
+      with these included, and the accuracy of the looped model's drafts.
     """
     problems = accuracy.test_problems(task, [length], count, seed, final=True)
-    said, seconds = _timed(looped, task, problems, batch_size)
+    drafted, seconds = _timed_drafts(looped, task, problems, batch_size)
     text, prompt_size = flatten(problems, task)
     work = benchmark.Work(
         params=decoder[1],
         model=decoder[0].model,
         prompts=[row[:size] for row, size in zip(text, prompt_size)],
-        max_new_tokens=text_room(task, length),
+        max_new_tokens=max_new_tokens(task, length),
         eos_id=EOS,
         batch_size=batch_size,
         index=index,
-        guess=said,
+        guess=drafted,
     )
     lines = benchmark.compare(work, drafts, repeats)
     plain = lines[0]["new_tokens"] / lines[0]["tokens_per_second"]
-    about = {
+    common = {
         "task": task.name,
         "length": length,
         "batch_size": batch_size,
         "seed": seed,
-        "looped_answers": _right(np.asarray(said.tokens), problems),
-        "same_as_truth": _same(said, text),
+        "looped_answers": _answer_accuracy(np.asarray(drafted.tokens), problems),
+        "same_as_truth": _exact_match(drafted, text),
     }
     for line in lines:
-        own = seconds if line["drafter"] == "looped" else 0.0
-        spent = line["new_tokens"] / line["tokens_per_second"] + own
-        line |= about | {
-            "looped_seconds": round(own, 4),
-            "looped_share": round(own / spent, 3),
-            "overall_speed_up": round(plain / spent, 3),
+        looped_seconds = seconds if line["drafter"] == "looped" else 0.0
+        total = line["new_tokens"] / line["tokens_per_second"] + looped_seconds
+        line |= common | {
+            "looped_seconds": round(looped_seconds, 4),
+            "looped_share": round(looped_seconds / total, 3),
+            "overall_speed_up": round(plain / total, 3),
         }
     return lines
 
 
-def _timed(looped, task, problems, batch_size) -> tuple[LoopedDraft, float]:
-    """The guesses, and the seconds that they took once all was compiled."""
-    work = (looped[1], looped[0].model, task, problems, batch_size)
-    said, spent = draft_texts(*work), []
+def _timed_drafts(looped, task, problems, batch_size) -> tuple[LoopedDraft, float]:
+    """The drafts, and the seconds that they take once everything is compiled."""
+    args = (looped[1], looped[0].model, task, problems, batch_size)
+    drafted, times = draft_texts(*args), []
     for _ in range(TIMED):
-        before = time.perf_counter()
-        draft_texts(*work)
-        spent.append(time.perf_counter() - before)
-    return said, min(spent)
+        start = time.perf_counter()
+        draft_texts(*args)
+        times.append(time.perf_counter() - start)
+    return drafted, min(times)
 
 
-def _right(tokens: Int[Host, "b n"], problems: Examples) -> float:
-    return float(np.mean(written_answer(tokens)[0] == problems.answer))
+def _answer_accuracy(tokens: Int[Host, "b n"], problems: Examples) -> float:
+    return float(np.mean(final_answer(tokens)[0] == problems.answer))
 
 
-def _same(said: LoopedDraft, text: Int[Host, "b n"]) -> float:
-    """The share of guesses that are the true text, to the token."""
-    width = max(said.tokens.shape[1], text.shape[1])
-    rows = [np.pad(x, ((0, 0), (0, width - x.shape[1]))) for x in (said.tokens, text)]
+def _exact_match(drafted: LoopedDraft, text: Int[Host, "b n"]) -> float:
+    """The share of drafts that equal the true text."""
+    both = (drafted.tokens, text)
+    width = max(tokens.shape[1] for tokens in both)
+    rows = [np.pad(x, ((0, 0), (0, width - x.shape[1]))) for x in both]
     return float(np.mean(np.all(rows[0] == rows[1], axis=1)))
 
 
 def check_pair(
-    looped: TrainConfig, decoder: TrainConfig, places: tuple[epath.PathLike, ...]
+    looped: TrainConfig, decoder: TrainConfig, paths: tuple[epath.PathLike, ...]
 ) -> None:
-    """Raises ValueError unless the one model can draft for the other."""
-    for config, kind, place in zip((looped, decoder), ("looped", "decoder"), places):
+    """Raises ValueError unless the looped model can draft for the decoder."""
+    for config, kind, path in zip((looped, decoder), ("looped", "decoder"), paths):
         if config.model.kind != kind:
             raise ValueError(
-                f"{place} holds a {config.model.kind} model, where a {kind} one is wanted"
+                f"{path} has a {config.model.kind} model, expected a {kind} model"
             )
     if looped.model.num_numbers != decoder.model.num_numbers:
         raise ValueError(
-            f"{places[0]} knows {looped.model.num_numbers} numbers, {places[1]} "
-            f"{decoder.model.num_numbers}: their words differ; take two runs of one "
+            f"{paths[0]} has a vocabulary with {looped.model.num_numbers} numbers, "
+            f"{paths[1]} one with {decoder.model.num_numbers}; use two runs of one "
             "experiment"
         )
     if not looped.supervises_rounds:
         raise ValueError(
-            f"{places[0]} was trained on answers alone (loss.round_weight=0): its rounds "
-            "mean nothing; take an aligned looped model"
+            f"{paths[0]} was trained on answers alone (loss.round_weight=0), so its "
+            "rounds are not chains; use an aligned looped model"
         )

@@ -21,9 +21,15 @@ from tqdm import tqdm
 
 from relay_jax import config as configs
 from relay_jax import config_io, files
-from relay_jax.data import loader
+from relay_jax.data.buckets import (
+    bucket_task,
+    check_chain_format,
+    open_bucket,
+    open_held_out,
+)
 from relay_jax.data.chain_files import chain_file
 from relay_jax.relay.generate import check_chains, write_chains
+from relay_jax.tasks import make_task
 from relay_jax.training import checkpoint, loop
 from relay_jax.training.validate import check_config, check_start
 
@@ -98,9 +104,9 @@ def _check_run(config: configs.TrainConfig, stages, workdir) -> None:
         if bucket.kind == "chains":
             _check_source(f"data.buckets.{name}", bucket, config, stages)
         elif workdir:
-            loader.open_bucket(bucket, config, workdir)
+            open_bucket(bucket, config, workdir)
     if workdir and config.evaluation.text:
-        loader.open_held_out(config, workdir)
+        open_held_out(config, workdir)
 
 
 def _run(stages, name: str, field: str) -> configs.TrainConfig:
@@ -120,9 +126,9 @@ def _check_source(where: str, bucket, config: configs.TrainConfig, stages) -> No
         raise ValueError(f"{where}.path is {bucket.path!r}, which writes no chains")
     writer = _run(stages, source.model, f"{bucket.path}: model")
     kinds = writer.model.kind, config.model.kind
-    loader.check_writer(*kinds, f"{where}: {bucket.path}")
-    written = loader.make_task(source.task, source.options)
-    task = loader.bucket_task(bucket)
+    check_chain_format(*kinds, f"{where}: {bucket.path}")
+    written = make_task(source.task, source.options)
+    task = bucket_task(bucket)
     if written != task:
         raise ValueError(f"{where}: {bucket.path} is of {written}, expected {task}")
     there = list(map(str, source.counts))
@@ -152,7 +158,7 @@ def progress(stage: StageConfig, workdir: epath.Path) -> tuple[int, int, str]:
     """How much of a stage is done, of how much, and of what; a run that was killed may
     have told of some steps that it has to take again."""
     if isinstance(stage, configs.ChainsConfig):
-        task = loader.make_task(stage.task, stage.options)
+        task = make_task(stage.task, stage.options)
         files = [chain_file(workdir, task, int(length)) for length in stage.counts]
         return sum(file.exists() for file in files), len(files), "lengths"
     lines = _metrics(workdir)

@@ -7,9 +7,9 @@ number becomes an equal two-operand expression, in brackets only where precedenc
 them. The chain takes one operation back a round, so it has T rounds, and its last round
 is the answer (Feng et al. 2023; RELAY section 4.1).
 
-By default each round reduces the leftmost operation that precedence permits. The order
-in which the expression grew (`order="grown"`) cannot be read off it: `1+2-3` may have
-grown from either end. A chain in that order can be guessed at, not learnt.
+Each round reduces the leftmost operation that precedence permits. The order in which the
+expression grew would not do: it cannot be inferred from the expression, as `1+2-3` may
+have grown from either end.
 """
 
 import dataclasses
@@ -45,31 +45,20 @@ class Arithmetic:
     stands left of the operation that is due, and something right of it, as it does where
     there are more operators.
 
-    `order` is that in which a chain takes the operations back: the leftmost first, or
-    the last that grew.
     """
 
     modulus: int = 11
     right_heavy: bool = False
-    order: str = "leftmost"
 
     name = "arithmetic"
     token = ARI
     answer_in_chain = True
-    semantic_options = ("modulus", "order")
+    semantic_options = ("modulus",)
 
     def __post_init__(self):
         p = self.modulus
         if p < 2 or any(p % divisor == 0 for divisor in range(2, int(p**0.5) + 1)):
             raise ValueError(f"arithmetic: modulus must be a prime, got {p}")
-        if self.order not in ("leftmost", "grown"):
-            raise ValueError(
-                f"arithmetic: order must be 'leftmost' or 'grown', got {self.order!r}"
-            )
-        if self.right_heavy and self.order == "grown":
-            raise ValueError(
-                "arithmetic: right_heavy expressions have the order 'leftmost'"
-            )
 
     def num_rounds(self, length: int) -> int:
         return length
@@ -91,12 +80,7 @@ class Arithmetic:
     def sample(self, rng: np.random.Generator, length: Int[Host, " b"]) -> Examples:
         check_length(self, length)
         longest = int(length.max(initial=1))
-        grows = self._grow(rng, length, longest)
-        if self.order == "grown":
-            grown = np.stack([tokens.copy() for tokens in grows])
-            expression = grown[-1]
-        else:
-            expression = list(grows)[-1]
+        expression = list(self._grow(rng, length, longest))[-1]
         if self.right_heavy:
             leans = rng.random(len(length)) < 0.5
             expression[leans] = self._lean(rng, length, longest)[leans]
@@ -106,11 +90,7 @@ class Arithmetic:
 
         rounds = empty_tokens(len(length), longest, self.round_size(longest))
         for t in range(longest):
-            if self.order == "grown":
-                left = np.maximum(length - 1 - t, 0)  # operators
-                expression = grown[left, np.arange(len(length))]
-            else:
-                expression = self._reduce(expression, t < length)
+            expression = self._reduce(expression, t < length)
             told = np.where((t < length)[:, None], expression, PAD)
             # After the last operation the number stands alone, without `=`.
             told[t == length - 1, 1:] = PAD

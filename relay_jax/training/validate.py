@@ -11,13 +11,20 @@ from etils import epath
 
 from relay_jax import config as configs
 from relay_jax.config import ModelConfig, TrainConfig
-from relay_jax.data import loader
 from relay_jax.data.alignment import right_align
+from relay_jax.data.buckets import (
+    Bucket,
+    bucket_task,
+    check_buckets,
+    check_lengths,
+    open_buckets,
+    open_held_out,
+)
 from relay_jax.data.sources import sample_split
 from relay_jax.models import export
 from relay_jax.models.looped import NUM_MARKS
 from relay_jax.models.sharding import check_batch, make_mesh
-from relay_jax.tasks import TASKS, Task
+from relay_jax.tasks import TASKS, Task, make_task
 from relay_jax.training import checkpoint
 from relay_jax.training.step import init_params
 
@@ -85,18 +92,18 @@ TASK_RANGES = {  # of mappings: each of their values
     "loss.max_value_offset": SIZE,
     "evaluation.step": COUNT,
 }
-BUCKET_RANGES = {"num_examples": SIZE, "max_rounds": SIZE, "sampled_rounds": SIZE}
+BUCKET_RANGES = {"max_rounds": SIZE, "sampled_rounds": SIZE}
 
 
 def check(config: TrainConfig, workdir: epath.PathLike) -> None:
     """Raises ValueError at whatever is wrong with a config or its data, naming it."""
     check_config(config)
     check_devices(config)
-    for bucket in loader.open_buckets(config, workdir):
-        if isinstance(bucket, loader.Bucket) and uses_feedback(config.model):
+    for bucket in open_buckets(config, workdir):
+        if isinstance(bucket, Bucket) and uses_feedback(config.model):
             _check_marks(bucket)
     if config.evaluation.text:
-        loader.open_held_out(config, workdir)
+        open_held_out(config, workdir)
     if config.init_from and not checkpoint.has_checkpoint(workdir):
         run = configs.resolve(config.init_from, epath.Path(workdir))
         held = checkpoint.read_config(run)
@@ -118,15 +125,15 @@ def check_config(config: TrainConfig) -> None:
     """Raises ValueError at what is wrong wherever the run is to be: in seconds, and
     without a look at files or devices, which a stage may not have yet."""
     check_settings(config)
-    loader.check_buckets(config)
+    check_buckets(config)
     _check_names(config, {bucket.task for bucket in config.data.buckets.values()})
     _check_gaps(config)
     for bucket in config.data.buckets.values():
         if bucket.kind != "text":
-            _check_shift(loader.bucket_task(bucket), bucket.lengths[1], config)
+            _check_shift(bucket_task(bucket), bucket.lengths[1], config)
     for name, lengths in config.evaluation.lengths.items():
-        task = loader.make_task(name, config.evaluation.options.get(name, {}))
-        loader.check_lengths(task, lengths, config.model, "test")
+        task = make_task(name, config.evaluation.options.get(name, {}))
+        check_lengths(task, lengths, config.model, "test")
 
 
 def check_settings(config: TrainConfig) -> None:
@@ -289,7 +296,7 @@ def _check_gaps(config: TrainConfig) -> None:
         )
 
 
-def _check_marks(bucket: loader.Bucket) -> None:
+def _check_marks(bucket: Bucket) -> None:
     """The pointers of a task must be among those that the model has vectors for."""
     task, length = bucket.task, np.array([bucket.longest])
     problem = sample_split(task, np.random.default_rng(0), length, "train").problem

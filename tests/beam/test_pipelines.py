@@ -153,7 +153,7 @@ def test_a_failed_pipeline_leaves_the_old_dataset(tmp_path, monkeypatch):
     def fails(*args):
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(tfds_builder, "_write", fails)
+    monkeypatch.setattr(tfds_builder, "_write_shard", fails)
     with pytest.raises(Exception, match="the disk is full"):
         tfds_builder.build(
             config, tmp_path, overwrite=True, workers=Workers("DirectRunner")

@@ -181,11 +181,11 @@ def test_every_round_has_room_for_its_boundary_pad():
 
 def test_cut_chains_keep_their_first_rounds_and_only_answers_they_reach():
     made = Arithmetic(5).sample(np.random.default_rng(0), np.array([1, 2, 4]))
-    cut = alignment.cut_chains(made, 2)
+    cut = alignment.truncate_chains(made, 2)
     np.testing.assert_array_equal(cut.rounds, made.rounds[:, :2])
     assert cut.num_rounds.tolist() == [1, 2, 2]
     assert cut.answer.tolist() == [made.answer[0], made.answer[1], PAD]
-    for kept, whole in zip(alignment.cut_chains(made, 4), made):
+    for kept, whole in zip(alignment.truncate_chains(made, 4), made):
         np.testing.assert_array_equal(kept, whole)
 
 

@@ -38,7 +38,7 @@ def test_json_lines_packed_or_not(tmp_path, name):
         ("a.jsonl", b"{", "a.jsonl, line 1: not JSON"),
         ("a.jsonl", LINES + b"\n[1]", "a.jsonl, line 4: not a JSON object ('[1]')"),
         ("a.jsonl", LINES[:-3], "a.jsonl, line 3: not JSON (Invalid"),
-        ("a.jsonl", b'{"text": 1}', "line 1 has no text under 'text', but ['text'];"),
+        ("a.jsonl", b'{"text": 1}', "line 1 has no text in the field 'text';"),
         (
             "a.jsonl",
             gzip.compress(LINES, mtime=0),
@@ -81,7 +81,7 @@ def test_links_that_lead_nowhere_or_round_are_left_out(tmp_path):
 
 
 def test_files_in_parts_are_all_files_in_order(monkeypatch):
-    monkeypatch.setattr(corpora, "FILES", 3)
+    monkeypatch.setattr(corpora, "FILES_PER_PART", 3)
     files = [epath.Path(str(number)) for number in range(7)]
     parts = corpora.group_files(files)
     assert [len(part) for part in parts] == [3, 3, 1]
@@ -97,7 +97,7 @@ def test_a_split_in_parts_is_all_examples_in_order(tmp_path, monkeypatch):
     )
     tfds_builder.build(config, tmp_path)
     where = "relay_tasks/lis_1_3", str(tmp_path)
-    monkeypatch.setattr(corpora, "EXAMPLES", 4)
+    monkeypatch.setattr(corpora, "EXAMPLES_PER_PART", 4)
 
     def read(split):
         return list(corpora.read_tfds(where[0], split, "tokens", where[1]))
@@ -121,6 +121,6 @@ def test_a_part_is_encoded_by_the_tokenizer_that_was_meant():
     with pytest.raises(ValueError) as error:
         corpora.encode_part(part, "relay:9", tokenizer.identity)
     assert str(error.value) == (
-        "relay:9 is the tokenizer relay-tasks-v1-9 where a worker reads it, expected "
-        "relay-tasks-v1-8; give a path that is the same file everywhere"
+        "relay:9 is the tokenizer relay-tasks-v1-9 on a worker, expected "
+        "relay-tasks-v1-8; give a path that is the same file on every machine"
     )

@@ -11,7 +11,9 @@ import pytest
 from relay_jax.base import DecoderBatch, LoopedBatch
 from relay_jax.config import ModelConfig, TrainConfig
 from relay_jax.config_io import build
-from relay_jax.data.loader import check_lengths, make_task, open_buckets, step_at, steps
+from relay_jax.data.buckets import check_lengths, open_buckets
+from relay_jax.data.loader import step_at, steps
+from relay_jax.tasks import make_task
 from relay_jax.tasks.arithmetic import Arithmetic
 
 
@@ -142,15 +144,6 @@ def test_a_bucket_of_drawn_rounds_holds_them_all():
     jax.tree.map(np.testing.assert_array_equal, full.batch, drawn.batch)
 
 
-def test_a_finite_bucket_repeats_itself():
-    one = {"task": "lis", "lengths": (2, 3), "num_examples": 8}
-    run = config({"one": one})
-    buckets = open_buckets(run)
-    assert len(buckets[0].source) == 8
-    first, again = step_at(0, buckets, run), step_at(2, buckets, run)
-    np.testing.assert_array_equal(first.batch.problem, again.batch.problem)
-
-
 def test_make_task():
     assert make_task("arithmetic", {"modulus": 7}) == Arithmetic(7)
     assert make_task("arithmetic") == Arithmetic(11)
@@ -179,8 +172,8 @@ def test_messages(tmp_path):
         "data.buckets.one.start_share must be at least 0 and below 1, got 1.0"
     )
     assert refusal(open_buckets, config({"one": one | {"start_share": 0.5}})) == (
-        "every bucket of data.buckets has a start_share, so there is nothing to begin "
-        "with; let one have 0"
+        "every bucket of data.buckets has a start_share above 0, so training has "
+        "nothing to start with; set start_share=0 for at least one"
     )
     for lengths in [(0, 3), (4, 3)]:
         run = config({"one": {"task": "lis", "lengths": lengths}})
@@ -191,18 +184,18 @@ def test_messages(tmp_path):
     long = config({"one": {"task": "arithmetic", "lengths": (1, 100_000)}})
     assert refusal(open_buckets, long) == (
         "arithmetic: a chain of length 100000 has up to 39,999,600,000 tokens, more "
-        "than the 262,144 that there is room for; use shorter problems"
+        "than the 262,144 that are supported; use shorter problems"
     )
     run = config(
         {"one": {"task": "edit_distance", "lengths": (1, 30)}},
         model={"num_numbers": 94},
     )
     assert refusal(open_buckets, run) == (
-        "edit_distance: problems of length 30 hold numbers up to 94, but the "
+        "edit_distance: problems of length 30 contain numbers up to 94, but the "
         "vocabulary ends at 93; raise model.num_numbers"
     )
     one = {"task": "lis", "lengths": (1, 2), "kind": "chains", "path": "none"}
     assert refusal(open_buckets, config({"one": one}), tmp_path / "run") == (
-        f"{tmp_path}/none holds no finished chains; write them with "
+        f"{tmp_path}/none has no finished chains; generate them with "
         "python -m experiments.write_chains --config=... --workdir=..."
     )

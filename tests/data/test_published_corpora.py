@@ -9,10 +9,9 @@ import pyarrow.parquet
 import pytest
 
 from relay_jax.data.published_corpora import (
-    RECIPES,
-    find_recipe,
-    read_recipe,
-    read_recipe_file,
+    PUBLISHED_CORPORA,
+    find_corpus_files,
+    read_corpus_file,
 )
 
 
@@ -21,7 +20,7 @@ def publish(folder, name):
     if name.startswith("the_stack"):
         texts = []
         (folder / "data" / "python").mkdir(parents=True)
-        for file in RECIPES[name].files:
+        for file in PUBLISHED_CORPORA[name].files:
             rows = [f"x = {len(texts) + i}\n" for i in range(3)]
             table = {"content": rows, "size": [6, 6, 6], "lang": ["Python"] * 3}
             pyarrow.parquet.write_table(pyarrow.table(table), folder / file)
@@ -41,39 +40,50 @@ def publish(folder, name):
     return ["q", "a0", "q", "a1"]
 
 
-@pytest.mark.parametrize("name", RECIPES)
+def read_all(corpus, folder):
+    files = find_corpus_files(corpus, folder)
+    return [text for file in files for text in read_corpus_file(corpus, file)]
+
+
+@pytest.mark.parametrize("name", PUBLISHED_CORPORA)
 def test_a_published_layout_is_read(name, tmp_path):
     texts = publish(tmp_path, name)
-    assert list(read_recipe(RECIPES[name], tmp_path)) == texts
-    files = find_recipe(RECIPES[name], tmp_path)
-    parts = [list(read_recipe_file(RECIPES[name], file)) for file in files]
+    corpus = PUBLISHED_CORPORA[name]
+    files = find_corpus_files(corpus, tmp_path)
+    parts = [list(read_corpus_file(corpus, file)) for file in files]
     assert [*chain(*parts)] == texts and all(parts)
 
 
-def test_the_large_datastore_is_made_of_thirty_files():
-    assert RECIPES["the_stack_small"].files == RECIPES["the_stack_large"].files[:1]
-    assert len(RECIPES["the_stack_large"].files) == 30
+def test_the_large_datastore_has_thirty_files():
+    assert (
+        PUBLISHED_CORPORA["the_stack_small"].files
+        == PUBLISHED_CORPORA["the_stack_large"].files[:1]
+    )
+    assert len(PUBLISHED_CORPORA["the_stack_large"].files) == 30
 
 
-def test_what_is_missing_is_named(tmp_path, monkeypatch):
-    stack, chat = RECIPES["the_stack_small"], RECIPES["ultrachat"]
-    with pytest.raises(ValueError, match="train_.*jsonl' names no file"):
-        list(read_recipe(chat, tmp_path))
+def test_errors_name_the_file_and_what_is_missing(tmp_path, monkeypatch):
+    stack, chat = PUBLISHED_CORPORA["the_stack_small"], PUBLISHED_CORPORA["ultrachat"]
+    with pytest.raises(ValueError, match="no file matches '.*train_.*jsonl'"):
+        read_all(chat, tmp_path)
     (tmp_path / "train_0.jsonl").write_text('{"data": ["a"]}\n{"data": [1]}')
     with pytest.raises(ValueError, match=r"jsonl, record 2 has no text at data.\*"):
-        list(read_recipe(chat, tmp_path))
+        read_all(chat, tmp_path)
     (tmp_path / "train_0.jsonl").write_text('{"data": ["a"]}\n{"data": [')
     with pytest.raises(ValueError, match="train_0.jsonl, line 2: not JSON"):
-        list(read_recipe(chat, tmp_path))
-    shared = RECIPES["sharegpt"]
+        read_all(chat, tmp_path)
+    shared = PUBLISHED_CORPORA["sharegpt"]
     file = tmp_path / shared.files[0]
-    for text, told in (("[{},\n{", ", line 2: not JSON"), ("{}", " must be a list of")):
+    for text, message in (
+        ("[{},\n{", ", line 2: not JSON"),
+        ("{}", " must be a JSON list of records, got dict"),
+    ):
         file.write_text(text)
-        with pytest.raises(ValueError, match=f"split.json{told}"):
-            list(read_recipe(shared, tmp_path))
+        with pytest.raises(ValueError, match=f"split.json{message}"):
+            read_all(shared, tmp_path)
     publish(tmp_path, "the_stack_small")
-    with pytest.raises(ValueError, match="has no column 'text' but .'content'"):
-        list(read_recipe(stack._replace(texts="text"), tmp_path))
+    with pytest.raises(ValueError, match="has no column 'text', only content"):
+        read_all(stack._replace(texts="text"), tmp_path)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(ValueError, match=r"pip install 'relay_jax\[parquet\]'"):
-        list(read_recipe(stack, tmp_path))
+        read_all(stack, tmp_path)

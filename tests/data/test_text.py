@@ -13,6 +13,7 @@ from relay_jax.config import (
     TrainConfig,
 )
 from relay_jax.data import loader
+from relay_jax.data.buckets import open_buckets
 from relay_jax.data.language_corpus import find_sources, is_held_out, prepare_corpus
 from relay_jax.data.text import open_windows
 from relay_jax.tokenizers import SentencePieceTokenizer, load_run_tokenizer
@@ -37,16 +38,16 @@ def save(path, tokens):
 def test_a_window_is_a_piece_of_the_text(tmp_path):
     file = save(tmp_path / "tokens.npy", np.arange(50, dtype=np.uint16))
     windows = open_windows(file, 8, 50)
-    batch = windows.draw(3, 16)
+    batch = windows.sample(3, 16)
     assert batch.tokens.shape == batch.trained.shape == (16, 9)
     assert np.all(np.diff(batch.tokens, axis=1) == 1)
     assert batch.trained[:, 1:].all() and not batch.trained[:, 0].any()
     assert batch.tokens.dtype == np.int32
-    spread = windows.spread(100)
-    np.testing.assert_array_equal(spread.tokens[[0, -1], [0, -1]], [0, 49])
-    assert len(spread.tokens) == 6  # none overlap
+    spaced = windows.evenly_spaced(100)
+    np.testing.assert_array_equal(spaced.tokens[[0, -1], [0, -1]], [0, 49])
+    assert len(spaced.tokens) == 6  # none overlap
     starts = {
-        int(windows.draw(i, 16).tokens[j, 0]) for i in range(60) for j in range(16)
+        int(windows.sample(i, 16).tokens[j, 0]) for i in range(60) for j in range(16)
     }
     assert starts == set(range(42))
 
@@ -57,7 +58,7 @@ def test_a_batch_is_a_function_of_seed_and_step(tmp_path):
     model = ModelConfig(kind="decoder", text_vocab_size=500)
     config = TrainConfig(model=model, data=DataConfig(4, {"text": bucket}))
     made = list(loader.steps(config, tmp_path, 2, 5))
-    buckets = loader.open_buckets(config, tmp_path)
+    buckets = open_buckets(config, tmp_path)
     for now, step in zip(made, range(2, 5), strict=True):
         again = loader.step_at(step, buckets, config)
         assert now.task.name == "text" and now.step == step
@@ -65,18 +66,22 @@ def test_a_batch_is_a_function_of_seed_and_step(tmp_path):
     for one, two in itertools.combinations(made, 2):
         assert not np.array_equal(one.batch.tokens, two.batch.tokens)
     looped = TrainConfig(data=config.data)
-    with pytest.raises(ValueError, match="text trains a decoder"):
-        loader.open_buckets(looped, tmp_path)
+    with pytest.raises(ValueError, match="only a decoder can train on text"):
+        open_buckets(looped, tmp_path)
 
 
 @pytest.mark.parametrize(
     ("tokens", "size", "message"),
     [
-        (None, 4, "does not exist; python -m experiments.train makes it"),
+        (None, 4, "does not exist; python -m experiments.train creates it"),
         (np.zeros((2, 9), int), 4, "must be a one-dimensional array of integers"),
         (np.zeros(9), 4, "must be a one-dimensional array of integers"),
-        (np.zeros(4, int), 4, "holds 4 tokens: too few for a window of 4"),
-        (np.full(9, 20), 4, "ids from 20 to 20, but the model's vocabulary has 20"),
+        (np.zeros(4, int), 4, "has 4 tokens: too few for a window of 4"),
+        (
+            np.full(9, 20),
+            4,
+            "ids from 20 to 20, but the model's vocabulary has 20 tokens",
+        ),
     ],
 )
 def test_token_files_that_cannot_work(tmp_path, tokens, size, message):
@@ -103,26 +108,26 @@ def folder(tmp_path):
 
 def test_a_corpus_is_made_once_and_loses_nothing(folder, tmp_path):
     config, run = CorpusConfig(folder=str(folder), held_out_one_in=4), tmp_path / "run"
-    told = prepare_corpus(config, 340, run)
+    summary = prepare_corpus(config, 340, run)
     tokenizer = SentencePieceTokenizer(run / "tokenizer.model")
     assert load_run_tokenizer(run, 8).identity == tokenizer.identity
-    assert tokenizer.vocab_size == 340 and told["tokenizer"] == tokenizer.identity
+    assert tokenizer.vocab_size == 340 and summary["tokenizer"] == tokenizer.identity
     root, files = find_sources(config)
     assert len(files) == 30 and not any("wrong" in str(file) for file in files)
     texts: dict[bool, list[str]] = {False: [], True: []}
     for file in files:
         held = is_held_out(str(file.relative_to(root)), 4)
         texts[held].append(file.read_bytes().decode())
-    assert len(texts[True]) == told["held_out"]["files"] > 0
+    assert len(texts[True]) == summary["held_out"]["files"] > 0
     for name, held in (("train", False), ("held_out", True)):
         tokens = np.load(run / f"{name}.npy")
-        assert tokens.dtype == np.uint16 and len(tokens) == told[name]["tokens"]
+        assert tokens.dtype == np.uint16 and len(tokens) == summary[name]["tokens"]
         ends = np.flatnonzero(tokens == tokenizer.eos_id)
         documents = np.split(tokens, ends + 1)[:-1]
         assert [tokenizer.decode(d[:-1]) for d in documents] == texts[held]
     (run / "train.npy").unlink()  # it is not made again
-    assert prepare_corpus(config, 340, run) == told
-    with pytest.raises(ValueError, match="holds a corpus of .* give another --workdir"):
+    assert prepare_corpus(config, 340, run) == summary
+    with pytest.raises(ValueError, match="has a corpus of .* give another --workdir"):
         prepare_corpus(config, 341, run)
 
 
@@ -148,11 +153,11 @@ def test_any_text_comes_back(folder, tmp_path, text):
 @pytest.mark.parametrize(
     ("changes", "vocab_size", "message"),
     [
-        ({"folder": "/nowhere"}, 300, "corpus.folder /nowhere is no folder"),
-        ({"suffix": ".rs"}, 300, "has no file that ends with '.rs'"),
-        ({"held_out_one_in": 1}, 300, "of 30 files none is left for train"),
-        ({"held_out_one_in": 2**60}, 300, "of 30 files none is left for held_out"),
-        ({}, 9000, "no vocabulary of 9000 words could be learnt"),
+        ({"folder": "/nowhere"}, 300, "corpus.folder must be a folder, got /nowhere"),
+        ({"suffix": ".rs"}, 300, "has no files ending with '.rs'"),
+        ({"held_out_one_in": 1}, 300, "none of its 30 files is left for train"),
+        ({"held_out_one_in": 2**60}, 300, "none of its 30 files is left for held_out"),
+        ({}, 9000, "no vocabulary of 9000 tokens can be trained"),
     ],
 )
 def test_corpora_that_cannot_work(folder, tmp_path, changes, vocab_size, message):

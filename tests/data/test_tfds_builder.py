@@ -14,8 +14,9 @@ import pytest
 from relay_jax.base import Examples
 from relay_jax.beam import Workers
 from relay_jax.config import BucketConfig, DataConfig, TrainConfig
-from relay_jax.data import loader, serialization, tfds_builder
+from relay_jax.data import loader, serialization, tfds_builder, tfds_source
 from relay_jax.data.alignment import looped_batch
+from relay_jax.data.buckets import open_buckets
 from relay_jax.data.sources import BLOCK, MAX_TOKENS, SyntheticSource, shuffled
 from relay_jax.tasks import TASKS
 from relay_jax.tasks.arithmetic import Arithmetic
@@ -52,7 +53,7 @@ def same(one: Examples, other: Examples):
 @pytest.mark.parametrize("split, num", [("train", NUM_TRAIN), ("test", NUM_TEST)])
 def test_reads_what_synthetic_made(data_dir, name, lengths, split, num):
     task = TASKS[name]()
-    source = tfds_builder.open_tfds(task, lengths, data_dir, 8, split)
+    source = tfds_source.open_tfds(task, lengths, data_dir, 8, split)
     assert len(source) == num
     indices = np.arange(num - 20, num + 20)  # from one epoch into the next
     made = SyntheticSource(task, lengths, 3, split).take(shuffled(indices, num, 8))
@@ -71,7 +72,7 @@ def test_vectors_are_as_drawn():
 
 
 def test_every_example_comes_once_an_epoch(data_dir):
-    source = tfds_builder.open_tfds(TASKS["lis"](), (1, 23), data_dir, 0)
+    source = tfds_source.open_tfds(TASKS["lis"](), (1, 23), data_dir, 0)
     first, second = (
         source.take(np.arange(NUM_TRAIN)),
         source.take(np.arange(NUM_TRAIN, 2 * NUM_TRAIN)),
@@ -83,7 +84,7 @@ def test_every_example_comes_once_an_epoch(data_dir):
 def test_splits_are_disjoint(data_dir):
     for name, lengths in RANGES:
         train, test = (
-            tfds_builder.open_tfds(TASKS[name](), lengths, data_dir, 0, split)
+            tfds_source.open_tfds(TASKS[name](), lengths, data_dir, 0, split)
             for split in ("train", "test")
         )
         seen = set(map(bytes, train.take(np.arange(NUM_TRAIN)).problem))
@@ -106,7 +107,7 @@ def test_shards_join_in_order(tmp_path, monkeypatch):
     path = make(tmp_path, lengths=(1, 2), num_train=num, num_test=0)
     assert len(list(path.glob("*array_record*"))) == 3
     indices = np.arange(0, num, 7)
-    read = tfds_builder.open_tfds(SMALL, (1, 2), tmp_path, 0).take(indices)
+    read = tfds_source.open_tfds(SMALL, (1, 2), tmp_path, 0).take(indices)
     made = SyntheticSource(SMALL, (1, 2), 3).take(shuffled(indices, num, 0))
     same(read, made)
 
@@ -143,7 +144,7 @@ def test_workers_write_the_same_files(tmp_path, done_here):
             config, place, progress=lambda _: None, workers=Workers("none")
         )
         assert files_below(place) == files_below(plain)
-        assert len(tfds_builder.open_tfds(SMALL, (1, 3), place, 0, "test")) == num_test
+        assert len(tfds_source.open_tfds(SMALL, (1, 3), place, 0, "test")) == num_test
 
 
 def test_workers_that_fail_leave_the_old_dataset(tmp_path, done_here, monkeypatch):
@@ -155,8 +156,8 @@ def test_workers_that_fail_leave_the_old_dataset(tmp_path, done_here, monkeypatc
             raise OSError("the disk is full")
         return write(writer, aside, shard, file)
 
-    write = tfds_builder._write
-    monkeypatch.setattr(tfds_builder, "_write", fails)
+    write = tfds_builder._write_shard
+    monkeypatch.setattr(tfds_builder, "_write_shard", fails)
     monkeypatch.setattr(
         tfds_builder,
         "run_on_workers",
@@ -170,9 +171,9 @@ def test_workers_that_fail_leave_the_old_dataset(tmp_path, done_here, monkeypatc
     left = files_below(tmp_path)
     assert {name: left[name] for name in before} == before
     assert not [name for name in left if "array_record" in name and name not in before]
-    monkeypatch.setattr(tfds_builder, "_write", write)
+    monkeypatch.setattr(tfds_builder, "_write_shard", write)
     tfds_builder.build(config, tmp_path, overwrite=True, workers=Workers("none"))
-    assert len(tfds_builder.open_tfds(SMALL, (1, 3), tmp_path, 0)) == 5 * BLOCK
+    assert len(tfds_source.open_tfds(SMALL, (1, 3), tmp_path, 0)) == 5 * BLOCK
     assert [path.name for path in tmp_path.iterdir()] == ["relay_tasks"]
 
 
@@ -182,8 +183,8 @@ def test_batch_of_a_step(data_dir):
     bucket = BucketConfig(task="arithmetic", lengths=(1, 6), kind="tfds", path=path)
     data = DataConfig(batch_size=16, buckets={"arithmetic": bucket})
     config = TrainConfig(data=data, seed=4)
-    step = loader.step_at(9, loader.open_buckets(config), config)
-    source = tfds_builder.open_tfds(task, (1, 6), path, 4)
+    step = loader.step_at(9, open_buckets(config), config)
+    source = tfds_source.open_tfds(task, (1, 6), path, 4)
     columns = task.round_size(6) + 1
     examples = source.take(9 * 16 + np.arange(16))
     expected = looped_batch(examples, task, 6, columns=columns)
@@ -213,11 +214,11 @@ def test_paper_configs():
 
 def test_nothing_is_overwritten(tmp_path):
     path = make(tmp_path)
-    with pytest.raises(ValueError, match="exists; give --overwrite to make it anew"):
+    with pytest.raises(ValueError, match="exists; give --overwrite to build it again"):
         make(tmp_path, seed=1)
     config = tfds_builder.TaskRange(task=SMALL, lengths=(1, 6), num_train=7, num_test=0)
     assert pathlib.Path(tfds_builder.build(config, tmp_path, overwrite=True)) == path
-    assert len(tfds_builder.open_tfds(SMALL, (1, 6), tmp_path, 0)) == 7
+    assert len(tfds_source.open_tfds(SMALL, (1, 6), tmp_path, 0)) == 7
 
 
 def test_interrupted_build_leaves_nothing(tmp_path):
@@ -228,8 +229,8 @@ def test_interrupted_build_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         tfds_builder.build(config, tmp_path, progress=interrupt)
     assert not list(tmp_path.rglob("*array_record*"))
-    with pytest.raises(ValueError, match="holds no dataset arithmetic_1_3"):
-        tfds_builder.open_tfds(Arithmetic(), (1, 3), tmp_path, 0)
+    with pytest.raises(ValueError, match="has no dataset arithmetic_1_3"):
+        tfds_source.open_tfds(Arithmetic(), (1, 3), tmp_path, 0)
 
 
 def test_interrupted_overwriting_leaves_the_old_dataset(tmp_path):
@@ -237,37 +238,37 @@ def test_interrupted_overwriting_leaves_the_old_dataset(tmp_path):
         raise KeyboardInterrupt
 
     make(tmp_path)
-    count = len(tfds_builder.open_tfds(SMALL, (1, 6), tmp_path, 0))
+    count = len(tfds_source.open_tfds(SMALL, (1, 6), tmp_path, 0))
     config = tfds_builder.TaskRange(task=SMALL, lengths=(1, 6), num_train=7, num_test=0)
     with pytest.raises(KeyboardInterrupt):
         tfds_builder.build(config, tmp_path, overwrite=True, progress=interrupt)
-    assert len(tfds_builder.open_tfds(SMALL, (1, 6), tmp_path, 0)) == count
+    assert len(tfds_source.open_tfds(SMALL, (1, 6), tmp_path, 0)) == count
     tfds_builder.build(config, tmp_path, overwrite=True)
-    assert len(tfds_builder.open_tfds(SMALL, (1, 6), tmp_path, 0)) == 7
+    assert len(tfds_source.open_tfds(SMALL, (1, 6), tmp_path, 0)) == 7
     assert [path.name for path in tmp_path.iterdir()] == ["relay_tasks"]
 
 
 def test_missing_dataset_message(tmp_path):
     make(tmp_path, lengths=(1, 6))
     expected = (
-        f"{tmp_path} holds no dataset arithmetic_1_8_modulus_7, it has "
-        "arithmetic_1_6_modulus_5; make it with python -m experiments.make_data "
-        "--task=arithmetic --options=modulus=7,right_heavy=False,order=leftmost "
+        f"{tmp_path} has no dataset arithmetic_1_8_modulus_7; it has "
+        "arithmetic_1_6_modulus_5; build it with python -m experiments.make_data "
+        "--task=arithmetic --options=modulus=7,right_heavy=False "
         f"--lengths=1,8 --data_dir={tmp_path}"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
-        tfds_builder.open_tfds(Arithmetic(7), (1, 8), tmp_path, 0)
+        tfds_source.open_tfds(Arithmetic(7), (1, 8), tmp_path, 0)
     with pytest.raises(ValueError, match="needs `path`: the --data_dir of"):
-        tfds_builder.open_tfds(Arithmetic(7), (1, 8), "", 0)
+        tfds_source.open_tfds(Arithmetic(7), (1, 8), "", 0)
 
 
 def test_other_options_and_splits(tmp_path):
     path = make(tmp_path, num_train=0)
-    with pytest.raises(ValueError, match="has no train examples, only test; make it"):
-        tfds_builder.open_tfds(SMALL, (1, 6), tmp_path, 0)
+    with pytest.raises(ValueError, match="has no train examples, only test; build it"):
+        tfds_source.open_tfds(SMALL, (1, 6), tmp_path, 0)
     path.parent.rename(path.parent.with_name("arithmetic_1_6"))
-    with pytest.raises(ValueError, match=r"was made from .*: 5.*expected .*: 11"):
-        tfds_builder.open_tfds(Arithmetic(), (1, 6), tmp_path, 0, "test")
+    with pytest.raises(ValueError, match=r"was built from .*: 5.*expected .*: 11"):
+        tfds_source.open_tfds(Arithmetic(), (1, 6), tmp_path, 0, "test")
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "info", "record"])
@@ -283,14 +284,16 @@ def test_damaged_dataset(tmp_path, damage):
     else:
         held[300] ^= 255
         file.write_bytes(held)
-    with pytest.raises(ValueError, match=r"is damaged \(.*make it again with .*--over"):
-        tfds_builder.open_tfds(SMALL, (1, 6), tmp_path, 0).take(np.arange(40))
+    with pytest.raises(
+        ValueError, match=r"is damaged \(.*build it again with .*--over"
+    ):
+        tfds_source.open_tfds(SMALL, (1, 6), tmp_path, 0).take(np.arange(40))
 
 
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"num_train": 0, "num_test": 0}, "cannot make 0 training and 0 test"),
+        ({"num_train": 0, "num_test": 0}, "cannot build 0 training and 0 test"),
         ({"task": Arithmetic(32771)}, "token 32811 does not fit into 16 bits"),
     ],
 )
@@ -321,7 +324,7 @@ sys.argv += ["--num_train=50", "--num_test=10", "--data_dir={tmp_path}"]
 try:
     runpy.run_module("experiments.make_data", run_name="__main__")
 finally:
-    from relay_jax.data.tfds_builder import open_tfds
+    from relay_jax.data.tfds_source import open_tfds
     from relay_jax.tasks import (TASKS)
     open_tfds(TASKS["arithmetic"](5), (1, 3), "{tmp_path}", 0)
     assert "tensorflow" not in sys.modules

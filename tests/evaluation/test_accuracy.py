@@ -1,4 +1,4 @@
-"""Scores of known speech, records, table and figures."""
+"""Scores of known predictions, records, table and figures."""
 
 import numpy as np
 import pytest
@@ -18,22 +18,22 @@ EXAMPLES = TASK.sample(np.random.default_rng(0), np.array([2, 3, 3, 3]))
 COMMON = {"run": "r", "task": "edit_distance", "model": "ar", "seed": 0}
 
 
-def score_of(said, monkeypatch):
-    monkeypatch.setitem(accuracy.PREDICTORS, "looped", lambda *_: said)
+def score_of(predictions, monkeypatch):
+    monkeypatch.setitem(accuracy.PREDICTORS, "looped", lambda *_: predictions)
     return accuracy.score({}, ModelConfig(kind="looped"), TASK, EXAMPLES, 4)
 
 
-def true_speech():
+def true_predictions():
     width = EXAMPLES.rounds.shape[-1] + 1
     rounds = right_align(EXAMPLES.rounds, width)
     return Predictions(EXAMPLES.answer.copy(), rounds.copy(), np.ones(4))
 
 
-def test_one_wrong_token_costs_its_chain_its_round_and_its_place(monkeypatch):
-    said = true_speech()
-    assert score_of(said, monkeypatch).chain.all()
-    said.rounds[2, 1, -2] = 60
-    scored = score_of(said, monkeypatch)
+def test_one_wrong_token_makes_its_chain_and_its_round_wrong(monkeypatch):
+    predicted = true_predictions()
+    assert score_of(predicted, monkeypatch).chain.all()
+    predicted.rounds[2, 1, -2] = 60
+    scored = score_of(predicted, monkeypatch)
     np.testing.assert_array_equal(scored.chain, [True, True, False, True])
     assert scored.answer.all()
     np.testing.assert_allclose(accuracy.round_accuracy(scored), [1, 3 / 4, 1])
@@ -43,16 +43,16 @@ def test_one_wrong_token_costs_its_chain_its_round_and_its_place(monkeypatch):
     assert np.isnan(matrix[:, 0]).all()
 
 
-def test_a_token_too_many_on_the_left_is_a_wrong_chain(monkeypatch):
-    said = true_speech()
-    blank = np.argmax(said.rounds[0, 0] != PAD) - 1
-    said.rounds[0, 0, blank] = 50
-    scored = score_of(said, monkeypatch)
-    assert not scored.chain[0] and scored.hits[0].sum() == scored.told[0].sum()
+def test_an_extra_token_on_the_left_makes_the_chain_wrong(monkeypatch):
+    predicted = true_predictions()
+    blank = np.argmax(predicted.rounds[0, 0] != PAD) - 1
+    predicted.rounds[0, 0, blank] = 50
+    scored = score_of(predicted, monkeypatch)
+    assert not scored.chain[0] and scored.hits[0].sum() == scored.is_token[0].sum()
     np.testing.assert_allclose(accuracy.round_accuracy(scored), [3 / 4, 1, 1])
 
 
-def test_decoder_text_is_laid_over_the_true_rounds(monkeypatch):
+def test_decoder_text_is_split_into_the_true_rounds(monkeypatch):
     text, prompt = flatten(EXAMPLES, TASK)
     room = text.shape[1]
     tokens = np.full((4, room), PAD)
@@ -61,27 +61,29 @@ def test_decoder_text_is_laid_over_the_true_rounds(monkeypatch):
         tokens[row, : len(chain)] = chain
     tokens[1, 0] += 1  # a wrong number
     end = np.argmax(tokens[2] == EOS)
-    tokens[2, end : end + 2] = tokens[2, end - 1], EOS  # a token too many
+    tokens[2, end : end + 2] = tokens[2, end - 1], EOS  # an extra token
     tokens[3, np.argmax(tokens[3] == EOS)] = PAD  # never ends
-    monkeypatch.setattr(predict, "decoder_texts", lambda *_: (tokens, np.ones(4)))
+    monkeypatch.setattr(predict, "generate_texts", lambda *_: (tokens, np.ones(4)))
     model = ModelConfig(kind="decoder")
     scored = accuracy.score({}, model, TASK, EXAMPLES, 4)
     np.testing.assert_array_equal(scored.chain, [True, False, False, False])
     np.testing.assert_array_equal(scored.answer, [True, True, True, False])
-    missed = (scored.told & ~scored.hits).sum(axis=(1, 2))
+    missed = (scored.is_token & ~scored.hits).sum(axis=(1, 2))
     np.testing.assert_array_equal(missed, [0, 1, 0, 0])
     # Rows 2 and 3, of three rounds, go wrong after the last one.
     np.testing.assert_allclose(accuracy.round_accuracy(scored), [3 / 4, 1, 1 / 3])
 
 
-def test_what_a_decoder_writes_depends_on_no_longer_problem():
+def test_a_decoders_text_does_not_depend_on_longer_problems():
     task = TASKS["arithmetic"](modulus=5)
     model = ModelConfig(
         kind="decoder", num_layers=1, dim=16, mlp_dim=16, num_heads=2, num_numbers=8
     )
-    params = init_params(TrainConfig(model=model))  # so it hardly ever ends by itself
+    params = init_params(
+        TrainConfig(model=model)
+    )  # untrained: it rarely predicts <eos>
     alone, beside = (
-        predict.decoder_texts(
+        predict.generate_texts(
             *(params, model, task),
             accuracy.test_problems(task, lengths, 4, 0, final=False),
             batch_size=8,
@@ -104,9 +106,9 @@ def test_problems_are_test_problems_and_final_ones_are_others():
 
 
 def make_lines(monkeypatch):
-    said = true_speech()
-    said.rounds[2, 1, -2] = 60
-    scored = score_of(said, monkeypatch)
+    predicted = true_predictions()
+    predicted.rounds[2, 1, -2] = 60
+    scored = score_of(predicted, monkeypatch)
     return accuracy.make_records(scored, COMMON, [2, 3])
 
 
@@ -132,33 +134,33 @@ def test_records_table_and_figures(tmp_path, monkeypatch):
         figures.hit_matrices(again, "lis", 9, tmp_path / "x.png")
 
 
-def test_a_place_is_counted_from_the_right_and_by_those_who_have_it(monkeypatch):
+def test_columns_count_from_the_right_among_examples_that_have_them(monkeypatch):
     hits = {
         (x["length"], x["round"], x["position"]): (x["value"], x["count"])
         for x in make_lines(monkeypatch)
         if x["metric"] == "hit_accuracy"
     }
-    told = EXAMPLES.rounds[1:] != PAD  # of the three problems of length 3
+    is_token = EXAMPLES.rounds[1:] != PAD  # of the three problems of length 3
     for t in range(3):
-        sizes = told[:, t].sum(axis=-1)
-        for place in range(sizes.max()):
-            have = int((sizes > place).sum())
-            wrong = (t, place) == (1, 1)  # of one problem
-            assert hits[3, t, place] == ((have - wrong) / have, have)
+        sizes = is_token[:, t].sum(axis=-1)
+        for column in range(sizes.max()):
+            have = int((sizes > column).sum())
+            wrong = (t, column) == (1, 1)  # of one problem
+            assert hits[3, t, column] == ((have - wrong) / have, have)
         assert (3, t, sizes.max()) not in hits
 
 
-def test_seeds_of_a_hit_matrix_weigh_as_many_examples_as_they_have():
-    places = [(0, 0, 1.0, 4), (0, 1, 1.0, 3), (0, 0, 0.5, 4), (0, 1, 0.0, 1)]
+def test_seeds_of_a_hit_matrix_are_weighted_by_their_examples():
+    columns = [(0, 0, 1.0, 4), (0, 1, 1.0, 3), (0, 0, 0.5, 4), (0, 1, 0.0, 1)]
     lines = [
-        {"round": t, "position": place, "value": value, "count": count}
-        for t, place, value, count in places
+        {"round": t, "position": column, "value": value, "count": count}
+        for t, column, value, count in columns
     ]
     expected = [[np.nan, 3 / 4, 3 / 4], [np.nan] * 3]
-    np.testing.assert_array_equal(figures._shares(lines, 2, 3), expected)
+    np.testing.assert_array_equal(figures._hit_matrix(lines, 2, 3), expected)
 
 
-def test_the_longest_problems_that_are_told_in_detail_are_drawn(tmp_path, monkeypatch):
+def test_the_longest_problems_with_detailed_records_are_drawn(tmp_path, monkeypatch):
     lines = make_lines(monkeypatch)
     figures.longest_hit_matrices(lines, tmp_path / "hit_matrix")
     assert [f.name for f in tmp_path.iterdir()] == ["hit_matrix_edit_distance_3.png"]
@@ -168,11 +170,15 @@ def test_the_longest_problems_that_are_told_in_detail_are_drawn(tmp_path, monkey
     assert {line["metric"] for line in whole} == set(figures.TITLES)
 
 
-def test_a_figure_shows_the_last_phase_of_those_that_learn_in_phases():
+def test_a_figure_shows_only_the_last_phase_of_a_model():
     phases = [f"ar_self_oracle_{n}" for n in (1, 10, 9)]
-    assert figures._shown(["ar", *phases, "own"]) == ["ar", "ar_self_oracle_10", "own"]
+    assert figures._last_phases(["ar", *phases, "own"]) == [
+        "ar",
+        "ar_self_oracle_10",
+        "own",
+    ]
     assert figures._label("ar_self_oracle_10") == (
-        "AR-CoT + own chains, true answers, 10 phases"
+        "AR-CoT fine-tuned on own chains with true answers, 10 phases"
     )
     assert figures._label("ar") == "AR-CoT" and figures._label("own") == "own"
 

@@ -1,4 +1,4 @@
-"""Figures: what is drawn where."""
+"""Figures: what is drawn, and where."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from relay_jax.decoding.draft_tree import END, DraftSequences, empty_tree, make_tree
-from relay_jax.evaluation import figures
+from relay_jax.evaluation import figures, tree_figure
 
 
 def test_a_draft_tree_is_drawn_with_its_mask(tmp_path, monkeypatch):
@@ -14,15 +14,15 @@ def test_a_draft_tree_is_drawn_with_its_mask(tmp_path, monkeypatch):
     rows = DraftSequences(
         jnp.array([rows], jnp.int32), jnp.array([[3, 2, 1]], jnp.int32)
     )
-    tree = jax.jit(make_tree, static_argnums=1)(rows, 8)  # there are only five
-    words = ["root", " a", "b", "$c", "d$", "\n", *["none"] * 3]
+    tree = jax.jit(make_tree, static_argnums=1)(rows, 8)  # only five are used
+    tokens = ["root", " a", "b", "$c", "d$", "\n", *["none"] * 3]
     texts, masks, edges = [], [], []
     draw, show, text = Axes.plot, Axes.imshow, Axes.text
-    note = monkeypatch.setattr
-    note(Axes, "plot", lambda *a, **k: (edges.append(a[1:]), draw(*a, **k))[1])
-    note(Axes, "imshow", lambda *a, **k: (masks.append(a[1]), show(*a, **k))[1])
-    note(Axes, "text", lambda *a, **k: (texts.append(a[3]), text(*a, **k))[1])
-    figures.draft_tree(tree, words, tmp_path / "tree.png")
+    patch = monkeypatch.setattr
+    patch(Axes, "plot", lambda *a, **k: (edges.append(a[1:]), draw(*a, **k))[1])
+    patch(Axes, "imshow", lambda *a, **k: (masks.append(a[1]), show(*a, **k))[1])
+    patch(Axes, "text", lambda *a, **k: (texts.append(a[3]), text(*a, **k))[1])
+    tree_figure.draw_tree(tree, tokens, tmp_path / "tree.png")
     assert (tmp_path / "tree.png").read_bytes().startswith(b"\x89PNG")
     assert texts == ["0  root", "1   a", "2  b", "3  $c", "4  d$", r"5  \n"]
     assert edges[1:3] == [([1, 2], [0.5, 0.5]), ([2, 3], [0.5, 0])]
@@ -34,15 +34,15 @@ def test_a_draft_tree_is_drawn_with_its_mask(tmp_path, monkeypatch):
         [1, 1, 1, 0, 1, 0],
         [1, 0, 0, 0, 0, 1],
     ]
-    figures.draft_tree(empty_tree(1), ["root"], tmp_path / "root.png")
+    tree_figure.draw_tree(empty_tree(1), ["root"], tmp_path / "root.png")
 
 
-def test_a_model_has_one_colour_and_one_name_in_all_panels(tmp_path, monkeypatch):
+def test_a_model_has_one_color_and_one_label_in_all_panels(tmp_path, monkeypatch):
     drawn, named = [], []
     draw, name = Axes.plot, Figure.legend
-    note = monkeypatch.setattr
-    note(Axes, "plot", lambda *a, **k: (drawn.append(k["color"]), draw(*a, **k))[1])
-    note(Figure, "legend", lambda *a, **k: (named.extend(a[2]), name(*a, **k))[1])
+    patch = monkeypatch.setattr
+    patch(Axes, "plot", lambda *a, **k: (drawn.append(k["color"]), draw(*a, **k))[1])
+    patch(Figure, "legend", lambda *a, **k: (named.extend(a[2]), name(*a, **k))[1])
     line = {"metric": "answer_accuracy", "value": 0.5, "seed": 0, "length": 3}
     pairs = [("lis", "ar"), ("lis", "other"), ("arithmetic", "other")]
     lines = [line | {"task": task, "model": model} for task, model in pairs]
@@ -50,7 +50,7 @@ def test_a_model_has_one_colour_and_one_name_in_all_panels(tmp_path, monkeypatch
     assert drawn == ["C0", "C1", "C1"] and named == ["AR-CoT", "other"]
 
 
-def test_a_parent_stands_in_the_middle_of_its_children():
-    assert figures._heights({}) == {0: 0}
+def test_a_parent_is_in_the_middle_of_its_children():
+    assert tree_figure._heights({}) == {0: 0}
     parent = {1: 0, 2: 1, 3: 1, 4: 0, 5: 1}
-    assert figures._heights(parent) == {2: 0, 3: 1, 5: 2, 1: 1, 4: 3, 0: 2}
+    assert tree_figure._heights(parent) == {2: 0, 3: 1, 5: 2, 1: 1, 4: 3, 0: 2}

@@ -8,6 +8,7 @@ import pytest
 from relay_jax import config_io
 from relay_jax.config import LossConfig, ModelConfig, TrainConfig
 from relay_jax.data import loader
+from relay_jax.data.buckets import open_buckets
 from relay_jax.evaluation import flops
 from relay_jax.models.sharding import named_leaves
 from relay_jax.training.metrics import measure
@@ -68,7 +69,7 @@ def test_xla_counts_hardly_more(kind):
     model |= {"num_numbers": 16, "activation": "relu"}
     data = {"batch_size": 64, "buckets": {"arithmetic": bucket}}
     config = config_io.build(TrainConfig, {"model": model, "data": data})
-    step = loader.step_at(0, loader.open_buckets(config), config)
+    step = loader.step_at(0, open_buckets(config), config)
     state = jax.eval_shape(lambda: init_state(config, init_params(config)))
     about = {"task": step.task, "num_loops": step.num_loops}
     compiled = make_train_step(config).lower(state, step.batch, **about).compile()
@@ -92,7 +93,7 @@ def test_a_run_is_its_steps(kind):
     data = {"batch_size": 4, "buckets": buckets}
     values = {"model": model, "data": data, "num_steps": 100}
     config = config_io.build(TrainConfig, values)
-    opened, seen = loader.open_buckets(config), {}
+    opened, seen = open_buckets(config), {}
     for step in range(20):
         now = loader.step_at(step, opened, config)
         seen[now.num_loops] = measure(config, now.batch, now.num_loops).flops

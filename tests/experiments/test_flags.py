@@ -119,7 +119,7 @@ def test_a_mix_takes_a_store_if_there_is_one():
     [
         ({}, "no prompt: give --prompt, "),
         ({"prompt_file": "/nowhere"}, "--prompt_file: /nowhere does not exist"),
-        ({"prompts_jsonl": ["/nowhere"]}, "'/nowhere' names no file"),
+        ({"prompts_jsonl": ["/nowhere"]}, "no file matches '/nowhere'"),
         ({"token_array": "/nowhere"}, "/nowhere does not exist"),
         ({"prompt_ids": ["1,x"]}, "--prompt_ids must be whole numbers with commas"),
     ],

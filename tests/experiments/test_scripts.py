@@ -14,9 +14,10 @@ import pytest
 from experiments.configs import paper, quickstart
 from relay_jax import config as configs
 from relay_jax import config_io, files
+from relay_jax.data.buckets import open_buckets
 from relay_jax.data.chain_files import chain_file, save_chains
-from relay_jax.data.loader import make_task, open_buckets
 from relay_jax.relay.stages import check_stages
+from relay_jax.tasks import make_task
 from relay_jax.training import checkpoint, loop
 from tests.processes import DEVICES
 

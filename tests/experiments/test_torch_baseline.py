@@ -11,6 +11,7 @@ import pytest
 from relay_jax import config as configs
 from relay_jax import config_io
 from relay_jax.data import loader
+from relay_jax.data.buckets import open_buckets
 from relay_jax.models.sharding import named_leaves
 from relay_jax.training.losses import LOSSES
 from relay_jax.training.step import init_params, init_state, make_train_step
@@ -45,7 +46,7 @@ def small_config(name):
     for bucket in values["data"]["buckets"].values():
         bucket["lengths"] = (1, 12 if bucket["task"] == "lis" else 3)
     config = config_io.build(configs.TrainConfig, values)
-    buckets = [b for b in loader.open_buckets(config) if b.num_loops > 1]
+    buckets = [b for b in open_buckets(config) if b.num_loops > 1]
     return config, loader.step_at(0, buckets[:1], config)
 
 

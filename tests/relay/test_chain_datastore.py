@@ -1,4 +1,4 @@
-"""Chains as a datastore for the AR model that learnt from them."""
+"""Chains as a datastore for the AR model that was trained on them."""
 
 import json
 
@@ -22,7 +22,7 @@ LENGTHS = (2, 3)
 
 @pytest.fixture
 def stages(tmp_path):
-    """A quickstart's directory: the true chains, and an AR model after a step."""
+    """A quickstart's directory: true chains, and an AR model after one step."""
     values = quickstart.get_config().to_dict()
     chains = {"chains_arithmetic": values["chains"]["chains_arithmetic"]}
     chains["chains_arithmetic"]["counts"] = {str(n): 40 for n in LENGTHS}
@@ -48,7 +48,7 @@ def stages(tmp_path):
     return config, tmp_path
 
 
-def test_drafts_from_chains_are_timed_once(stages, monkeypatch):
+def test_speed_is_measured_once(stages, monkeypatch):
     config, path = stages
     monkeypatch.setattr(autotune, "SIZES", (0, 4))
     monkeypatch.setattr(
@@ -57,17 +57,23 @@ def test_drafts_from_chains_are_timed_once(stages, monkeypatch):
     monkeypatch.setattr(chain_datastore, "COUNT", 8)
     lines = chain_datastore.compare_speed(config, path, path / "times.json")
     assert [line["drafter"] for line in lines] == ["none", "rest", "rest"]
-    assert [line["num_draft"] for line in lines] == [0, 8, 0]  # dear: decodes plainly
+    assert [line["num_draft"] for line in lines] == [
+        0,
+        8,
+        0,
+    ]  # drafts cost too much here
     assert lines[2]["autotuned"] and lines[2]["M"] == 1.0 <= lines[1]["M"]
     assert lines[0]["prompts"] == "arithmetic" and lines[0]["length"] == 3
     assert lines == list(files.read_lines(path / "rest_records.jsonl"))
-    monkeypatch.setattr(chain_datastore, "build_store", None)  # not again
+    monkeypatch.setattr(
+        chain_datastore, "build_store", None
+    )  # must not be called again
     assert chain_datastore.compare_speed(config, path) == lines
     bare = configs.RelayConfig(runs={}, chains={})
     assert chain_datastore.compare_speed(bare, path / "other") == []
 
 
-def test_the_store_holds_no_test_problem(stages):
+def test_the_datastore_has_no_test_problem(stages):
     config, path = stages
     store = chain_datastore.build_store(
         config.chains, path, chain_datastore.TaskTokenizer(8)

@@ -1,4 +1,4 @@
-"""Stage II: writing, filtering, storing and learning chains."""
+"""Stage II: chains are generated, filtered, stored, and read as training examples."""
 
 import dataclasses
 
@@ -14,12 +14,12 @@ from relay_jax.config import (
     ModelConfig,
     TrainConfig,
 )
-from relay_jax.data import loader
-from relay_jax.data.alignment import flatten
-from relay_jax.data.chain_files import read_chains, read_report
+from relay_jax.data.alignment import flatten, right_align
+from relay_jax.data.buckets import open_bucket, open_buckets
+from relay_jax.data.chain_files import read_chains, read_counts
 from relay_jax.evaluation.predict import Predictions
-from relay_jax.relay import generate
-from relay_jax.relay.generate import FILTERS, GeneratedChains
+from relay_jax.relay import chain_generator, generate
+from relay_jax.relay.chain_generator import FILTERS, ChainGenerator, GeneratedChains
 from relay_jax.tasks import TASKS
 from relay_jax.training import checkpoint
 from relay_jax.vocabulary import EOS, PAD, SEP
@@ -27,27 +27,30 @@ from relay_jax.vocabulary import EOS, PAD, SEP
 LIS = {"group": 2, "smallest": 10, "number_range": 20}
 
 
-def perfect(task):
-    """A stand-in for a looped model that never errs, and knows only the problem."""
-
-    def say(params, model, task_, given, batch_size):
-        from relay_jax.data.alignment import right_align
-
-        width = given.rounds.shape[-1] + 2
-        confidence = np.linspace(0.0, 1.0, len(given.answer))
-        return Predictions(given.answer, right_align(given.rounds, width), confidence)
-
-    return say
+def perfect(params, model, task, problems, batch_size):
+    """Takes the place of a looped model, and always predicts the truth."""
+    rounds = right_align(problems.rounds, problems.rounds.shape[-1] + 2)
+    return Predictions(problems.answer, rounds, np.ones(len(problems.answer)))
 
 
 @pytest.fixture
-def writer(monkeypatch):
+def looped(monkeypatch):
     model = ModelConfig(kind="looped", num_numbers=64)
-    monkeypatch.setattr(generate, "looped_chains", perfect(None))
+    monkeypatch.setattr(chain_generator, "predict_looped", perfect)
     monkeypatch.setattr(
         checkpoint, "load_params", lambda run: (TrainConfig(model=model), {})
     )
     return model
+
+
+def keep_last(monkeypatch, share):
+    """A filter that keeps the last chains of every batch."""
+
+    def keep(chains, *_):
+        num = len(chains.is_correct)
+        return np.arange(num) >= (1 - share) * (num - 1)
+
+    monkeypatch.setitem(FILTERS, "oracle", keep)
 
 
 def chains_config(**changes):
@@ -55,16 +58,15 @@ def chains_config(**changes):
     return config_io.build(ChainsConfig, values | {"batch_size": 4} | changes)
 
 
-def test_written_chains_become_a_source(tmp_path, writer):
+def test_generated_chains_become_a_source(tmp_path, looped):
     share = generate.write_chains(chains_config(), tmp_path / "chains")
     assert share["chain_accuracy"] == {3: 1.0, 4: 1.0}
     task = TASKS["lis"](**LIS)
     config = TrainConfig(model=ModelConfig(kind="decoder", num_numbers=64))
     bucket = BucketConfig("lis", (3, 4), kind="chains", path="chains", options=LIS)
-    opened = loader.open_bucket(bucket, config, tmp_path / "run")
-    held = opened.source
-    assert len(held) == 7
-    made = held.take(np.arange(7))
+    opened = open_bucket(bucket, config, tmp_path / "run")
+    assert len(opened.source) == 7
+    made = opened.source.take(np.arange(7))
     assert sorted(made.length.tolist()) == [3] * 5 + [4] * 2
     for i in range(7):  # solving the problem again gives the same chain and answer
         numbers = made.problem[i][made.problem[i] > 5] - 41
@@ -78,7 +80,7 @@ def test_written_chains_become_a_source(tmp_path, writer):
         assert (text[0] != 0).sum() == len(numbers) + 2 + 3 * 2 + 2
 
 
-def test_chains_are_written_once_and_not_for_another_config(tmp_path, writer):
+def test_chains_are_generated_once_and_not_for_another_config(tmp_path, looped):
     first = generate.write_chains(chains_config(), tmp_path)
     file = tmp_path / "lis_003.npz"
     before = file.stat().st_mtime_ns
@@ -91,65 +93,73 @@ def test_chains_are_written_once_and_not_for_another_config(tmp_path, writer):
 
 
 def test_filters():
-    right = np.array([True, False, True, False])
-    given = TASKS["lis"](**LIS).sample(np.random.default_rng(0), np.full(4, 3))
-    answer = np.where(right, given.answer, given.answer + 1)
-    written = GeneratedChains(
-        given._replace(answer=answer),
-        confidence=np.array([0.95, 0.95, 0.5, 0.9]),
+    correct = np.array([True, False, True, False])
+    problems = TASKS["lis"](**LIS).sample(np.random.default_rng(0), np.full(4, 3))
+    answer = np.where(correct, problems.answer, problems.answer + 1)
+    chains = GeneratedChains(
+        problems._replace(answer=answer),
         chain_answer=np.where([True, True, False, True], answer, 0),
         head_answer=answer,
-        is_right=right,
+        is_correct=correct,
     )
 
-    def kept(name):
-        config = chains_config(filter=name)
-        return FILTERS[name](written, given, None, None, config).tolist()
-
-    assert kept("none") == [True, True, True, True]
-    assert kept("answer_agrees") == [True, True, False, True]
-    assert kept("confidence") == [True, True, False, True]
-    assert kept("oracle") == [True, False, True, False]
+    passed = {name: FILTERS[name](chains, problems, None).tolist() for name in FILTERS}
+    assert passed == {
+        "none": [True, True, True, True],
+        "answer_agrees": [True, True, False, True],
+        "oracle": [True, False, True, False],
+    }
 
 
-def test_two_that_say_nothing_do_not_agree(monkeypatch):
-    task = TASKS["lis"](**LIS)
-    given = task.sample(np.random.default_rng(0), np.full(4, 3))
-    answer = np.where([True, True, False, False], given.answer, 0)  # <pad>: no answer
-    said = GeneratedChains(
-        given._replace(answer=answer), answer, answer, answer, answer > 0
-    )
-    monkeypatch.setattr(generate, "generate", lambda *arguments: said)
-    judge = generate.Writer(ModelConfig(kind="decoder", num_numbers=64), {})
-    for each in (judge, None):
-        kept = FILTERS["answer_agrees"](said, given, each, task, chains_config())
-        assert kept.tolist() == [True, True, False, False]
+def test_two_missing_answers_do_not_agree():
+    problems = TASKS["lis"](**LIS).sample(np.random.default_rng(0), np.full(4, 3))
+    answer = np.where([True, True, False, False], problems.answer, PAD)
+    examples = problems._replace(answer=answer)
+    chains = GeneratedChains(examples, answer, answer, answer != PAD)
+    for judge in (lambda: answer, None):
+        passed = FILTERS["answer_agrees"](chains, problems, judge)
+        assert passed.tolist() == [True, True, False, False]
+
+
+def test_a_judge_solves_the_same_problems(tmp_path, monkeypatch):
+    """Chains pass where the answer of the judge, another run, is the same."""
+    models = {"m": ModelConfig(num_numbers=64), "j": ModelConfig(num_numbers=65)}
+
+    def predict(params, model, task, problems, batch_size):
+        predicted = perfect(params, model, task, problems, batch_size)
+        disagrees = (model == models["j"]) & (np.arange(len(predicted.answer)) % 2)
+        return predicted._replace(answer=predicted.answer + disagrees)
+
+    monkeypatch.setattr(chain_generator, "predict_looped", predict)
+    run = lambda path: (TrainConfig(model=models[path.name]), {})
+    monkeypatch.setattr(checkpoint, "load_params", run)
+    config = chains_config(filter="answer_agrees", judge="j", counts={"3": 4})
+    summary = generate.write_chains(config, tmp_path / "chains")
+    assert summary["kept_share"] == {3: 0.5} and summary["chain_accuracy"] == {3: 1.0}
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_an_answer_that_its_chain_does_not_give_is_found(name, monkeypatch):
-    """Right rounds, wrong answers of the head: by way of what the model says."""
+def test_an_answer_that_its_chain_does_not_reach_is_rejected(name, monkeypatch):
+    """The rounds are correct, but the answer head is not."""
     task = TASKS[name](**(LIS if name == "lis" else {}))
-    given = task.sample(np.random.default_rng(0), np.full(6, 3))
+    problems = task.sample(np.random.default_rng(0), np.full(6, 3))
     wrong = np.arange(6) < 2
-    say = perfect(task)
 
-    def errs(*arguments):
-        said = say(*arguments)
-        return said._replace(answer=said.answer + wrong)
+    def wrong_head(*arguments):
+        predicted = perfect(*arguments)
+        return predicted._replace(answer=predicted.answer + wrong)
 
-    monkeypatch.setattr(generate, "looped_chains", errs)
-    writer = generate.Writer(ModelConfig(kind="looped", num_numbers=64), {})
-    written = generate.generate(writer, task, given, 4)
-    config = chains_config(filter="answer_agrees")
-    kept = FILTERS["answer_agrees"](written, given, None, task, config)
-    np.testing.assert_array_equal(kept, ~wrong)
-    true = FILTERS["oracle"](written, given, None, task, config)
-    if task.answer_in_chain:  # the head's answer is not written down
-        assert written.is_right.all() and true.all()
+    monkeypatch.setattr(chain_generator, "predict_looped", wrong_head)
+    generator = ChainGenerator(ModelConfig(kind="looped", num_numbers=64), {})
+    chains = chain_generator.generate(generator, task, problems, 4)
+    agree = FILTERS["answer_agrees"](chains, problems, None)
+    np.testing.assert_array_equal(agree, ~wrong)
+    oracle = FILTERS["oracle"](chains, problems, None)
+    if task.answer_in_chain:  # the answer head is not used
+        assert chains.is_correct.all() and oracle.all()
     else:
-        np.testing.assert_array_equal(written.is_right, ~wrong)
-        np.testing.assert_array_equal(true, ~wrong)
+        np.testing.assert_array_equal(chains.is_correct, ~wrong)
+        np.testing.assert_array_equal(oracle, ~wrong)
 
 
 def test_a_decoder_has_no_answer_of_its_own_to_agree_with(tmp_path, monkeypatch):
@@ -176,17 +186,17 @@ def test_what_cannot_work_is_refused_before_the_directory_is_made(
         ({"counts": {"4": -5}}, "counts.4 must be 1 or more, got -5"),
         (
             {"counts": {"abc": 5}},
-            "counts must name lengths, as in {'5': 4000}, got 'abc",
+            "counts must map lengths to numbers of chains, as in {'5': 4000}, got "
+            "the length 'abc'",
         ),
-        ({"counts": {}}, "counts is empty; say how many chains, {'5': 4000}"),
+        ({"counts": {}}, "counts is empty; set the number of chains for each"),
         ({"counts": {"0": 2}}, "lis: lengths 0..0 are out of range"),
         ({"batch_size": 0}, "batch_size must be 1 or more, got 0"),
-        ({"confidence": 2.0}, "confidence must be 0 to 1, got 2.0"),
         ({"seed": -1}, "seed must be 0 to 4294967295, got -1"),
         ({"seed": 2**32}, "seed must be 0 to 4294967295, got 4294967296"),
         (
             sums | {"options": {"modulus": 7}},
-            "options of arithmetic: modulus is 7, but m has learnt modulus 5; give the",
+            "options of arithmetic: modulus is 7, but m was trained with modulus=5; use",
         ),
     ):
         with pytest.raises(ValueError) as error:
@@ -200,36 +210,36 @@ def test_what_cannot_work_is_refused_before_the_directory_is_made(
         generate.check_chains(chains_config(**legitimate), {"m": run})
 
 
-def test_a_filter_that_keeps_too_little_is_an_error(tmp_path, writer, monkeypatch):
-    nothing = lambda written, *_: np.zeros(len(written.is_right), bool)
-    monkeypatch.setitem(FILTERS, "confidence", nothing)
-    config = chains_config(filter="confidence")
+def test_too_few_chains_are_an_error(tmp_path, looped, monkeypatch):
+    nothing = lambda chains, *_: np.zeros(len(chains.is_correct), bool)
+    monkeypatch.setitem(FILTERS, "oracle", nothing)
+    config = chains_config(filter="oracle")
     with pytest.raises(
-        ValueError, match=r"length 3: the filter 'confidence' kept 0 of"
+        ValueError, match=r"length 3: 0 of \d+ chains passed the filter 'ora"
     ):
         generate.write_chains(config, tmp_path)
 
 
-def test_fewer_chains_will_do_and_none_is_nothing_to_train_on(
-    tmp_path, writer, monkeypatch, capsys
+def test_fewer_chains_may_be_allowed_but_training_needs_some(
+    tmp_path, looped, monkeypatch, capsys
 ):
-    def few(written, *_):  # one of length 4 in every batch, none of length 3
-        is_first = np.arange(len(written.is_right)) == 0
-        return is_first & (written.examples.length == 4)
+    def few(chains, *_):  # one of length 4 in every batch, none of length 3
+        is_first = np.arange(len(chains.is_correct)) == 0
+        return is_first & (chains.examples.length == 4)
 
-    monkeypatch.setitem(FILTERS, "confidence", few)
+    monkeypatch.setitem(FILTERS, "oracle", few)
     monkeypatch.setattr(generate, "MAX_TRIES", 2)
     counts = {"3": 8, "4": 8}
     config = chains_config(
-        filter="confidence", allow_fewer=True, counts=counts, batch_size=8
+        filter="oracle", allow_fewer=True, counts=counts, batch_size=8
     )
     share = generate.write_chains(config, tmp_path / "few")
-    told = capsys.readouterr().err
+    warnings = capsys.readouterr().err
     for length, kept in ((3, 0), (4, 3)):
         assert (
-            f"lis, length {length}: the filter 'confidence' kept {kept} of 24 "
-            "chains, 8 are wanted"
-        ) in told
+            f"lis, length {length}: {kept} of 24 chains passed the filter 'oracle', 8 "
+            "are requested"
+        ) in warnings
     assert share["kept_share"] == {3: 0, 4: 1 / 8}
     assert share["kept_chain_accuracy"] == {4: 1.0}
     task = TASKS["lis"](**LIS)
@@ -245,7 +255,7 @@ def test_fewer_chains_will_do_and_none_is_nothing_to_train_on(
     def opened(**buckets):
         data = dataclasses.replace(learner.data, buckets=buckets)
         run = dataclasses.replace(learner, data=data)
-        return loader.open_buckets(run, tmp_path / "run")
+        return open_buckets(run, tmp_path / "run")
 
     (bucket,) = opened(none=none, three=three)
     assert (len(bucket.source), bucket.weight) == (3, 3 / 16)  # few weigh little
@@ -253,25 +263,26 @@ def test_fewer_chains_will_do_and_none_is_nothing_to_train_on(
     assert len(texts) == 0
     for buckets in ({"none": none}, {"none": none, "late": late}):
         with pytest.raises(
-            ValueError, match=f"none of the buckets {', '.join(buckets)}"
+            ValueError, match=f"none of the buckets {', '.join(buckets)} has any"
         ):
             opened(**buckets)
 
 
-def test_an_interrupted_length_goes_on(tmp_path, writer, monkeypatch):
-    """What was tried before is not tried again, and the end is the same."""
-    config = chains_config(filter="confidence", confidence=0.7, counts={"3": 9})
+def test_an_interrupted_length_is_resumed(tmp_path, looped, monkeypatch):
+    """No problem is tried twice, and the result is the same."""
+    keep_last(monkeypatch, 0.3)
+    config = chains_config(filter="oracle", counts={"3": 9})
     generate.write_chains(config, tmp_path / "whole")
     monkeypatch.setattr(generate, "SAVE_SECONDS", -1)
-    say, calls = generate.looped_chains, []
+    calls = []
 
-    def stopped(*given):
-        calls.append(given)
+    def stopped(*arguments):
+        calls.append(arguments)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return say(*given)
+        return perfect(*arguments)
 
-    monkeypatch.setattr(generate, "looped_chains", stopped)
+    monkeypatch.setattr(chain_generator, "predict_looped", stopped)
     with pytest.raises(KeyboardInterrupt):
         generate.write_chains(config, tmp_path / "cut")
     files = sorted(file.name for file in (tmp_path / "cut").iterdir())
@@ -280,11 +291,11 @@ def test_an_interrupted_length_goes_on(tmp_path, writer, monkeypatch):
     assert not (tmp_path / "cut" / ".lis_003.npz.part").exists()
     ended = (tmp_path / "cut" / "lis_003.npz").read_bytes()
     assert ended == (tmp_path / "whole" / "lis_003.npz").read_bytes()
-    problems = [given[3].problem.tobytes() for given in calls]
+    problems = [arguments[3].problem.tobytes() for arguments in calls]
     assert len(problems) == len({*problems}) + 1  # that of the interrupted call
 
 
-def test_a_directory_goes_on_where_fewer_will_do(tmp_path, writer):
+def test_a_directory_can_be_resumed_with_allow_fewer(tmp_path, looped):
     config = chains_config()
     generate.write_chains(config, tmp_path)
     same = dataclasses.replace(config, allow_fewer=True)
@@ -293,24 +304,25 @@ def test_a_directory_goes_on_where_fewer_will_do(tmp_path, writer):
 
 @pytest.fixture
 def decoder(monkeypatch):
-    """A stand-in for a decoder that never errs, but every third text does not end."""
+    """Takes the place of a decoder: all texts are true, but every third does not end."""
 
-    def say(params, model, task, given, batch_size):
-        text, prompt = flatten(given, task)
-        room = np.arange(task.chain_size(int(given.length.max())) + 3)
-        place = np.minimum(prompt[:, None] + room, text.shape[1] - 1)
-        tokens = np.where(room < room[-1], np.take_along_axis(text, place, 1), PAD)
+    def generate_texts(params, model, task, problems, batch_size):
+        text, prompt = flatten(problems, task)
+        column = np.arange(task.chain_size(int(problems.length.max())) + 3)
+        index = np.minimum(prompt[:, None] + column, text.shape[1] - 1)
+        tokens = np.take_along_axis(text, index, axis=1)
+        tokens = np.where(column < column[-1], tokens, PAD)
         tokens[::3][tokens[::3] == EOS] = SEP
         return tokens, np.ones(len(tokens))
 
     model = ModelConfig(kind="decoder", num_numbers=64)
-    monkeypatch.setattr(generate, "decoder_texts", say)
+    monkeypatch.setattr(chain_generator, "generate_texts", generate_texts)
     run = lambda path: (TrainConfig(model=model), {})
     monkeypatch.setattr(checkpoint, "load_params", run)
     return model
 
 
-@pytest.mark.parametrize("kept", ["none", "confidence"])
+@pytest.mark.parametrize("kept", ["none", "oracle"])
 def test_a_chain_without_an_answer_is_never_kept(tmp_path, decoder, kept):
     config = chains_config(filter=kept, counts={"3": 8}, batch_size=12)
     share = generate.write_chains(config, tmp_path)
@@ -320,31 +332,31 @@ def test_a_chain_without_an_answer_is_never_kept(tmp_path, decoder, kept):
     assert (held.answer != PAD).all() and (held.rounds != PAD).any(axis=(1, 2)).all()
 
 
-def test_a_looped_model_does_not_learn_what_a_decoder_wrote(tmp_path, decoder):
+def test_a_looped_model_cannot_learn_a_decoders_chains(tmp_path, decoder):
     generate.write_chains(chains_config(), tmp_path)
     bucket = BucketConfig("lis", (3, 4), kind="chains", path=str(tmp_path), options=LIS)
     learner = TrainConfig(model=decoder)
-    assert len(loader.open_bucket(bucket, learner, tmp_path / "run").source) == 7
+    assert len(open_bucket(bucket, learner, tmp_path / "run").source) == 7
     learner = TrainConfig(model=dataclasses.replace(decoder, kind="looped"))
     with pytest.raises(
-        ValueError, match="a decoder wrote these chains, each in one pi"
+        ValueError, match="a decoder generated these chains, each in one pi"
     ):
-        loader.open_bucket(bucket, learner, tmp_path / "run")
+        open_bucket(bucket, learner, tmp_path / "run")
 
 
-def test_reading_errors(tmp_path, writer):
+def test_reading_errors(tmp_path, looped):
     task = TASKS["lis"](**LIS)
-    with pytest.raises(ValueError, match="holds no finished chains; write them with"):
+    with pytest.raises(ValueError, match="has no finished chains; generate them with"):
         read_chains(tmp_path, task, (3, 4), 0)
     generate.write_chains(chains_config(), tmp_path)
-    with pytest.raises(ValueError, match="has no chains of length 5; it has 3, 4"):
+    with pytest.raises(ValueError, match="has no chains of length 5, only of 3, 4"):
         read_chains(tmp_path, task, (3, 5), 0)
-    with pytest.raises(ValueError, match="holds chains of .*group=2.*, expected .*=10"):
+    with pytest.raises(ValueError, match="has chains of .*group=2.*, expected .*=10"):
         read_chains(tmp_path, TASKS["lis"](), (3, 4), 0)
 
 
 @pytest.mark.parametrize("kind", ["flipped", "cut", "foreign", "empty"])
-def test_a_damaged_file_is_named_with_its_remedy(tmp_path, writer, kind):
+def test_a_damaged_file_is_named_with_its_remedy(tmp_path, looped, kind):
     first = generate.write_chains(chains_config(), tmp_path)
     file = tmp_path / "lis_004.npz"
     content = file.read_bytes()
@@ -368,32 +380,33 @@ def test_a_damaged_file_is_named_with_its_remedy(tmp_path, writer, kind):
     assert len(read_chains(tmp_path, TASKS["lis"](**LIS), (3, 4), 0)) == 7
 
 
-def test_any_flipped_byte_is_found_or_changes_nothing(tmp_path, writer):
+def test_any_flipped_byte_is_found_or_changes_nothing(tmp_path, looped):
     generate.write_chains(chains_config(), tmp_path)
     task, file = TASKS["lis"](**LIS), epath.Path(tmp_path) / "lis_003.npz"
-    content, report = file.read_bytes(), read_report(file)
+    content, report = file.read_bytes(), read_counts(file)
     good = read_chains(tmp_path, task, (3, 3), 0).take(np.arange(5))
     for place in range(0, len(content), 7):
         changed = bytes([content[place] ^ 0x5A])
         file.write_bytes(content[:place] + changed + content[place + 1 :])
         try:
             held = read_chains(tmp_path, task, (3, 3), 0).take(np.arange(5))
-            for old, new in zip((*good, report), (*held, read_report(file))):
+            for old, new in zip((*good, report), (*held, read_counts(file))):
                 np.testing.assert_array_equal(old, new)
         except ValueError as error:
             assert "remove it and the summary.json" in str(error)
 
 
-def test_report_counts_before_and_after_the_filter(tmp_path, writer):
-    generate.write_chains(chains_config(filter="confidence", confidence=0.5), tmp_path)
+def test_report_counts_before_and_after_the_filter(tmp_path, looped, monkeypatch):
+    keep_last(monkeypatch, 0.5)
+    generate.write_chains(chains_config(filter="oracle"), tmp_path)
     lines = list(files.read_lines(tmp_path / "records.jsonl"))
     share = {x["metric"]: x["value"] for x in lines if x["length"] == 3}
     assert share["chain_accuracy"] == share["kept_chain_accuracy"] == 1.0
     assert 0.4 < share["kept_share"] < 0.8
 
 
-def test_shares_are_of_all_that_was_tried(tmp_path, writer):
-    """Though more are written than are wanted, and the last are thrown away."""
+def test_shares_are_of_all_problems_tried(tmp_path, looped):
+    """Though more are generated than requested, and the last are dropped."""
     generate.write_chains(chains_config(batch_size=64), tmp_path)
     lines = list(files.read_lines(tmp_path / "records.jsonl"))
     assert [x["value"] for x in lines if x["metric"] == "kept_share"] == [1.0, 1.0]

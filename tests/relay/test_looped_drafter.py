@@ -1,4 +1,4 @@
-"""Whatever is guessed, the text stays the decoder's own; a right guess is kept whole."""
+"""The looped model's drafts never change the text; correct ones are accepted whole."""
 
 import dataclasses
 
@@ -8,13 +8,13 @@ import pytest
 
 from relay_jax.config import DraftConfig, ModelConfig, SamplingConfig, TrainConfig
 from relay_jax.data.alignment import flatten, right_align
-from relay_jax.data.loader import make_task
 from relay_jax.decoding import decode
 from relay_jax.evaluation import accuracy
 from relay_jax.evaluation.predict import Predictions
 from relay_jax.relay import looped_drafter
 from relay_jax.rest import drafters
 from relay_jax.rest.drafters import LoopedDraft, Text
+from relay_jax.tasks import make_task
 from relay_jax.training import checkpoint
 from relay_jax.training.step import init_params
 from relay_jax.vocabulary import EOS
@@ -45,7 +45,7 @@ def guessed(prompts, texts, **rest):
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("kind", ["right", "wrong", "shifted", "cut", "foreign"])
-def test_no_guess_changes_a_text(kind, temperature):
+def test_no_draft_changes_a_text(kind, temperature):
     rng = np.random.default_rng(0)
     prompts = [rng.integers(5, 40, size) for size in (3, 7, 5)]
     sampling = {"sampling": SamplingConfig(temperature)}
@@ -62,10 +62,10 @@ def test_no_guess_changes_a_text(kind, temperature):
     np.testing.assert_array_equal(np.asarray(state.tokens), wanted)
 
 
-def test_a_right_guess_is_kept_twelve_tokens_and_one_at_a_time():
+def test_a_correct_draft_is_accepted_thirteen_tokens_at_a_time():
     prompts = [np.array([5, 9, 11]), np.array([20, 6, 7, 8])]
     rng = np.random.default_rng(1)
-    # A text without repetitions, said by a replay: only the guess can draft it.
+    # A text without repetitions: only the looped model's draft can match it.
     texts = np.stack([rng.permutation(np.arange(5, 45))[:29] for _ in prompts])
     full = np.full(2, 29, np.int32)
     state = decode.replay(
@@ -79,7 +79,7 @@ def test_a_right_guess_is_kept_twelve_tokens_and_one_at_a_time():
     assert state.steps.tolist() == [2, 2]  # 26 tokens, 13 in each
 
 
-def test_a_guess_is_found_again_behind_an_error():
+def test_drafting_resumes_after_an_error():
     rng = np.random.default_rng(2)
     text = rng.permutation(np.arange(5, 48))[:40].astype(np.int32)
     guess = np.delete(text, [14, 15, 16])  # three tokens are left out
@@ -94,7 +94,7 @@ def test_a_guess_is_found_again_behind_an_error():
     assert int(state.steps[0]) <= 6
 
 
-def test_of_equal_matches_the_nearest_place_weighs_most():
+def test_the_nearest_of_equal_matches_has_the_largest_weight():
     tokens = jnp.array([[6, 7, 8, 6, 7, 9, 6, 7, 10, 11]], jnp.int32)
     text = Text(jnp.array([[6, 7, 0, 0]], jnp.int32), jnp.array([2]))
     for length, first in ((2, 8), (5, 9), (8, 10)):
@@ -125,20 +125,20 @@ LOOPED = ModelConfig(
 
 
 @pytest.mark.parametrize("name", ["arithmetic", "lis"])
-def test_true_rounds_foretell_the_true_text(name, monkeypatch):
+def test_true_rounds_give_the_true_text(name, monkeypatch):
     options = {"modulus": 5} if name == "arithmetic" else {"group": 3}
     task = make_task(name, options)
     problems = accuracy.test_problems(task, [4, 6], 5, 0, final=True)
     truth = Predictions(problems.answer, right_align(problems.rounds, 24), np.ones(10))
-    monkeypatch.setattr(looped_drafter, "looped_chains", lambda *_: truth)
-    said = looped_drafter.draft_texts({}, LOOPED, task, problems, 4)
+    monkeypatch.setattr(looped_drafter, "predict_looped", lambda *_: truth)
+    drafted = looped_drafter.draft_texts({}, LOOPED, task, problems, 4)
     text, _ = flatten(problems, task)
     longest = int((text != 0).sum(axis=1).max())
-    assert np.array_equal(said.tokens, text[:, :longest])
-    assert all(row[n - 1] == EOS for row, n in zip(said.tokens, said.length))
+    assert np.array_equal(drafted.tokens, text[:, :longest])
+    assert all(row[n - 1] == EOS for row, n in zip(drafted.tokens, drafted.length))
 
 
-def test_speeds_are_compared_and_texts_are_the_same():
+def test_compared_drafters_decode_the_same_texts():
     looped, decoder = TrainConfig(LOOPED), TrainConfig(DECODER)
     pair = (looped, init_params(looped)), (decoder, init_params(decoder))
     task = make_task("arithmetic", {"modulus": 5})
@@ -152,19 +152,27 @@ def test_speeds_are_compared_and_texts_are_the_same():
 
 
 @pytest.mark.parametrize(
-    "looped, decoder, told",
+    "looped, decoder, message",
     [
-        (TrainConfig(DECODER), TrainConfig(DECODER), "a looped one is wanted"),
-        (TrainConfig(LOOPED), TrainConfig(LOOPED), "a decoder one is wanted"),
+        (
+            TrainConfig(DECODER),
+            TrainConfig(DECODER),
+            "has a decoder model, expected a looped model",
+        ),
+        (
+            TrainConfig(LOOPED),
+            TrainConfig(LOOPED),
+            "has a looped model, expected a decoder model",
+        ),
         (
             TrainConfig(LOOPED),
             TrainConfig(dataclasses.replace(DECODER, num_numbers=9)),
-            "knows 8 numbers, B 9",
+            "A has a vocabulary with 8 numbers, B one with 9;",
         ),
     ],
 )
-def test_models_that_do_not_fit_are_refused(looped, decoder, told):
-    with pytest.raises(ValueError, match=told):
+def test_models_that_do_not_match_are_errors(looped, decoder, message):
+    with pytest.raises(ValueError, match=message):
         looped_drafter.check_pair(looped, decoder, ("A", "B"))
 
 
@@ -175,7 +183,7 @@ def test_models_that_do_not_fit_are_refused(looped, decoder, told):
         (("quickstart_lis/looped_aligned", "quickstart_lis/ar"), "lis", 10),
     ],
 )
-def test_the_shipped_pairs_write_many_tokens_a_step(pair, name, length):
+def test_the_shipped_pairs_accept_many_tokens_per_step(pair, name, length):
     looped, decoder = (
         checkpoint.load_params(f"experiments/checkpoints/{each}") for each in pair
     )

@@ -131,37 +131,6 @@ def test_every_chain_solves_its_problem(modulus, right_heavy):
         assert text == [str(answer - FIRST_NUMBER)]
 
 
-def reductions(text, p):
-    """All texts that differ by one operation of two neighbouring numbers done."""
-    for place in range(1, len(text) - 1):
-        x, operator, y = text[place - 1 : place + 2]
-        if x.isdecimal() and operator in "+-*/" and y.isdecimal():
-            if operator == "/" and y == "0":
-                continue
-            value = evaluate([x, operator, y], p)
-            first, last = place - 1, place + 2
-            if text[first - 1 : first] == ["("] and text[last : last + 1] == [")"]:
-                first, last = first - 1, last + 1
-            yield [*text[:first], str(value), *text[last:]]
-
-
-def test_a_chain_may_take_back_what_grew_last():
-    problems = sample(11, np.arange(400) % 12 + 1)[1]
-    task = Arithmetic(11, order="grown")
-    made = task.sample(np.random.default_rng(0), problems.length)
-    np.testing.assert_array_equal(made.problem, problems.problem)
-    np.testing.assert_array_equal(made.answer, problems.answer)
-    for problem, rounds, count, answer, _ in zip(*made):
-        text = words(problem)[1:-1]
-        for t, told in enumerate(map(words, rounds[:count]), 1):
-            following = told if t == count else told[:-1]
-            assert following in list(reductions(text, 11))
-            assert evaluate(following, 11) == answer - FIRST_NUMBER
-            assert (told[-1] == "=") == (t < count)
-            text = following
-    assert np.any(made.rounds != problems.rounds)
-
-
 def test_brackets_stand_only_where_precedence_needs_them():
     _, made = sample(11, np.arange(800) % 12 + 1, seed=1)
     rng = np.random.default_rng(2)
@@ -273,12 +242,6 @@ def test_messages():
         assert str(error.value) == (
             f"arithmetic: modulus must be a prime, got {modulus}"
         )
-    with pytest.raises(ValueError, match="order must be 'leftmost' or 'grown', got 'x"):
-        Arithmetic(order="x")
-    with pytest.raises(
-        ValueError, match="right_heavy expressions have the order 'leftmost'"
-    ):
-        Arithmetic(right_heavy=True, order="grown")
     with pytest.raises(ValueError) as error:
         sample(11, [3, 0])
     assert str(error.value) == (

@@ -20,6 +20,7 @@ from experiments.configs import tiny
 from relay_jax import config as configs
 from relay_jax import config_io, files
 from relay_jax.data import loader
+from relay_jax.data.buckets import open_buckets
 from relay_jax.training import checkpoint, loop
 from relay_jax.training.optimizer import make_schedule, trained_params
 from relay_jax.training.step import init_params, init_state, make_train_step
@@ -111,7 +112,7 @@ def test_parameters_of_bfloat16_train(kind):
         "decoder": {"kind": "decoder"},
     }[kind]
     config = small(model=model | {"param_dtype": "bfloat16", "num_numbers": 8})
-    buckets = loader.open_buckets(config)
+    buckets = open_buckets(config)
     state = init_state(config, init_params(config))
     types = [x.dtype for x in jax.tree.leaves(state.params)]
     assert jnp.dtype("bfloat16") in types
@@ -131,7 +132,7 @@ def test_bfloat16_computes_about_the_same_and_keeps_float32_parameters(kind):
     losses = {}
     for dtype in ("float32", "bfloat16"):
         config = small(model=model | {"dtype": dtype, "num_numbers": 8})
-        buckets = loader.open_buckets(config)
+        buckets = open_buckets(config)
         step, state = make_train_step(config), init_state(config, init_params(config))
         losses[dtype] = []
         for now in (loader.step_at(i, buckets, config) for i in range(3)):

@@ -13,6 +13,7 @@ from relay_jax import config as configs
 from relay_jax import config_io
 from relay_jax.config import MeshConfig
 from relay_jax.data import loader
+from relay_jax.data.buckets import open_buckets
 from relay_jax.models.sharding import (
     make_mesh,
     named_leaves,
@@ -46,7 +47,7 @@ def begin(settings, mesh):
 
 def run(settings, sizes=(1, 1, 1), num=3):
     """The first steps: losses, gradients' norms, and the state after them."""
-    mesh, buckets = make_mesh(MeshConfig(*sizes)), loader.open_buckets(settings)
+    mesh, buckets = make_mesh(MeshConfig(*sizes)), open_buckets(settings)
     state, where = begin(settings, mesh)
     train_step, told = make_train_step(settings, where), []
     for now in (loader.step_at(i, buckets, settings) for i in range(num)):

@@ -96,7 +96,7 @@ def test_held_out_loss_is_the_mean_over_all_tokens(tmp_path):
     windows = open_windows(tmp_path / "run" / "held_out.npy", 8, 12)
     common = {"run": "run", "task": "text", "model": "lm", "seed": 0}
     losses, right = [], []
-    for row in windows.spread(5).tokens:
+    for row in windows.evenly_spaced(5).tokens:
         logits = np.asarray(
             run_decoder(params, jnp.asarray(row[None, :-1]), model=config.model)[0][0]
         )

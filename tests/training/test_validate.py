@@ -78,10 +78,6 @@ def config(*changes):
             ("loss.forcing_end", 0.5, ("data.buckets.arithmetic.sampled_rounds", 2)),
             "sampled_rounds trains rounds by themselves, after true ones: it needs",
         ),
-        (
-            ("data.buckets.arithmetic.num_examples", -5),
-            "data.buckets.arithmetic.num_examples must be 0 or more, got -5",
-        ),
         (("seed", -1), "seed must be 0 to 4294967295, got -1"),
         (("seed", 2**32), "seed must be 0 to 4294967295, got 4294967296"),
         (
