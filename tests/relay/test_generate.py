@@ -186,8 +186,7 @@ def test_what_cannot_work_is_refused_before_the_directory_is_made(
         ({"counts": {"4": -5}}, "counts.4 must be 1 or more, got -5"),
         (
             {"counts": {"abc": 5}},
-            "counts must map lengths to numbers of chains, as in {'5': 4000}, got "
-            "the length 'abc'",
+            "counts must map lengths to numbers of chains, as in {'5': 4000}, got the",
         ),
         ({"counts": {}}, "counts is empty; set the number of chains for each"),
         ({"counts": {"0": 2}}, "lis: lengths 0..0 are out of range"),
