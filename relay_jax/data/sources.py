@@ -4,6 +4,7 @@ Whether a problem is for training or for testing is decided by a hash of the pro
 itself, so the two splits are disjoint, whatever the seed or the kind of source.
 """
 
+import dataclasses
 import functools
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -29,7 +30,8 @@ class Source(Protocol):
     def take(self, indices: Int[Host, " b"]) -> Examples: ...
 
 
-class SyntheticSource(NamedTuple):
+@dataclasses.dataclass(frozen=True)  # pickling a NamedTuple would allocate its length
+class SyntheticSource:
     """Examples generated on demand: example i is a function of (seed, split, i).
 
     The number of problems of a length is proportional to the length, as in the paper.
