@@ -20,7 +20,7 @@ from relay_jax.tokenizers import (
     load_run_tokenizer,
     load_tokenizer,
 )
-from relay_jax.training import checkpoint
+from relay_jax.training import checkpoint, run_dir
 
 _RUN = flags.DEFINE_string(
     "run",
@@ -79,7 +79,7 @@ def open_run(needs_words: bool = True) -> tuple[TrainConfig, Tokenizer]:
             "directory, whose config fixes the type; leave --dtype out"
         )
     else:
-        config = checkpoint.read_config(run)
+        config = run_dir.read_config(run)
     if config.model.kind != "decoder":
         raise ValueError(
             f"{run} holds a {config.model.kind} model; decoding needs a decoder"

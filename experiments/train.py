@@ -27,7 +27,7 @@ from experiments import command
 from relay_jax import config as configs
 from relay_jax import files
 from relay_jax.data.language_corpus import prepare_corpus
-from relay_jax.training import checkpoint, loop
+from relay_jax.training import loop, run_dir
 from relay_jax.training.validate import check_devices, check_settings
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment's file.")
@@ -49,7 +49,7 @@ def main() -> None:
     profile = profiled_steps()
     call, start = command.describe(), time.monotonic()
     path = epath.Path(_WORKDIR.value)
-    was_finished = checkpoint.is_finished(path)
+    was_finished = run_dir.is_finished(path)
     if corpus:
         prepare(corpus, config)
     try:

@@ -90,11 +90,15 @@ SETTING_KEYS = {"room": "cache_length", "spread": "mesh"}
 CHECKSUM_KEYS = {"size": "num_bytes", "sampled": "sampled_sha256"}
 
 
+class RemovedSetting(ValueError):
+    """A config of an earlier version has a setting that this one does not support."""
+
+
 def upgrade_config(values: Mapping[str, Any]) -> dict[str, Any]:
     """The config of a run or chains directory in the fields of this version.
 
     Raises:
-      ValueError: it uses a setting that has been removed.
+      RemovedSetting: it uses a setting that has been removed.
     """
     upgraded = _upgrade_settings(values)
     data = upgraded.get("data")
@@ -110,7 +114,7 @@ def upgrade_model(values: Mapping[str, Any]) -> dict[str, Any]:
     """A model's config in the fields of this version.
 
     Raises:
-      ValueError: it uses a setting that has been removed.
+      RemovedSetting: it uses a setting that has been removed.
     """
     upgraded = _upgrade_settings(values)
     return {MODEL_KEYS.get(key, key): value for key, value in upgraded.items()}
@@ -180,9 +184,9 @@ def _upgrade_settings(values: Mapping[str, Any]) -> dict[str, Any]:
         key = CONFIG_KEYS.get(old_key, old_key)
         is_removed = key in REMOVED_KEYS and value != REMOVED_KEYS[key]
         if is_removed or value in REMOVED_VALUES.get(key, ()):
-            raise ValueError(
+            raise RemovedSetting(
                 f"the setting {old_key}={value!r} is of an earlier version and has been "
-                "removed; check out that version to go on with this run"
+                "removed; check out that version to use this run"
             )
         if key not in REMOVED_KEYS:
             upgraded[key] = _upgrade_value(key, value)

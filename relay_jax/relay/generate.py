@@ -33,7 +33,7 @@ from relay_jax.data.sources import SyntheticSource, concatenate
 from relay_jax.relay import chain_generator
 from relay_jax.relay.chain_generator import FILTERS, ChainGenerator
 from relay_jax.tasks import Task, make_task
-from relay_jax.training import checkpoint
+from relay_jax.training import checkpoint, run_dir
 from relay_jax.training.validate import COUNT, SEED, check_range, check_ranges
 from relay_jax.vocabulary import PAD
 
@@ -66,7 +66,7 @@ def write_chains(config: ChainsConfig, workdir: epath.PathLike) -> dict:
     task = make_task(config.task, config.options)
     path = epath.Path(workdir)
     if (path / "summary.json").exists():
-        checkpoint.open_run(path, config)
+        run_dir.open_run(path, config)
         return files.read_json(path / "summary.json")
     runs = {
         name: checkpoint.load_params(configs.resolve(name, path))
@@ -78,7 +78,7 @@ def write_chains(config: ChainsConfig, workdir: epath.PathLike) -> dict:
         n: ChainGenerator(run.model, params) for n, (run, params) in runs.items()
     }
     generator, judge = generators[config.model], generators.get(config.judge)
-    checkpoint.open_run(path, config)  # last: an invalid config must not claim it
+    run_dir.open_run(path, config)  # last: an invalid config must not claim it
 
     lines = []
     with tqdm(total=sum(config.counts.values()), desc="chains", unit="chain") as bar:

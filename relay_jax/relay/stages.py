@@ -30,7 +30,7 @@ from relay_jax.data.buckets import (
 from relay_jax.data.chain_files import chain_file
 from relay_jax.relay.generate import check_chains, write_chains
 from relay_jax.tasks import make_task
-from relay_jax.training import checkpoint, loop
+from relay_jax.training import loop, run_dir
 from relay_jax.training.validate import check_config, check_start
 
 StageConfig = configs.TrainConfig | configs.ChainsConfig
@@ -148,10 +148,10 @@ def finished(stages: dict[str, StageConfig], path: epath.Path) -> set[str]:
     """
     for name, stage in stages.items():
         if (path / name / "config.json").exists():
-            checkpoint.open_run(path / name, stage)
+            run_dir.open_run(path / name, stage)
     done = {name for name in stages if (path / name / "summary.json").exists()}
     runs = {n for n in done if isinstance(stages[n], configs.TrainConfig)}
-    return done - {name for name in runs if not checkpoint.is_finished(path / name)}
+    return done - {name for name in runs if not run_dir.is_finished(path / name)}
 
 
 def progress(stage: StageConfig, workdir: epath.Path) -> tuple[int, int, str]:

@@ -26,7 +26,7 @@ from relay_jax.models.sharding import (
     shard_batch,
     with_shardings,
 )
-from relay_jax.training import checkpoint
+from relay_jax.training import checkpoint, run_dir
 from relay_jax.training.metrics import Log, Trace, measure
 from relay_jax.training.optimizer import trained_params
 from relay_jax.training.preemption import Stopped, Vote, stop_requested
@@ -60,9 +60,9 @@ def train(
             f"a profile of the steps {profile[0]} to {profile[-1]} cannot be taken; the "
             f"run has the steps 1 to {config.num_steps}"
         )
-    path = checkpoint.open_run(workdir, config)
+    path = run_dir.open_run(workdir, config)
     done = path / "summary.json"
-    if checkpoint.is_finished(path):
+    if run_dir.is_finished(path):
         return files.read_json(done)
     mesh, trace = make_mesh(config.mesh), Trace(path, profile)
     like = with_shardings(jax.eval_shape(lambda: _begin(config)), mesh)

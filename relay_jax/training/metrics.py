@@ -166,7 +166,7 @@ class Log:
             "steps": int(state.step),
             "seconds": round(self.seconds(), 1),
             "num_params": sum(x.size for x in jax.tree.leaves(state.params)),
-            "params_sha256": checkpoint.hash_trained(state.params),
+            "params_sha256": checkpoint.hash_global_params(state.params),
             "device": jax.devices()[0].device_kind,
             "finished": datetime.datetime.now(datetime.UTC).isoformat("T", "seconds"),
             "final": _whole(lines),

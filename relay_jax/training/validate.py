@@ -25,7 +25,7 @@ from relay_jax.models import export
 from relay_jax.models.looped import NUM_MARKS
 from relay_jax.models.sharding import check_batch, make_mesh
 from relay_jax.tasks import TASKS, Task, make_task
-from relay_jax.training import checkpoint
+from relay_jax.training import run_dir
 from relay_jax.training.step import init_params
 
 
@@ -104,10 +104,10 @@ def check(config: TrainConfig, workdir: epath.PathLike) -> None:
             _check_marks(bucket)
     if config.evaluation.text:
         open_held_out(config, workdir)
-    if config.init_from and not checkpoint.has_checkpoint(workdir):
+    if config.init_from and not run_dir.has_checkpoint(workdir):
         run = configs.resolve(config.init_from, epath.Path(workdir))
-        held = checkpoint.read_config(run)
-        if not (checkpoint.has_checkpoint(run) or export.is_exported(run)):
+        held = run_dir.read_config(run)
+        if not (run_dir.has_checkpoint(run) or export.is_exported(run)):
             raise ValueError(
                 f"init_from: {run} holds no checkpoint yet; train it first, with "
                 f"python -m experiments.train --workdir={run} --config=..."

@@ -18,7 +18,7 @@ from relay_jax.data.buckets import open_buckets
 from relay_jax.data.chain_files import chain_file, save_chains
 from relay_jax.relay.stages import check_stages
 from relay_jax.tasks import make_task
-from relay_jax.training import checkpoint, loop
+from relay_jax.training import loop, run_dir
 from tests.processes import DEVICES
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -269,7 +269,7 @@ def write_true_chains(run, chains, path):
             counts = {str(n): 3 for n in range(shortest, longest + 1)}
             values = config_io.to_dict(chains[bucket.path]) | {"counts": counts}
             config = config_io.build(configs.ChainsConfig, values)
-            folder = checkpoint.open_run(path / bucket.path, config)
+            folder = run_dir.open_run(path / bucket.path, config)
             task = make_task(config.task, config.options)
             for length in map(int, counts):
                 true = task.sample(np.random.default_rng(0), np.full(3, length))
@@ -462,7 +462,7 @@ def test_drafts_from_a_store_change_no_text(tmp_path):
     assert (tmp_path / "bench" / "speed.png").stat().st_size > 1000
     assert "speed-up" in done.stdout
 
-    numbers = checkpoint.read_config(tmp_path / "ar").model.num_numbers
+    numbers = run_dir.read_config(tmp_path / "ar").model.num_numbers
     own = f"--datastore={tmp_path}/own", f"--tokenizer=relay:{numbers}"
     assert script("build_datastore", *own, words[0]).returncode == 0
     weights = f"--weights_file={tmp_path}/weights.json", "--max_new_tokens=9"

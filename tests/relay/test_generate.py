@@ -21,7 +21,7 @@ from relay_jax.evaluation.predict import Predictions
 from relay_jax.relay import chain_generator, generate
 from relay_jax.relay.chain_generator import FILTERS, ChainGenerator, GeneratedChains
 from relay_jax.tasks import TASKS
-from relay_jax.training import checkpoint
+from relay_jax.training import checkpoint, run_dir
 from relay_jax.vocabulary import EOS, PAD, SEP
 
 LIS = {"group": 2, "smallest": 10, "number_range": 20}
@@ -298,7 +298,7 @@ def test_a_directory_can_be_resumed_with_allow_fewer(tmp_path, looped):
     config = chains_config()
     generate.write_chains(config, tmp_path)
     same = dataclasses.replace(config, allow_fewer=True)
-    assert checkpoint.open_run(tmp_path, same) == epath.Path(tmp_path)
+    assert run_dir.open_run(tmp_path, same) == epath.Path(tmp_path)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from experiments.configs import paper, quickstart
 from relay_jax import config as configs
 from relay_jax import config_io
 from relay_jax.relay import stages
-from relay_jax.training import checkpoint
+from relay_jax.training import run_dir
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -231,7 +231,7 @@ stages.check_stages({**config.runs, **config.chains})
 def test_results_of_another_config_are_refused(tmp_path):
     planned, path = plan(), epath.Path(tmp_path)
     assert stages.finished(planned, path) == set()
-    checkpoint.open_run(path / "ar", planned["ar"])
+    run_dir.open_run(path / "ar", planned["ar"])
     (path / "ar" / "summary.json").write_text('{"steps": 7}')
     assert stages.finished(planned, path) == set()  # its parameters are not there
     (path / "ar" / "checkpoints" / "7").mkdir(parents=True)

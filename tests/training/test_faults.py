@@ -12,7 +12,7 @@ import pytest
 from relay_jax import config as configs
 from relay_jax import config_io, files
 from relay_jax.models.sharding import make_mesh, with_shardings
-from relay_jax.training import checkpoint, loop
+from relay_jax.training import checkpoint, loop, run_dir
 from tests.training.test_loop import ROOT, small
 
 OFTEN = {"checkpoint_every_seconds": 0.0}
@@ -73,7 +73,7 @@ def test_a_directory_of_an_earlier_version_goes_on(tmp_path):
     del held["mesh"], held["data"]["accumulate"]
     held["data"]["num_devices"] = 4
     files.write_json(file, held)
-    assert checkpoint.read_config(tmp_path).mesh == configs.MeshConfig(data=4)
+    assert run_dir.read_config(tmp_path).mesh == configs.MeshConfig(data=4)
     (tmp_path / "summary.json").unlink()
     assert loop.train(small(num_steps=2), tmp_path)["steps"] == 2
 
@@ -109,7 +109,7 @@ def test_the_first_step_without_a_number_is_named_and_not_saved(
     config = small(log_every_steps=5, **often)
     with pytest.raises(FloatingPointError, match=f"{name} is nan at step 3; the check"):
         loop.train(config, tmp_path)
-    kept = checkpoint._steps(tmp_path)
+    kept = run_dir.checkpoint_steps(tmp_path)
     assert kept == ([1, 2] if often else [])
     if often:
         params = checkpoint.load_params(tmp_path)[1]
@@ -156,7 +156,7 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint(tiny_disk, monkeypatch)
         patch.setattr(files, "append_lines", fill)
         with pytest.raises((OSError, ValueError), match="(?i)no space left"):
             loop.train(small(**OFTEN), tiny_disk / "run")
-    assert checkpoint._steps(tiny_disk / "run")[-1] >= 2
+    assert run_dir.checkpoint_steps(tiny_disk / "run")[-1] >= 2
     checkpoint.load_params(tiny_disk / "run")
     (tiny_disk / "other").unlink()
     again = loop.train(small(**OFTEN), tiny_disk / "run")

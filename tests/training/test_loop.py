@@ -21,7 +21,7 @@ from relay_jax import config as configs
 from relay_jax import config_io, files
 from relay_jax.data import loader
 from relay_jax.data.buckets import open_buckets
-from relay_jax.training import checkpoint, loop
+from relay_jax.training import checkpoint, loop, run_dir
 from relay_jax.training.optimizer import make_schedule, trained_params
 from relay_jax.training.step import init_params, init_state, make_train_step
 
@@ -260,33 +260,33 @@ def test_run_directory_holds_all_that_a_later_stage_needs(tmp_path):
 
 
 def test_a_field_that_a_run_does_not_name_has_its_default(tmp_path):
-    checkpoint.open_run(tmp_path, small())
+    run_dir.open_run(tmp_path, small())
     file = tmp_path / "config.json"
     held = files.read_json(file)
     del held["optimizer"]["kind"]  # as in a directory of a version without it
     files.write_json(file, held)
-    checkpoint.open_run(tmp_path, small())
+    run_dir.open_run(tmp_path, small())
     with pytest.raises(ValueError, match="optimizer.kind is 'adamw' there and 'muon'"):
-        checkpoint.open_run(
+        run_dir.open_run(
             tmp_path, small(optimizer=held["optimizer"] | {"kind": "muon"})
         )
     files.write_json(file, held | {"gone": 1})
     with pytest.raises(ValueError, match="gone is 1 there and None here"):
-        checkpoint.open_run(tmp_path, small())
+        run_dir.open_run(tmp_path, small())
 
 
 def test_how_a_run_is_computed_may_change_and_nothing_else(tmp_path):
     config = small()
-    checkpoint.open_run(tmp_path, config)
+    run_dir.open_run(tmp_path, config)
     data = dataclasses.replace(config.data, num_workers=2, accumulate=2)
-    checkpoint.open_run(tmp_path, dataclasses.replace(config, data=data))
+    run_dir.open_run(tmp_path, dataclasses.replace(config, data=data))
     data = dataclasses.replace(config.data, batch_size=8)
     with pytest.raises(ValueError, match="data.batch_size is 4 there and 8 here"):
-        checkpoint.open_run(tmp_path, dataclasses.replace(config, data=data))
+        run_dir.open_run(tmp_path, dataclasses.replace(config, data=data))
 
 
 def test_other_config_is_refused(tmp_path):
-    checkpoint.open_run(tmp_path, small(num_steps=2))
+    run_dir.open_run(tmp_path, small(num_steps=2))
     with pytest.raises(
         ValueError, match=r"holds a run of another config: num_steps is 2"
     ):
@@ -296,7 +296,7 @@ def test_other_config_is_refused(tmp_path):
 @pytest.mark.parametrize("name", ["config.json", "summary.json"])
 @pytest.mark.parametrize("content", [b"[]", b"null", b'{"cut', b"\xff"])
 def test_a_damaged_file_of_a_run_is_named(tmp_path, name, content):
-    checkpoint.open_run(tmp_path, small())
+    run_dir.open_run(tmp_path, small())
     (tmp_path / name).write_bytes(content)
     named = pytest.raises(ValueError, match=f"{name} is damaged: .* make its directory")
     with named:
@@ -308,7 +308,7 @@ def test_a_damaged_file_of_a_run_is_named(tmp_path, name, content):
 def test_missing_and_damaged_checkpoints_are_named(tmp_path):
     with pytest.raises(ValueError, match="is not a run directory: it has no config"):
         checkpoint.load_params(tmp_path / "nothing")
-    checkpoint.open_run(tmp_path / "fresh", small())
+    run_dir.open_run(tmp_path / "fresh", small())
     with pytest.raises(ValueError, match="holds no checkpoint yet; train it first"):
         checkpoint.load_params(tmp_path / "fresh")
     loop.train(small(num_steps=2), tmp_path / "run")
@@ -324,7 +324,7 @@ def test_missing_and_damaged_checkpoints_are_named(tmp_path):
 def test_a_flipped_bit_is_found_or_changes_nothing(tmp_path):
     config = small(num_steps=1, evaluation={"final": 1})
     state = init_state(config, init_params(config))
-    checkpoint.open_run(tmp_path, config)
+    run_dir.open_run(tmp_path, config)
     with checkpoint.make_manager(tmp_path, 1) as manager:
         checkpoint.save(manager, state, seconds=1.5)
     true = checkpoint.hash_params(state._asdict()), 1.5
@@ -354,7 +354,7 @@ def test_a_checkpoint_of_other_values_is_refused_and_an_old_one_is_not(
 ):
     config = small(num_steps=1)
     state = init_state(config, init_params(config))
-    checkpoint.open_run(tmp_path, config)
+    run_dir.open_run(tmp_path, config)
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "hash_params", lambda tree: "0")
         with checkpoint.make_manager(tmp_path, 1) as manager:

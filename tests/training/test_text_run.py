@@ -19,7 +19,7 @@ VALUES = {
         "dim": 16,
         "mlp_dim": 32,
         "num_heads": 2,
-        "vocab_size": 12,
+        "text_vocab_size": 12,
         "dropout": 0.0,
     },
     "optimizer": {"learning_rate": 1e-2},

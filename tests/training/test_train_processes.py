@@ -17,6 +17,7 @@ CONFIG = """
 import sys
 from ml_collections import ConfigDict
 from relay_jax import config as configs
+from relay_jax import config_io
 from tests.training.test_train_processes import settings
 def get_config(kind):
     return ConfigDict(config_io.complete(configs.TrainConfig, settings(kind)))
@@ -34,7 +35,7 @@ def settings(kind):
         task["evaluation"]["final"] = 8
         return task | values | {"num_steps": 4}
     model = {"kind": "decoder", "num_layers": 1, "dim": 16, "mlp_dim": 16}
-    model |= {"vocab_size": 20, "dropout": 0.1, "dtype": "bfloat16"}
+    model |= {"text_vocab_size": 20, "dropout": 0.1, "dtype": "bfloat16"}
     text = {"task": "text", "lengths": (8, 8), "kind": "text", "path": "text.npy"}
     held_out = {"text": "text.npy", "context": 8, "during": 4, "final": 8}
     return values | {
