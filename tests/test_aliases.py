@@ -89,7 +89,7 @@ def test_a_removed_setting_is_named(setting, values):
         aliases.upgrade_config(values)
     assert str(error.value) == (
         f"the setting {setting} is of an earlier version and has been removed; "
-        "check out that version to go on with this run"
+        "check out that version to use this run"
     )
 
 
