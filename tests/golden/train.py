@@ -43,8 +43,13 @@ def train(name: str, num_steps: int) -> dict[str, str | float]:
     with tempfile.TemporaryDirectory() as workdir:
         loop.train(config_io.build(TrainConfig, values), f"{workdir}/run")
         _, params = checkpoint.load_params(f"{workdir}/run")
-    squares = [np.sum(np.square(np.asarray(x, np.float64))) for x in jax.tree.leaves(params)]
-    return {"sha256": checkpoint.hash_params(params), "norm": float(np.sqrt(sum(squares)))}
+    squares = [
+        np.sum(np.square(np.asarray(x, np.float64))) for x in jax.tree.leaves(params)
+    ]
+    return {
+        "sha256": checkpoint.hash_params(params),
+        "norm": float(np.sqrt(sum(squares))),
+    }
 
 
 def machine() -> str:
