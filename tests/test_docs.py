@@ -1,0 +1,283 @@
+"""README.md and docs/: every table, command, Python example, path and link.
+
+Python examples run in a temporary directory with a tiny model in place of FOLDER.
+Commands are parsed with the flags of their script, configs included; the scripts
+themselves run in tests/experiments/, the launchers in tests/launch/.
+"""
+
+import json
+import os
+import pathlib
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from typing import NamedTuple
+
+import pytest
+
+from docs import make_tables
+from relay_jax import config as configs
+from relay_jax.config import ModelConfig, TrainConfig
+from relay_jax.data.language_corpus import train_tokenizer
+from relay_jax.models import hf_weights
+from relay_jax.training.step import init_params
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAGES = [*make_tables.pages(), ROOT / "launch" / "README.md"]
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PATH = re.compile(r"`((?:relay_jax|experiments|tests|launch|docs)/[^`\s]*)`")
+# Words at which one command of a line ends and another begins.
+BREAKS = {"&&", "||", ";", "|", "do", "done", "then"}
+MODEL = ModelConfig(
+    kind="decoder",
+    num_layers=1,
+    dim=16,
+    num_heads=2,
+    mlp_dim=16,
+    norm="rms",
+    activation="swiglu",
+    dropout=0.0,
+    text_vocab_size=300,
+)
+
+
+class Block(NamedTuple):
+    """A fenced block of a page."""
+
+    page: str
+    line: int
+    language: str  # "" and "bash": commands; "python"; "text": a drawing
+    text: str
+
+    @property
+    def where(self) -> str:
+        return f"{self.page}:{self.line}"
+
+
+def blocks(page):
+    text = (ROOT / page).read_text()
+    for match in FENCE.finditer(text):
+        line = text.count("\n", 0, match.start()) + 2
+        yield Block(page, line, match[1], match[2])
+
+
+BLOCKS = [block for page in NAMES for block in blocks(page)]
+EXAMPLES = [block for block in BLOCKS if block.language == "python"]
+
+
+def commands(text):
+    """The simple commands of a block: lines joined, comments and loops taken apart."""
+    variables = {}
+    for line in text.replace("\\\n", " ").splitlines():
+        lexer = shlex.shlex(line, posix=True, punctuation_chars=";&|<>")
+        lexer.whitespace_split = True
+        command = []
+        for word in [*lexer, ";"]:
+            word = re.sub(r"\$(\w+)", lambda m: variables.get(m[1], "0"), word)
+            if word not in BREAKS:
+                command.append(word)
+                continue
+            while command and re.fullmatch(r"\w+=.*", command[0], re.DOTALL):
+                name, _, value = command.pop(0).partition("=")
+                variables[name] = value
+            if command and command[0] != "for":
+                yield command
+            command = []
+
+
+def script_of(command):
+    """The module and the arguments of a command of `experiments`, or None."""
+    if command[0] == "./launch/local.sh":
+        return ["experiments.quickstart", *command[1:]]
+    while command and command[0].startswith("./launch/"):
+        has_options = command[0].endswith(("tpu_pod.sh", "gke.sh", "slurm.sh"))
+        skipped = command.index("--") + 1 if "--" in command else len(command)
+        command = command[skipped if has_options else 1 :]
+        command = (
+            command[1:] if command[:1] in (["cpu"], ["cuda"], ["tpu"]) else command
+        )
+    if command[:2] == ["python", "-m"] and command[2].startswith("experiments."):
+        return command[2:]
+    return None
+
+
+def test_every_block_has_a_language_that_is_tested():
+    assert {block.language for block in BLOCKS} <= {"", "bash", "python", "text"}
+    assert len(EXAMPLES) >= 4
+
+
+def test_commands_are_taken_apart():
+    text = """
+for s in 0 1; do ./launch/local.sh --seed=$s; done  # twice
+A="python -m experiments.train --config=x \\
+    --workdir=y"
+./launch/run.sh cuda $A && git archive HEAD | docker build -
+"""
+    found = list(commands(text))
+    assert found[0] == ["./launch/local.sh", "--seed=0"]
+    assert [command[0] for command in found[2:]] == ["git", "docker"]
+    assert script_of(found[0]) == ["experiments.quickstart", "--seed=0"]
+
+
+def all_commands():
+    return [
+        (block.where, command)
+        for block in BLOCKS
+        if block.language in ("", "bash")
+        for command in commands(block.text)
+    ]
+
+
+def test_every_command_is_understood():
+    """Each flag exists, each config loads, each script is there."""
+    asked = []
+    for where, command in all_commands():
+        command = [word for part in command for word in split_variable(part)]
+        program = command[0]
+        if program.startswith("./launch/"):
+            script = ROOT / program
+            assert os.access(script, os.X_OK), f"{where}: there is no {program}"
+        else:
+            known = {"python", "git", "docker", "bash", "source", "pre-commit"}
+            assert program in known, f"{where}: {command}"
+        if found := script_of(command):
+            asked.append((where, found))
+    assert len(asked) > 50
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.commands"],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        input=json.dumps([command for _, command in asked]),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    refusals = json.loads(done.stdout.splitlines()[-1])
+    refused = [
+        f"{where}: {' '.join(command)}\n    {why}"
+        for (where, command), why in zip(asked, refusals)
+        if why
+    ]
+    assert not refused, "\n".join(refused)
+
+
+def split_variable(word):
+    """A whole command that a variable held is several words."""
+    return shlex.split(word) if word.startswith("python -m ") else [word]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A directory in which the examples run."""
+    path = tmp_path_factory.mktemp("examples")
+    source = pathlib.Path(configs.__file__).read_text()
+    (path / "src").mkdir()
+    (path / "src" / "config.py").write_text(source)
+    params = init_params(TrainConfig(model=MODEL))
+    hf_weights.save_params(params, MODEL, path / "FOLDER")
+    tokenizer = train_tokenizer([source], MODEL.vocab_size)
+    (path / "FOLDER" / "tokenizer.model").write_bytes(tokenizer)
+    (path / "experiments").symlink_to(ROOT / "experiments")
+    return path
+
+
+@pytest.mark.parametrize("block", EXAMPLES, ids=lambda block: block.where)
+def test_examples_run(block, folder, tmp_path, monkeypatch, capsys):
+    for path in folder.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RELAY_JAX_CACHE", str(tmp_path / "cache"))
+    example = tmp_path / "example.py"
+    example.write_text("\n" * (block.line - 1) + block.text)  # the page's line numbers
+    runpy.run_path(str(example), run_name="__main__")
+    if "solver" in block.text:
+        assert "round 4: " in capsys.readouterr().out
+
+
+def test_tables_are_those_of_the_records():
+    for page in make_tables.pages():
+        text = page.read_text()
+        assert make_tables.fill(text) == text, (
+            f"{page.name} has a table that is out of date: python -m docs.make_tables"
+        )
+    named = "".join(page.read_text() for page in make_tables.pages())
+    for name in make_tables.TABLES:
+        assert f"<!-- table: {name} -->" in named, f"no page shows the table {name}"
+
+
+def test_a_table_follows_its_records(monkeypatch):
+    before = make_tables.TABLES["quickstart"]()
+    lines = [dict(line) for line in make_tables.read("quickstart")]
+    for line in lines:
+        if line.get("model") == "ar" and line["length"] == 8:
+            line["value"] = 0.5
+    monkeypatch.setattr(make_tables, "read", lambda name: lines)
+    after = make_tables.TABLES["quickstart"]()
+    changed = [a for a, b in zip(after.splitlines(), before.splitlines()) if a != b]
+    assert len(changed) == 1 and "`ar`" in changed[0] and "0.500 (0.500)" in changed[0]
+    with pytest.raises(ValueError, match="unknown table 'nope'; docs/make_tables.py"):
+        make_tables.fill("<!-- table: nope -->\n<!-- end -->")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_paths_and_links_lead_somewhere(name):
+    text = (ROOT / name).read_text()
+    for path in PATH.findall(text):
+        path = path.partition(":")[0]
+        found = list(ROOT.glob(path.rstrip("/"))) or "NAME" in path
+        assert found, f"{name}: there is no {path}"
+    for target in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", text)):
+        if target.startswith("http"):
+            continue
+        file, _, anchor = target.partition("#")
+        page = (ROOT / name).parent / file if file else ROOT / name
+        assert page.exists(), f"{name}: there is no {target}"
+        heads = (
+            re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE) if anchor else []
+        )
+        assert not anchor or anchor in map(slug, heads), f"{name}: no heading {target}"
+
+
+def slug(heading):
+    """The anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def test_the_code_map_is_right():
+    """Every file of the README's tree is there, and defines the names beside it."""
+    (tree,) = [b for b in blocks("README.md") if b.language == "text"]
+    folder = ""
+    for line in tree.text.splitlines():
+        names, _, what = re.sub(r"^  (\S.*?)  +", r"\1\t", line).partition("\t")
+        if not line.startswith(" "):
+            folder, _, what = line.partition(" ")
+            assert (ROOT / folder).is_dir(), folder
+            names = ""
+        start = (ROOT / folder / names).parent if names else ROOT / folder
+        paths = [start / pathlib.Path(one).name for one in names.split(", ") if one]
+        parts = re.findall(r"[\w/]+\.py", what)
+        paths += [ROOT / folder / part for part in parts]
+        for path in paths:
+            assert path.exists(), f"README.md: there is no {path.relative_to(ROOT)}"
+        sources = "".join(path.read_text() for path in paths if path.is_file())
+        for identifier in re.findall(r"`([\w.]+)`", what):
+            assert identifier in sources, f"README.md: no {identifier} in {names}"
+
+
+def test_the_readme_is_short_and_its_first_screen_has_no_placeholder():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 200
+    first = "\n".join(lines[:40])
+    assert "./launch/local.sh" in first and "./launch/test.sh" in first
+    assert first.count("![") == 1 and "OWNER" not in first
+
+
+def test_nothing_depends_on_files_outside_the_repository():
+    for folder in ("relay_jax", "experiments", "launch", "docs"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix in (".py", ".sh", ".md", ".ipynb"):
+                assert "../shared" not in path.read_text(), path
