@@ -13,8 +13,6 @@ import sys
 
 from absl import flags
 
-OWN = ("experiments.", "__main__")
-
 
 def load(module: str) -> None:
     """Imports a script as if it were the only one."""
@@ -29,7 +27,8 @@ def parse(module: str, *arguments: str) -> str:
     before = set(flags.FLAGS)
     try:
         load(module)
-        rest = flags.FLAGS([module, *arguments])
+        sys.argv = [module, *arguments]  # config flags look here for their overrides
+        rest = flags.FLAGS(sys.argv)
     except ModuleNotFoundError as error:
         return f"{error}"
     except (flags.Error, ValueError, AttributeError, KeyError, TypeError) as error:

@@ -5,6 +5,7 @@ Commands are parsed with the flags of their script, configs included; the script
 themselves run in tests/experiments/, the launchers in tests/launch/.
 """
 
+import inspect
 import json
 import os
 import pathlib
@@ -17,15 +18,18 @@ from typing import NamedTuple
 
 import pytest
 
+import relay_jax
 from docs import make_tables
 from relay_jax import config as configs
 from relay_jax.config import ModelConfig, TrainConfig
 from relay_jax.data.language_corpus import train_tokenizer
 from relay_jax.models import hf_weights
+from relay_jax.rest import drafters
 from relay_jax.training.step import init_params
 
 ROOT = pathlib.Path(__file__).parents[1]
-PAGES = [*make_tables.pages(), ROOT / "launch" / "README.md"]
+OTHERS = ROOT / "CHANGELOG.md", ROOT / "launch" / "README.md"
+PAGES = [*make_tables.pages(), *OTHERS]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PATH = re.compile(r"`((?:relay_jax|experiments|tests|launch|docs)/[^`\s]*)`")
@@ -70,22 +74,21 @@ EXAMPLES = [block for block in BLOCKS if block.language == "python"]
 
 def commands(text):
     """The simple commands of a block: lines joined, comments and loops taken apart."""
-    variables = {}
-    for line in text.replace("\\\n", " ").splitlines():
-        lexer = shlex.shlex(line, posix=True, punctuation_chars=";&|<>")
-        lexer.whitespace_split = True
+    text = re.sub(r"(^|\s)#.*", "", text.replace("\\\n", " "), flags=re.MULTILINE)
+    lexer = shlex.shlex(text, posix=True, punctuation_chars=";&|<>\n")
+    lexer.whitespace, lexer.commenters, lexer.whitespace_split = " \t", "", True
+    variables, command = {}, []
+    for word in [*lexer, ";"]:
+        word = re.sub(r"\$(\w+)", lambda m: variables.get(m[1], "0"), word)
+        if word.strip() and word not in BREAKS:
+            command.append(word)
+            continue
+        while command and re.fullmatch(r"\w+=.*", command[0], re.DOTALL):
+            name, _, value = command.pop(0).partition("=")
+            variables[name] = value
+        if command and command[0] != "for":
+            yield command
         command = []
-        for word in [*lexer, ";"]:
-            word = re.sub(r"\$(\w+)", lambda m: variables.get(m[1], "0"), word)
-            if word not in BREAKS:
-                command.append(word)
-                continue
-            while command and re.fullmatch(r"\w+=.*", command[0], re.DOTALL):
-                name, _, value = command.pop(0).partition("=")
-                variables[name] = value
-            if command and command[0] != "for":
-                yield command
-            command = []
 
 
 def script_of(command):
@@ -185,17 +188,37 @@ def folder(tmp_path_factory):
     return path
 
 
+@pytest.mark.skipif(not hasattr(relay_jax, "load"), reason="the API is on its way")
 @pytest.mark.parametrize("block", EXAMPLES, ids=lambda block: block.where)
 def test_examples_run(block, folder, tmp_path, monkeypatch, capsys):
     for path in folder.iterdir():
         (tmp_path / path.name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(drafters, "DRAFTERS", dict(drafters.DRAFTERS))
     monkeypatch.setenv("RELAY_JAX_CACHE", str(tmp_path / "cache"))
     example = tmp_path / "example.py"
     example.write_text("\n" * (block.line - 1) + block.text)  # the page's line numbers
     runpy.run_path(str(example), run_name="__main__")
     if "solver" in block.text:
         assert "round 4: " in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not hasattr(relay_jax, "load"), reason="the API is on its way")
+def test_every_argument_of_the_api_is_described():
+    page = (ROOT / "docs" / "api.md").read_text()
+    functions = (
+        relay_jax.load,
+        relay_jax.build_datastore,
+        relay_jax.LanguageModel.make_request,
+        relay_jax.LoopedSolver.solve,
+    )
+    for function in functions:
+        for argument in set(inspect.signature(function).parameters) - {"self"}:
+            named = f"`{argument}`" in page or f"({argument}" in page
+            assert named, f"docs/api.md: {argument} of {function.__name__} is missing"
+    fields = {*relay_jax.GenerationOutput._fields, *relay_jax.Solution._fields}
+    for name in fields - {"tokenizer", "stop", "prompt_token_ids", "prompt_seconds"}:
+        assert f"`{name}`" in page, f"docs/api.md: {name} is missing"
 
 
 def test_tables_are_those_of_the_records():
