@@ -50,7 +50,7 @@ ABLATION = {
     "no_directions": "every head attends in both directions",
     "bias_unscaled": "relative bias times 1 instead of 8",
     "no_bias": "RoPE instead of the relative bias",
-    "drawn_rounds": "two sampled rounds of each chain instead of first rounds",
+    "sampled_rounds": "two sampled rounds of each chain instead of first rounds",
     "no_practice": "as many loops, no first rounds",
     "hidden": "the paper's hidden-state loop, all other aids",
     "hidden_bare": "the paper's hidden-state loop, RoPE alone",
@@ -190,7 +190,7 @@ def benchmark(file: str, keep: Callable[[dict], bool] = lambda line: True) -> st
         if line["drafter"] == "none" or not keep(line):
             continue
         nodes = str(line["num_draft"])
-        nodes = f"auto: {nodes}" if line.get("chosen") else nodes
+        nodes = f"auto: {nodes}" if line.get("autotuned") else nodes
         speed_up = f"{line['speed_up']:.2f}"
         if "speed_up_min" in line:
             speed_up += f" ({line['speed_up_min']:.2f} to {line['speed_up_max']:.2f})"
@@ -206,9 +206,8 @@ def mixed() -> str:
         if line["drafter"] == "none":
             continue
         differences = [
-            f"`{aliases.DRAFTERS.get(name := key.split()[0], name)}` "
-            f"{mean:+.2f} ({low:.2f} to {high:.2f})"
-            for key, (mean, low, high) in line["above"].items()
+            f"`{other.split()[0]}` {mean:+.2f} ({low:.2f} to {high:.2f})"
+            for other, (mean, low, high) in line["gain_over"].items()
         ]
         text = texts.get(line["prompts"], "80 prompts of HumanEval")
         cells = [text, f"`{line['drafter']}`", f"{line['M']:.2f}"]
@@ -233,7 +232,7 @@ def looped_drafter() -> str:
                 f"{looped['M']:.1f}",
                 *(f"{other['M']:.1f}" if other else NOT_RUN for other in others),
                 f"{looped['speed_up']:.2f}",
-                f"{looped['speed_up_in_all']:.2f}",
+                f"{looped['overall_speed_up']:.2f}",
             ]
         )
     head = ["problems", "M of `looped`", "of `prompt_lookup`", "of `rest`", "speed-up"]
@@ -244,7 +243,7 @@ def chain_growth() -> str:
     """M by the number of chains in the datastore."""
     columns: dict[tuple[int, int], dict[str, str]] = {}
     for line in read("chain_growth"):
-        column = columns.setdefault((line["store_tokens"], line["live_tokens"]), {})
+        column = columns.setdefault((line["store_tokens"], line["recent_tokens"]), {})
         column[line["drafter"]] = f"{line['M']:.2f}"
     order = sorted(columns, key=lambda key: (key[1], key[0]))
     head = [
@@ -265,16 +264,16 @@ def decode_benchmark() -> str:
     """A decoding step of Llama-2-7B's shape beside the memory's limit."""
     rows = []
     for line in read("decode_benchmark"):
-        name = aliases.DRAFTERS.get(line["step"], line["step"])
+        name = line["step"]
         nodes = f", {line['num_draft'] + 1} tokens" if line["num_draft"] else ""
         setting = line["xla_flags"] or ("" if line["unstacked"] else "stacked layers")
         rows.append(
             [
                 f"{name}{nodes}",
                 f"`{setting}`" if setting.startswith("--") else setting,
-                f"{line['ms_a_step']:.2f}",
+                f"{line['ms_per_step']:.2f}",
                 f"{line['share_of_limit']:.0%}".replace("%", " %"),
-                f"{line['plain_steps']:.2f}",
+                f"{line['times_plain_step']:.2f}",
             ]
         )
     head = ["step", "setting", "ms", "share of the limit", "plain steps"]
@@ -289,7 +288,7 @@ def train_benchmark() -> str:
             continue
         config = flag(line, "config").removeprefix("experiments/configs/")
         remat = ", remat" if flag(line, "config.model.remat") else ""
-        low, high = line["times_jax_least"], line["times_jax_most"]
+        low, high = line["times_jax_min"], line["times_jax_max"]
         rows.append(
             [
                 f"`{config}`{remat}",
@@ -306,11 +305,11 @@ def train_step_gpu() -> str:
     """Training steps on one GPU."""
     rows = []
     for line in read("train_step_h200"):
-        sampled = line.get("sampled_rounds", line.get("drawn_rounds"))
+        sampled = line.get("sampled_rounds")
         if sampled:
             loops, speed = f"{sampled} sampled", 1000 / line["steps_per_second"]
         else:
-            loops, speed = str(line["num_loops"]), line["ms_a_step"]
+            loops, speed = str(line["num_loops"]), line["ms_per_step"]
         teraflops = f"{line['teraflops_per_second']:.0f}"
         width = str(line["width"])
         rows.append([line["task"], loops, width, f"{speed:.1f}", teraflops])
@@ -322,7 +321,7 @@ def data_speed() -> str:
     rows = [
         [
             f"sample and solve {line['task'].replace('_', ' ')}",
-            f"{line['examples_a_cpu_second']:,} problems a CPU-second",
+            f"{line['examples_per_cpu_second']:,} problems a CPU-second",
         ]
         for line in read("sample_benchmark")
     ]
@@ -336,7 +335,7 @@ def data_speed() -> str:
     rows += [
         [
             f"build a datastore of {line['tokens']:,} tokens",
-            f"{line['tokens_a_cpu_second']:,} tokens a CPU-second",
+            f"{line['tokens_per_cpu_second']:,} tokens a CPU-second",
         ]
         for line in read("datastore_build")
     ]

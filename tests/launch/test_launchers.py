@@ -653,8 +653,8 @@ def test_large_pages_are_asked_for_unless_the_user_says(given, told):
 
 
 def test_the_page_of_commands_is_a_dry_run_of_all_of_them(world):
-    page = (ROOT / "launch" / "README.md").read_text()
-    blocks = re.findall("```\n(.*?)```", page, re.DOTALL)
+    page = (ROOT / "docs" / "multi_device.md").read_text()
+    blocks = re.findall("```bash\n(.*?)```", page, re.DOTALL)
     for name in ("local", "run"):  # these would work here
         (world.checkout / "launch" / f"{name}.sh").write_text("#!/bin/bash\n")
     done = subprocess.run(

@@ -99,8 +99,8 @@ def test_one_address_and_one_way_to_install():
     badge = f"https://colab.research.google.com/github/{address}/blob/main/launch/colab"
     readme = (ROOT / "README.md").read_text()
     for name in NOTEBOOKS:
-        link = f"({badge}/{name}.ipynb)"
-        assert link in readme and link in "".join(read(name)["cells"][0]["source"])
+        assert f"({badge}/{name}.ipynb)" in "".join(read(name)["cells"][0]["source"])
+        assert f"(launch/colab/{name}.ipynb)" in readme
 
 
 def test_what_is_missing_is_cloned_and_installed_once(tmp_path):
