@@ -1,14 +1,17 @@
-"""Gathers finished quickstarts or trainings, seeds of one config, into one file.
+"""Collects finished quickstarts or trainings, several seeds of them, into one file.
 
     python -m experiments.collect_results --run=runs/seed0,runs/seed1,runs/seed2 \\
         --results=experiments/results/quickstart.jsonl
 
-    python -m experiments.collect_results --overwrite --results=experiments/results/quickstart.jsonl \\
-        --run=experiments/results/quickstart.jsonl,runs/seed3   # adds one, draws anew
+    # adds a seed, and draws again
+    python -m experiments.collect_results --overwrite \\
+        --results=experiments/results/quickstart.jsonl \\
+        --run=experiments/results/quickstart.jsonl,runs/seed3
 
-Writes the command, commit and machine of every call, what every stage took and its last
-training loss, all final records, hits by round and place, and the speed of decoding; draws
-figures/NAME_METRIC.png and figures/NAME_hit_matrix_... beside the file; prints the means over the seeds and the lowest of them.
+Writes the command, commit and machine of every call, the steps, duration and last
+training loss of every stage, all final records, and the speed of decoding. Draws
+figures/NAME_METRIC.png and figures/NAME_hit_matrix_*.png beside the file. Prints the mean
+and the minimum over the seeds.
 """
 
 import statistics
@@ -18,20 +21,19 @@ from absl import flags
 from etils import epath
 
 from experiments import command
-from relay_jax import files
-from relay_jax.evaluation import figures
-from relay_jax.evaluation.report import make_table
+from relay_jax import aliases, files
+from relay_jax.evaluation.report import report
 
 _RUN = flags.DEFINE_list(
     "run",
     None,
-    "Directories of quickstarts or runs, or files of this script's records.",
+    "Directories of quickstarts or runs, or files that this script wrote.",
 )
 _RESULTS = flags.DEFINE_string("results", None, "The file of records to write.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the file of records.")
 flags.mark_flags_as_required(["run", "results"])
-LAST_LOSSES = 10
-# Of a quickstart: what a line is, and the file it stands in.
+NUM_LOSSES = 10  # logged ones whose mean is the last loss
+# Of a quickstart: the kind of a line, and the file with these lines.
 FILES = {
     "record": "records.jsonl",
     "hit": "hit_records.jsonl",
@@ -44,43 +46,31 @@ def main() -> None:
     file = epath.Path(_RESULTS.value)
     if file.exists() and not _OVERWRITE.value:
         raise ValueError(f"{file} exists; pass --overwrite to replace it")
-    gathered = [(run, read_run(epath.Path(run))) for run in _RUN.value]
+    collected = {run: read_results(epath.Path(run)) for run in _RUN.value}
     files.check_seeds(
-        (run, *key) for run, lines in gathered for key in measured_by(lines)
+        (run, *key) for run in _RUN.value for key in measured_models(collected[run])
     )
-    lines = [line for _, lines in gathered for line in lines]
+    lines = [line for run in _RUN.value for line in collected[run]]
     files.write_lines(file, lines)
-    measured = [line for line in lines if line["kind"] == "record"]
-    trained = {
+    trained_lengths = {
         task: tuple(bounds)
         for line in lines
         for task, bounds in line.get("trained", {}).items()
     }
-    for metric in figures.TITLES:
-        path = file.parent / "figures" / f"{file.stem}_{metric}.png"
-        figures.accuracy_by_length(measured, metric, path, trained)
-    hits = [line for line in lines if line["kind"] == "hit"]
-    name = file.parent / "figures" / f"{file.stem}_hit_matrix"
-    figures.longest_hit_matrices(hits, name)
-    for task in dict.fromkeys(line["task"] for line in measured):
-        for metric in ("answer_accuracy", "chain_accuracy"):
-            for name, over_seeds in (("mean", statistics.mean), ("lowest", min)):
-                if name == "lowest" and len(_RUN.value) == 1:
-                    continue
-                print(f"{name} of all seeds that there are")
-                print(make_table(measured, task, metric, over_seeds), end="\n\n")
-    print(f"records: {file}")
+    records = [line for line in lines if line["kind"] in ("record", "hit")]
+    print(report(records, file.parent / "figures", trained_lengths, prefix=file.stem))
+    print(f"\nrecords: {file}")
 
 
-def read_run(run: epath.Path) -> list[dict[str, Any]]:
-    """The calls, the stages and the records of a quickstart, or of one training, or what
-    was gathered of them before.
+def read_results(run: epath.Path) -> list[dict[str, Any]]:
+    """The calls, stages and records of a quickstart or a training, or of a file in which
+    they were collected before.
 
     Raises:
-      ValueError: none was finished there.
+      ValueError: there is no finished one.
     """
     if run.suffix == ".jsonl" and run.exists():
-        lines = list(files.read_lines(run))
+        lines = [aliases.upgrade_record(line) for line in files.read_lines(run)]
         if not all("kind" in line for line in lines):
             raise ValueError(
                 f"{run} was not written by this script: it has lines without a kind; "
@@ -89,45 +79,48 @@ def read_run(run: epath.Path) -> list[dict[str, Any]]:
         return lines
     if not (run / "run.jsonl").exists():
         raise ValueError(
-            f"{run} holds no finished quickstart or training: it has no run.jsonl; make "
+            f"{run} has no finished quickstart or training: there is no run.jsonl; make "
             f"one with python -m experiments.quickstart --workdir={run}"
         )
     calls = list(files.read_lines(run / "run.jsonl"))
     if "seed" not in calls[0]:
         raise ValueError(
-            f"{run} holds no quickstart or training: its run.jsonl names no seed; what "
-            "experiments.reproduce made is drawn by that script"
+            f"{run} is no quickstart or training: its run.jsonl has no seed; results of "
+            "experiments.reproduce are drawn by that script"
         )
-    common = {"seed": calls[0]["seed"]}
-    lines: list[dict[str, Any]] = [{"kind": "call"} | call for call in calls]
-    alone = run / "summary.json"  # of a single training
-    summaries = [alone] if alone.exists() else sorted(run.glob("*/summary.json"))
-    for file in summaries:
-        summary = files.read_json(file)
-        if "steps" in summary:
-            held = {name: summary[name] for name in STAGE_FIELDS}
-            held["loss"] = last_loss(file.parent)
-            lines.append({"kind": "stage", "run": file.parent.name} | common | held)
-        else:
-            lines.append({"kind": "chains", "run": file.parent.name} | common | summary)
-    if alone.exists():
-        return lines + [{"kind": "record"} | x for x in files.read_json(alone)["final"]]
+    lines = [{"kind": "call"} | call for call in calls]
+    summary = run / "summary.json"
+    if summary.exists():  # a single training
+        records = [{"kind": "record"} | x for x in files.read_json(summary)["final"]]
+        return lines + [stage_line(summary, calls[0]["seed"])] + records
+    for file in sorted(run.glob("*/summary.json")):
+        lines.append(stage_line(file, calls[0]["seed"]))
     for kind, name in FILES.items():
         if (run / name).exists():
-            lines += [{"kind": kind} | x for x in files.read_lines(run / name)]
-    return lines
+            lines += [{"kind": kind} | line for line in files.read_lines(run / name)]
+    return [aliases.upgrade_record(line) for line in lines]
 
 
-def measured_by(lines: list[dict[str, Any]]) -> set[tuple[str, str, int]]:
+def stage_line(summary: epath.Path, seed: int) -> dict[str, Any]:
+    """A line about a finished training or chain generation, from its summary.json."""
+    values, run = files.read_json(summary), summary.parent
+    if "steps" not in values:
+        return {"kind": "chains", "run": run.name, "seed": seed} | values
+    fields = {name: values[name] for name in STAGE_FIELDS}
+    fields["loss"] = last_loss(run)
+    return {"kind": "stage", "run": run.name, "seed": seed} | fields
+
+
+def measured_models(lines: list[dict[str, Any]]) -> set[tuple[str, str, int]]:
     """Task, model and seed of all records."""
-    measured = [line for line in lines if line["kind"] == "record"]
-    return {(line["task"], line["model"], line["seed"]) for line in measured}
+    records = [line for line in lines if line["kind"] == "record"]
+    return {(line["task"], line["model"], line["seed"]) for line in records}
 
 
 def last_loss(run: epath.Path) -> float:
-    """The mean of the last training losses that were logged: has it converged?"""
+    """The mean of the last logged training losses: has the run converged?"""
     lines = files.read_lines(run / "metrics.jsonl")
-    return statistics.mean([line["loss"] for line in lines][-LAST_LOSSES:])
+    return statistics.mean([line["loss"] for line in lines][-NUM_LOSSES:])
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
-"""The RELAY paper's figures and tables, each with one command.
+"""Reproduces a figure or a table of the RELAY paper.
 
     python -m experiments.reproduce --figure=4 --recipe=small --workdir=runs/small
+    python -m experiments.reproduce --figure=4 --dry_run
+    python -m experiments.reproduce --table=3 --minutes=10
 
-Makes the stages that the figure needs and no others, measures them, and draws. Stopped,
-by a signal or by --minutes, the same command goes on, on another machine too: DIR is all
-that it needs. Figures of one DIR share what they have in common. Exit code 143: stopped.
+Runs the stages that the figure needs and no others, measures them, and draws. After a
+signal or --minutes, the same command resumes, on another machine too: the work directory
+is all that it needs. Figures with the same work directory share their stages. Exit code
+143: stopped before the end.
 """
 
 import math
@@ -15,65 +18,96 @@ import time
 from absl import flags
 from etils import epath
 
-from experiments import command, reproduction, tables
+from experiments import command, paper_figures, tables
 from experiments.configs.relay_recipe import MULTITASK
-from experiments.reproduction import FIGURES, RECIPES, TABLES
+from experiments.paper_figures import FIGURES, RECIPES, TABLES
 from relay_jax import files
-from relay_jax.relay import stages
+from relay_jax.relay import measurement, stages
+from relay_jax.relay.stage_checks import check_stages
 from relay_jax.training import loop
 
 _FIGURE = flags.DEFINE_string("figure", "", f"One of {', '.join(FIGURES)}.")
 _TABLE = flags.DEFINE_string("table", "", f"Or one of {', '.join(TABLES)}.")
 _RECIPE = flags.DEFINE_string("recipe", "paper", f"One of {', '.join(RECIPES)}.")
 _WORKDIR = flags.DEFINE_string(
-    "workdir", "", "Where everything goes; default: runs/RECIPE."
+    "workdir", "", "The work directory; default: runs/RECIPE."
 )
-_MINUTES = flags.DEFINE_float("minutes", math.inf, "Then save and stop.", 0)
+_MINUTES = flags.DEFINE_float(
+    "minutes", math.inf, "Save and stop after so many minutes.", 0
+)
 _STAGES = flags.DEFINE_list(
     "stages",
     [],
-    "Only these, such as multitask/ar, and what they need; default: all that is needed.",
+    "Only these, such as multitask/ar, and their dependencies; default: all.",
 )
 _JOBS = flags.DEFINE_integer(
-    "jobs", min(2, os.cpu_count() or 1), "Stages at once; 1 on an accelerator.", 1
+    "jobs", min(2, os.cpu_count() or 1), "Parallel stages; use 1 on an accelerator.", 1
 )
-_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Tell what is to be done, and stop.")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the stages, and stop.")
 _TERAFLOPS = flags.DEFINE_float(
-    "teraflops", 90.0, "The dry run's estimate is for so many a second.", 1e-6
+    "teraflops", 90.0, "TFLOP/s of the device for the dry run's estimate.", 1e-6
 )
 
 
 def main() -> None:
     call, start = command.describe(), time.monotonic()
-    needs, name = reproduction.wanted(_FIGURE.value, _TABLE.value)
-    plans = reproduction.read_plans(_RECIPE.value, needs)
-    if not needs.stages:
-        print(tables.settings(name, plans[MULTITASK], _RECIPE.value))
+    required, name = paper_figures.find_result(_FIGURE.value, _TABLE.value)
+    experiments = paper_figures.read_experiments(_RECIPE.value, required)
+    if not required.stages:
+        print(tables.settings(name, experiments[MULTITASK], _RECIPE.value))
         return
     path = epath.Path(_WORKDIR.value or f"runs/{_RECIPE.value}").absolute()
-    reproduction.check_recipe(path, _RECIPE.value)
-    chosen = reproduction.choose_stages(plans, needs, _STAGES.value)
-    for experiment, planned in chosen.items():
-        stages.check_stages(planned, path / experiment)
+    paper_figures.check_recipe(path, _RECIPE.value)
+    only = _STAGES.value
+    selected = paper_figures.select_stages(experiments, required, only)
+    for experiment, planned in selected.items():
+        check_stages(planned, path / experiment)
     if _DRY_RUN.value:
-        reproduction.tell(plans, needs, _STAGES.value, path, _TERAFLOPS.value)
+        options = only, path, _TERAFLOPS.value
+        print(paper_figures.describe_progress(experiments, required, *options))
         return
     command.make_folder(path)
     files.write_json(path / "recipe.json", {"recipe": _RECIPE.value})
-    deadline = start + 60 * _MINUTES.value
+    parts = list(paper_figures.measurements(experiments, required))
     try:
-        reproduction.make(plans, needs, _STAGES.value, path, _JOBS.value, deadline)
+        run(selected, parts, path, _JOBS.value, start + 60 * _MINUTES.value)
     except loop.Stopped as stopped:
         print(stopped, file=sys.stderr)
-        sys.exit(143)
+        sys.exit(stages.STOPPED)
     finally:
         minutes = round((time.monotonic() - start) / 60, 1)
         files.append_lines(path / "run.jsonl", [call | {"minutes": minutes}])
-    left = reproduction.unfinished(plans, needs, path)
-    if left:
-        print(f"{name} is not drawn yet; what is left: {', '.join(left)}")
+    remaining = paper_figures.unfinished(experiments, required, path)
+    if remaining:
+        print(f"{name} is not complete yet; remaining: {', '.join(remaining)}")
         return
-    reproduction.report(name, needs, plans, path)
+    print(paper_figures.draw(name, required, experiments, path))
+
+
+def run(
+    selected: paper_figures.Stages,
+    parts: list[measurement.Measurement],
+    path: epath.Path,
+    jobs: int,
+    deadline: float,
+) -> None:
+    """Runs the stages, measures those of `parts`, and rewrites the records.
+
+    Args:
+      deadline: a value of `time.monotonic()`, in seconds.
+
+    Raises:
+      Stopped: the deadline came before the end.
+    """
+    try:
+        for experiment, planned in selected.items():
+            stages.run_stages(planned, path / experiment, jobs, deadline)
+        for part in parts:
+            if part.run in selected[part.experiment]:
+                measurement.measure(part, path, deadline)
+    finally:
+        records = measurement.collect_records(path)
+        files.write_lines(path / "records.jsonl", records)
 
 
 if __name__ == "__main__":

@@ -88,6 +88,7 @@ DATASTORE_FILES = {"order": "suffix_array"}
 STEP_TIME_FORMATS = (2,)
 SETTING_KEYS = {"room": "cache_length", "spread": "mesh"}
 CHECKSUM_KEYS = {"size": "num_bytes", "sampled": "sampled_sha256"}
+RECIPES = {"far": "length_extrapolation"}  # of experiments.reproduce
 
 
 class RemovedSetting(ValueError):
@@ -118,6 +119,9 @@ def upgrade_model(values: Mapping[str, Any]) -> dict[str, Any]:
     """
     upgraded = _upgrade_settings(values)
     return {MODEL_KEYS.get(key, key): value for key, value in upgraded.items()}
+def upgrade_recipe(name: str) -> str:
+    """The recipe of a work directory under its name of this version."""
+    return RECIPES.get(name, name)
 
 
 def old_dataset_name(name: str) -> str:

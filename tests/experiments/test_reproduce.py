@@ -12,13 +12,14 @@ import pytest
 from etils import epath
 from ml_collections import ConfigDict
 
-from experiments import reproduction, tables
+from experiments import paper_figures, reproduce, tables
 from experiments.configs import paper, relay_recipe, small
-from experiments.reproduction import FIGURES, RECIPES, TABLES
+from experiments.paper_figures import FIGURES, RECIPES, TABLES
 from relay_jax import config as configs
 from relay_jax import files
 from relay_jax.evaluation import flops
-from relay_jax.relay import stages
+from relay_jax.relay import measurement, stages
+from relay_jax.relay.stage_checks import check_stages
 from relay_jax.training import loop
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -59,15 +60,15 @@ def test_every_recipe_has_what_the_figures_and_tables_need(name):
     everything = FIGURES["2"]._replace(
         experiments=(*paper.PLANS, relay_recipe.MULTITASK)
     )
-    every_plan = reproduction.read_plans(name, everything)
+    every_plan = paper_figures.read_experiments(name, everything)
     wanted = {experiment: {} for experiment in every_plan}
     for needs in (*FIGURES.values(), *TABLES.values()):
         plans = {experiment: every_plan[experiment] for experiment in needs.experiments}
-        for experiment, planned in reproduction.choose_stages(plans, needs).items():
+        for experiment, planned in paper_figures.select_stages(plans, needs).items():
             assert set(needs.stages) <= set(planned)
             wanted[experiment] |= planned
-        pieces = list(reproduction.pieces(plans, needs))
-        assert bool(pieces) == bool(needs.metric or needs.beyond)
+        pieces = list(paper_figures.measurements(plans, needs))
+        assert bool(pieces) == bool(needs.metric or needs.extra_numbers)
         if needs.metric:  # all lengths that the recipe measures, each once
             told = [(*piece[:3], n) for piece in pieces for n in piece.lengths]
             assert told == [
@@ -77,21 +78,23 @@ def test_every_recipe_has_what_the_figures_and_tables_need(name):
                 for task, bounds in config.runs[run].evaluation.lengths.items()
                 for length in config.runs[run].evaluation.steps_to(task, bounds)
             ]
-            assert max(len(piece.lengths) for piece in pieces) <= reproduction.PIECE
+            assert (
+                max(len(piece.lengths) for piece in pieces) <= measurement.MAX_LENGTHS
+            )
         assert len({piece.file for piece in pieces}) == len(pieces)
     for planned in wanted.values():
         runs = [s for s in planned.values() if isinstance(s, configs.TrainConfig)]
         assert not any(run.evaluation.lengths for run in runs)
-        stages.check_stages(planned)
+        check_stages(planned)
 
 
 def test_a_figure_has_its_own_stages_and_no_others():
     def chosen(figure):
         needs = FIGURES[figure]
-        plans = reproduction.read_plans("paper", needs)
+        plans = paper_figures.read_experiments("paper", needs)
         return {
             experiment: set(planned)
-            for experiment, planned in reproduction.choose_stages(plans, needs).items()
+            for experiment, planned in paper_figures.select_stages(plans, needs).items()
         }
 
     assert chosen("2") == {task: {"ar", "looped_vanilla"} for task in paper.PLANS}
@@ -111,17 +114,19 @@ def test_a_figure_has_its_own_stages_and_no_others():
 def test_hits_are_those_of_who_writes_the_self_made_chains(figure, phase, paper_length):
     for name in RECIPES:
         needs = FIGURES[figure]
-        config = reproduction.read_plans(name, needs)["multitask"]
-        length = reproduction.hit_length(config, needs)
-        assert length == paper_length or name not in ("paper", "far")
+        config = paper_figures.read_experiments(name, needs)["multitask"]
+        length = paper_figures.hit_length(config, needs)
+        assert length == paper_length or name not in ("paper", "length_extrapolation")
         made = config.chains[f"chains_self_oracle_{phase}_lis"]
         assert needs.stages == ("looped_aligned", made.model)
         assert list(made.counts) == [str(length)]
 
 
 def make(path, needs, deadline=math.inf):
-    plans = reproduction.read_plans("tiny", needs)
-    reproduction.make(plans, needs, [], path, 1, deadline)
+    plans = paper_figures.read_experiments("tiny", needs)
+    selected = paper_figures.select_stages(plans, needs)
+    parts = list(paper_figures.measurements(plans, needs))
+    reproduce.run(selected, parts, path, 1, deadline)
     return plans
 
 
@@ -134,7 +139,7 @@ def test_a_figure_in_pieces_is_the_figure_in_one(tmp_path, monkeypatch, capsys):
     )
     path.mkdir(), cut.mkdir()
     plans = make(path, needs)
-    assert reproduction.unfinished(plans, needs, path) == []
+    assert paper_figures.unfinished(plans, needs, path) == []
     whole = (path / "records.jsonl").read_bytes()
     lines = list(files.read_lines(path / "records.jsonl"))
     assert {(x["model"], x["length"], x["experiment"]) for x in lines} == {
@@ -143,7 +148,7 @@ def test_a_figure_in_pieces_is_the_figure_in_one(tmp_path, monkeypatch, capsys):
     }
     assert {line["metric"] for line in lines} == {"hit_accuracy", "round_accuracy"}
 
-    with pytest.raises(loop.Stopped, match="out of time; run the same command to go"):
+    with pytest.raises(loop.Stopped, match="out of time; run the same command to res"):
         make(cut, needs, deadline=0.0)
     assert not (cut / "multitask").exists()
     clock = types.SimpleNamespace(
@@ -154,33 +159,33 @@ def test_a_figure_in_pieces_is_the_figure_in_one(tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch, pytest.raises(loop.Stopped):
         patch.setattr(stages, "time", clock)
         make(cut, needs, deadline=1.0)
-    planned = reproduction.choose_stages(plans, needs)["multitask"]
+    planned = paper_figures.select_stages(plans, needs)["multitask"]
     steps, total, _ = stages.progress(planned["ar"], cut / "multitask" / "ar")
     assert 0 < steps < total == 800
     capsys.readouterr()
     # Slow enough for all of it to take a minute.
     left = 1 - steps / total
     rate = left * flops.run_flops(plans["multitask"].runs["ar"]) / 60e12
-    reproduction.tell(plans, needs, ["multitask/ar"], cut, rate)
-    told = capsys.readouterr().out.splitlines()
+    capsys.readouterr()
+    told = paper_figures.describe_progress(plans, needs, ["multitask/ar"], cut, rate)
+    told = told.splitlines()
     assert told[0].split() == (
         ["multitask/ar", f"{steps:,}", *["of", "800", "steps,", "1.0", "minutes"]]
     )
-    assert told[-2].split() == ["measured", "0", "of", "2", "pieces"]
+    assert told[-2].split() == ["measured", "0", "of", "2", "parts"]
     assert told[-1] == f"trainings: 1.0 minutes at {rate:g} TFLOP/s"
-    assert "multitask/ar" in reproduction.unfinished(plans, needs, cut)
+    assert "multitask/ar" in paper_figures.unfinished(plans, needs, cut)
 
     cut = cut.rename(tmp_path / "elsewhere")  # as if copied to another machine
     make(cut, needs)
     assert (cut / "records.jsonl").read_bytes() == whole
 
-    reproduction.report("figure_6", needs, plans, cut)
+    told = paper_figures.draw("figure_6", needs, plans, cut)
     drawn = (cut / "figures" / "figure_6.png").read_bytes()
     assert drawn.startswith(b"\x89PNG")
-    told = capsys.readouterr().out
     assert "lis, length 6: round" in told and "records.jsonl" in told
     (cut / "multitask").rename(tmp_path / "away")  # records alone
-    reproduction.report("figure_6", needs, plans, cut)
+    paper_figures.draw("figure_6", needs, plans, cut)
     assert (cut / "figures" / "figure_6.png").read_bytes() == drawn
 
 
@@ -190,7 +195,7 @@ def test_a_figure_by_length_is_drawn_from_the_lines_that_are_its_own(
     """Other experiments and models stand in the same records."""
     drawn = []
     monkeypatch.setattr(
-        reproduction.figures, "accuracy_by_length", lambda *a: drawn.append(a)
+        paper_figures.figures, "accuracy_by_length", lambda *a: drawn.append(a)
     )
     needs = FIGURES["2"]
     common = {"seed": 0, "metric": "answer_accuracy", "value": 1.0, "count": 8}
@@ -206,8 +211,8 @@ def test_a_figure_by_length_is_drawn_from_the_lines_that_are_its_own(
         for run in ("looped_vanilla", "ar_relay", "ar")
     ]
     files.write_lines(tmp_path / "records.jsonl", written)
-    plans = reproduction.read_plans("small", needs)
-    reproduction.report("figure_2", needs, plans, epath.Path(tmp_path))
+    plans = paper_figures.read_experiments("small", needs)
+    paper_figures.draw("figure_2", needs, plans, epath.Path(tmp_path))
     ((lines, metric, file, trained),) = drawn
     assert metric == "answer_accuracy" and file.name == "figure_2.png"
     assert trained == {"arithmetic": (1, 3), "edit_distance": (1, 4), "lis": (1, 10)}
@@ -218,7 +223,7 @@ def test_a_figure_by_length_is_drawn_from_the_lines_that_are_its_own(
 
 
 def test_hyper_parameters_stand_beside_the_papers():
-    plans = reproduction.read_plans("small", TABLES["1"])
+    plans = paper_figures.read_experiments("small", TABLES["1"])
     told = tables.settings("table_1", plans["multitask"], "small").splitlines()
     rows = {line[:16].strip(): line[16:].split() for line in told}
     assert rows["width"] == ["256", "32"] * 3
@@ -229,9 +234,9 @@ def test_hyper_parameters_stand_beside_the_papers():
 
 def test_what_a_filter_kept_too_few_of_is_told(tmp_path):
     needs = FIGURES["5"]
-    plans = reproduction.read_plans("small", needs)
+    plans = paper_figures.read_experiments("small", needs)
     chains = plans["multitask"].chains
-    planned = reproduction.choose_stages(plans, needs)["multitask"]
+    planned = paper_figures.select_stages(plans, needs)["multitask"]
     lines = []
     for name in planned.keys() & chains.keys():
         (count,) = chains[name].counts.values()
@@ -240,13 +245,13 @@ def test_what_a_filter_kept_too_few_of_is_told(tmp_path):
         lines.append(about | {"count": made})
     assert len(lines) == 4 * 3
     files.write_lines(tmp_path / "records.jsonl", lines)
-    assert list(reproduction.fewer_chains(plans, needs, epath.Path(tmp_path))) == [
-        "multitask/chains_self_oracle_2_edit_distance: 1 chains, 40 were planned"
+    assert list(paper_figures.missing_chains(plans, needs, epath.Path(tmp_path))) == [
+        "multitask/chains_self_oracle_2_edit_distance: 1 of 40 planned chains"
     ]
 
 
 def test_samples_stand_beside_the_papers():
-    plans = reproduction.read_plans("small", TABLES["3"])
+    plans = paper_figures.read_experiments("small", TABLES["3"])
     config = plans["multitask"]
 
     def lines(names):
@@ -260,12 +265,12 @@ def test_samples_stand_beside_the_papers():
                 }
 
     made = list(lines(TABLES["3"].stages))
-    told = tables.samples("table_3", config, made).splitlines()
+    told = tables.sample_counts("table_3", config, made).splitlines()
     assert told[1].split() == ["arithmetic", "<=", "3", "42515", "300", "drawn"]
     assert told[2].split() == ["arithmetic", "4", "-", "64", "65"]
     assert "arithmetic 16 6477 - -" in [" ".join(line.split()) for line in told]
     made = list(lines(TABLES["4"].stages))
-    told = tables.samples("table_4", config, made).splitlines()
+    told = tables.sample_counts("table_4", config, made).splitlines()
     assert told[1].split() == ["1", "arithmetic", "4", "15000", "60", "61", "61"]
     assert len(told) == 16
 
@@ -282,7 +287,7 @@ def test_samples_stand_beside_the_papers():
 def test_what_is_asked_for_must_be_in_the_paper(arguments, message):
     given = dict(argument.removeprefix("--").split("=") for argument in arguments)
     with pytest.raises(ValueError) as error:
-        reproduction.wanted(given.get("figure", ""), given.get("table", ""))
+        paper_figures.find_result(given.get("figure", ""), given.get("table", ""))
     assert str(error.value).startswith(message)
 
 
@@ -290,12 +295,12 @@ def test_wrong_inputs_end_in_a_clear_line(tmp_path):
     with pytest.raises(
         ValueError, match="--recipe=big is unknown; give one of paper, "
     ):
-        reproduction.read_plans("big", FIGURES["2"])
-    plans = reproduction.read_plans("small", FIGURES["2"])
+        paper_figures.read_experiments("big", FIGURES["2"])
+    plans = paper_figures.read_experiments("small", FIGURES["2"])
     told = "--stages: 'lis/ar_relay' is not needed here; choose from arithmetic/ar, "
     with pytest.raises(ValueError, match=told):
-        reproduction.choose_stages(plans, FIGURES["2"], ["lis/ar_relay"])
-    some = reproduction.choose_stages(plans, FIGURES["2"], ["lis/ar"])
+        paper_figures.select_stages(plans, FIGURES["2"], ["lis/ar_relay"])
+    some = paper_figures.select_stages(plans, FIGURES["2"], ["lis/ar"])
     assert {name: list(planned) for name, planned in some.items()} == {
         "arithmetic": [],
         "edit_distance": [],
@@ -305,7 +310,7 @@ def test_wrong_inputs_end_in_a_clear_line(tmp_path):
     done = script("--figure=2", "--recipe=small", f"--workdir={tmp_path}")
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr == (
-        f"error: {tmp_path} holds experiments of the recipe 'paper', not 'small'; give "
+        f"error: {tmp_path} has experiments of the recipe 'paper', not 'small'; give "
         "--recipe=paper, or another --workdir\n"
     )
 
@@ -321,7 +326,7 @@ def test_the_script_tells_what_it_would_do_and_stops_in_time(tmp_path):
     assert done.stdout.splitlines()[-1].endswith(" minutes at 90 TFLOP/s")
     done = script(*small_two, "--minutes=0")
     assert done.returncode == 143, done.stderr
-    assert done.stderr.splitlines()[-1] == "out of time; run the same command to go on"
+    assert done.stderr.splitlines()[-1] == "out of time; run the same command to resume"
     assert {file.name for file in (tmp_path / "work").iterdir()} == {
         *("recipe.json", "records.jsonl", "run.jsonl"),
     }

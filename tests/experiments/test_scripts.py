@@ -16,7 +16,7 @@ from relay_jax import config as configs
 from relay_jax import config_io, files
 from relay_jax.data.buckets import open_buckets
 from relay_jax.data.chain_files import chain_file, save_chains
-from relay_jax.relay.stages import check_stages
+from relay_jax.relay.stage_checks import check_stages
 from relay_jax.tasks import make_task
 from relay_jax.training import loop, run_dir
 from tests.processes import DEVICES
@@ -111,7 +111,10 @@ def test_stages_follow_one_another(tmp_path):
     kept = (tmp_path / "tiny" / "records.jsonl").read_text()
     rest = f"--workdir={tmp_path}/tiny", "--overwrite"
     told = refusal("evaluate", *arguments[:1], *rest)
-    assert "tiny holds a run (it has config.json), whose records must stay; " in told
+    assert (
+        "tiny is a run directory (it has config.json), whose records must stay; "
+        in told
+    )
     assert (tmp_path / "tiny" / "records.jsonl").read_text() == kept
     twice = f"--run={tmp_path}/tiny,{tmp_path}/tiny", f"--workdir={tmp_path}/twice"
     told = refusal("evaluate", *twice, "--count=1")
@@ -119,7 +122,7 @@ def test_stages_follow_one_another(tmp_path):
         "both evaluate 'looped_aligned' with seed 0 on arithmetic, which would" in told
     )
     again = refusal("evaluate", *arguments)
-    assert "holds an evaluation; pass --overwrite to replace it" in again
+    assert "has an evaluation; pass --overwrite to replace it" in again
 
 
 @pytest.mark.parametrize(
@@ -224,7 +227,7 @@ def test_quickstart_from_end_to_end(tmp_path):
     assert all(set(line) == set(files.FIELDS) for line in lines)
     assert (tmp_path / "work" / "figures" / "hit_matrix_arithmetic_8.png").exists()
     again = script("quickstart", f"--config={file}", f"--workdir={tmp_path}/work")
-    assert "already there" in again.stdout
+    assert "finished already: " in again.stdout
     assert tables(again.stdout) == tables(done.stdout)
 
 
@@ -519,8 +522,10 @@ def test_collect_results_joins_the_seeds_of_a_quickstart(tmp_path):
     )
     done = script("collect_results", *arguments)
     assert done.returncode == 0, done.stderr
-    assert "mean of all seeds" in done.stdout and "ar  0.750" in done.stdout
-    assert "lowest of all seeds" in done.stdout and "ar  0.500" in done.stdout
+    assert "mean over all available seeds" in done.stdout and "ar  0.750" in done.stdout
+    assert (
+        "minimum over all available seeds" in done.stdout and "ar  0.500" in done.stdout
+    )
     lines = list(files.read_lines(tmp_path / "x.jsonl"))
     whole = ["call", "stage", *["record"] * 3, "hit"]
     assert [line["kind"] for line in lines] == [*whole, *whole, *whole[:3]]
@@ -540,12 +545,12 @@ def test_collect_results_joins_the_seeds_of_a_quickstart(tmp_path):
     missing = refusal(
         "collect_results", f"--run={tmp_path}", f"--results={tmp_path}/y.jsonl"
     )
-    assert "holds no finished quickstart" in missing
+    assert "has no finished quickstart" in missing
     files.write_lines(tmp_path / "run.jsonl", [{"command": "c"}])
     other = refusal(
         "collect_results", f"--run={tmp_path}", f"--results={tmp_path}/y.jsonl"
     )
-    assert "its run.jsonl names no seed" in other
+    assert "its run.jsonl has no seed" in other
     plain = f"--run={tmp_path}/seed0/records.jsonl"
     other = refusal("collect_results", plain, f"--results={tmp_path}/y.jsonl")
     assert "it has lines without a kind; give the directory of the quickstart" in other

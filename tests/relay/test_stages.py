@@ -1,4 +1,4 @@
-"""Stages: their order, what they refuse, how they end."""
+"""Stages: their dependencies, the checks before they start, finished ones."""
 
 import os
 import pathlib
@@ -12,6 +12,7 @@ from experiments.configs import paper, quickstart
 from relay_jax import config as configs
 from relay_jax import config_io
 from relay_jax.relay import stages
+from relay_jax.relay.stage_checks import check_stages
 from relay_jax.training import run_dir
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -19,12 +20,11 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 def plan(module=quickstart, *arguments):
     values = module.get_config(*arguments).to_dict()
-    config = config_io.build(configs.RelayConfig, values)
-    return {**config.runs, **config.chains}
+    return stages.all_stages(config_io.build(configs.RelayConfig, values))
 
 
-def test_what_each_stage_starts_from():
-    found = {name: stages.needs(stage) for name, stage in plan().items()}
+def test_dependencies():
+    found = {name: stages.dependencies(stage) for name, stage in plan().items()}
     assert found == {
         "ar": set(),
         "looped_vanilla": set(),
@@ -37,12 +37,18 @@ def test_what_each_stage_starts_from():
 
 def test_self_made_chains_come_in_phases():
     planned = plan(paper, "lis")
-    assert stages.needs(planned["chains_self_loop_1"]) == {"ar", "looped_vanilla"}
-    assert stages.needs(planned["ar_self_loop_1"]) == {"ar", "chains_self_loop_1"}
-    assert stages.needs(planned["chains_self_loop_2"]) == {
+    assert stages.dependencies(planned["chains_self_loop_1"]) == {
+        "ar",
+        "looped_vanilla",
+    }
+    assert stages.dependencies(planned["ar_self_loop_1"]) == {
+        "ar",
+        "chains_self_loop_1",
+    }
+    assert stages.dependencies(planned["chains_self_loop_2"]) == {
         *("ar_self_loop_1", "looped_vanilla"),
     }
-    assert stages.needs(planned["ar_self_oracle_5"]) == {
+    assert stages.dependencies(planned["ar_self_oracle_5"]) == {
         "ar_self_oracle_4",
         *(f"chains_self_oracle_{phase}" for phase in range(1, 6)),
     }
@@ -54,7 +60,7 @@ def test_self_made_chains_come_in_phases():
 def test_a_phase_of_the_multitask_baselines_has_chains_of_every_task():
     planned, counts = plan(paper, "multitask"), {}
     tasks = ("arithmetic", "edit_distance", "lis")
-    assert stages.needs(planned["ar_self_loop_1"]) == {
+    assert stages.dependencies(planned["ar_self_loop_1"]) == {
         "ar",
         *(f"chains_self_loop_1_{task}" for task in tasks),
     }
@@ -82,7 +88,7 @@ def test_a_stage_without_its_source_is_refused():
     with pytest.raises(
         ValueError, match="stage 'chains_arithmetic' needs looped_aligned; the config"
     ):
-        stages.check_stages(planned)
+        check_stages(planned)
 
 
 @pytest.mark.parametrize(
@@ -111,17 +117,17 @@ def test_a_stage_without_its_source_is_refused():
         (
             "runs.ar_relay.init_from",
             "chains_arithmetic",
-            "init_from is 'chains_arithmetic', which writes chains; name a run",
+            "init_from is 'chains_arithmetic', which generates chains; name a run",
         ),
         (
             "runs.ar.init_from",
             "ar_relay",
-            "these stages wait for each other: ",
+            "these stages depend on each other: ",
         ),
         (
             "runs.ar_relay.data.buckets.arithmetic_5.path",
             "ar",
-            "data.buckets.arithmetic_5.path is 'ar', which writes no chains",
+            "data.buckets.arithmetic_5.path is 'ar', which generates no chains",
         ),
         (
             "chains.chains_arithmetic.counts",
@@ -161,11 +167,11 @@ def test_every_stage_is_checked_before_the_first_one_starts(path, value, message
     config = config_io.build(configs.RelayConfig, values)
     planned = {**config.runs, **config.chains}
     with pytest.raises(ValueError) as error:
-        stages.check_stages(planned)
+        check_stages(planned)
     assert message in str(error.value)
 
 
-def test_a_looped_run_is_not_made_of_a_decoders_chains():
+def test_a_looped_run_does_not_learn_chains_of_a_decoder():
     planned = plan()
     values = config_io.to_dict(planned["chains_arithmetic"]) | {
         "model": "looped_vanilla"
@@ -174,11 +180,11 @@ def test_a_looped_run_is_not_made_of_a_decoders_chains():
     learner = config_io.to_dict(planned["looped_aligned"])
     learner["data"] = config_io.to_dict(planned["ar_relay"].data)
     planned["looped_aligned"] = config_io.build(configs.TrainConfig, learner)
-    stages.check_stages(planned)
+    check_stages(planned)
     values["model"] = "ar"
     planned["chains_arithmetic"] = config_io.build(configs.ChainsConfig, values)
     with pytest.raises(ValueError) as error:
-        stages.check_stages(planned)
+        check_stages(planned)
     assert (
         "stage 'looped_aligned': data.buckets.arithmetic_5: chains_arithmetic: a decoder "
         "generated these chains, each in one piece, but a looped model learns them round "
@@ -191,31 +197,31 @@ def test_a_judge_is_asked_for_before_any_work():
     values |= {"model": "ar", "filter": "answer_agrees"}
     planned["chains_arithmetic"] = config_io.build(configs.ChainsConfig, values)
     with pytest.raises(ValueError, match="stage 'chains_arithmetic': the filter 'answ"):
-        stages.check_stages(planned)
+        check_stages(planned)
 
 
-def test_data_from_elsewhere_must_be_there(tmp_path):
+def test_data_from_outside_the_experiment_must_exist(tmp_path):
     planned, path = plan(), epath.Path(tmp_path)
-    stages.check_stages(planned, path)
+    check_stages(planned, path)
     values = config_io.to_dict(planned["ar_control"])
     stored = {"kind": "tfds", "path": str(tmp_path / "data")}
     values["data"]["buckets"]["arithmetic"] |= stored
     planned["ar_control"] = config_io.build(configs.TrainConfig, values)
     with pytest.raises(ValueError, match="stage 'ar_control': .* has no dataset arit"):
-        stages.check_stages(planned, path)
+        check_stages(planned, path)
 
 
-def test_checking_takes_no_device():
-    """A process that held the accelerator would leave none to the stages."""
+def test_checking_initializes_no_device():
+    """The accelerator must stay available to the stages."""
     code = """
 from experiments.configs import quickstart
 from relay_jax import config as configs
 from relay_jax import config_io
-from relay_jax.relay import stages
+from relay_jax.relay.stage_checks import check_stages
 values = quickstart.get_config().to_dict()
 values["runs"]["ar_relay"]["model"]["dropout"] = 0.1  # so that shapes are compared
 config = config_io.build(configs.RelayConfig, values)
-stages.check_stages({**config.runs, **config.chains})
+check_stages({**config.runs, **config.chains})
 """
     environment = os.environ | {"JAX_PLATFORMS": "nowhere", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
