@@ -119,6 +119,8 @@ def upgrade_model(values: Mapping[str, Any]) -> dict[str, Any]:
     """
     upgraded = _upgrade_settings(values)
     return {MODEL_KEYS.get(key, key): value for key, value in upgraded.items()}
+
+
 def upgrade_recipe(name: str) -> str:
     """The recipe of a work directory under its name of this version."""
     return RECIPES.get(name, name)
