@@ -70,7 +70,8 @@ def main() -> None:
     files.write_json(path / "recipe.json", {"recipe": _RECIPE.value})
     parts = list(paper_figures.measurements(experiments, required))
     try:
-        run(selected, parts, path, _JOBS.value, start + 60 * _MINUTES.value)
+        deadline = start + 60 * _MINUTES.value
+        measurement.run_and_measure(selected, parts, path, _JOBS.value, deadline)
     except loop.Stopped as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(stages.STOPPED)
@@ -82,32 +83,6 @@ def main() -> None:
         print(f"{name} is not complete yet; remaining: {', '.join(remaining)}")
         return
     print(paper_figures.draw(name, required, experiments, path))
-
-
-def run(
-    selected: paper_figures.Stages,
-    parts: list[measurement.Measurement],
-    path: epath.Path,
-    jobs: int,
-    deadline: float,
-) -> None:
-    """Runs the stages, measures those of `parts`, and rewrites the records.
-
-    Args:
-      deadline: a value of `time.monotonic()`, in seconds.
-
-    Raises:
-      Stopped: the deadline came before the end.
-    """
-    try:
-        for experiment, planned in selected.items():
-            stages.run_stages(planned, path / experiment, jobs, deadline)
-        for part in parts:
-            if part.run in selected[part.experiment]:
-                measurement.measure(part, path, deadline)
-    finally:
-        records = measurement.collect_records(path)
-        files.write_lines(path / "records.jsonl", records)
 
 
 if __name__ == "__main__":

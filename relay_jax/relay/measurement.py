@@ -7,7 +7,7 @@ DIR/records.jsonl             all measurements, and the numbers of generated cha
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from etils import epath
@@ -18,6 +18,7 @@ from relay_jax.data.chain_files import read_chains
 from relay_jax.evaluation import accuracy
 from relay_jax.evaluation.evaluate import evaluate_run
 from relay_jax.evaluation.report import trained_metrics
+from relay_jax.relay import stages
 from relay_jax.tasks import make_task
 from relay_jax.training import checkpoint, loop
 
@@ -51,6 +52,32 @@ def all_lengths(
         for i in range(0, len(lengths), MAX_LENGTHS):
             part = tuple(lengths[i : i + MAX_LENGTHS])
             yield Measurement(experiment, run, task, part, False)
+
+
+def run_and_measure(
+    experiments: dict[str, dict[str, stages.StageConfig]],
+    measurements: Iterable[Measurement],
+    path: epath.Path,
+    jobs: int,
+    deadline: float = math.inf,
+) -> None:
+    """Runs the stages of all experiments, measures them, and rewrites the records.
+
+    Args:
+      measurements: those of runs that are not among the stages are left out.
+      jobs, deadline: see `stages.run_stages`.
+
+    Raises:
+      Stopped: the deadline came before the end.
+    """
+    try:
+        for experiment, selected in experiments.items():
+            stages.run_stages(selected, path / experiment, jobs, deadline)
+        for measurement in measurements:
+            if measurement.run in experiments[measurement.experiment]:
+                measure(measurement, path, deadline)
+    finally:
+        files.write_lines(path / "records.jsonl", collect_records(path))
 
 
 def measure(

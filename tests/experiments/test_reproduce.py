@@ -12,7 +12,7 @@ import pytest
 from etils import epath
 from ml_collections import ConfigDict
 
-from experiments import paper_figures, reproduce, tables
+from experiments import paper_figures, tables
 from experiments.configs import paper, relay_recipe, small
 from experiments.paper_figures import FIGURES, RECIPES, TABLES
 from relay_jax import config as configs
@@ -126,7 +126,7 @@ def make(path, needs, deadline=math.inf):
     plans = paper_figures.read_experiments("tiny", needs)
     selected = paper_figures.select_stages(plans, needs)
     parts = list(paper_figures.measurements(plans, needs))
-    reproduce.run(selected, parts, path, 1, deadline)
+    measurement.run_and_measure(selected, parts, path, 1, deadline)
     return plans
 
 
