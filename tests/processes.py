@@ -1,4 +1,4 @@
-"""Several real processes of one script, with some CPU devices each."""
+"""Real processes of one script, with several CPU devices each."""
 
 import os
 import pathlib
@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 def start(name, *arguments, processes=2, devices=2, **environment):
-    """Starts a script; of several processes each is told of the others."""
+    """Starts a script in one or several processes, which form a cluster."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -27,11 +27,11 @@ def start(name, *arguments, processes=2, devices=2, **environment):
     )
     started = []
     for number in range(processes):
-        who = f"--coordinator=localhost:{port}", f"--num_processes={processes}"
-        who = (*who, f"--process_id={number}") if processes > 1 else ()
+        flags = f"--coordinator=localhost:{port}", f"--num_processes={processes}"
+        flags = (*flags, f"--process_id={number}") if processes > 1 else ()
         started.append(
             subprocess.Popen(
-                [sys.executable, "-m", name, *arguments, *who],
+                [sys.executable, "-m", name, *arguments, *flags],
                 cwd=ROOT,
                 env=environment,
                 stdout=subprocess.PIPE,
@@ -43,12 +43,12 @@ def start(name, *arguments, processes=2, devices=2, **environment):
 
 
 def finish(started, codes=0, timeout=120):
-    """Waits for all -> what each printed; none is left behind."""
+    """Waits for all processes and returns the output and errors of each."""
     try:
-        told = [process.communicate(timeout=timeout) for process in started]
+        outputs = [process.communicate(timeout=timeout) for process in started]
     finally:
         for process in started:
             process.kill()
-    for process, (_, errors) in zip(started, told):
+    for process, (_, errors) in zip(started, outputs):
         assert process.returncode == codes, errors[-3000:]
-    return told
+    return outputs

@@ -1,4 +1,4 @@
-"""Files that are not what they should be: one line that names the file."""
+"""Array files of users: a damaged file is an error of one line that names it."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ NAMES = ("tokens", "starts")
 
 
 def write(path, kind):
-    """A file of each kind -> its path."""
+    """Writes a file of a kind and returns its path."""
     file = path / kind
     tokens = np.arange(2000, dtype=np.uint16)
     with file.open("wb") as stream:
@@ -74,7 +74,7 @@ def test_good_files_are_read(tmp_path):
         ("table", "must be a one-dimensional array of integers, got uint16 in 2 dime"),
     ],
 )
-def test_what_is_no_token_array(tmp_path, kind, message):
+def test_other_files_are_no_token_arrays(tmp_path, kind, message):
     file = write(tmp_path, kind)
     with pytest.raises(ValueError) as error:
         open_tokens(file, "make one")
@@ -106,14 +106,14 @@ def test_what_is_no_token_array(tmp_path, kind, message):
         ("float archive", ": starts must be a one-dimensional array of integers, got"),
     ],
 )
-def test_what_is_no_archive(tmp_path, kind, message):
+def test_other_files_are_no_archives(tmp_path, kind, message):
     file = write(tmp_path, kind)
     with pytest.raises(ValueError) as error:
         read_integer_arrays(file, NAMES, "make one")
     assert str(error.value).startswith(str(file)) and message in str(error.value)
 
 
-def test_a_missing_file_is_told_with_its_remedy(tmp_path):
+def test_a_missing_file_is_an_error_with_a_remedy(tmp_path):
     file = tmp_path / "none"
     for read in (open_tokens, lambda *args: read_integer_arrays(args[0], [], args[1])):
         with pytest.raises(ValueError, match="none does not exist; make one"):

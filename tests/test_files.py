@@ -1,4 +1,4 @@
-"""Files of records, in a bucket too."""
+"""JSON lines, also in a bucket."""
 
 import fsspec
 from fsspec.implementations.memory import MemoryFileSystem
@@ -7,7 +7,7 @@ from relay_jax import files
 
 
 class Bucket(MemoryFileSystem):
-    """As a store of objects does: a file opened to append to begins anew."""
+    """An object store: a file opened for appending starts empty."""
 
     store, pseudo_dirs, cachable = {}, [""], False
 

@@ -63,7 +63,7 @@ def some_texts(num=2000):
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory):
-    """A sentencepiece model with the settings of Llama-2's."""
+    """A SentencePiece model with the settings of Llama-2's."""
     folder = tmp_path_factory.mktemp("llama")
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(
@@ -93,7 +93,7 @@ def set_up(folder, **settings):
 
 
 @pytest.mark.parametrize("settings", [{}, {"add_bos_token": False}])
-def test_a_sentencepiece_model_reads_as_transformers_does(llama, settings):
+def test_a_sentencepiece_model_encodes_as_in_transformers(llama, settings):
     ours, theirs = set_up(llama, **settings)
     assert isinstance(ours, SentencePieceTokenizer) and isinstance(ours, Tokenizer)
     assert (ours.vocab_size, ours.eos_id) == (600, theirs.eos_token_id)
@@ -104,8 +104,8 @@ def test_a_sentencepiece_model_reads_as_transformers_does(llama, settings):
             assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
 
 
-def test_ids_that_no_token_has_are_not_shown(llama):
-    """A model may have more rows than its tokenizer has words."""
+def test_unknown_ids_are_omitted(llama):
+    """A model may have more rows of embeddings than its tokenizer has tokens."""
     ours, theirs = set_up(llama)
     ids = ours.encode("def f(x)")
     assert ours.decode([*ids, 600, 640]) == theirs.decode([*ids[1:], 600]) == "def f(x)"
@@ -169,8 +169,8 @@ def test_tokens_that_cannot_be_added(llama, tmp_path, settings, message):
 
 
 def test_a_space_before_a_text_is_kept(llama):
-    """As sentencepiece itself does, and the published tokenizer.json of Llama-2, whose
-    normaliser puts a space before every part, whatever it begins with."""
+    """As in SentencePiece itself and in the published tokenizer.json of Llama-2, whose
+    normalizer prepends a space to every part."""
     from tokenizers import normalizers
 
     ours, theirs = set_up(llama, legacy=True)
@@ -189,13 +189,13 @@ def test_a_space_before_a_text_is_kept(llama):
 
 @pytest.fixture(scope="module")
 def qwen(tmp_path_factory):
-    """A byte-level tokenizer.json with a token that begins texts, as Llama-3 has."""
+    """A byte-level tokenizer.json with a begin-of-text token, as Llama-3 has."""
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
-    made = tokenizers.Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     special = ["<|begin_of_text|>", "<|eot_id|>"]
     trainer = trainers.BpeTrainer(
         vocab_size=600,
@@ -203,18 +203,18 @@ def qwen(tmp_path_factory):
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    made.train_from_iterator((file.read_text() for file in SOURCES), trainer)
-    made.post_processor = processors.TemplateProcessing(
+    tokenizer.train_from_iterator((file.read_text() for file in SOURCES), trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
         single="<|begin_of_text|> $A", special_tokens=[(special[0], 0)]
     )
     folder = tmp_path_factory.mktemp("qwen")
-    made.save(str(folder / "tokenizer.json"))
+    tokenizer.save(str(folder / "tokenizer.json"))
     settings = {"eos_token": "<|eot_id|>", "tokenizer_class": "PreTrainedTokenizerFast"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return folder
 
 
-def test_a_tokenizer_json_reads_as_transformers_does(qwen):
+def test_a_tokenizer_json_encodes_as_in_transformers(qwen):
     ours = load_run_tokenizer(qwen, 8)
     theirs = transformers.AutoTokenizer.from_pretrained(qwen)
     assert isinstance(ours, HuggingFaceTokenizer) and isinstance(ours, Tokenizer)
@@ -226,21 +226,21 @@ def test_a_tokenizer_json_reads_as_transformers_does(qwen):
         assert ours.decode(ids) == text.replace("<|eot_id|>", "")
 
 
-def test_a_text_is_neither_cut_nor_filled_up(qwen, tmp_path):
+def test_texts_are_neither_truncated_nor_padded(qwen, tmp_path):
     import tokenizers
 
     folder = shutil.copytree(qwen, tmp_path / "copy")
     file = str(folder / "tokenizer.json")
-    made = tokenizers.Tokenizer.from_file(file)
-    made.enable_truncation(8)
-    made.enable_padding(length=16)
-    made.save(file)
+    changed = tokenizers.Tokenizer.from_file(file)
+    changed.enable_truncation(8)
+    changed.enable_padding(length=16)
+    changed.save(file)
     tokenizer = load_tokenizer(qwen)
     for text in ("a", "a long text, of more than eight tokens"):
         assert load_tokenizer(folder).encode(text) == tokenizer.encode(text)
 
 
-def test_spans_lose_no_space_and_no_character(llama):
+def test_spans_preserve_spaces_and_characters(llama):
     tokenizer, _ = set_up(llama)
     text = "    return x  # 漢字\n  y"
     ids = tokenizer.encode(text)
@@ -266,7 +266,7 @@ def test_bad_files(tmp_path, name, content, message):
         load_tokenizer(tmp_path / name)
 
 
-def test_the_token_that_ends_a_text_must_be_told(qwen, tmp_path):
+def test_the_end_of_text_token_must_be_named(qwen, tmp_path):
     copy = tmp_path / "tokenizer.json"
     copy.write_text((qwen / "tokenizer.json").read_text())
     with pytest.raises(ValueError, match="must name an eos_token .* got None"):
