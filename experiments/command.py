@@ -21,8 +21,8 @@ from etils import epath
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict, config_flags
 
+from relay_jax import aliases, config_io, files
 from relay_jax import config as configs
-from relay_jax import config_io, files
 
 SCRIPTS = {  # what each kind of config is for
     configs.TrainConfig: "train",
@@ -218,6 +218,10 @@ def check_config(argv: Sequence[str], default: str = "") -> None:
         return
     file, colon, part = given.partition(":")
     if not pathlib.Path(file).is_file():
+        path = pathlib.Path(file)
+        if new := aliases.CONFIG_FILES.get(path.name):
+            new += f"{'/' if ':' in new else ':'}{part}" if part else ""
+            raise ValueError(f"--config: {given} is now {path.parent / new}")
         raise ValueError(
             f"--config: there is no file {file!r}; give a Python file with a "
             "get_config(), such as experiments/configs/tiny.py"

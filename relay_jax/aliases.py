@@ -77,6 +77,15 @@ RECORD_KEYS = {
     "trained_tokens_a_second": "trained_tokens_per_second",
     "what": "note",
 }
+# Config files (experiments/configs), as commands of earlier versions name them.
+CONFIG_FILES = {
+    "code_lm_gpu.py": "code_lm.py:gpu",
+    "far.py": "length_extrapolation.py",
+    "quickstart_ed.py": "quickstart.py:edit_distance",
+    "quickstart_lis.py": "quickstart.py:lis",
+    "quickstart_multitask.py": "quickstart.py:multitask",
+    "quickstart_self_made.py": "quickstart.py:self_made",
+}
 RUNS = {"drawn_rounds": "sampled_rounds"}  # of experiments/configs/ablation.py
 # Values of records by their keys.
 RECORD_VALUES = {"drafter": DRAFTERS, "step": DRAFTERS, "run": RUNS, "model": RUNS}

@@ -7,6 +7,7 @@ from absl.testing import flagsaver
 from etils import epath
 
 from experiments import command
+from relay_jax import aliases
 
 
 @pytest.fixture(autouse=True)
@@ -147,3 +148,24 @@ def test_a_cluster_is_asked_for_by_a_flag_or_the_environment(monkeypatch):
     refused = pytest.raises(ValueError, match="auto finds no cluster here")
     with flagsaver.flagsaver(coordinator="auto"), refused:
         command.connect(True)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("far.py:lis/looped_aligned", "length_extrapolation.py:lis/looped_aligned"),
+        ("quickstart_lis.py:ar", "quickstart.py:lis/ar"),
+        ("quickstart_self_made.py", "quickstart.py:self_made"),
+    ],
+)
+def test_a_config_of_an_earlier_version_has_a_new_name(old, new):
+    folder = "experiments/configs"
+    with pytest.raises(ValueError) as error:
+        command.check_config([f"--config={folder}/{old}"])
+    assert str(error.value) == f"--config: {folder}/{old} is now {folder}/{new}"
+    command.check_config([f"--config={folder}/{new}"])
+
+
+def test_every_renamed_config_exists():
+    for new in aliases.CONFIG_FILES.values():
+        command.check_config([f"--config=experiments/configs/{new}"])
