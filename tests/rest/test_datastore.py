@@ -1,8 +1,6 @@
 """The datastore on disk: its suffix array, its documents, and what must not open."""
 
 import json
-import pathlib
-import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +8,7 @@ from etils import epath
 
 from relay_jax import files
 from relay_jax.rest import build, datastore
-from relay_jax.rest.build import build_datastore, extend_datastore, sort_suffixes
+from relay_jax.rest.build import build_datastore, sort_suffixes
 from relay_jax.rest.checksum import load_checked
 from relay_jax.rest.datastore import open_datastore
 from relay_jax.rest.index import load_index
@@ -324,55 +322,3 @@ def test_bad_input(tmp_path, texts, options, message):
     with pytest.raises(ValueError, match=message):
         build_datastore(texts, tmp_path / "store", **(VOCAB | options))
     assert not (tmp_path / "store").exists()
-
-
-FORMAT_2 = pathlib.Path(__file__).parent / "data" / "store_format_2"
-
-
-@pytest.fixture
-def old(tmp_path):
-    """A datastore of `documents()` in shards of 200, as the code before format 3 wrote
-    it: files order_*.npy, other keys in its metadata."""
-    return shutil.copytree(FORMAT_2, tmp_path / "old")
-
-
-def test_a_store_of_format_2_has_the_same_content(tmp_path, old):
-    store = open_datastore(old, verify=True)
-    new = build_datastore(documents(), tmp_path / "new", shard_tokens=200, **VOCAB)
-    assert store._replace(path=0, shards=0, checksums=0) == new._replace(
-        path=0, shards=0, checksums=0
-    )
-    for one, two in zip(store.shards, new.shards, strict=True):
-        np.testing.assert_array_equal(one.tokens, two.tokens)
-        np.testing.assert_array_equal(one.suffix_array, two.suffix_array)
-    assert [shard.suffix_array.name for shard in store.checksums] == [
-        file.name for file in sorted(FORMAT_2.glob("order_*.npy"))
-    ]
-
-
-def test_a_store_of_format_2_is_extended_in_the_new_format(old):
-    before = open_datastore(old)
-    store = extend_datastore(old, documents(1))
-    assert store.checksums[:2] == before.checksums and len(store.shards) == 3
-    assert store.num_documents == 40
-    assert json.loads((old / "metadata.json").read_text())["format"] == 3
-    assert open_datastore(old, verify=True).checksums == store.checksums
-    assert len(list(old.glob("order_*"))) == 2
-    assert len(list(old.glob("suffix_array_*"))) == 1
-
-
-def test_a_store_of_format_2_is_replaced_completely(tmp_path, old):
-    store = build_datastore(documents(1), old, overwrite=True, **VOCAB)
-    build_datastore(documents(1), tmp_path / "new", **VOCAB)
-    assert store.num_documents == 20 and not list(old.glob("order_*"))
-    for file in (tmp_path / "new").iterdir():
-        assert (old / file.name).read_bytes() == file.read_bytes()
-
-
-@pytest.mark.parametrize("name", ["metadata.json", "order_00001_6660cc466a0e.npy"])
-def test_damage_to_a_store_of_format_2_is_found(old, name):
-    content = (old / name).read_bytes()
-    (old / name).write_bytes(content.replace(b"\x05", b"\x06").replace(b"285", b"286"))
-    assert (old / name).read_bytes() != content
-    with pytest.raises(ValueError, match=f"{name}.* (is damaged|has changed)"):
-        open_datastore(old, verify=True)

@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import pathlib
-import shutil
 
 import numpy as np
 import pytest
@@ -67,55 +65,6 @@ def test_a_damaged_or_foreign_file_is_replaced(tmp_path, kind):
     assert step_seconds(measure, SIZES, {"batch_size": 1}, file) == first
     assert step_seconds(measure, SIZES, {"batch_size": 1}, file) == first
     assert measured == SIZES * 2
-
-
-FORMAT_2 = pathlib.Path(__file__).parent / "data" / "step_times_format_2.json"
-
-
-def format_2_setting(drafter):
-    """One that the cache written before format 3 has: the fixture's machine."""
-    draft = dataclasses.replace(DRAFT, drafter=drafter, depth_decay=0.8)
-    mesh = {"fsdp": 1, "tensor": 2}
-    setting = step_times.describe_setting(
-        MODEL, draft, decode.GREEDY, None, batch_size=2, cache_length=100, mesh=mesh
-    )
-    return setting | {"device": "TPU v5", "devices": 8, "cores": 112, "jax": "0.10.2"}
-
-
-def test_a_cache_of_format_2_is_used_and_kept(tmp_path):
-    file = shutil.copy(FORMAT_2, tmp_path / "cache.json")
-    measured = []
-
-    def measure(sizes):
-        measured.append(sizes)
-        return one_each(sizes)
-
-    def check_old_entries():
-        for added, drafter in enumerate(("rest", "prompt_lookup", "token_recycling")):
-            seconds = step_seconds(measure, SIZES, format_2_setting(drafter), file)
-            assert seconds == {size: 1.0 + size + added for size in SIZES}
-
-    check_old_entries()
-    assert not measured
-    step_seconds(measure, SIZES, format_2_setting("mixed"), file)  # an entry more
-    assert len(measured) == 1
-    assert json.loads(pathlib.Path(file).read_text())["format"] == 3
-    check_old_entries()
-    assert len(measured) == 1
-
-
-def test_damaged_entries_of_format_2_are_skipped(tmp_path):
-    content = json.loads(FORMAT_2.read_text())
-    first, second, _ = content["entries"]
-    del content["entries"][first]["about"]["draft"]
-    content["entries"][second] = 3
-    file = tmp_path / "cache.json"
-    file.write_text(json.dumps(content))
-    for drafter, expected in (("rest", 1.0), ("prompt_lookup", 1.0)):
-        seconds = step_seconds(one_each, SIZES, format_2_setting(drafter), file)
-        assert seconds == dict.fromkeys(SIZES, expected)
-    seconds = step_seconds(one_each, SIZES, format_2_setting("token_recycling"), file)
-    assert seconds[0] == 3.0
 
 
 def one_each(sizes):
