@@ -1,8 +1,10 @@
 """Identifiers use the terms of the field: a list of banned names, and what to use.
 
-A name is banned as a whole, wherever it is an identifier: variable, function, class,
-argument, attribute or field. Ordinary English words with a second, natural use are not
-listed (`order`, `parts`, `choose`, `keep`, `context`, `memory`).
+A name is banned wherever it is an identifier: variable, function, class, argument,
+attribute or field. A banned word in lower case is banned in all cases and with underscores
+around it (`_tell`, `PEER`), and the words of `DIALECT` also as parts of other names.
+Ordinary English words with a second, natural use are not listed (`order`, `parts`,
+`choose`, `keep`, `context`, `memory`).
 """
 
 import ast
@@ -101,10 +103,25 @@ BANNED = {
     "word": "token, symbol",
     "words": "tokens, vocabulary, tokenizer",
 }
+# Banned as parts of names too, unless the name is another library's or a test's sentence.
+DIALECT = {
+    "foretell",
+    "hears",
+    "least",
+    "most",
+    "said",
+    "seal",
+    "spoken",
+    "tell",
+    "told",
+}
+FOREIGN = {"most_common"}  # collections.Counter
 # Names that the code has not lost yet.
 PENDING = frozenset(
     [
         "recycle",
+        "lean",
+        "foretell",
         "guess",
         "followers",
         "learn",
@@ -160,11 +177,20 @@ def python_sources():
 
 
 def banned_names(path, source, banned):
-    """A line for each identifier that is banned."""
+    """A line for each identifier that is or contains one of the banned words."""
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.NAME and token.string in banned:
-            name = token.string
-            yield f"{path}:{token.start[0]}: {name} -> {BANNED[name]}"
+        if token.type == tokenize.NAME:
+            for word in sorted(banned_words(token.string) & banned):
+                yield f"{path}:{token.start[0]}: {token.string} -> {BANNED[word]}"
+
+
+def banned_words(name):
+    """The keys of `BANNED` that a name is or contains."""
+    bare = name.strip("_")
+    words = {name, bare, bare.lower()}
+    if not bare.startswith("test_") and name not in FOREIGN:
+        words |= DIALECT.intersection(bare.lower().split("_"))
+    return BANNED.keys() & words
 
 
 def test_identifiers_are_the_fields_words():
@@ -178,11 +204,16 @@ def test_identifiers_are_the_fields_words():
 
 
 def test_a_banned_name_is_found_with_its_place_and_remedy():
-    source = 'def f(x):\n    seal = "held"  # told\n    return x.Verdict(seal)\n'
-    assert list(banned_names("a.py", source, BANNED)) == [
+    source = """def f(x):
+        seal = "held"  # told
+        return x.Verdict(_seal, so_far, PEER, is_told, max_shifts)
+    """
+    assert list(banned_names("a.py", source, BANNED.keys())) == [
         "a.py:2: seal -> checksum",
         "a.py:3: Verdict -> Verification",
-        "a.py:3: seal -> checksum",
+        "a.py:3: _seal -> checksum",
+        "a.py:3: PEER -> torch_baseline, baseline",
+        "a.py:3: is_told -> name what it is",
     ]
 
 
