@@ -179,9 +179,9 @@ def make_folder(path: epath.Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
     if not files.is_main_process():
         return
-    trial = path / ".writable"
-    trial.write_bytes(b"")
-    trial.unlink()
+    probe = path / ".writable"
+    probe.write_bytes(b"")
+    probe.unlink()
 
 
 def check_places(values: flags.FlagValues) -> None:

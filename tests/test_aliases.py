@@ -128,20 +128,20 @@ def test_records_are_read_in_the_new_words(tmp_path):
     ]
 
 
-def shipped(pattern):
+def shipped_files(pattern):
     found = sorted((ROOT / "experiments").glob(pattern))
     assert found
     return found
 
 
 def test_shipped_records_use_the_new_words():
-    for file in shipped("results/*.jsonl"):
+    for file in shipped_files("results/*.jsonl"):
         lines = [json.loads(line) for line in file.read_text().splitlines()]
         assert list(files.read_lines(file)) == lines, file
 
 
 def test_shipped_configs_use_the_new_words():
-    for file in shipped("checkpoints/**/config.json"):
+    for file in shipped_files("checkpoints/**/config.json"):
         values = json.loads(file.read_text())
         assert aliases.upgrade_config(values) == values, file
         build(TrainConfig, values)

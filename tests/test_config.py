@@ -216,7 +216,7 @@ def test_trained_lengths_are_those_of_all_buckets_but_chains():
         return {"data": {"buckets": named}}
 
     long, short = ("lis", (5, 20), "synthetic"), ("lis", (1, 3), "tfds")
-    written, other = ("lis", (21, 40), "chains"), ("arithmetic", (2, 4), "synthetic")
-    runs = {"a": run(long, other), "b": run(long, written, short)}
+    chains, other = ("lis", (21, 40), "chains"), ("arithmetic", (2, 4), "synthetic")
+    runs = {"a": run(long, other), "b": run(long, chains, short)}
     config = build(RelayConfig, {"runs": runs, "chains": {}})
     assert config.trained_lengths == {"lis": (1, 20), "arithmetic": (2, 4)}

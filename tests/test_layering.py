@@ -85,12 +85,12 @@ def part_of(parts):
 
 def wrong_edges(path):
     tree, package = read(path)
-    own = part_of(path.relative_to(ROOT).with_suffix("").parts)
-    own = "" if own == "__init__" else own
-    if own not in BASE and own not in MAY_IMPORT:
+    part = part_of(path.relative_to(ROOT).with_suffix("").parts)
+    part = "" if part == "__init__" else part
+    if part not in BASE and part not in MAY_IMPORT:
         yield f"{path.relative_to(ROOT)} is in no layer: add it to MAY_IMPORT"
         return
-    allowed = MAY_IMPORT["base" if own in BASE else own] | {own}
+    allowed = MAY_IMPORT["base" if part in BASE else part] | {part}
     for name in imports(tree, package):
         parts = name.split(".")
         if parts[0] == "experiments":

@@ -120,7 +120,6 @@ FOREIGN = {"most_common"}  # collections.Counter
 PENDING = frozenset(
     [
         "recycle",
-        "lean",
         "foretell",
         "guess",
         "followers",
@@ -128,11 +127,8 @@ PENDING = frozenset(
         "fades",
         "narrow",
         "AUTO",
-        "says",
-        "grown",
-        "shipped",
-        "trial",
         "peer",
+        "shipped",
         "far",
         "least",
         "most",

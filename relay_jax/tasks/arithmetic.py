@@ -83,7 +83,9 @@ class Arithmetic:
         expression = list(self._grow(rng, length, longest))[-1]
         if self.right_heavy:
             leans = rng.random(len(length)) < 0.5
-            expression[leans] = self._lean(rng, length, longest)[leans]
+            expression[leans] = self._right_heavy_expression(rng, length, longest)[
+                leans
+            ]
         problem = empty_tokens(len(length), self.problem_size(longest))
         problem[:, 0] = ARI
         problem[:, 1:] = expression
@@ -98,7 +100,7 @@ class Arithmetic:
         answer = expression[:, 0]
         return Examples(problem, rounds, length.copy(), answer, length.copy())
 
-    def _lean(self, rng, length, longest):
+    def _right_heavy_expression(self, rng, length, longest):
         """The longest of `RIGHT_HEAVY_TRIES` expressions that grew in their right half."""
         tries = np.stack(
             [

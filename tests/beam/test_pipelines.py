@@ -78,9 +78,9 @@ def test_a_dataset_has_the_plain_bytes(tmp_path, monkeypatch, number):
     tfds_builder.build(config, tmp_path / "plain")
     workers = find_workers("DirectRunner", NUMBERS[number])
     tfds_builder.build(config, tmp_path / "beam", workers=workers)
-    written = files(tmp_path / "beam")
-    assert written == files(tmp_path / "plain")
-    assert len([name for name in written if "array_record" in name]) == 5 + 2
+    output = files(tmp_path / "beam")
+    assert output == files(tmp_path / "plain")
+    assert len([name for name in output if "array_record" in name]) == 5 + 2
 
 
 def test_the_script_makes_a_dataset(tmp_path):

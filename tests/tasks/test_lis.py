@@ -168,11 +168,11 @@ def test_scratchpad_is_as_drawn():
         [[0, 0, 0, 0, 0, 1, 0], [0] * 7],
     ]
     np.testing.assert_array_equal(space.pointers[..., 0], reads)
-    says = [
+    outputs = [
         [[0, 0, 1, 2, 3, 4, 0], [0, 0, 1, 2, 2, 2, 0]],
         [[0, 0, 1, 1, 1, 1, 0], [0] * 7],
     ]
-    np.testing.assert_array_equal(space.pointers[..., 1], says)
+    np.testing.assert_array_equal(space.pointers[..., 1], outputs)
     assert space.shows_problem and not space.has_differences
 
 
