@@ -76,9 +76,8 @@ class ModelConfig:
     position: PositionConfig = PositionConfig()
     # What an iteration of the looped model receives besides its parameters:
     #   hidden    the hidden state of the previous iteration (the paper)
-    #   problem   the same, and the problem's embedding again
     #   feedback  the round just predicted, through a scratchpad; no hidden state (ours)
-    input_injection: Literal["hidden", "problem", "feedback"] = "hidden"
+    input_injection: Literal["hidden", "feedback"] = "hidden"
     feedback: Literal["discrete", "soft"] = "discrete"  # arg-max or mean embedding
     differences: bool = False  # feedback: numbers are read and predicted as differences
     max_difference: int = 4  # differences: larger ones are clipped
@@ -87,6 +86,11 @@ class ModelConfig:
     def vocab_size(self) -> int:
         """The number of tokens of the vocabulary."""
         return self.text_vocab_size or FIRST_NUMBER + self.num_numbers
+
+    @property
+    def uses_feedback(self) -> bool:
+        """Whether an iteration of a looped model sees the rounds before it."""
+        return self.kind == "looped" and self.input_injection == "feedback"
 
     @property
     def resolved_num_kv_heads(self) -> int:

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "base": BASE,
     "tasks": BASE,
     "data": BASE | {"tasks"},
-    "models": BASE | {"tasks", "data"},
+    "models": BASE,
     "decoding": BASE | {"models", "rest"},
     "rest": BASE | {"models", "decoding"},
     "evaluation": BASE | {"tasks", "data", "models", "decoding"},

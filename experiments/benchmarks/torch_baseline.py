@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from relay_jax.base import Array, DecoderBatch, LoopedBatch, Scratchpad
 from relay_jax.config import LossConfig, ModelConfig, TrainConfig
 from relay_jax.data import loader
-from relay_jax.models.looped import NUM_MARKS
+from relay_jax.models.feedback import NUM_POINTERS
 from relay_jax.models.sharding import named_leaves
 from relay_jax.rest import roofline
 from relay_jax.vocabulary import PAD
@@ -145,7 +145,7 @@ class Peer(nn.Module):
             tables = ["problem_words", "round_head", "answer_head"]
             if model.input_injection == "feedback":
                 tables.append("memory_words")
-                self.marks = nn.Parameter(torch.zeros(2, NUM_MARKS, model.dim))
+                self.marks = nn.Parameter(torch.zeros(2, NUM_POINTERS, model.dim))
         for name in tables:
             table = nn.Parameter(torch.zeros(model.vocab_size, model.dim))
             self.register_parameter(name, table)
@@ -176,8 +176,8 @@ class Peer(nn.Module):
         problem, num_loops = batch.problem, len(batch.rounds)
         feedback = self.model.input_injection == "feedback"
         memory = scratchpad.initial if feedback else None
-        shown = None if feedback else F.embedding(problem, self.problem_words)
-        hidden, spoken = shown, []
+        hidden = None if feedback else F.embedding(problem, self.problem_words)
+        spoken = []
         usual = None if feedback else self.places(problem.shape[1], seen=problem != PAD)
         per_layer = self.biases(problem.shape[1]) if feedback else None
         for t in range(num_loops):
@@ -186,8 +186,6 @@ class Peer(nn.Module):
                 places = self.places(problem.shape[1], seen=seen, biases=per_layer)
             else:
                 x, places = hidden, usual
-                if self.model.input_injection == "problem":
-                    x = x + shown
             for layer, place in zip(self.layers, places):
                 x = layer(x, place)
             hidden = self.norm(x)

@@ -22,8 +22,8 @@ from relay_jax.data.alignment import (
     right_align,
 )
 from relay_jax.decoding import decode
-from relay_jax.models.feedback import read_round
-from relay_jax.models.looped import run_looped
+from relay_jax.models.registry import run_looped
+from relay_jax.models.scratchpad import read_round
 from relay_jax.models.sharding import constrain
 from relay_jax.tasks import Task
 from relay_jax.vocabulary import EOS, PAD
@@ -61,8 +61,16 @@ def _looped_runner(model: ModelConfig, task: Task, num_loops: int):
 
     @jax.jit
     def run(params, problem, num_rounds):
+        scratchpad = None
+        if model.uses_feedback:
+            scratchpad = task.scratchpad(problem, num_loops)
         output = run_looped(
-            params, problem, num_rounds, task=task, num_loops=num_loops, model=model
+            params,
+            problem,
+            num_rounds,
+            num_loops=num_loops,
+            model=model,
+            scratchpad=scratchpad,
         )
         rounds = jax.vmap(read_round)(output.rounds).swapaxes(0, 1)
         in_chain = np.arange(num_loops)[None] < num_rounds[:, None]

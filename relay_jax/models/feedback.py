@@ -1,100 +1,156 @@
-"""The memory of a looped model that hears its rounds: what each of them writes into it.
+"""A looped model with round feedback (not in the paper).
 
-The rules (`Scratchpad`) are index arrays, so that the memory before any round is known from
-the true rounds before it, without the model: a round can be trained by itself.
+No hidden state passes from iteration to iteration. The round that one predicts is written
+into a memory, by the rules of the task's `Scratchpad`; the next one sees the memory:
+
+    e_t = block(embed(memory_t) [+ embed(problem)] + pointers_t)
+    memory_{t+1} = write(memory_t, round_t)
+
+So errors can only pass on as tokens, and what an iteration has to compute depends neither
+on T nor on how far the chain has come: the model extrapolates to longer chains.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from relay_jax.base import AnyArray, Array, Int, Key, Scratchpad, Shaped
-from relay_jax.vocabulary import FIRST_NUMBER, PAD
+from relay_jax.base import AnyArray, Array, Bool, Float, Int, Scratchpad
+from relay_jax.models.embeddings import Embedding
+from relay_jax.models.looped import (
+    LoopedModel,
+    LoopedOutput,
+    embed,
+    predict,
+    project,
+    scan_iterations,
+    select_iteration,
+)
+from relay_jax.models.scratchpad import read_round, write_memory
+from relay_jax.vocabulary import PAD
+
+NUM_POINTERS = 32  # pointers of a scratchpad that have a vector; 0 is no pointer
 
 
-def read_round(said: Int[Array, "b n"]) -> Int[Array, "b n"]:
-    """A right-aligned round ends, on its left, at the boundary pad: whatever stands
-    further left was never trained and becomes `<pad>`."""
-    open_ = jnp.cumprod(said[:, ::-1] != PAD, axis=1)[:, ::-1]
-    return jnp.where(open_ == 1, said, PAD)
+class TeacherForcing(NamedTuple):
+    """True rounds, and where they replace the predicted ones in the feedback."""
+
+    rounds: Int[AnyArray, "t b r"]
+    forced: Bool[AnyArray, "t b"]
 
 
-def write_memory(
-    memory: Int[Array, "b n"],
-    said: Int[Array, "b r"],
-    source: Int[Array, "b n"],
-    given: Int[Array, "b n"],
-) -> Int[Array, "b n"]:
-    """The memory after a round that was said in the last r columns (`Scratchpad`)."""
-    return move(said, memory, given, source, given)
+class MemoryState(NamedTuple):
+    """The carry of the scan over iterations."""
+
+    tokens: Int[Array, "b n"]
+    vectors: Float[Array, "b n d"] | None = None  # of `SoftFeedbackModel` only
 
 
-def move(told, kept, written, source, given):
-    """`kept` with what was told, or is written without being said, in its places.
+class FeedbackLoopedModel(LoopedModel):
+    """The looped model whose iterations see the rounds before them, as tokens."""
+
+    def setup(self):
+        super().setup()
+        self.memory_embedding = Embedding(self.config, name="memory_words")
+        shape = (2, NUM_POINTERS, self.config.dim)
+        self.pointer_vectors = self.param("marks", nn.initializers.normal(1.0), shape)
+
+    def __call__(
+        self,
+        problem: Int[AnyArray, "b n"],
+        num_rounds: Int[AnyArray, " b"],
+        scratchpad: Scratchpad,
+        teacher: TeacherForcing | None = None,
+        *,
+        num_loops: int,
+        train: bool = False,
+        keep_logits: bool = False,
+        columns: int = 0,
+    ) -> LoopedOutput:
+        """As `LoopedModel`; `teacher` has true rounds to feed back instead."""
+
+        def iteration(self, memory, inputs):
+            (copy_from, constants, pointers), teacher = inputs
+            reference = self.reference(memory, scratchpad)
+            x, seen = self.read(memory, reference, problem, pointers, scratchpad)
+            hidden = self.block(x, seen, train)
+            last_columns = jax.tree.map(lambda x: x[:, -columns:], (hidden, reference))
+            logits = self.round_logits(*last_columns)
+            prediction = predict(logits, keep_logits)
+            memory = self.write(
+                memory, prediction[0], logits, copy_from, constants, teacher
+            )
+            last = jax.tree.map(lambda x: x[:, -1], (hidden, reference))
+            return memory, (prediction, last)
+
+        rules = scratchpad.copy_from, scratchpad.constants, scratchpad.pointers
+        (rounds, confidence, logits), last = scan_iterations(
+            self, iteration, self.start(scratchpad), (rules, teacher), num_loops
+        )
+        last = jax.tree.map(lambda x: select_iteration(x, num_rounds), last)
+        answer = self.answer_logits(*last)[:, 0]
+        return LoopedOutput(rounds, confidence, logits, answer)
+
+    def start(self, scratchpad: Scratchpad) -> MemoryState:
+        """The memory before the first iteration."""
+        return MemoryState(scratchpad.initial)
+
+    def read(
+        self,
+        memory: MemoryState,
+        reference: Any,
+        problem: Int[AnyArray, "b n"],
+        pointers: Int[AnyArray, "b n 2"],
+        scratchpad: Scratchpad,
+    ) -> tuple[Float[Array, "b n d"], Bool[Array, "b n"]]:
+        """The input of an iteration, and which of its columns attention can see."""
+        x = self.embed_memory(memory, reference)
+        filled = memory.tokens != PAD
+        # The boundary pad is seen too: where nothing else fits, heads can look there.
+        seen = filled | jnp.pad(filled[:, 1:], ((0, 0), (0, 1)))
+        x = jnp.where(seen[..., None], x, 0.0)
+        if scratchpad.shows_problem:
+            x += embed(problem, self.problem_embedding())
+            seen |= problem != PAD
+        one_hot = jax.nn.one_hot(pointers, NUM_POINTERS)
+        one_hot = jnp.where(pointers[..., None] > 0, one_hot, 0.0)
+        return x + jnp.einsum("bnck,ckd->bnd", one_hot, self.pointer_vectors), seen
+
+    def write(
+        self, memory, rounds, logits, copy_from, constants, teacher
+    ) -> MemoryState:
+        """The memory with the predicted round, or the teacher's instead."""
+        tokens, _ = choose_round(rounds, teacher)
+        return MemoryState(write_memory(memory.tokens, tokens, copy_from, constants))
+
+    def embed_memory(
+        self, memory: MemoryState, reference: Any
+    ) -> Float[Array, "b n d"]:
+        return embed(memory.tokens, self.memory_embedding())
+
+    def reference(self, memory: MemoryState, scratchpad: Scratchpad) -> Any:
+        """What numbers are read and predicted relative to; here nothing."""
+        return None
+
+    def round_logits(self, hidden: Float[Array, "b n d"], reference: Any) -> Array:
+        return project(hidden, self.round_head())
+
+    def answer_logits(self, hidden: Float[Array, "b n d"], reference: Any) -> Array:
+        return project(hidden, self.answer_head())
+
+
+def choose_round(
+    rounds: Int[Array, "b r"], teacher: TeacherForcing | None
+) -> tuple[Int[Array, "b r"], Bool[Array, " b"]]:
+    """The round that is fed back, and whether it is the teacher's.
 
     Args:
-      told: `[b, r]`, or vectors `[b, r, d]`, in the last r columns; `kept` and `written`
-        have all n.
+      teacher: its arrays without their axis t: those of this iteration.
     """
-    room = kept.shape[1] - told.shape[1]  # nothing is said in the columns before
-    told = jnp.pad(told, ((0, 0), (room, 0), *[(0, 0)] * (told.ndim - 2)))
-    copied = jnp.take_along_axis(told, match_rank(jnp.maximum(source, 0), told), axis=1)
-    kept = jnp.where(match_rank(source >= 0, told), copied, kept)
-    return jnp.where(match_rank(given >= 0, told), written, kept)
-
-
-def match_rank(index, target):
-    """Gives `[b, n]` the rank of `target`."""
-    return index if target.ndim == 2 else index[..., None]
-
-
-def before(
-    scratchpad: Scratchpad, rounds: Int[AnyArray, "t b r"], drawn: Int[Array, "b k"]
-) -> Scratchpad:
-    """The scratchpad as each drawn round finds it, the true rounds before it written."""
-
-    def note(memory, inputs):
-        return write_memory(memory, *inputs), memory
-
-    per_loop = rounds, scratchpad.copy_from, scratchpad.constants
-    _, memory = jax.lax.scan(note, scratchpad.initial, per_loop)
-    each = memory, scratchpad.copy_from, scratchpad.constants, scratchpad.pointers
-    memory, source, given, marks = (gather_rounds(x, drawn) for x in each)
-    return scratchpad._replace(
-        initial=memory[0], copy_from=source, constants=given, pointers=marks
-    )
-
-
-def sample_rounds(
-    key: Key[Array, ""], num_rounds: Int[AnyArray, " b"], num: int
-) -> Int[Array, "b k"]:
-    """`num` of the rounds 0..T-1 of each chain: one of each part, if it is cut into
-    `num` parts of one size. Every round is as likely as every other."""
-    within = jax.random.uniform(key, (len(num_rounds), num))
-    place = (jnp.arange(num)[None] + within) / num * num_rounds[:, None]
-    return jnp.minimum(place.astype(jnp.int32), num_rounds[:, None] - 1)
-
-
-def gather_rounds(
-    of_rounds: Shaped[AnyArray, "t b *n"], drawn: Int[Array, "b k"]
-) -> Shaped[Array, "1 b*k *n"]:
-    """What belongs to the drawn rounds, as chains of one round each."""
-    chain = jnp.arange(len(drawn))[:, None]
-    found = jnp.asarray(of_rounds)[drawn, chain]
-    return found.reshape(1, -1, *found.shape[2:])
-
-
-class ValueOffset(NamedTuple):
-    """How the numbers of each chain are raised: values are then met in training that
-    only longer problems have."""
-
-    by: Int[Array, " b"]
-    least: Int[Array, " b"]  # smaller numbers stay as they are
-
-    def apply(self, tokens: Int[AnyArray, "*t b n"]) -> Int[Array, "*t b n"]:
-        """Tokens that are not numbers stay too."""
-        tokens = jnp.asarray(tokens)
-        outer = tuple(range(tokens.ndim - 2))
-        by, least = (jnp.expand_dims(part, (*outer, -1)) for part in self)
-        return jnp.where(tokens >= FIRST_NUMBER + least, tokens + by, tokens)
+    tokens = read_round(rounds)
+    forced = jnp.zeros(len(tokens), bool)
+    if teacher is not None:
+        forced = jnp.asarray(teacher.forced)
+        tokens = jnp.where(forced[:, None], teacher.rounds, tokens)
+    return tokens, forced

@@ -8,13 +8,22 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from relay_jax.base import Array, DecoderBatch, Float, Int, Key, LoopedBatch, PyTree
+from relay_jax.base import (
+    Array,
+    DecoderBatch,
+    Float,
+    Int,
+    Key,
+    LoopedBatch,
+    PyTree,
+    Scratchpad,
+)
 from relay_jax.config import LossConfig, TrainConfig
 from relay_jax.data.text import Text
-from relay_jax.models import MODELS
+from relay_jax.models.registry import make_model
 from relay_jax.models.sharding import ROUNDS_FIRST, constrain
-from relay_jax.tasks import TASKS, Task
-from relay_jax.training.losses import LOSSES
+from relay_jax.tasks import Task
+from relay_jax.training.objective import OBJECTIVES
 from relay_jax.training.optimizer import make_optimizer
 
 INIT, TRAIN = 0, 1  # purposes of the run's key
@@ -30,17 +39,30 @@ class TrainState(NamedTuple):
 
 
 def init_params(config: TrainConfig) -> PyTree:
-    """Fresh parameters: a function of the seed and the model's config."""
+    """Fresh parameters, a function of the seed and of the model's config alone."""
     key = jax.random.fold_in(jax.random.key(config.seed), INIT)
-    model = MODELS[config.model.kind](config.model)
+    model = make_model(config.model)
     problem = jnp.ones((1, 8), jnp.int32)
     if config.model.kind == "decoder":
         return jax.jit(model.init)(key, problem)["params"]
-    scratchpad = TASKS["edit_distance"]().scratchpad(problem, 1)
-    scratchpad = scratchpad if config.model.input_injection == "feedback" else None
-    num_rounds = jnp.ones(1, jnp.int32)
+    inputs = problem, jnp.ones(1, jnp.int32)
+    if config.model.uses_feedback:
+        inputs += (full_scratchpad(problem),)
     init = functools.partial(model.init, num_loops=1)
-    return jax.jit(lambda k: init(k, problem, scratchpad, num_rounds))(key)["params"]
+    return jax.jit(lambda key: init(key, *inputs))(key)["params"]
+
+
+def full_scratchpad(problem: Int[Array, "b n"]) -> Scratchpad:
+    """A scratchpad of one round that makes use of every parameter a model can have."""
+    unused = jnp.full((1, *problem.shape), -1)
+    return Scratchpad(
+        initial=problem,
+        copy_from=unused,
+        constants=unused,
+        pointers=jnp.zeros((*unused.shape, 2), jnp.int32),
+        shows_problem=True,
+        has_differences=True,
+    )
 
 
 def init_state(config: TrainConfig, params: PyTree) -> TrainState:
@@ -61,7 +83,7 @@ def make_train_step(config: TrainConfig, layout: PyTree = None):
       layout: where each part of the state lies (`models.sharding.param_shardings`).
     """
     optimizer = make_optimizer(config.optimizer, config.num_steps)
-    loss = LOSSES[config.model.kind]
+    objective = OBJECTIVES[config.model.kind]
     run_key = jax.random.fold_in(jax.random.key(config.seed), TRAIN)
     lies = layout and {"out_shardings": (layout, layout.step)}  # metrics: everywhere
 
@@ -82,7 +104,7 @@ def make_train_step(config: TrainConfig, layout: PyTree = None):
         forcing = teacher_forcing(config.loss, state.step / config.num_steps)
 
         def gradient(batch, key):
-            return jax.grad(loss, has_aux=True)(
+            return jax.grad(objective, has_aux=True)(
                 state.params,
                 batch,
                 key,

@@ -22,7 +22,7 @@ from relay_jax.data.buckets import (
 )
 from relay_jax.data.sources import sample_split
 from relay_jax.models import export
-from relay_jax.models.looped import NUM_MARKS
+from relay_jax.models.feedback import NUM_POINTERS
 from relay_jax.models.sharding import check_batch, make_mesh
 from relay_jax.tasks import TASKS, Task, make_task
 from relay_jax.training import run_dir
@@ -100,7 +100,7 @@ def check(config: TrainConfig, workdir: epath.PathLike) -> None:
     check_config(config)
     check_devices(config)
     for bucket in open_buckets(config, workdir):
-        if isinstance(bucket, Bucket) and uses_feedback(config.model):
+        if isinstance(bucket, Bucket) and config.model.uses_feedback:
             _check_marks(bucket)
     if config.evaluation.text:
         open_held_out(config, workdir)
@@ -209,7 +209,7 @@ def _check_model(model: ModelConfig) -> None:
         ("differences", model.differences),
         ("feedback='soft'", model.feedback == "soft"),
     ):
-        if given and not uses_feedback(model):
+        if given and not model.uses_feedback:
             raise ValueError(
                 f"model.{name} needs kind='looped' and input_injection='feedback', got "
                 f"{model.kind!r} and {model.input_injection!r}"
@@ -219,7 +219,7 @@ def _check_model(model: ModelConfig) -> None:
 def _check_drawn(config: TrainConfig) -> None:
     drawn = [n for n, b in config.data.buckets.items() if b.sampled_rounds]
     forcing = config.loss.forcing_start, config.loss.forcing_end
-    if drawn and not (uses_feedback(config.model) and forcing == (1, 1)):
+    if drawn and not (config.model.uses_feedback and forcing == (1, 1)):
         raise ValueError(
             f"data.buckets.{drawn[0]}.sampled_rounds trains rounds by themselves, after "
             "true ones: it needs kind='looped', input_injection='feedback' and loss."
@@ -235,11 +235,6 @@ def _check_most(config: TrainConfig) -> None:
                 f"data.buckets.{name}.max_rounds is {bucket.max_rounds}, but a decoder "
                 "learns whole chains; set it to 0"
             )
-
-
-def uses_feedback(model: ModelConfig) -> bool:
-    """Whether a loop is told what the one before it said."""
-    return model.kind == "looped" and model.input_injection == "feedback"
 
 
 def _check_names(config: TrainConfig, trained: set[str]) -> None:
@@ -263,7 +258,7 @@ def _check_shift(task: Task, longest: int, config: TrainConfig) -> None:
     shift, model = config.loss.max_value_offset.get(task.name, 0), config.model
     if not shift:
         return
-    if not uses_feedback(model):
+    if not model.uses_feedback:
         raise ValueError(
             f"loss.max_value_offset.{task.name} is {shift}, but only a looped model "
             "with input_injection='feedback' can see from where a chain counts; set it to 0"
@@ -288,7 +283,7 @@ def _check_gaps(config: TrainConfig) -> None:
             f"alone, here {loss.max_value_offset}, and true rounds (loss.forcing_start and "
             f"loss.forcing_end 1), here {least:g}; set it to 0"
         )
-    if loss.value_gap_prob and not (uses_feedback(config.model) and "lis" in tasks):
+    if loss.value_gap_prob and not (config.model.uses_feedback and "lis" in tasks):
         raise ValueError(
             f"loss.value_gap_prob is {loss.value_gap_prob:g}: it is for LIS and a looped model with "
             f"input_injection='feedback', here {', '.join(sorted(tasks))} and kind="
@@ -302,10 +297,10 @@ def _check_marks(bucket: Bucket) -> None:
     problem = sample_split(task, np.random.default_rng(0), length, "train").problem
     aligned = jnp.asarray(right_align(problem, task.problem_size(bucket.longest)))
     marks = int(task.scratchpad(aligned, bucket.num_loops).pointers.max())
-    if marks >= NUM_MARKS:
+    if marks >= NUM_POINTERS:
         raise ValueError(
             f"{task} points at {marks} places in a loop, and round feedback knows "
-            f"{NUM_MARKS - 1}; use smaller groups"
+            f"{NUM_POINTERS - 1}; use smaller groups"
         )
 
 

@@ -13,7 +13,7 @@ from relay_jax import config_io
 from relay_jax.data import loader
 from relay_jax.data.buckets import open_buckets
 from relay_jax.models.sharding import named_leaves
-from relay_jax.training.losses import LOSSES
+from relay_jax.training.objective import OBJECTIVES
 from relay_jax.training.step import init_params, init_state, make_train_step
 
 torch = pytest.importorskip("torch", reason="torch is the peer of the benchmark")
@@ -28,10 +28,10 @@ CONFIGS = {
     "paper": (paper, "arithmetic/looped_aligned", {}),
     "paper_ar": (paper, "arithmetic/ar", {"norm": "rms", "activation": "swiglu"}),
     "paper_lis": (paper, "lis/looped_aligned", {"input_injection": "feedback"}),
-    "problem": (
+    "paper_relu": (
         paper,
         "edit_distance/looped_aligned",
-        {"input_injection": "problem", "qkv_bias": True, "activation": "relu"},
+        {"qkv_bias": True, "activation": "relu"},
     ),
 }
 
@@ -66,7 +66,7 @@ def test_loss_and_gradients_are_ours(name):
     params = shaken(init_params(config))
     work = {"task": step.task, "num_loops": step.num_loops}
     work |= {"model": config.model, "loss": config.loss}
-    run = functools.partial(LOSSES[config.model.kind], **work)
+    run = functools.partial(OBJECTIVES[config.model.kind], **work)
     (loss, _), grads = jax.jit(jax.value_and_grad(run, has_aux=True))(
         params, step.batch, jax.random.key(0), jnp.ones(())
     )

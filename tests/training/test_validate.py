@@ -34,10 +34,10 @@ def config(*changes):
             "model.num_heads (4) must be a multiple of model.num_kv_heads (3)",
         ),
         (
-            ("model.input_injection", "problem"),
+            ("model.input_injection", "hidden"),
             (
                 "model.differences needs kind='looped' and input_injection='feedback', got "
-                "'looped' and 'problem'"
+                "'looped' and 'hidden'"
             ),
         ),
         (
