@@ -31,7 +31,7 @@ def parse(module: str, *arguments: str) -> str:
         rest = flags.FLAGS(sys.argv)
     except ModuleNotFoundError as error:
         return f"{error}"
-    except (Exception, SystemExit) as error:  # whatever a config may raise
+    except (flags.Error, ValueError, AttributeError, LookupError, SystemExit) as error:
         return f"{type(error).__name__}: {error}"
     finally:
         for name in set(flags.FLAGS) - before:
