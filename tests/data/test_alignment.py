@@ -22,22 +22,22 @@ encode = TaskTokenizer().encode
 
 def examples(*texts):
     """`[ARI]... round round ... answer` -> Examples, padded on the right."""
-    rows = [[encode(word) for word in text.split()] for text in texts]
-    most = max(len(row) for row in rows) - 2
+    rows = [[encode(symbol) for symbol in text.split()] for text in texts]
+    max_rounds = max(len(row) for row in rows) - 2
     widest = [max(len(row[0]) for row in rows), 1]
-    widest[1] = max(len(told) for row in rows for told in row[1:])
-    made = Examples(
+    widest[1] = max(len(round_tokens) for row in rows for round_tokens in row[1:])
+    solved = Examples(
         np.full((len(rows), widest[0]), PAD, np.int16),
-        np.full((len(rows), most, widest[1]), PAD, np.int16),
+        np.full((len(rows), max_rounds, widest[1]), PAD, np.int16),
         np.array([len(row) - 2 for row in rows]),
         np.array([row[-1][0] for row in rows], np.int16),
         np.array([len(row) - 2 for row in rows]),
     )
     for b, (problem, *rounds, _) in enumerate(rows):
-        made.problem[b, : len(problem)] = problem
-        for t, told in enumerate(rounds):
-            made.rounds[b, t, : len(told)] = told
-    return made
+        solved.problem[b, : len(problem)] = problem
+        for t, round_tokens in enumerate(rounds):
+            solved.rounds[b, t, : len(round_tokens)] = round_tokens
+    return solved
 
 
 PAPER = "[ARI]3*2+6/3= 6+6/3= 6+2= 8 8"
@@ -91,8 +91,8 @@ def test_decoder_batch_is_as_drawn():
 
 
 def test_the_answer_follows_a_chain_that_does_not_hold_it():
-    made = examples("[ED]ab|acb<sep> 0,2,4,, 2,3,2,, 2", "[ED]a|b<sep> 3,, 3")
-    text, problem_sizes = flatten(made, EditDistance())
+    solved = examples("[ED]ab|acb<sep> 0,2,4,, 2,3,2,, 2", "[ED]a|b<sep> 3,, 3")
+    text, problem_sizes = flatten(solved, EditDistance())
     first = encode("[ED]ab|acb<sep>0,2,4,,2,3,2,,2<eos>")
     second = encode("[ED]a|b<sep>3,,3<eos>")
     for row, expected in zip(text.tolist(), (first, second)):
@@ -103,17 +103,17 @@ def test_the_answer_follows_a_chain_that_does_not_hold_it():
 @pytest.mark.parametrize("name", TASKS)
 def test_flatten_loses_and_adds_nothing(name):
     task = TASKS[name]()
-    made = task.sample(np.random.default_rng(0), np.arange(60) % 13 + 1)
-    text, problem_sizes = flatten(made, task)
-    batch = decoder_batch(made, task)
+    solved = task.sample(np.random.default_rng(0), np.arange(60) % 13 + 1)
+    text, problem_sizes = flatten(solved, task)
+    batch = decoder_batch(solved, task)
     for b, row in enumerate(text.tolist()):
-        parts = [*made.problem[b], *made.rounds[b].ravel()]
+        parts = [*solved.problem[b], *solved.rounds[b].ravel()]
         if name != "arithmetic":
-            parts.append(made.answer[b])
+            parts.append(solved.answer[b])
         expected = [int(i) for i in parts if i != PAD] + [EOS]
         assert row == expected + [PAD] * (len(row) - len(expected))
-        assert row[len(expected) - 2] == made.answer[b]
-        assert problem_sizes[b] == np.sum(made.problem[b] != PAD)
+        assert row[len(expected) - 2] == solved.answer[b]
+        assert problem_sizes[b] == np.sum(solved.problem[b] != PAD)
         trained = [problem_sizes[b] <= j < len(expected) for j in range(len(row))]
         assert (
             batch.trained[b].tolist()[: len(row)] == trained[: batch.trained.shape[1]]
@@ -134,22 +134,24 @@ def paper_mask(row):
 @pytest.mark.parametrize("name", TASKS)
 def test_alignment_cell_by_cell(name):
     task = TASKS[name]()
-    made = task.sample(np.random.default_rng(1), np.arange(60) % 13 + 1)
+    solved = task.sample(np.random.default_rng(1), np.arange(60) % 13 + 1)
     loops = task.num_rounds(13) + 2
-    batch = looped_batch(made, task, loops)
+    batch = looped_batch(solved, task, loops)
     width = batch.problem.shape[1]
     assert batch.rounds.shape == batch.mask.shape == (loops, 60, width)
     for b in range(60):
-        problem = [i for i in made.problem[b].tolist() if i != PAD]
+        problem = [i for i in solved.problem[b].tolist() if i != PAD]
         assert batch.problem[b].tolist() == [PAD] * (width - len(problem)) + problem
         for t in range(loops):
-            told = made.rounds[b, t] if t < made.rounds.shape[1] else []
-            told = [int(i) for i in told if i != PAD]
-            row = [PAD] * (width - len(told)) + told
+            round_tokens = solved.rounds[b, t] if t < solved.rounds.shape[1] else []
+            round_tokens = [int(i) for i in round_tokens if i != PAD]
+            row = [PAD] * (width - len(round_tokens)) + round_tokens
             assert batch.rounds[t, b].tolist() == row
             assert batch.mask[t, b].tolist() == paper_mask(row)
-            assert batch.mask[t, b].sum() == (len(told) + 1 if told else 0)
-            assert bool(told) == (t < batch.num_rounds[b])
+            assert batch.mask[t, b].sum() == (
+                len(round_tokens) + 1 if round_tokens else 0
+            )
+            assert bool(round_tokens) == (t < batch.num_rounds[b])
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -160,11 +162,11 @@ def test_widths_are_few_and_hold_everything(name):
     widths = set()
     for seed in range(20):
         length = np.append(np.random.default_rng(seed).integers(1, 13, size=7), 13)
-        made = task.sample(np.random.default_rng(seed), length)
-        width = alignment.looped_width(made, task)
+        solved = task.sample(np.random.default_rng(seed), length)
+        width = alignment.looped_width(solved, task)
         needed = max(
-            np.sum(made.problem != PAD, axis=1).max(),
-            np.sum(made.rounds != PAD, axis=2).max() + 1,  # with its boundary pad
+            np.sum(solved.problem != PAD, axis=1).max(),
+            np.sum(solved.rounds != PAD, axis=2).max() + 1,  # with its boundary pad
         )
         assert needed <= width < needed + alignment.WIDTH_STEP and width <= bound
         widths.add(width)
@@ -180,13 +182,13 @@ def test_every_round_has_room_for_its_boundary_pad():
 
 
 def test_cut_chains_keep_their_first_rounds_and_only_answers_they_reach():
-    made = Arithmetic(5).sample(np.random.default_rng(0), np.array([1, 2, 4]))
-    cut = alignment.truncate_chains(made, 2)
-    np.testing.assert_array_equal(cut.rounds, made.rounds[:, :2])
+    solved = Arithmetic(5).sample(np.random.default_rng(0), np.array([1, 2, 4]))
+    cut = alignment.truncate_chains(solved, 2)
+    np.testing.assert_array_equal(cut.rounds, solved.rounds[:, :2])
     assert cut.num_rounds.tolist() == [1, 2, 2]
-    assert cut.answer.tolist() == [made.answer[0], made.answer[1], PAD]
-    for kept, whole in zip(alignment.truncate_chains(made, 4), made):
-        np.testing.assert_array_equal(kept, whole)
+    assert cut.answer.tolist() == [solved.answer[0], solved.answer[1], PAD]
+    for truncated, whole in zip(alignment.truncate_chains(solved, 4), solved):
+        np.testing.assert_array_equal(truncated, whole)
 
 
 def test_right_align_and_mask_take_any_leading_axes():

@@ -45,12 +45,12 @@ def test_starting_in_the_middle_equals_going_through(kind, tmp_path):
 def test_processes_make_the_same_and_end_with_their_iterator(tmp_path):
     run = config()
     data = dataclasses.replace(run.data, num_workers=2)
-    made = steps(dataclasses.replace(run, data=data), tmp_path, 17, 1000)
+    parallel = steps(dataclasses.replace(run, data=data), tmp_path, 17, 1000)
     alone = steps(run, tmp_path, 17, 21)
-    for now, one in zip(made, alone):
+    for now, one in zip(parallel, alone):
         assert_equal(now, one)
     assert len(multiprocessing.active_children()) == 2
-    made.close()
+    parallel.close()
     assert not multiprocessing.active_children()
 
 
@@ -63,17 +63,19 @@ def test_a_process_makes_its_own_rows_alone(kind):
     for step in range(12):
         whole, part = (step_at(step, buckets, run, r).batch for r in (None, rows))
         widths.add((step_at(step, buckets, run).task.name, part[0].shape[-1]))
-        for name, all_, own in zip(whole._fields, whole, part, strict=True):
-            own = own.swapaxes(0, 1) if name in ("rounds", "mask") else own
+        for name, all_, local in zip(whole._fields, whole, part, strict=True):
+            local = local.swapaxes(0, 1) if name in ("rounds", "mask") else local
             all_ = all_.swapaxes(0, 1) if name in ("rounds", "mask") else all_
-            assert len(own) == 2
-            if own.ndim > 1:  # looped batches are aligned to the right
-                more = own.shape[-1] - all_.shape[-1]
-                assert more >= 0 and not own[..., :more].any() or kind == "decoder"
-                kept = slice(more, None) if kind == "looped" else slice(all_.shape[-1])
-                assert np.count_nonzero(own) == np.count_nonzero(own[..., kept])
-                own = own[..., kept]
-            np.testing.assert_array_equal(own, all_[rows])
+            assert len(local) == 2
+            if local.ndim > 1:  # looped batches are aligned to the right
+                more = local.shape[-1] - all_.shape[-1]
+                assert more >= 0 and not local[..., :more].any() or kind == "decoder"
+                columns = (
+                    slice(more, None) if kind == "looped" else slice(all_.shape[-1])
+                )
+                assert np.count_nonzero(local) == np.count_nonzero(local[..., columns])
+                local = local[..., columns]
+            np.testing.assert_array_equal(local, all_[rows])
     assert len(widths) == 2  # one a bucket, whatever the rows
 
 

@@ -27,8 +27,8 @@ def publish(folder, name):
             texts += rows
         return texts
     if name == "sharegpt":
-        said = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
-        records = [{"id": str(i), "conversations": said} for i in range(2)]
+        messages = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+        records = [{"id": str(i), "conversations": messages} for i in range(2)]
         file = folder / "ShareGPT_V4.3_unfiltered_cleaned_split.json"
         file.write_text(json.dumps(records))
         (folder / "another_version.json").write_text(json.dumps(records))

@@ -54,9 +54,9 @@ def test_train_and_test_never_meet(name):
 
 def test_the_hash_does_not_see_padding_and_takes_one_in_ten():
     rng = np.random.default_rng(0)
-    made = EditDistance().sample(rng, np.full(20_000, 6))
-    held_out = is_test(made.problem)
-    wider = np.pad(made.problem, ((0, 0), (0, 7)), constant_values=PAD)
+    sampled = EditDistance().sample(rng, np.full(20_000, 6))
+    held_out = is_test(sampled.problem)
+    wider = np.pad(sampled.problem, ((0, 0), (0, 7)), constant_values=PAD)
     np.testing.assert_array_equal(is_test(wider), held_out)
     assert abs(held_out.mean() - 0.1) < 0.01
 
@@ -72,25 +72,25 @@ def test_the_hash_sees_every_token_and_its_place():
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_an_example_is_a_function_of_its_index(split):
-    made = SyntheticSource(SHORT, (1, 4), 7, split)
-    assert isinstance(made, Source)
+    sampled = SyntheticSource(SHORT, (1, 4), 7, split)
+    assert isinstance(sampled, Source)
     indices = np.array([5, BLOCK - 1, BLOCK, 3 * BLOCK + 2, 0, 5])
-    together = made.take(indices)
+    together = sampled.take(indices)
     same(*(Examples(*(part[[i]] for part in together)) for i in (0, 5)))
     sources._block.cache_clear()
     for i in reversed(range(len(indices))):  # alone, in another order
-        alone = made.take(indices[[i]])
+        alone = sampled.take(indices[[i]])
         same(alone, Examples(*(part[[i]] for part in together)))
     other = SyntheticSource(SHORT, (1, 4), 8, split).take(indices)
     assert problems(other) != problems(together)
 
 
 def test_changing_examples_does_not_change_the_source():
-    made = SyntheticSource(SHORT, (1, 4), 0)
-    before = problems(made.take(np.arange(4)))
-    for part in made.take(np.arange(4)):
+    sampled = SyntheticSource(SHORT, (1, 4), 0)
+    before = problems(sampled.take(np.arange(4)))
+    for part in sampled.take(np.arange(4)):
         part[:] = 1
-    assert problems(made.take(np.arange(4))) == before
+    assert problems(sampled.take(np.arange(4))) == before
 
 
 def test_a_synthetic_source_does_not_end():
@@ -103,8 +103,8 @@ def test_a_synthetic_source_does_not_end():
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_examples_per_length_are_proportional_to_the_length(split):
-    made = SyntheticSource(SHORT, (2, 6), 0, split).take(np.arange(6 * BLOCK))
-    share = np.bincount(made.length, minlength=7) / (6 * BLOCK)
+    sampled = SyntheticSource(SHORT, (2, 6), 0, split).take(np.arange(6 * BLOCK))
+    share = np.bincount(sampled.length, minlength=7) / (6 * BLOCK)
     assert np.all(share[:2] == 0)
     assert np.all(np.abs(share[2:] - np.arange(2, 7) / 20) < 0.02)
 
@@ -113,15 +113,15 @@ def test_every_example_is_of_its_split_and_well_formed():
     task = LongestIncreasingSubsequence(group=2, smallest=7, number_range=13)
     for split in ("train", "test"):
         length = np.arange(300) % 5 + 2
-        made = sample_split(task, np.random.default_rng(0), length, split)
-        assert np.all(is_test(made.problem) == (split == "test"))
-        np.testing.assert_array_equal(made.length, length)
-        np.testing.assert_array_equal((made.problem != PAD).sum(1), length + 2)
-        np.testing.assert_array_equal(made.num_rounds, -(-length // 2))
-        told = (made.rounds != PAD).any(axis=2).sum(axis=1)
-        np.testing.assert_array_equal(told, made.num_rounds)
-        best = np.where(made.rounds > 15, made.rounds, 0).max(axis=(1, 2))
-        np.testing.assert_array_equal(best, made.answer)  # all parts moved together
+        sampled = sample_split(task, np.random.default_rng(0), length, split)
+        assert np.all(is_test(sampled.problem) == (split == "test"))
+        np.testing.assert_array_equal(sampled.length, length)
+        np.testing.assert_array_equal((sampled.problem != PAD).sum(1), length + 2)
+        np.testing.assert_array_equal(sampled.num_rounds, -(-length // 2))
+        counts = (sampled.rounds != PAD).any(axis=2).sum(axis=1)
+        np.testing.assert_array_equal(counts, sampled.num_rounds)
+        best = np.where(sampled.rounds > 15, sampled.rounds, 0).max(axis=(1, 2))
+        np.testing.assert_array_equal(best, sampled.answer)  # all parts moved together
 
 
 class OneProblem(Arithmetic):
@@ -156,14 +156,14 @@ def test_shuffled_visits_each_example_once_an_epoch():
 
 
 def test_held_examples_are_shuffled():
-    made = SHORT.sample(np.random.default_rng(0), np.full(30, 9))
-    held = InMemorySource(made, seed=1)
-    assert isinstance(held, Source) and len(held) == 30
-    taken = held.take(np.arange(30))
-    assert problems(taken) != problems(made)
-    assert sorted(problems(taken)) == sorted(problems(made))
+    sampled = SHORT.sample(np.random.default_rng(0), np.full(30, 9))
+    memory_source = InMemorySource(sampled, seed=1)
+    assert isinstance(memory_source, Source) and len(memory_source) == 30
+    taken = memory_source.take(np.arange(30))
+    assert problems(taken) != problems(sampled)
+    assert sorted(problems(taken)) == sorted(problems(sampled))
     order = shuffled(np.arange(30), 30, 1)
-    same(taken, Examples(*(part[order] for part in made)))
+    same(taken, Examples(*(part[order] for part in sampled)))
 
 
 def test_concatenate_pads_on_the_right():
@@ -179,5 +179,5 @@ def test_concatenate_pads_on_the_right():
         assert np.all(joined.rounds[rows, t:] == PAD)
         assert np.all(joined.rounds[rows, :, r:] == PAD)
         for field in ("num_rounds", "answer", "length"):
-            whole, own = getattr(joined, field), getattr(part, field)
-            np.testing.assert_array_equal(whole[rows], own)
+            whole, single = getattr(joined, field), getattr(part, field)
+            np.testing.assert_array_equal(whole[rows], single)

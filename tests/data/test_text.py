@@ -57,13 +57,13 @@ def test_a_batch_is_a_function_of_seed_and_step(tmp_path):
     bucket = BucketConfig("text", (8, 8), kind="text", path="train.npy")
     model = ModelConfig(kind="decoder", text_vocab_size=500)
     config = TrainConfig(model=model, data=DataConfig(4, {"text": bucket}))
-    made = list(loader.steps(config, tmp_path, 2, 5))
+    batches = list(loader.steps(config, tmp_path, 2, 5))
     buckets = open_buckets(config, tmp_path)
-    for now, step in zip(made, range(2, 5), strict=True):
+    for now, step in zip(batches, range(2, 5), strict=True):
         again = loader.step_at(step, buckets, config)
         assert now.task.name == "text" and now.step == step
         np.testing.assert_array_equal(now.batch.tokens, again.batch.tokens)
-    for one, two in itertools.combinations(made, 2):
+    for one, two in itertools.combinations(batches, 2):
         assert not np.array_equal(one.batch.tokens, two.batch.tokens)
     looped = TrainConfig(data=config.data)
     with pytest.raises(ValueError, match="only a decoder can train on text"):
@@ -116,15 +116,15 @@ def test_a_corpus_is_made_once_and_loses_nothing(folder, tmp_path):
     assert len(files) == 30 and not any("wrong" in str(file) for file in files)
     texts: dict[bool, list[str]] = {False: [], True: []}
     for file in files:
-        held = is_held_out(str(file.relative_to(root)), 4)
-        texts[held].append(file.read_bytes().decode())
+        is_test = is_held_out(str(file.relative_to(root)), 4)
+        texts[is_test].append(file.read_bytes().decode())
     assert len(texts[True]) == summary["held_out"]["files"] > 0
-    for name, held in (("train", False), ("held_out", True)):
+    for name, is_test in (("train", False), ("held_out", True)):
         tokens = np.load(run / f"{name}.npy")
         assert tokens.dtype == np.uint16 and len(tokens) == summary[name]["tokens"]
         ends = np.flatnonzero(tokens == tokenizer.eos_id)
         documents = np.split(tokens, ends + 1)[:-1]
-        assert [tokenizer.decode(d[:-1]) for d in documents] == texts[held]
+        assert [tokenizer.decode(d[:-1]) for d in documents] == texts[is_test]
     (run / "train.npy").unlink()  # it is not made again
     assert prepare_corpus(config, 340, run) == summary
     with pytest.raises(ValueError, match="has a corpus of .* give another --workdir"):

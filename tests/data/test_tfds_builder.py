@@ -56,8 +56,8 @@ def test_reads_what_synthetic_made(data_dir, name, lengths, split, num):
     source = tfds_source.open_tfds(task, lengths, data_dir, 8, split)
     assert len(source) == num
     indices = np.arange(num - 20, num + 20)  # from one epoch into the next
-    made = SyntheticSource(task, lengths, 3, split).take(shuffled(indices, num, 8))
-    same(source.take(indices), made)
+    fresh = SyntheticSource(task, lengths, 3, split).take(shuffled(indices, num, 8))
+    same(source.take(indices), fresh)
 
 
 def test_vectors_are_as_drawn():
@@ -88,13 +88,13 @@ def test_splits_are_disjoint(data_dir):
             for split in ("train", "test")
         )
         seen = set(map(bytes, train.take(np.arange(NUM_TRAIN)).problem))
-        held = set(map(bytes, test.take(np.arange(NUM_TEST)).problem))
-        assert held and not seen & held
+        problems = set(map(bytes, test.take(np.arange(NUM_TEST)).problem))
+        assert problems and not seen & problems
 
 
 def test_same_seed_same_files(tmp_path):
-    def files(seed, place):
-        found = make(tmp_path / place, seed=seed)
+    def files(seed, folder):
+        found = make(tmp_path / folder, seed=seed)
         return {file.name: file.read_bytes() for file in found.glob("*array_record*")}
 
     one = files(0, "one")
@@ -108,8 +108,8 @@ def test_shards_join_in_order(tmp_path, monkeypatch):
     assert len(list(path.glob("*array_record*"))) == 3
     indices = np.arange(0, num, 7)
     read = tfds_source.open_tfds(SMALL, (1, 2), tmp_path, 0).take(indices)
-    made = SyntheticSource(SMALL, (1, 2), 3).take(shuffled(indices, num, 0))
-    same(read, made)
+    fresh = SyntheticSource(SMALL, (1, 2), 3).take(shuffled(indices, num, 0))
+    same(read, fresh)
 
 
 @pytest.fixture
@@ -137,14 +137,14 @@ def test_workers_write_the_same_files(tmp_path, done_here):
         config = tfds_builder.TaskRange(
             task=SMALL, lengths=(1, 3), num_train=num_train, num_test=num_test
         )
-        plain, place = tmp_path / f"plain{num_train}", tmp_path / f"made{num_train}"
+        plain, folder = tmp_path / f"plain{num_train}", tmp_path / f"made{num_train}"
         tfds_builder.build(config, plain)
         # A function such as a progress bar's cannot be sent to other processes.
         tfds_builder.build(
-            config, place, progress=lambda _: None, workers=Workers("none")
+            config, folder, progress=lambda _: None, workers=Workers("none")
         )
-        assert files_below(place) == files_below(plain)
-        assert len(tfds_source.open_tfds(SMALL, (1, 3), place, 0, "test")) == num_test
+        assert files_below(folder) == files_below(plain)
+        assert len(tfds_source.open_tfds(SMALL, (1, 3), folder, 0, "test")) == num_test
 
 
 def test_workers_that_fail_leave_the_old_dataset(tmp_path, done_here, monkeypatch):
@@ -208,8 +208,8 @@ def test_paper_configs():
         _,
         longest,
     ), *_ in tfds_builder.PAPER:  # and eight times as long is allowed
-        task, far = TASKS[name](), 8 * longest
-        assert task.num_rounds(far) * task.round_size(far) < MAX_TOKENS
+        task, length = TASKS[name](), 8 * longest
+        assert task.num_rounds(length) * task.round_size(length) < MAX_TOKENS
 
 
 def test_nothing_is_overwritten(tmp_path):
@@ -274,16 +274,16 @@ def test_other_options_and_splits(tmp_path):
 @pytest.mark.parametrize("damage", ["cut", "gone", "info", "record"])
 def test_damaged_dataset(tmp_path, damage):
     (file,) = (path := make(tmp_path, num_test=0)).glob("*array_record*")
-    held = bytearray(file.read_bytes())
+    problems = bytearray(file.read_bytes())
     if damage == "cut":
-        file.write_bytes(held[: len(held) // 2])
+        file.write_bytes(problems[: len(problems) // 2])
     elif damage == "gone":
         file.unlink()
     elif damage == "info":
         (path / "dataset_info.json").write_text("{")
     else:
-        held[300] ^= 255
-        file.write_bytes(held)
+        problems[300] ^= 255
+        file.write_bytes(problems)
     with pytest.raises(
         ValueError, match=r"is damaged \(.*build it again with .*--over"
     ):

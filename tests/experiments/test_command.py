@@ -41,9 +41,9 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path, folder):
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit) as stop, command.one_line_errors():
         command.make_folder(epath.Path(tmp_path / folder))
-    told = str(stop.value.code)
-    assert told.startswith(f"error: {tmp_path}/file") or "/proc/x" in told
-    assert " cannot be used: " in told
+    line = str(stop.value.code)
+    assert line.startswith(f"error: {tmp_path}/file") or "/proc/x" in line
+    assert " cannot be used: " in line
 
 
 def test_a_folder_that_is_made_is_empty(tmp_path):
@@ -76,17 +76,19 @@ def test_a_place_that_is_given_is_not_empty(argument, name):
 def test_records_can_be_written_before_there_are_any(tmp_path):
     values = flags.FlagValues()
     flags.DEFINE_string("records", "", "", flag_values=values)
-    for given in (tmp_path / "records.jsonl", ""):
-        values(["script", f"--records={given}"])
+    for path_value in (tmp_path / "records.jsonl", ""):
+        values(["script", f"--records={path_value}"])
         command.check_places(values)
-    for given in (tmp_path / "no" / "records.jsonl", tmp_path):
-        values(["script", f"--records={given}"])
-        with pytest.raises(ValueError, match=f"--records={given} cannot be written"):
+    for path_value in (tmp_path / "no" / "records.jsonl", tmp_path):
+        values(["script", f"--records={path_value}"])
+        with pytest.raises(
+            ValueError, match=f"--records={path_value} cannot be written"
+        ):
             command.check_places(values)
 
 
 @pytest.mark.parametrize(
-    "given, is_shared, message",
+    "path_value, is_shared, message",
     [
         ({"coordinator": "host:1"}, False, "is the work of one process: start it once"),
         ({"process_id": 0}, False, "without --coordinator, --num_processes and --proc"),
@@ -113,17 +115,17 @@ def test_records_can_be_written_before_there_are_any(tmp_path):
         ({"num_processes": 2}, True, "--num_processes and --process_id need --coord"),
     ],
 )
-def test_who_takes_part_is_told_in_full(given, is_shared, message, monkeypatch):
+def test_who_takes_part_is_told_in_full(path_value, is_shared, message, monkeypatch):
     monkeypatch.setattr(jax.distributed, "initialize", None)
     refused = pytest.raises(ValueError, match=message)
-    with flagsaver.flagsaver(**given), refused:
+    with flagsaver.flagsaver(**path_value), refused:
         command.connect(is_shared)
 
 
 def test_a_cluster_is_asked_for_by_a_flag_or_the_environment(monkeypatch):
     met = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *who: met.append(who))
-    for default, given, is_shared, expected in [
+    for default, path_value, is_shared, expected in [
         ("", None, True, []),
         ("", "auto", True, [(None, None, None)]),
         ("auto", None, True, [(None, None, None)]),
@@ -132,7 +134,7 @@ def test_a_cluster_is_asked_for_by_a_flag_or_the_environment(monkeypatch):
     ]:
         monkeypatch.setenv(command.COORDINATOR, default)
         met.clear()
-        with flagsaver.flagsaver(coordinator=given):
+        with flagsaver.flagsaver(coordinator=path_value):
             command.connect(is_shared)
         assert met == expected
     for name, value in (("SLURM_NTASKS", "2"), ("TPU_WORKER_HOSTNAMES", "a,b")):

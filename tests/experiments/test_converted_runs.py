@@ -99,15 +99,15 @@ def test_a_tokenizer_with_too_many_words_is_refused(run, tmp_path):
     (small / "config.json").write_text(json.dumps(values))
     (small / "tokenizer.model").write_bytes((run / "tokenizer.model").read_bytes())
     flags = f"--run={small}", "--drafter=prompt_lookup", "--prompt=x"
-    told = refusal("rest_generate", *flags)
-    assert "words, the model 99; give the model's own with --tokenizer" in told
+    message = refusal("rest_generate", *flags)
+    assert "words, the model 99; give the model's own with --tokenizer" in message
 
 
 def test_ids_need_no_tokenizer(tmp_path):
     model = config_io.build(TrainConfig, {"model": LLAMA}).model
     hf_weights.save_params(init_params(TrainConfig(model=model)), model, tmp_path / "m")
-    words = {"tokenizer": "", "vocab_size": 320, "eos_id": 2}
-    build_datastore([np.arange(3, 99)], tmp_path / "store", **words)
+    vocab = {"tokenizer": "", "vocab_size": 320, "eos_id": 2}
+    build_datastore([np.arange(3, 99)], tmp_path / "store", **vocab)
     how = f"--run={tmp_path}/m", "--prompt_ids=5,6,7", "--max_new_tokens=9"
     ids = *how, "--print_ids", "--ignore_eos"
     plain = script("rest_generate", *ids, "--drafter=none")
@@ -117,5 +117,5 @@ def test_ids_need_no_tokenizer(tmp_path):
     drafted = script("rest_generate", *ids, *store)
     assert drafted.returncode == 0, drafted.stderr
     assert drafted.stdout == plain.stdout
-    told = refusal("rest_generate", *how, "--drafter=none")
-    assert "or give and take ids (rest_generate: --prompt_ids --print_ids)" in told
+    message = refusal("rest_generate", *how, "--drafter=none")
+    assert "or give and take ids (rest_generate: --prompt_ids --print_ids)" in message

@@ -15,7 +15,7 @@ from relay_jax.rest.build import build_datastore
 from relay_jax.training.step import init_params
 from relay_jax.vocabulary import TaskTokenizer
 
-WORDS = TaskTokenizer(12)
+TOKENIZER = TaskTokenizer(12)
 LLAMA = ModelConfig(
     kind="decoder",
     num_layers=1,
@@ -61,9 +61,9 @@ def test_prompts_come_from_text_and_files(tmp_path):
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "long.txt").write_text("1+2+3+4+5=")
     (tmp_path / "code" / "short.txt").write_text("1+2")
-    documents = [*WORDS.encode("9*8*7*6"), 1, *WORDS.encode("0="), 1]
+    documents = [*TOKENIZER.encode("9*8*7*6"), 1, *TOKENIZER.encode("0="), 1]
     np.save(tmp_path / "tokens.npy", np.array(documents, np.uint16))
-    given = {
+    values = {
         "prompt": ["0="],
         "prompt_ids": ["2,3"],
         "prompt_file": f"{tmp_path}/lines.txt",
@@ -73,30 +73,30 @@ def test_prompts_come_from_text_and_files(tmp_path):
         "token_array": f"{tmp_path}/tokens.npy",
         "prompt_tokens": 4,
     }
-    with flagsaver.flagsaver(**given):
-        prompts = prompting.read_prompts(WORDS)
-        assert prompting.read_prompts(WORDS, 3) == prompts[:3]
+    with flagsaver.flagsaver(**values):
+        prompts = prompting.read_prompts(TOKENIZER)
+        assert prompting.read_prompts(TOKENIZER, 3) == prompts[:3]
         assert prompting.source().endswith("code," + f"{tmp_path}/tokens.npy")
     texts = ["0=", "1+2=", "3*4=", "5-1=", "(1)=", "1+2+", "9*8*"]
-    expected = [WORDS.encode(text) for text in texts]
+    expected = [TOKENIZER.encode(text) for text in texts]
     assert prompts == [expected[0], [2, 3], *expected[1:]]
 
 
 def test_documents_are_cut_into_pieces_and_first_prompts_left_out(tmp_path):
     documents = [*range(10, 21), 1, *range(30, 35), 1]
     np.save(tmp_path / "tokens.npy", np.array(documents, np.uint16))
-    given = {"token_array": f"{tmp_path}/tokens.npy", "prompt_tokens": 2}
-    with flagsaver.flagsaver(piece_tokens=4, **given):
-        prompts = prompting.read_prompts(WORDS)
+    values = {"token_array": f"{tmp_path}/tokens.npy", "prompt_tokens": 2}
+    with flagsaver.flagsaver(piece_tokens=4, **values):
+        prompts = prompting.read_prompts(TOKENIZER)
     assert prompts == [
         [10, 11],
         [14, 15],
         [18, 19],
         [30, 31],
     ]  # a piece of 2 is too short
-    with flagsaver.flagsaver(piece_tokens=4, skip_prompts=1, **given):
-        assert prompting.read_prompts(WORDS, 2) == prompts[1:3]
-        assert prompting.read_prompts(WORDS) == prompts[1:]
+    with flagsaver.flagsaver(piece_tokens=4, skip_prompts=1, **values):
+        assert prompting.read_prompts(TOKENIZER, 2) == prompts[1:3]
+        assert prompting.read_prompts(TOKENIZER) == prompts[1:]
 
 
 def test_a_mix_takes_a_store_if_there_is_one():
@@ -115,7 +115,7 @@ def test_a_mix_takes_a_store_if_there_is_one():
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("values", "message"),
     [
         ({}, "no prompt: give --prompt, "),
         ({"prompt_file": "/nowhere"}, "--prompt_file: /nowhere does not exist"),
@@ -124,9 +124,9 @@ def test_a_mix_takes_a_store_if_there_is_one():
         ({"prompt_ids": ["1,x"]}, "--prompt_ids must be whole numbers with commas"),
     ],
 )
-def test_bad_prompts(given, message):
-    with flagsaver.flagsaver(**given), pytest.raises(ValueError, match=message):
-        prompting.read_prompts(WORDS)
+def test_bad_prompts(values, message):
+    with flagsaver.flagsaver(**values), pytest.raises(ValueError, match=message):
+        prompting.read_prompts(TOKENIZER)
 
 
 @pytest.fixture
@@ -138,17 +138,19 @@ def folder(tmp_path):
 
 
 def test_a_model_of_text_is_not_given_the_task_vocabulary(folder):
-    told = "llama has neither tokenizer.model nor tokenizer.json, and its model has 320"
+    expected_message = (
+        "llama has neither tokenizer.model nor tokenizer.json, and its model has 320"
+    )
     with flagsaver.flagsaver(run=str(folder)):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=expected_message):
             prompting.open_run()
         _, tokenizer = prompting.open_run(needs_words=False)
         assert (tokenizer.vocab_size, tokenizer.identity) == (320, "")
         for use in (lambda: tokenizer.encode("a"), lambda: tokenizer.decode([1])):
-            with pytest.raises(ValueError, match=told):
+            with pytest.raises(ValueError, match=expected_message):
                 use()
         with flagsaver.flagsaver(tokenizer="relay:12"):
-            assert prompting.open_run()[1] == WORDS
+            assert prompting.open_run()[1] == TOKENIZER
 
 
 def test_a_tokenizer_must_end_texts_as_the_model_does(folder):
@@ -156,20 +158,24 @@ def test_a_tokenizer_must_end_texts_as_the_model_does(folder):
     with flagsaver.flagsaver(run=str(folder), tokenizer="relay:12"):
         assert prompting.end_ids(prompting.open_run()[1]) == (5, 1)
         (folder / "generation_config.json").write_text('{"eos_token_id": [5, 9]}')
-        told = "relay:12 ends a text with the token 1, but .*llama with 5, 9; give"
-        with pytest.raises(ValueError, match=told):
+        expected_message = (
+            "relay:12 ends a text with the token 1, but .*llama with 5, 9; give"
+        )
+        with pytest.raises(ValueError, match=expected_message):
             prompting.open_run()
 
 
 def test_the_type_of_a_run_is_its_own(tmp_path):
-    told = f"--dtype=bfloat16 is for a Hugging Face folder, but {tmp_path} is a run"
-    refused = pytest.raises(ValueError, match=told)
+    expected_message = (
+        f"--dtype=bfloat16 is for a Hugging Face folder, but {tmp_path} is a run"
+    )
+    refused = pytest.raises(ValueError, match=expected_message)
     with flagsaver.flagsaver(run=str(tmp_path), dtype="bfloat16"), refused:
         prompting.open_run()
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("values", "message"),
     [
         ({}, "model-00002-of-.* is missing, though model.safetensors.index.json"),
         ({"mesh": "1,64"}, "a mesh of 1 x 1 x 64 .* does not fit the 8 devices"),
@@ -177,15 +183,15 @@ def test_the_type_of_a_run_is_its_own(tmp_path):
     ],
 )
 def test_a_wrong_model_is_told_before_the_datastore_is_loaded(
-    folder, tmp_path, given, message, monkeypatch
+    folder, tmp_path, values, message, monkeypatch
 ):
     monkeypatch.setitem(drafting.INDEXES, "device", None)
     hf_weights.save_params(init_params(TrainConfig(model=LLAMA)), LLAMA, folder, 20_000)
     (folder / hf_weights.WEIGHTS).unlink()
     sorted(folder.glob("model-*"))[1].unlink()
-    words = {"tokenizer": WORDS.identity, "vocab_size": 53, "eos_id": 1}
-    store = build_datastore([np.arange(9)], tmp_path / "store", **words)
-    given = given | {"run": str(folder), "tokenizer": "relay:12"}
+    vocab = {"tokenizer": TOKENIZER.identity, "vocab_size": 53, "eos_id": 1}
+    store = build_datastore([np.arange(9)], tmp_path / "store", **vocab)
+    values = values | {"run": str(folder), "tokenizer": "relay:12"}
     refused = pytest.raises(ValueError, match=message)
-    with flagsaver.flagsaver(datastore=str(store.path), **given), refused:
+    with flagsaver.flagsaver(datastore=str(store.path), **values), refused:
         drafting.from_flags(prompting.open_run()[1])

@@ -18,7 +18,7 @@ from tests.experiments.test_scripts import refusal, script
 
 DATA = pathlib.Path(__file__).parents[3] / "shared" / "data"
 HUMAN_EVAL = DATA / "HumanEval.jsonl.gz"
-WORDS = TaskTokenizer(12)
+TOKENIZER = TaskTokenizer(12)
 
 
 def make(path, *arguments, tokenizer="relay:12", run=script):
@@ -26,7 +26,7 @@ def make(path, *arguments, tokenizer="relay:12", run=script):
     return run("make_targets", file, f"--tokenizer={tokenizer}", *arguments)
 
 
-def told(path):
+def read_targets(path):
     """Prompt and text of each target, as ids."""
     targets = load_targets(path / "targets.npz")
     cuts = [np.split(target.tokens, [target.prompt_length]) for target in targets]
@@ -44,10 +44,12 @@ def test_every_other_line_of_packed_json(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "targets.npz: 2 texts, 8 tokens after their prompts" in done.stdout
     expected = [(f"{i}*2", f"={i}+{i}") for i in (1, 4)]
-    assert told(tmp_path) == [tuple(map(WORDS.encode, pair)) for pair in expected]
+    assert read_targets(tmp_path) == [
+        tuple(map(TOKENIZER.encode, pair)) for pair in expected
+    ]
     assert "or give --overwrite" in make(tmp_path, *source, run=refusal)
     done = make(tmp_path, *source, "--count=1", "--overwrite")
-    assert done.returncode == 0 and len(told(tmp_path)) == 1
+    assert done.returncode == 0 and len(read_targets(tmp_path)) == 1
 
 
 def test_files_and_token_arrays_are_cut(tmp_path):
@@ -56,12 +58,14 @@ def test_files_and_token_arrays_are_cut(tmp_path):
         (tmp_path / "code" / name).write_text(text)
     done = make(tmp_path, f"--files={tmp_path}/code", "--prompt_tokens=4")
     assert done.returncode == 0, done.stderr
-    assert told(tmp_path) == [(WORDS.encode("1+2+"), WORDS.encode("3+4+5="))]
+    assert read_targets(tmp_path) == [
+        (TOKENIZER.encode("1+2+"), TOKENIZER.encode("3+4+5="))
+    ]
     np.save(tmp_path / "tokens.npy", np.array([5, 6, 7, 8, 9, 1, 5, 1], np.uint16))
     array = f"--token_array={tmp_path}/tokens.npy", "--prompt_tokens=4", "--overwrite"
     done = make(tmp_path, *array)
     assert done.returncode == 0, done.stderr
-    assert told(tmp_path) == [([5, 6, 7, 8], [9, 1])]
+    assert read_targets(tmp_path) == [([5, 6, 7, 8], [9, 1])]
     both = make(tmp_path, *array, f"--files={tmp_path}/code", run=refusal)
     assert "give one of --jsonl, --files and --token_array" in both
 
@@ -71,13 +75,13 @@ def test_half_of_human_eval(tmp_path):
     keys = "prompt", "canonical_solution"
     pairs = list(read_json_fields([epath.Path(HUMAN_EVAL)], keys))
     assert len(pairs) == 164
-    words = tmp_path / "words.model"
-    words.write_bytes(train_tokenizer([a + b for a, b in pairs], 600))
+    model = tmp_path / "words.model"
+    model.write_bytes(train_tokenizer([a + b for a, b in pairs], 600))
     arguments = (f"--jsonl={HUMAN_EVAL}", f"--text_key={keys[1]}", "--every=2")
-    done = make(tmp_path, *arguments, "--offset=1", tokenizer=words)
+    done = make(tmp_path, *arguments, "--offset=1", tokenizer=model)
     assert done.returncode == 0, done.stderr
-    tokenizer = SentencePieceTokenizer(words)
-    decoded = [tuple(map(tokenizer.decode, pair)) for pair in told(tmp_path)]
+    tokenizer = SentencePieceTokenizer(model)
+    decoded = [tuple(map(tokenizer.decode, pair)) for pair in read_targets(tmp_path)]
     assert decoded == [tuple(pair) for pair in pairs[1::2]]
 
 
@@ -102,7 +106,7 @@ def test_what_a_tokenizer_puts_before_a_text_stands_there_once(tmp_path):
     source = f"--jsonl={tmp_path}/lines.jsonl"
     done = make(tmp_path, source, tokenizer=tmp_path / "words.model")
     assert done.returncode == 0, done.stderr
-    (prompt, text), (cut, rest) = told(tmp_path)
+    (prompt, text), (cut, rest) = read_targets(tmp_path)
     assert prompt + text == tokenizer.encode("the cat sat")
     assert prompt == tokenizer.encode("the cat")
     assert cut == tokenizer.encode("the ca")

@@ -70,8 +70,8 @@ def test_every_recipe_has_what_the_figures_and_tables_need(name):
         pieces = list(paper_figures.measurements(plans, needs))
         assert bool(pieces) == bool(needs.metric or needs.extra_numbers)
         if needs.metric:  # all lengths that the recipe measures, each once
-            told = [(*piece[:3], n) for piece in pieces for n in piece.lengths]
-            assert told == [
+            result = [(*piece[:3], n) for piece in pieces for n in piece.lengths]
+            assert result == [
                 (experiment, run, task, length)
                 for experiment, config in plans.items()
                 for run in needs.stages
@@ -117,9 +117,9 @@ def test_hits_are_those_of_who_writes_the_self_made_chains(figure, phase, paper_
         config = paper_figures.read_experiments(name, needs)["multitask"]
         length = paper_figures.hit_length(config, needs)
         assert length == paper_length or name not in ("paper", "length_extrapolation")
-        made = config.chains[f"chains_self_oracle_{phase}_lis"]
-        assert needs.stages == ("looped_aligned", made.model)
-        assert list(made.counts) == [str(length)]
+        self_chains = config.chains[f"chains_self_oracle_{phase}_lis"]
+        assert needs.stages == ("looped_aligned", self_chains.model)
+        assert list(self_chains.counts) == [str(length)]
 
 
 def make(path, needs, deadline=math.inf):
@@ -167,23 +167,23 @@ def test_a_figure_in_pieces_is_the_figure_in_one(tmp_path, monkeypatch, capsys):
     left = 1 - steps / total
     rate = left * flops.run_flops(plans["multitask"].runs["ar"]) / 60e12
     capsys.readouterr()
-    told = paper_figures.describe_progress(plans, needs, ["multitask/ar"], cut, rate)
-    told = told.splitlines()
-    assert told[0].split() == (
+    result = paper_figures.describe_progress(plans, needs, ["multitask/ar"], cut, rate)
+    result = result.splitlines()
+    assert result[0].split() == (
         ["multitask/ar", f"{steps:,}", *["of", "800", "steps,", "1.0", "minutes"]]
     )
-    assert told[-2].split() == ["measured", "0", "of", "2", "parts"]
-    assert told[-1] == f"trainings: 1.0 minutes at {rate:g} TFLOP/s"
+    assert result[-2].split() == ["measured", "0", "of", "2", "parts"]
+    assert result[-1] == f"trainings: 1.0 minutes at {rate:g} TFLOP/s"
     assert "multitask/ar" in paper_figures.unfinished(plans, needs, cut)
 
     cut = cut.rename(tmp_path / "elsewhere")  # as if copied to another machine
     make(cut, needs)
     assert (cut / "records.jsonl").read_bytes() == whole
 
-    told = paper_figures.draw("figure_6", needs, plans, cut)
+    result = paper_figures.draw("figure_6", needs, plans, cut)
     drawn = (cut / "figures" / "figure_6.png").read_bytes()
     assert drawn.startswith(b"\x89PNG")
-    assert "lis, length 6: round" in told and "records.jsonl" in told
+    assert "lis, length 6: round" in result and "records.jsonl" in result
     (cut / "multitask").rename(tmp_path / "away")  # records alone
     paper_figures.draw("figure_6", needs, plans, cut)
     assert (cut / "figures" / "figure_6.png").read_bytes() == drawn
@@ -199,7 +199,7 @@ def test_a_figure_by_length_is_drawn_from_the_lines_that_are_its_own(
     )
     needs = FIGURES["2"]
     common = {"seed": 0, "metric": "answer_accuracy", "value": 1.0, "count": 8}
-    written = [
+    records = [
         files.make_record(
             **common, run=run, model=run, task=task, length=3, experiment=experiment
         )
@@ -210,7 +210,7 @@ def test_a_figure_by_length_is_drawn_from_the_lines_that_are_its_own(
         )
         for run in ("looped_vanilla", "ar_relay", "ar")
     ]
-    files.write_lines(tmp_path / "records.jsonl", written)
+    files.write_lines(tmp_path / "records.jsonl", records)
     plans = paper_figures.read_experiments("small", needs)
     paper_figures.draw("figure_2", needs, plans, epath.Path(tmp_path))
     ((lines, metric, file, trained),) = drawn
@@ -224,12 +224,12 @@ def test_a_figure_by_length_is_drawn_from_the_lines_that_are_its_own(
 
 def test_hyper_parameters_stand_beside_the_papers():
     plans = paper_figures.read_experiments("small", TABLES["1"])
-    told = tables.settings("table_1", plans["multitask"], "small").splitlines()
-    rows = {line[:16].strip(): line[16:].split() for line in told}
+    result = tables.settings("table_1", plans["multitask"], "small").splitlines()
+    rows = {line[:16].strip(): line[16:].split() for line in result}
     assert rows["width"] == ["256", "32"] * 3
     assert rows["learning rate"][::2] == ["0.0005", "0.0005", "0.001"]
-    told = tables.settings("table_2", plans["multitask"], "small")
-    assert "0.0001" in told and "5e-05" in told
+    result = tables.settings("table_2", plans["multitask"], "small")
+    assert "0.0001" in result and "5e-05" in result
 
 
 def test_what_a_filter_kept_too_few_of_is_told(tmp_path):
@@ -240,9 +240,9 @@ def test_what_a_filter_kept_too_few_of_is_told(tmp_path):
     lines = []
     for name in planned.keys() & chains.keys():
         (count,) = chains[name].counts.values()
-        made = 1 if name == "chains_self_oracle_2_edit_distance" else count
-        about = {"experiment": "multitask", "run": name, "metric": "samples"}
-        lines.append(about | {"count": made})
+        self_chains = 1 if name == "chains_self_oracle_2_edit_distance" else count
+        shared = {"experiment": "multitask", "run": name, "metric": "samples"}
+        lines.append(shared | {"count": self_chains})
     assert len(lines) == 4 * 3
     files.write_lines(tmp_path / "records.jsonl", lines)
     assert list(paper_figures.missing_chains(plans, needs, epath.Path(tmp_path))) == [
@@ -264,15 +264,15 @@ def test_samples_stand_beside_the_papers():
                     "value": count + 1,
                 }
 
-    made = list(lines(TABLES["3"].stages))
-    told = tables.sample_counts("table_3", config, made).splitlines()
-    assert told[1].split() == ["arithmetic", "<=", "3", "42515", "300", "drawn"]
-    assert told[2].split() == ["arithmetic", "4", "-", "64", "65"]
-    assert "arithmetic 16 6477 - -" in [" ".join(line.split()) for line in told]
-    made = list(lines(TABLES["4"].stages))
-    told = tables.sample_counts("table_4", config, made).splitlines()
-    assert told[1].split() == ["1", "arithmetic", "4", "15000", "60", "61", "61"]
-    assert len(told) == 16
+    self_chains = list(lines(TABLES["3"].stages))
+    result = tables.sample_counts("table_3", config, self_chains).splitlines()
+    assert result[1].split() == ["arithmetic", "<=", "3", "42515", "300", "drawn"]
+    assert result[2].split() == ["arithmetic", "4", "-", "64", "65"]
+    assert "arithmetic 16 6477 - -" in [" ".join(line.split()) for line in result]
+    self_chains = list(lines(TABLES["4"].stages))
+    result = tables.sample_counts("table_4", config, self_chains).splitlines()
+    assert result[1].split() == ["1", "arithmetic", "4", "15000", "60", "61", "61"]
+    assert len(result) == 16
 
 
 @pytest.mark.parametrize(
@@ -285,9 +285,9 @@ def test_samples_stand_beside_the_papers():
     ],
 )
 def test_what_is_asked_for_must_be_in_the_paper(arguments, message):
-    given = dict(argument.removeprefix("--").split("=") for argument in arguments)
+    options = dict(argument.removeprefix("--").split("=") for argument in arguments)
     with pytest.raises(ValueError) as error:
-        paper_figures.find_result(given.get("figure", ""), given.get("table", ""))
+        paper_figures.find_result(options.get("figure", ""), options.get("table", ""))
     assert str(error.value).startswith(message)
 
 
@@ -297,8 +297,8 @@ def test_wrong_inputs_end_in_a_clear_line(tmp_path):
     ):
         paper_figures.read_experiments("big", FIGURES["2"])
     plans = paper_figures.read_experiments("small", FIGURES["2"])
-    told = "--stages: 'lis/ar_relay' is not needed here; choose from arithmetic/ar, "
-    with pytest.raises(ValueError, match=told):
+    result = "--stages: 'lis/ar_relay' is not needed here; choose from arithmetic/ar, "
+    with pytest.raises(ValueError, match=result):
         paper_figures.select_stages(plans, FIGURES["2"], ["lis/ar_relay"])
     some = paper_figures.select_stages(plans, FIGURES["2"], ["lis/ar"])
     assert {name: list(planned) for name, planned in some.items()} == {
@@ -335,13 +335,13 @@ def test_the_script_tells_what_it_would_do_and_stops_in_time(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("figure", ["7", "4"])
 def test_a_small_figure_from_end_to_end(figure, tmp_path):
-    given = f"--figure={figure}", "--recipe=small", f"--workdir={tmp_path}"
-    done = script(*given)
+    options = f"--figure={figure}", "--recipe=small", f"--workdir={tmp_path}"
+    done = script(*options)
     assert done.returncode == 0, done.stderr
     assert f"figure: {tmp_path}/figures/figure_{figure}.png" in done.stdout
     drawn = (tmp_path / "figures" / f"figure_{figure}.png").read_bytes()
-    held = (tmp_path / "records.jsonl").read_bytes()
-    again = script(*given)
+    before = (tmp_path / "records.jsonl").read_bytes()
+    again = script(*options)
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "figures" / f"figure_{figure}.png").read_bytes() == drawn
-    assert (tmp_path / "records.jsonl").read_bytes() == held
+    assert (tmp_path / "records.jsonl").read_bytes() == before

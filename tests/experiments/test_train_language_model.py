@@ -43,8 +43,8 @@ def test_the_run_directory_is_all_that_drafting_needs(tmp_path):
     assert "was not evaluated on 'lis', only on text; give --lengths" in foreign
 
     store = f"--datastore={tmp_path}/store"
-    words = f"--token_array={run}/train.npy", f"--tokenizer={run}/tokenizer.model"
-    done = script("build_datastore", store, *words)
+    corpus = f"--token_array={run}/train.npy", f"--tokenizer={run}/tokenizer.model"
+    done = script("build_datastore", store, *corpus)
     assert done.returncode == 0, done.stderr
     done = script(
         *("rest_benchmark", f"--run={run}", store, f"--workdir={tmp_path}/bench"),
@@ -58,7 +58,7 @@ def test_the_run_directory_is_all_that_drafting_needs(tmp_path):
     # The ids alone, and nothing said of whose they are.
     untold = f"--datastore={tmp_path}/untold"
     done = script(
-        *("build_datastore", untold, words[0], "--eos_id=1", "--vocab_size=340")
+        *("build_datastore", untold, corpus[0], "--eos_id=1", "--vocab_size=340")
     )
     assert done.returncode == 0, done.stderr
     prompt = "--prompt=def function_", "--max_new_tokens=12", "--num_draft=8"

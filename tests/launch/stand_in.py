@@ -24,7 +24,7 @@ def record(stdin):
         print(json.dumps(call), file=file)
 
 
-def told(name, default=""):
+def setting(name, default=""):
     path = WORLD / name
     return path.read_text() if path.exists() else default
 
@@ -46,9 +46,9 @@ def home(worker):
 
 
 def gcloud():
-    workers = range(int(told("workers", "1")))
+    workers = range(int(setting("workers", "1")))
     if "describe" in ARGUMENTS:
-        first, *rest = told("states").split("\n")
+        first, *rest = setting("states").split("\n")
         (WORLD / "states").write_text("\n".join(rest or [first]))
         if not first.isupper():
             sys.exit(f"ERROR: (gcloud) {first or 'NOT_FOUND: no such resource'}")
@@ -64,12 +64,12 @@ def gcloud():
         shell = ["bash", "-c", command.removeprefix("--command=")]
         more = [{"HOME": str(home(w)), "WORKER": str(w)} for w in workers]
         status = together([(shell, m, m["HOME"]) for m in more])
-        again = told("dropped") and together([(shell, m, m["HOME"]) for m in more])
+        again = setting("dropped") and together([(shell, m, m["HOME"]) for m in more])
         return again or status
 
 
 def kubectl():
-    return int("get" in ARGUMENTS and not told("jobset"))
+    return int("get" in ARGUMENTS and not setting("jobset"))
 
 
 def split():
@@ -103,12 +103,12 @@ def srun():
 
 
 def scancel():
-    for child in told("running").split():
+    for child in setting("running").split():
         os.kill(int(child), signal.SIGTERM)
 
 
 def squeue():
-    print(told("squeue", "RUNNING"))
+    print(setting("squeue", "RUNNING"))
 
 
 def curl():

@@ -31,7 +31,7 @@ case "$*" in
   *) exec REAL -S "$@" ;;
 esac
 """.replace("REAL", sys._base_executable)
-WORDS = [
+ARGUMENTS = [
     *("a b", "", "it's", 'a "b"', "back\\slash", "$HOME `id` $(id) $$ $$(HOME)"),
     *(
         "* ? [a]",
@@ -107,7 +107,7 @@ class World:
             "RELAY_POLL_SECONDS": "0",
         }
 
-    def tell(self, **files):
+    def configure(self, **files):
         for name, text in files.items():
             (self.path / name).write_text(text)
 
@@ -136,7 +136,7 @@ class World:
         """What gcloud was asked to do, in order."""
         verbs = ("describe", "create", "delete", "scp", "ssh")
         asked = [call["arguments"] for call in self.calls("gcloud")]
-        return [verb for words in asked for verb in verbs if verb in words]
+        return [verb for argv in asked for verb in verbs if verb in argv]
 
     def python_calls(self):
         """What pip and uv were asked for."""
@@ -165,8 +165,8 @@ def world(tmp_path):
     return World(tmp_path)
 
 
-def command(program=PROGRAM, words=WORDS):
-    return ["--", "python", "-c", program, *words]
+def command(program=PROGRAM, argv=ARGUMENTS):
+    return ["--", "python", "-c", program, *argv]
 
 
 def shown(output):
@@ -176,21 +176,21 @@ def shown(output):
         for line in output.splitlines()
         if line.startswith(("gcloud ", "kubectl ", "sbatch "))
     ]
-    tell = "for p in gcloud kubectl sbatch; do eval \"$p() { printf '%s\\0' $p \\\"\\$@\\\"; printf '\\1\\0'; }\"; done\n"
+    configure = "for p in gcloud kubectl sbatch; do eval \"$p() { printf '%s\\0' $p \\\"\\$@\\\"; printf '\\1\\0'; }\"; done\n"
     done = subprocess.run(
-        ["bash", "-c", tell + "\n".join(lines)], stdout=subprocess.PIPE, check=True
+        ["bash", "-c", configure + "\n".join(lines)], stdout=subprocess.PIPE, check=True
     )
     calls = done.stdout.decode().split("\0\1\0")[:-1]
     return [without_scratch(call.split("\0")) for call in calls]
 
 
-def without_scratch(words):
-    return [re.sub(r"^/.*/relay_jax.tar.gz$", "ARCHIVE", word) for word in words]
+def without_scratch(argv):
+    return [re.sub(r"^/.*/relay_jax.tar.gz$", "ARCHIVE", token) for token in argv]
 
 
 @pytest.mark.parametrize("name", LAUNCHERS)
 def test_a_dry_run_calls_nothing_and_shows_what_go_calls(world, name):
-    world.tell(states="\nACTIVE")
+    world.configure(states="\nACTIVE")
     status, output, errors = world.launch(name, *LAUNCHERS[name], *command())
     assert status == 0, errors
     assert errors.endswith("relay_jax: nothing was run: add --go to do so\n")
@@ -272,8 +272,10 @@ def test_a_command_is_needed(world, name):
 
 
 def test_values_come_from_the_environment_and_flags_go_first(world):
-    given = {"RELAY_NAME": "m", "RELAY_ZONE": "y", "RELAY_PROJECT": "p"}
-    status, output, errors = world.launch("tpu_pod", "--zone=z", "--delete", **given)
+    overrides = {"RELAY_NAME": "m", "RELAY_ZONE": "y", "RELAY_PROJECT": "p"}
+    status, output, errors = world.launch(
+        "tpu_pod", "--zone=z", "--delete", **overrides
+    )
     assert status == 0, errors
     assert shlex.split(output)[5:8] == ["m", "--zone=z", "--project=p"]
 
@@ -302,22 +304,22 @@ def test_help_is_the_head_of_the_script(world):
     ],
 )
 def test_the_queued_resource_is_made_or_used(world, states, verbs):
-    world.tell(states=states)
+    world.configure(states=states)
     status, _, errors = world.launch("tpu_pod", *TPU, "--spot", "--go", *command())
     assert status == 0, errors
     assert world.verbs() == ["describe", *verbs, "scp", "ssh"]
     for call in world.calls("gcloud"):
-        words = call["arguments"]
-        assert "--zone=z" in words and {"n", "n:"} & set(words)
-        if "create" in words:
+        argv = call["arguments"]
+        assert "--zone=z" in argv and {"n", "n:"} & set(argv)
+        if "create" in argv:
             wanted = ["--node-id=n", "--accelerator-type=v5litepod-16"]
-            assert words[-4:] == [*wanted, "--runtime-version=r", "--spot"]
+            assert argv[-4:] == [*wanted, "--runtime-version=r", "--spot"]
     assert len(world.programs()) == 1
 
 
 @pytest.mark.parametrize("state", ["FAILED", "SUSPENDED", ""])
 def test_a_resource_that_comes_to_nothing_ends_in_one_line(world, state):
-    world.tell(states=f"\nPROVISIONING\n{state}")
+    world.configure(states=f"\nPROVISIONING\n{state}")
     status, _, errors = world.launch("tpu_pod", *TPU, "--go", *command())
     assert status == 1
     assert world.verbs() == ["describe", "create", "describe", "describe"]
@@ -326,14 +328,14 @@ def test_a_resource_that_comes_to_nothing_ends_in_one_line(world, state):
 
 
 def test_what_gcloud_refuses_is_not_taken_for_a_missing_resource(world):
-    world.tell(states="PERMISSION_DENIED: who are you")
+    world.configure(states="PERMISSION_DENIED: who are you")
     status, _, errors = world.launch("tpu_pod", *TPU, "--go", *command())
     assert (status, world.verbs()) == (1, ["describe"])
     assert errors == "relay_jax: ERROR: (gcloud) PERMISSION_DENIED: who are you\n"
 
 
 def test_every_worker_runs_the_command_in_the_tree_as_it_is(world):
-    world.tell(states="ACTIVE", workers="2")
+    world.configure(states="ACTIVE", workers="2")
     assert world.launch("tpu_pod", *TPU, "--go", *command())[0] == 0
     for worker in range(2):
         (world.path / f"worker{worker}" / "relay_jax" / "result").touch()
@@ -348,7 +350,7 @@ def test_every_worker_runs_the_command_in_the_tree_as_it_is(world):
     for worker, seen in enumerate(world.programs()):
         tree = world.path / f"worker{worker}" / "relay_jax"
         assert seen == {
-            "words": WORDS,
+            "words": ARGUMENTS,
             "coordinator": "auto",
             "directory": str(tree),
             "module": str(tree / "experiments" / "here.py"),
@@ -358,8 +360,8 @@ def test_every_worker_runs_the_command_in_the_tree_as_it_is(world):
         assert (tree / "launch" / "local.sh").exists()
         assert not (tree / "launch" / "test.sh").exists()
         assert not (tree / "untracked").exists()
-        said = (tree.parent / "relay_jax.log").read_text()
-        assert said == f"said by {worker}\n"
+        log = (tree.parent / "relay_jax.log").read_text()
+        assert log == f"said by {worker}\n"
     assert len(world.programs()) == 2
     assert "said by 0\n" in output and "said by 1" not in output
     assert sorted(
@@ -373,7 +375,7 @@ def git_state(checkout):
 
 
 def test_a_worker_installs_once_for_all_trees_with_the_same_locks(world):
-    world.tell(states="ACTIVE")
+    world.configure(states="ACTIVE")
     lock = world.checkout / "launch" / "locks" / f"py3{sys.version_info.minor}.txt"
     for change, times in (("", 1), ("# changed\n", 2)):
         lock.write_text(lock.read_text() + change)
@@ -384,7 +386,7 @@ def test_a_worker_installs_once_for_all_trees_with_the_same_locks(world):
 
 
 def test_a_worker_with_an_old_python_gets_a_newer_one(world):
-    world.tell(states="ACTIVE", old_python="yes")
+    world.configure(states="ACTIVE", old_python="yes")
     status, _, errors = world.launch("tpu_pod", *TPU, "--go", *command())
     assert status == 0, errors
     assert world.python_calls()[:2] == [
@@ -394,7 +396,7 @@ def test_a_worker_with_an_old_python_gets_a_newer_one(world):
 
 
 def test_the_exit_code_of_a_worker_is_that_of_the_launcher(world):
-    world.tell(states="ACTIVE", workers="2")
+    world.configure(states="ACTIVE", workers="2")
     fails = "import os, sys; sys.exit(3 * int(os.environ['WORKER']))"
     status, _, _ = world.launch(
         "tpu_pod", *TPU, "--delete", "--go", *command(program=fails)
@@ -406,7 +408,7 @@ def test_the_exit_code_of_a_worker_is_that_of_the_launcher(world):
 
 
 def test_a_lost_connection_is_no_success(world):
-    world.tell(states="ACTIVE", dropped="yes")
+    world.configure(states="ACTIVE", dropped="yes")
     status, _, errors = world.launch("tpu_pod", *TPU, "--delete", "--go", *command())
     assert status != 0 and world.verbs()[-1] == "ssh"  # nothing is deleted
     assert errors.splitlines()[-1] == "relay_jax: n is still there, and costs"
@@ -414,7 +416,7 @@ def test_a_lost_connection_is_no_success(world):
 
 
 def test_the_same_call_again_lets_the_earlier_command_save_first(world):
-    world.tell(states="ACTIVE")
+    world.configure(states="ACTIVE")
     first = world.start("tpu_pod", *TPU, "--go", *command(TRAINING))
     world.wait_for("started0")
     second = (
@@ -440,11 +442,11 @@ def test_a_command_outlives_the_connection(world):
         "for line in range(3): print(line, flush=True); time.sleep(.1)\n"
         "(world / 'ended').touch()\n"
     )
-    words = command(program, words=[])[1:]
-    process = world.start("tpu_worker", *words, WORKER="0")
+    argv = command(program, argv=[])[1:]
+    process = world.start("tpu_worker", *argv, WORKER="0")
     world.wait_for("started")
     process.stdout.close()
-    world.tell(cut="")
+    world.configure(cut="")
     assert process.wait(timeout=30) == 0
     process.stderr.close()
     assert (world.path / "ended").exists()
@@ -481,7 +483,7 @@ def run_pod(world, jobset, index):
     assert container["workingDir"] == "/relay_jax"
     variables = {"JOB_COMPLETION_INDEX": index, "HOME": "of Kubernetes", "id": "no"}
     done = subprocess.run(
-        [expand(word, variables) for word in container["command"]],
+        [expand(token, variables) for token in container["command"]],
         env=world.environment | variables | {"HOME": str(world.path / "home")},
         cwd=world.checkout,
         capture_output=True,
@@ -519,7 +521,7 @@ def test_a_tpu_jobset(world):
     assert container["image"] == "i:1"
     assert container["resources"] == {"limits": {"google.com/tpu": 4}}
     seen = run_pod(world, jobset, "1")
-    assert (seen["words"], seen["coordinator"]) == (WORDS, "auto")
+    assert (seen["words"], seen["coordinator"]) == (ARGUMENTS, "auto")
     assert seen["module"] == str(world.checkout / "experiments" / "here.py")
     assert world.installed()[0].endswith("[tpu,gcs]")
 
@@ -540,14 +542,18 @@ def test_a_gpu_jobset(world, nodes):
     assert pod["nodeSelector"] == selector
     assert pod["containers"][0]["resources"] == {"limits": {"nvidia.com/gpu": 8}}
     seen = run_pod(world, jobset, "1")
-    told = ["--coordinator=n-workers-0-0.n:8476", "--num_processes=2", "--process_id=1"]
-    assert seen["words"] == WORDS + (told if nodes == 2 else [])
+    expected = [
+        "--coordinator=n-workers-0-0.n:8476",
+        "--num_processes=2",
+        "--process_id=1",
+    ]
+    assert seen["words"] == ARGUMENTS + (expected if nodes == 2 else [])
     assert seen["coordinator"] is None
     assert world.installed()[0].endswith("[cuda,gcs]")
 
 
 def test_a_jobset_of_that_name_is_not_touched(world):
-    world.tell(jobset="yes")
+    world.configure(jobset="yes")
     status, _, errors = world.launch("gke", *GKE_GPU, "--go", *command())
     assert status == 1
     assert errors.startswith("relay_jax: there is a JobSet n: end it with ")
@@ -576,12 +582,12 @@ def test_a_slurm_job_runs_a_process_on_each_gpu(world):
     assert len(world.programs()) == 4
     for seen in world.programs():
         assert seen == {
-            "words": WORDS,
+            "words": ARGUMENTS,
             "coordinator": "auto",
             "directory": str(world.checkout),
             "module": str(world.checkout / "experiments" / "here.py"),
         }
-    assert [place[-10:] for place in world.installed()] == ["[cuda,gcs]"]
+    assert [package[-10:] for package in world.installed()] == ["[cuda,gcs]"]
     assert not world.calls("scontrol")
 
 
@@ -591,7 +597,7 @@ def test_one_process_on_one_gpu_is_not_a_cluster(world):
     [seen] = world.programs()
     assert seen["coordinator"] is None
     [call] = world.calls("sbatch")
-    assert not [word for word in call["arguments"] if word.startswith("--partition")]
+    assert not [token for token in call["arguments"] if token.startswith("--partition")]
 
 
 @pytest.mark.parametrize(
@@ -603,12 +609,12 @@ def test_one_process_on_one_gpu_is_not_a_cluster(world):
     ],
 )
 def test_a_slurm_job_saves_and_is_queued_again(world, number, state, times):
-    world.tell(squeue=state)
+    world.configure(squeue=state)
     process = world.start("slurm", *SLURM, "--go", *command(TRAINING))
     for task in range(2):
         world.wait_for(f"started{task}")
-    told = ["batch", "running"] if number == signal.SIGTERM else ["batch"]
-    for file in told:
+    expected = ["batch", "running"] if number == signal.SIGTERM else ["batch"]
+    for file in expected:
         for child in (world.path / file).read_text().split():
             os.kill(int(child), number)
     process.communicate(timeout=30)
@@ -641,15 +647,17 @@ def test_run_needs_a_kind_of_machine_and_a_command(world):
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("overrides", "expected"),
     [({}, "glibc.malloc.hugetlb=1"), ({"GLIBC_TUNABLES": ""}, "")],
 )
-def test_large_pages_are_asked_for_unless_the_user_says(given, told):
+def test_large_pages_are_asked_for_unless_the_user_says(overrides, expected):
     shell = 'source launch/environment.sh; large_pages; printf %s "$GLIBC_TUNABLES"'
-    kept = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
+    inherited = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
     command = ["bash", "-euc", shell]
-    output = subprocess.check_output(command, cwd=ROOT, env=kept | given, text=True)
-    assert output == told
+    output = subprocess.check_output(
+        command, cwd=ROOT, env=inherited | overrides, text=True
+    )
+    assert output == expected
 
 
 def test_the_page_of_commands_is_a_dry_run_of_all_of_them(world):

@@ -32,8 +32,8 @@ def stages(tmp_path):
         parts = [
             SyntheticSource(TASK, (length, length), 0, s) for s in ("train", "test")
         ]
-        made = concatenate([part.take(np.arange(20)) for part in parts])
-        save_chains(chain_file(folder, TASK, length), made, np.zeros(1, int))
+        examples = concatenate([part.take(np.arange(20)) for part in parts])
+        save_chains(chain_file(folder, TASK, length), examples, np.zeros(1, int))
     (folder / "config.json").write_text(json.dumps(chains["chains_arithmetic"]))
     (folder / "summary.json").write_text("{}")
     run = values["runs"]["ar_relay"] | {"num_steps": 1, "init_from": ""}
@@ -83,8 +83,8 @@ def test_the_datastore_has_no_test_problem(stages):
         np.flatnonzero(store.shards[0].tokens == store.eos_id)[:-1] + 1,
     )
     assert len(documents) == store.num_documents == 40
-    made = SyntheticSource(TASK, (2, 2), 0, "train").take(np.arange(20))
-    assert not is_test(made.problem).any()
-    tokens, _ = flatten(made, TASK)
+    examples = SyntheticSource(TASK, (2, 2), 0, "train").take(np.arange(20))
+    assert not is_test(examples.problem).any()
+    tokens, _ = flatten(examples, TASK)
     for document, row, size in zip(documents, tokens, sizes(tokens)):
         np.testing.assert_array_equal(document, row[:size])

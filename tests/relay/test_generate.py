@@ -66,17 +66,17 @@ def test_generated_chains_become_a_source(tmp_path, looped):
     bucket = BucketConfig("lis", (3, 4), kind="chains", path="chains", options=LIS)
     opened = open_bucket(bucket, config, tmp_path / "run")
     assert len(opened.source) == 7
-    made = opened.source.take(np.arange(7))
-    assert sorted(made.length.tolist()) == [3] * 5 + [4] * 2
+    taken = opened.source.take(np.arange(7))
+    assert sorted(taken.length.tolist()) == [3] * 5 + [4] * 2
     for i in range(7):  # solving the problem again gives the same chain and answer
-        numbers = made.problem[i][made.problem[i] > 5] - 41
+        numbers = taken.problem[i][taken.problem[i] > 5] - 41
         values = [1] * len(numbers)
         for a in range(len(numbers)):
             for b in range(a):
                 if numbers[b] < numbers[a]:
                     values[a] = max(values[a], values[b] + 1)
-        assert made.answer[i] == 41 + max(values)
-        text, _ = flatten(type(made)(*(part[i : i + 1] for part in made)), task)
+        assert taken.answer[i] == 41 + max(values)
+        text, _ = flatten(type(taken)(*(part[i : i + 1] for part in taken)), task)
         assert (text[0] != 0).sum() == len(numbers) + 2 + 3 * 2 + 2
 
 
@@ -234,9 +234,9 @@ def test_fewer_chains_may_be_allowed_but_training_needs_some(
     )
     share = generate.write_chains(config, tmp_path / "few")
     warnings = capsys.readouterr().err
-    for length, kept in ((3, 0), (4, 3)):
+    for length, expected in ((3, 0), (4, 3)):
         assert (
-            f"lis, length {length}: {kept} of 24 chains passed the filter 'oracle', 8 "
+            f"lis, length {length}: {expected} of 24 chains passed the filter 'oracle', 8 "
             "are requested"
         ) in warnings
     assert share["kept_share"] == {3: 0, 4: 1 / 8}
@@ -321,14 +321,18 @@ def decoder(monkeypatch):
     return model
 
 
-@pytest.mark.parametrize("kept", ["none", "oracle"])
-def test_a_chain_without_an_answer_is_never_kept(tmp_path, decoder, kept):
-    config = chains_config(filter=kept, counts={"3": 8}, batch_size=12)
+@pytest.mark.parametrize("expected", ["none", "oracle"])
+def test_a_chain_without_an_answer_is_never_kept(tmp_path, decoder, expected):
+    config = chains_config(filter=expected, counts={"3": 8}, batch_size=12)
     share = generate.write_chains(config, tmp_path)
     assert share["unanswered_share"] == {3: 1 / 3} and share["kept_share"] == {3: 2 / 3}
     assert share["kept_chain_accuracy"] == {3: 1.0}
-    held = read_chains(tmp_path, TASKS["lis"](**LIS), (3, 3), 0).take(np.arange(8))
-    assert (held.answer != PAD).all() and (held.rounds != PAD).any(axis=(1, 2)).all()
+    saved_chains = read_chains(tmp_path, TASKS["lis"](**LIS), (3, 3), 0).take(
+        np.arange(8)
+    )
+    assert (saved_chains.answer != PAD).all() and (saved_chains.rounds != PAD).any(
+        axis=(1, 2)
+    ).all()
 
 
 def test_a_looped_model_cannot_learn_a_decoders_chains(tmp_path, decoder):
@@ -384,12 +388,12 @@ def test_any_flipped_byte_is_found_or_changes_nothing(tmp_path, looped):
     task, file = TASKS["lis"](**LIS), epath.Path(tmp_path) / "lis_003.npz"
     content, report = file.read_bytes(), read_counts(file)
     good = read_chains(tmp_path, task, (3, 3), 0).take(np.arange(5))
-    for place in range(0, len(content), 7):
-        changed = bytes([content[place] ^ 0x5A])
-        file.write_bytes(content[:place] + changed + content[place + 1 :])
+    for offset in range(0, len(content), 7):
+        changed = bytes([content[offset] ^ 0x5A])
+        file.write_bytes(content[:offset] + changed + content[offset + 1 :])
         try:
-            held = read_chains(tmp_path, task, (3, 3), 0).take(np.arange(5))
-            for old, new in zip((*good, report), (*held, read_counts(file))):
+            saved_chains = read_chains(tmp_path, task, (3, 3), 0).take(np.arange(5))
+            for old, new in zip((*good, report), (*saved_chains, read_counts(file))):
                 np.testing.assert_array_equal(old, new)
         except ValueError as error:
             assert "remove it and the summary.json" in str(error)

@@ -78,8 +78,8 @@ def test_a_phase_of_the_multitask_baselines_has_chains_of_every_task():
     }
     buckets = planned["ar_self_oracle_5"].data.buckets.values()
     old = sum(b.weight for b in buckets if b.kind == "synthetic")
-    made = sum(b.weight for b in buckets if b.kind == "chains")
-    assert old == pytest.approx(1) and made == pytest.approx(1)
+    chain_weight = sum(b.weight for b in buckets if b.kind == "chains")
+    assert old == pytest.approx(1) and chain_weight == pytest.approx(1)
 
 
 def test_a_stage_without_its_source_is_refused():

@@ -11,41 +11,41 @@ from relay_jax.tasks.arithmetic import Arithmetic, needs_brackets
 from relay_jax.vocabulary import ARI, FIRST_NUMBER, PAD, TaskTokenizer
 
 TOKENIZER = TaskTokenizer(101)
-WORDS = [TOKENIZER.decode([i]) for i in range(TOKENIZER.vocab_size)]
+SYMBOLS = [TOKENIZER.decode([i]) for i in range(TOKENIZER.vocab_size)]
 encode = TOKENIZER.encode
 
 
-def words(ids):
+def symbols(ids):
     """Ids without padding -> a list of one string a token."""
-    return [WORDS[i] for i in ids.tolist() if i != PAD]
+    return [SYMBOLS[i] for i in ids.tolist() if i != PAD]
 
 
 def parse(text):
     """`+ -` bind weaker than `* /`, all from left to right. An operation is
     (operator, left, right, place of the operator), a number its place."""
-    place = 0
+    position = 0
 
     def level(operators, below):
-        nonlocal place
+        nonlocal position
         left = below()
-        while place < len(text) and text[place] in operators:
-            here, place = place, place + 1
+        while position < len(text) and text[position] in operators:
+            here, position = position, position + 1
             left = text[here], left, below(), here
         return left
 
     def atom():
-        nonlocal place
-        here, place = place, place + 1
+        nonlocal position
+        here, position = position, position + 1
         if text[here] != "(":
             assert text[here].isdecimal(), text
             return here
         inner = level("+-", lambda: level("*/", atom))
-        assert text[place] == ")", text
-        place += 1
+        assert text[position] == ")", text
+        position += 1
         return inner
 
     tree = level("+-", lambda: level("*/", atom))
-    assert place == len(text), text
+    assert position == len(text), text
     return tree
 
 
@@ -85,22 +85,22 @@ def reduce_leftmost(text, p):
 
 def bracket_pairs(text):
     opened, pairs = [], []
-    for place, word in enumerate(text):
-        if word == "(":
-            opened.append(place)
-        if word == ")":
-            pairs.append((opened.pop(), place))
+    for position, symbol in enumerate(text):
+        if symbol == "(":
+            opened.append(position)
+        if symbol == ")":
+            pairs.append((opened.pop(), position))
     return pairs
 
 
 def means_the_same(text, other, rng, p=1_000_003):
     """Whether two expressions over the same numbers are equal whatever these are."""
-    count = sum(word.isdecimal() for word in text)
+    count = sum(symbol.isdecimal() for symbol in text)
     drawn = rng.integers(1, p, size=count).tolist()
 
-    def refill(words):
+    def refill(symbols):
         left = iter(drawn)
-        return [str(next(left)) if word.isdecimal() else word for word in words]
+        return [str(next(left)) if symbol.isdecimal() else symbol for symbol in symbols]
 
     return evaluate(refill(text), p) == evaluate(refill(other), p)
 
@@ -115,28 +115,31 @@ def sample(modulus, lengths, seed=0, right_heavy=False):
     [(2, False), (3, False), (5, False), (11, False), (101, False), (5, True)],
 )
 def test_every_chain_solves_its_problem(modulus, right_heavy):
-    _, made = sample(modulus, np.arange(600) % 15 + 1, right_heavy=right_heavy)
-    for problem, rounds, count, answer, length in zip(*made):
-        problem = words(problem)
+    _, examples = sample(modulus, np.arange(600) % 15 + 1, right_heavy=right_heavy)
+    for problem, rounds, count, answer, length in zip(*examples):
+        problem = symbols(problem)
         assert problem[0] == "[ARI]" and problem[-1] == "=" and count == length
         text = problem[1:-1]
         assert len(operations(parse(text))) == length
         assert evaluate(text, modulus) == answer - FIRST_NUMBER
-        for t, told in enumerate(map(words, rounds), 1):
+        for t, actual in enumerate(map(symbols, rounds), 1):
             if t > count:
-                assert not told
+                assert not actual
                 continue
             text = reduce_leftmost(text, modulus)
-            assert told == (text if t == count else [*text, "="])
+            assert actual == (text if t == count else [*text, "="])
         assert text == [str(answer - FIRST_NUMBER)]
 
 
 def test_brackets_stand_only_where_precedence_needs_them():
-    _, made = sample(11, np.arange(800) % 12 + 1, seed=1)
+    _, examples = sample(11, np.arange(800) % 12 + 1, seed=1)
     rng = np.random.default_rng(2)
     seen = 0
-    for row in (*made.problem, *made.rounds.reshape(-1, made.rounds.shape[-1])):
-        text = [word for word in words(row) if word not in ("[ARI]", "=")]
+    for row in (
+        *examples.problem,
+        *examples.rounds.reshape(-1, examples.rounds.shape[-1]),
+    ):
+        text = [symbol for symbol in symbols(row) if symbol not in ("[ARI]", "=")]
         for first, last in bracket_pairs(text) if text else ():
             seen += 1
             without = [w for i, w in enumerate(text) if i not in (first, last)]
@@ -152,25 +155,27 @@ def test_needs_brackets_is_precedence(before, operator, after):
     left, right = ["2", before] * bool(before), [after, "5"] * bool(after)
     bare, bracketed = [*left, *inner, *right], [*left, "(", *inner, ")", *right]
     needed = not means_the_same(bare, bracketed, np.random.default_rng(0))
-    ids = [encode(word)[:1] if word else [PAD] for word in (before, operator, after)]
+    ids = [
+        encode(symbol)[:1] if symbol else [PAD] for symbol in (before, operator, after)
+    ]
     assert needs_brackets(*map(np.array, ids)).tolist() == [needed]
 
 
 def test_operators_and_results_are_spread_evenly():
-    _, made = sample(5, np.full(4000, 3))
-    text = "".join("".join(words(row)) for row in made.problem)
+    _, examples = sample(5, np.full(4000, 3))
+    text = "".join("".join(symbols(row)) for row in examples.problem)
     for operator in "+-*/":
         assert abs(text.count(operator) / 12_000 - 0.25) < 0.02
-    results = np.bincount(made.answer - FIRST_NUMBER, minlength=5) / 4000
+    results = np.bincount(examples.answer - FIRST_NUMBER, minlength=5) / 4000
     assert np.all(np.abs(results - 0.2) < 0.03)
-    numbers = made.problem[made.problem >= FIRST_NUMBER] - FIRST_NUMBER
+    numbers = examples.problem[examples.problem >= FIRST_NUMBER] - FIRST_NUMBER
     assert set(numbers.tolist()) == set(range(5))
 
 
 def test_a_problem_grows_at_random_places():
     """With two operators the second one replaces either number, equally often."""
-    _, made = sample(11, np.full(4000, 2))
-    bracketed = [words(row)[1:-1] for row in made.problem]
+    _, examples = sample(11, np.full(4000, 2))
+    bracketed = [symbols(row)[1:-1] for row in examples.problem]
     left = np.mean([text[0] == "(" for text in bracketed])
     right = np.mean([text[-1] == ")" for text in bracketed])
     # Left: a sum beside * or /: 1/2 * 1/2 * 1/2. Right: also after -, and after /.
@@ -180,16 +185,16 @@ def test_a_problem_grows_at_random_places():
 
 def test_half_of_right_heavy_expressions_are_long_with_much_left_of_what_is_due():
     def measure(right_heavy):
-        _, made = sample(5, np.full(4000, 4), right_heavy=right_heavy)
-        size = np.sum(made.problem != PAD, axis=1)
-        text = made.problem[:, 1 : made.rounds.shape[-1] + 1]
-        left = np.argmax(text != made.rounds[:, 0], axis=1)
+        _, examples = sample(5, np.full(4000, 4), right_heavy=right_heavy)
+        size = np.sum(examples.problem != PAD, axis=1)
+        text = examples.problem[:, 1 : examples.rounds.shape[-1] + 1]
+        left = np.argmax(text != examples.rounds[:, 0], axis=1)
         later = np.arange(text.shape[1]) > left[:, None] + 3
         is_operator = np.isin(text, encode("+-*/"))
         return (left >= 4) & np.any(is_operator & later, axis=1), size
 
-    (far, size), (heavy_far, heavy_size) = measure(False), measure(True)
-    assert far.mean() < 0.12 and 0.17 < heavy_far.mean() < 0.25
+    (plain, size), (right_heavy_share, heavy_size) = measure(False), measure(True)
+    assert plain.mean() < 0.12 and 0.17 < right_heavy_share.mean() < 0.25
     assert size.mean() + 0.7 < heavy_size.mean()
     # The other half is as without `right_heavy`: short expressions are still met.
     assert 0.4 < np.mean(heavy_size == size.min()) / np.mean(size == size.min()) < 0.8
@@ -197,15 +202,15 @@ def test_half_of_right_heavy_expressions_are_long_with_much_left_of_what_is_due(
 
 @pytest.mark.parametrize("length", [1, 2, 3, 4])
 def test_bounds_are_reached_and_never_passed(length):
-    task, made = sample(3, np.full(60_000 if length == 4 else 5000, length))
-    size = (made.problem != PAD).sum(axis=1)
-    told = (made.rounds != PAD).sum(axis=-1)
-    assert size.max() == task.problem_size(length) == made.problem.shape[1]
-    assert told.max() <= task.round_size(length) == made.rounds.shape[2]
+    task, examples = sample(3, np.full(60_000 if length == 4 else 5000, length))
+    size = (examples.problem != PAD).sum(axis=1)
+    actual = (examples.rounds != PAD).sum(axis=-1)
+    assert size.max() == task.problem_size(length) == examples.problem.shape[1]
+    assert actual.max() <= task.round_size(length) == examples.rounds.shape[2]
     if length > 1:
-        assert told.max() == task.round_size(length)
-    assert task.num_rounds(length) == made.rounds.shape[1] == length
-    assert max(made.problem.max(), made.rounds.max()) - FIRST_NUMBER == 2
+        assert actual.max() == task.round_size(length)
+    assert task.num_rounds(length) == examples.rounds.shape[1] == length
+    assert max(examples.problem.max(), examples.rounds.max()) - FIRST_NUMBER == 2
     assert task.max_number(length) == 2
 
 
@@ -227,8 +232,8 @@ def test_scratchpad_shows_the_problem_then_each_round():
 
 
 def test_memory_is_the_last_round(memories):
-    task, made = sample(11, np.arange(40) % 6 + 1)
-    batch = looped_batch(made, task, 6)
+    task, examples = sample(11, np.arange(40) % 6 + 1)
+    batch = looped_batch(examples, task, 6)
     seen = memories(task.scratchpad(jnp.array(batch.problem), 6), batch.rounds)
     assert np.all(seen[0] == np.where(batch.problem == ARI, PAD, batch.problem))
     for t in range(6):

@@ -51,19 +51,19 @@ def sample(lengths, seed=0, **options):
 
 @pytest.mark.parametrize("options", [{}, {"using": 1}, {"using": 24, "max_extra": 4}])
 def test_every_chain_is_the_textbook_matrix(options):
-    task, made = sample(np.arange(1500) % 12 + 1, **options)
-    for problem, rounds, count, answer, length in zip(*made):
+    task, examples = sample(np.arange(1500) % 12 + 1, **options)
+    for problem, rounds, count, answer, length in zip(*examples):
         first, second = strings(problem)
         assert len(first) == length == count
         assert length <= len(second) <= length + task.max_extra
         matrix = textbook(first, second)
-        for t in range(1, made.rounds.shape[1] + 1):
-            told = [int(i) for i in rounds[t - 1] if i != PAD]
+        for t in range(1, examples.rounds.shape[1] + 1):
+            entries = [int(i) for i in rounds[t - 1] if i != PAD]
             if t > count:
-                assert not told
+                assert not entries
             else:
                 numbers = [FIRST_NUMBER + d for d in matrix[t][1:]]
-                assert told == [*numbers, COMMA]
+                assert entries == [*numbers, COMMA]
         assert answer == FIRST_NUMBER + matrix[-1][-1]
 
 
@@ -78,8 +78,8 @@ def test_two_pairs_in_five_are_unrelated():
     """With many letters and no room for insertions, a related pair has 1 to 40
     replacements; 40 (1 - 1/40)^k >= 15 letters stay on average. Unrelated strings
     agree in 40/15 places or fewer."""
-    _, made = sample(np.full(3000, 40), using=24, max_extra=0)
-    pairs = [strings(problem) for problem in made.problem]
+    _, examples = sample(np.full(3000, 40), using=24, max_extra=0)
+    pairs = [strings(problem) for problem in examples.problem]
     rich = [pair for pair in pairs if len(set(pair[0])) > 15]
     agree = [sum(a == b for a, b in zip(*pair)) for pair in rich]
     assert len(rich) > 1000
@@ -87,8 +87,8 @@ def test_two_pairs_in_five_are_unrelated():
 
 
 def test_letters_and_lengths_are_spread_as_stated():
-    _, made = sample(np.full(4000, 30), using=5)
-    pairs = [strings(problem) for problem in made.problem]
+    _, examples = sample(np.full(4000, 30), using=5)
+    pairs = [strings(problem) for problem in examples.problem]
     letters = [len(set(first) | set(second)) for first, second in pairs]
     counts = np.bincount(letters, minlength=8)
     assert counts[:3].sum() == 0 and len(counts) == 8  # 3 to using + 2
@@ -102,8 +102,8 @@ def test_letters_and_lengths_are_spread_as_stated():
 def test_every_number_of_edits_and_every_kind_occurs():
     """Pairs one edit apart: an insertion costs 2, a replacement 3 (a deletion would
     leave s2 shorter than s1, so it replaces), and a letter by itself 0."""
-    _, made = sample(np.full(6000, 10), using=24)
-    counts = np.bincount(made.answer - FIRST_NUMBER, minlength=4)
+    _, examples = sample(np.full(6000, 10), using=24)
+    counts = np.bincount(examples.answer - FIRST_NUMBER, minlength=4)
     assert counts[1] == 0
     assert np.all(counts[[0, 2, 3]] > 6000 * 0.6 / 10 * 0.02)
     assert counts[2:4].sum() > 6000 * 0.6 / 10 * 0.8  # one edit: a tenth of them
@@ -111,13 +111,13 @@ def test_every_number_of_edits_and_every_kind_occurs():
 
 @pytest.mark.parametrize("length", [1, 2, 5])
 def test_bounds_are_reached_and_never_passed(length):
-    task, made = sample(np.full(5000, length), using=24)
-    size = (made.problem != PAD).sum(axis=1)
-    told = (made.rounds != PAD).sum(axis=-1)
-    assert size.max() == task.problem_size(length) == made.problem.shape[1]
-    assert told.max() == task.round_size(length) == made.rounds.shape[2]
-    assert task.num_rounds(length) == made.rounds.shape[1] == length
-    assert made.rounds.max() - FIRST_NUMBER == task.max_number(length)
+    task, examples = sample(np.full(5000, length), using=24)
+    size = (examples.problem != PAD).sum(axis=1)
+    entries = (examples.rounds != PAD).sum(axis=-1)
+    assert size.max() == task.problem_size(length) == examples.problem.shape[1]
+    assert entries.max() == task.round_size(length) == examples.rounds.shape[2]
+    assert task.num_rounds(length) == examples.rounds.shape[1] == length
+    assert examples.rounds.max() - FIRST_NUMBER == task.max_number(length)
 
 
 def right(*rows):
@@ -136,11 +136,11 @@ def test_scratchpad_is_as_drawn():
     source = [[no, no, no, no, 4, 5, 6, 7], [no, no, no, no, no, 5, 6, 7]]
     np.testing.assert_array_equal(space.copy_from, [source, source])
     two, four = encode("2 4")
-    given = [
+    expected_constants = [
         [[no, no, no, two, no, no, no, no], [no, no, no, no, two, no, no, no]],
         [[no, no, no, four, no, no, no, no], [no, no, no, no, four, no, no, no]],
     ]
-    np.testing.assert_array_equal(space.constants, given)
+    np.testing.assert_array_equal(space.constants, expected_constants)
     reads = [
         [[0, 1, 0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 0, 0, 0, 0]],
         [[0, 0, 1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 0]],
@@ -151,8 +151,8 @@ def test_scratchpad_is_as_drawn():
 
 
 def test_memory_is_the_last_row_over_s2(memories):
-    task, made = sample(np.arange(30) % 6 + 1)
-    batch = looped_batch(made, task, 6)
+    task, examples = sample(np.arange(30) % 6 + 1)
+    batch = looped_batch(examples, task, 6)
     space = task.scratchpad(jnp.array(batch.problem), 6)
     seen, marks = memories(space, batch.rounds), np.array(space.pointers)
     assert np.max(seen) - FIRST_NUMBER <= task.max_number(6)

@@ -18,8 +18,8 @@ encode = TaskTokenizer(300).encode
 def all_subsequences(numbers):
     """For each place, the longest increasing one of all subsequences that end there."""
     best = [1] * len(numbers)
-    for places in itertools.product([False, True], repeat=len(numbers)):
-        chosen = [i for i, taken in enumerate(places) if taken]
+    for positions in itertools.product([False, True], repeat=len(numbers)):
+        chosen = [i for i, taken in enumerate(positions) if taken]
         if (
             all(numbers[i] < numbers[j] for i, j in itertools.pairwise(chosen))
             and chosen
@@ -60,28 +60,30 @@ def test_the_two_oracles_agree_with_each_other_and_with_the_task():
 @pytest.mark.parametrize("group", [1, 4, 10])
 def test_every_chain_is_the_dynamic_program(group):
     limits = {"smallest": 46, "number_range": 99}
-    _, made = sample(np.arange(1200) % 45 + 1, group=group, **limits)
-    for problem, rounds, count, answer, length in zip(*made):
+    _, examples = sample(np.arange(1200) % 45 + 1, group=group, **limits)
+    for problem, rounds, count, answer, length in zip(*examples):
         numbers = numbers_of(problem)
         values = patience(numbers)
         assert len(numbers) == length and 46 <= min(numbers) and max(numbers) < 99
         assert answer == FIRST_NUMBER + max(values)
         chain = []
         for start in range(0, len(values), group):
-            told = values[start : start + group]
-            told += [told[-1]] * (group - len(told))  # the last value again
-            chain.append([*(FIRST_NUMBER + v for v in told), SEP])
+            group_values = values[start : start + group]
+            group_values += [group_values[-1]] * (
+                group - len(group_values)
+            )  # the last value again
+            chain.append([*(FIRST_NUMBER + v for v in group_values), SEP])
         assert count == len(chain)
         for t, row in enumerate(rounds):
-            told = [int(i) for i in row if i != PAD]
-            assert told == (chain[t] if t < count else [])
+            group_values = [int(i) for i in row if i != PAD]
+            assert group_values == (chain[t] if t < count else [])
 
 
 def test_paper_lengths():
-    task, made = sample([100, 120, 101, 9, 11])
-    assert made.num_rounds.tolist() == [10, 12, 11, 1, 2]
+    task, examples = sample([100, 120, 101, 9, 11])
+    assert examples.num_rounds.tolist() == [10, 12, 11, 1, 2]
     assert [task.num_rounds(n) for n in (100, 120, 101)] == [10, 12, 11]
-    for problem, answer in zip(made.problem, made.answer):
+    for problem, answer in zip(examples.problem, examples.answer):
         assert answer == FIRST_NUMBER + max(patience(numbers_of(problem)))
 
 
@@ -103,8 +105,8 @@ def slow_numbers(rng, length, smallest, stop):
         np.sort(rng.choice(np.arange(smallest, stop), size, replace=False))
         for size in slow_planted(rng, length)
     ]
-    places = np.sort(rng.choice(length, sum(map(len, runs)), replace=False))
-    numbers[places] = np.concatenate(runs)
+    positions = np.sort(rng.choice(length, sum(map(len, runs)), replace=False))
+    numbers[positions] = np.concatenate(runs)
     return numbers.tolist()
 
 
@@ -113,17 +115,17 @@ def test_runs_are_planted_as_in_the_description(length):
     """Answers, and how often a number is above the one before it, are distributed as in
     an independent, draw-by-draw sampler."""
     count, smallest, stop = 6000, 41, 100
-    _, made = sample(np.full(count, length), smallest=smallest, number_range=stop)
+    _, examples = sample(np.full(count, length), smallest=smallest, number_range=stop)
     rng = np.random.default_rng(1)
     slow = [slow_numbers(rng, length, smallest, stop) for _ in range(count)]
     answers = np.array([max(patience(numbers)) for numbers in slow])
-    ours = made.answer - FIRST_NUMBER
+    ours = examples.answer - FIRST_NUMBER
     for quantile in (0.1, 0.25, 0.5, 0.75, 0.9):
         a, b = np.quantile(ours, quantile), np.quantile(answers, quantile)
         assert abs(a - b) <= 1
     error = 4 * np.sqrt(2 / count)
     assert abs(ours.mean() - answers.mean()) < error * answers.std()
-    rises = np.diff(made.problem[:, 1 : length + 1], axis=1) > 0
+    rises = np.diff(examples.problem[:, 1 : length + 1], axis=1) > 0
     rising = np.mean(np.diff(slow, axis=1) > 0, axis=0)
     assert np.all(np.abs(rises.mean(axis=0) - rising) < error)
     # Every place gets its share of the planted numbers.
@@ -132,14 +134,14 @@ def test_runs_are_planted_as_in_the_description(length):
 
 @pytest.mark.parametrize("length", [1, 9, 10, 11, 25])
 def test_bounds_are_reached_and_never_passed(length):
-    task, made = sample(np.full(3000, length), smallest=26, number_range=52)
-    size = (made.problem != PAD).sum(axis=1)
-    told = (made.rounds != PAD).sum(axis=-1)
-    assert size.max() == task.problem_size(length) == made.problem.shape[1]
-    assert told.max() == task.round_size(length) == made.rounds.shape[2]
-    assert task.num_rounds(length) == made.rounds.shape[1]
-    assert made.problem.max() - FIRST_NUMBER == task.max_number(length) == 51
-    assert made.rounds.max() - FIRST_NUMBER <= task.max_number(length)
+    task, examples = sample(np.full(3000, length), smallest=26, number_range=52)
+    size = (examples.problem != PAD).sum(axis=1)
+    group_values = (examples.rounds != PAD).sum(axis=-1)
+    assert size.max() == task.problem_size(length) == examples.problem.shape[1]
+    assert group_values.max() == task.round_size(length) == examples.rounds.shape[2]
+    assert task.num_rounds(length) == examples.rounds.shape[1]
+    assert examples.problem.max() - FIRST_NUMBER == task.max_number(length) == 51
+    assert examples.rounds.max() - FIRST_NUMBER <= task.max_number(length)
 
 
 def right(*rows):
@@ -177,9 +179,9 @@ def test_scratchpad_is_as_drawn():
 
 
 def test_memory_keeps_each_value_at_its_number(memories):
-    task, made = sample(np.arange(40) % 23 + 1, group=5)
+    task, examples = sample(np.arange(40) % 23 + 1, group=5)
     loops = task.num_rounds(23)
-    batch = looped_batch(made, task, loops)
+    batch = looped_batch(examples, task, loops)
     space = task.scratchpad(jnp.array(batch.problem), loops)
     seen, marks = memories(space, batch.rounds), np.array(space.pointers)
     for b, problem in enumerate(batch.problem.tolist()):
@@ -195,10 +197,10 @@ def test_memory_keeps_each_value_at_its_number(memories):
             group = range(start + t * 5, start + min(t * 5 + 5, len(values)))
             assert read == {slot: j for slot, j in enumerate(group, 1)}
             for j, mark in enumerate(marks[t, b, :, 1].tolist()):
-                told = batch.rounds[t, b, j]
-                assert (mark > 0) == (told >= FIRST_NUMBER)
+                group_values = batch.rounds[t, b, j]
+                assert (mark > 0) == (group_values >= FIRST_NUMBER)
                 if mark:  # what is said here is the value of the number so marked
-                    assert told == FIRST_NUMBER + values[read[mark] - start]
+                    assert group_values == FIRST_NUMBER + values[read[mark] - start]
 
 
 def test_messages():

@@ -13,18 +13,18 @@ from relay_jax.vocabulary import COMMA, FIRST_NUMBER, PAD, SEP
 def test_a_chain_amounts_to_its_answer(name):
     task = TASKS[name]()
     length = np.random.default_rng(0).integers(1, 13, size=300)
-    made = task.sample(np.random.default_rng(1), length)
-    answer = task.chain_answer(made.rounds, made.num_rounds)
-    np.testing.assert_array_equal(answer, made.answer)
+    examples = task.sample(np.random.default_rng(1), length)
+    answer = task.chain_answer(examples.rounds, examples.num_rounds)
+    np.testing.assert_array_equal(answer, examples.answer)
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_chain_fits_its_size(name):
     task = TASKS[name]()
     for length in (1, 2, 3, 7, 12):
-        made = task.sample(np.random.default_rng(0), np.full(500, length))
-        most = np.sum(made.rounds != PAD, axis=(1, 2)).max()
-        assert 0.9 * task.chain_size(length) <= most <= task.chain_size(length)
+        examples = task.sample(np.random.default_rng(0), np.full(500, length))
+        longest = np.sum(examples.rounds != PAD, axis=(1, 2)).max()
+        assert 0.9 * task.chain_size(length) <= longest <= task.chain_size(length)
 
 
 @pytest.mark.parametrize(
@@ -45,8 +45,8 @@ def test_the_answer_is_read_off_wrong_chains_too(name, rounds, answer):
         return marks[x] if x in marks else FIRST_NUMBER + x
 
     width = max(map(len, rounds))
-    told = [[token(x) for x in r] + [PAD] * (width - len(r)) for r in rounds]
-    found = TASKS[name]().chain_answer(np.array([told]), np.array([2]))
+    chain = [[token(x) for x in r] + [PAD] * (width - len(r)) for r in rounds]
+    found = TASKS[name]().chain_answer(np.array([chain]), np.array([2]))
     assert found.tolist() == [token(answer)]
 
 

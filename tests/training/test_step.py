@@ -49,14 +49,14 @@ def run(settings, sizes=(1, 1, 1), num=3):
     """The first steps: losses, gradients' norms, and the state after them."""
     mesh, buckets = make_mesh(MeshConfig(*sizes)), open_buckets(settings)
     state, where = begin(settings, mesh)
-    train_step, told = make_train_step(settings, where), []
+    train_step, history = make_train_step(settings, where), []
     for now in (loader.step_at(i, buckets, settings) for i in range(num)):
         batch = shard_batch(now.batch, mesh, settings.data.batch_size)
         state, metrics = train_step(
             state, batch, task=now.task, num_loops=now.num_loops
         )
-        told.append(jax.device_get(metrics))
-    return told, state
+        history.append(jax.device_get(metrics))
+    return history, state
 
 
 @functools.cache
@@ -92,9 +92,9 @@ def test_every_mesh_trains_as_one_device_does(kind, optimizer, sizes):
 @pytest.mark.parametrize("kind", ["looped", "decoder"])
 def test_bfloat16_and_remat_train_alike_on_a_mesh(kind):
     model = {"dtype": "bfloat16", "remat": True}
-    told, state = run(config(kind, model=model), (2, 2, 2))
+    history, state = run(config(kind, model=model), (2, 2, 2))
     plain, _ = alone(kind, "adamw" if kind == "looped" else "muon")
-    losses = [[x["loss"] for x in metrics] for metrics in (told, plain)]
+    losses = [[x["loss"] for x in metrics] for metrics in (history, plain)]
     np.testing.assert_allclose(losses[0][:1], losses[1][:1], rtol=0.02)
     assert {x.dtype for x in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
 
@@ -109,8 +109,8 @@ def test_no_device_ever_holds_a_whole_matrix(optimizer):
         matrices = [name for name, x in parts.items() if x.size >= 16 * 16]
         assert len(matrices) > 20
         for name in matrices:
-            held = parts[name].addressable_shards[0].data.size
-            assert held == parts[name].size // 4, name
+            shard_size = parts[name].addressable_shards[0].data.size
+            assert shard_size == parts[name].size // 4, name
 
 
 def test_init_does_not_depend_on_the_mesh():

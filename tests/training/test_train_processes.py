@@ -70,10 +70,10 @@ def alone(kind, folder, sizes):
     """The same here, with as many devices."""
     values = settings(kind) | {"mesh": dict(zip(("data", "fsdp", "tensor"), sizes))}
     loop.train(config_io.build(configs.TrainConfig, values), prepare(folder))
-    return told_by(folder)
+    return read_lines_of(folder)
 
 
-def told_by(folder: pathlib.Path):
+def read_lines_of(folder: pathlib.Path):
     """All that a run leaves and that no clock has a part in."""
     metrics, measured = (
         list(files.read_lines(folder / f"{name}.jsonl"))
@@ -100,13 +100,15 @@ def test_a_signal_to_one_process_stops_both_and_both_go_on(tmp_path):
     two = train("text", run, sizes, num_workers=1)
     wait_for_lines(run, two, 2)
     two[1].send_signal(signal.SIGTERM)
-    told = finish(two, codes=143)
-    steps = {errors.splitlines()[-1].split(";")[0] for _, errors in told}
+    outputs = finish(two, codes=143)
+    steps = {errors.splitlines()[-1].split(";")[0] for _, errors in outputs}
     assert len(steps) == 1 and steps.pop().startswith("stopped at step")
     assert not (run / "summary.json").exists()
-    told = finish(train("text", run, sizes))
-    assert "params_sha256" in told[0][0] and not told[1][0]  # the first one prints
-    assert told_by(run) == alone("text", tmp_path / "one", sizes)
+    outputs = finish(train("text", run, sizes))
+    assert (
+        "params_sha256" in outputs[0][0] and not outputs[1][0]
+    )  # the first one prints
+    assert read_lines_of(run) == alone("text", tmp_path / "one", sizes)
     assert len(list(files.read_lines(run / "run.jsonl"))) == 1
 
 
@@ -116,13 +118,16 @@ def test_two_processes_of_a_device_train_as_one(sizes, tmp_path):
     """Each makes half of the batch's problems."""
     finish(train("looped", tmp_path / "two", sizes, devices=1))
     sizes = tuple(size or 2 for size in sizes)
-    assert told_by(tmp_path / "two") == alone("looped", tmp_path / "one", sizes)
+    assert read_lines_of(tmp_path / "two") == alone("looped", tmp_path / "one", sizes)
 
 
 @pytest.mark.slow
 def test_sums_over_more_devices_differ_by_rounding_alone(tmp_path):
     finish(train("looped", tmp_path / "two", (4, 1, 1)))
-    two, one = told_by(tmp_path / "two"), alone("looped", tmp_path / "one", (4, 1, 1))
+    two, one = (
+        read_lines_of(tmp_path / "two"),
+        alone("looped", tmp_path / "one", (4, 1, 1)),
+    )
     np.testing.assert_allclose(two[0], one[0], rtol=1e-5)
 
 
@@ -137,4 +142,4 @@ def test_a_killed_process_takes_the_other_along_and_both_go_on(tmp_path):
     assert "Traceback" in two[0].communicate()[1]
     two[1].communicate()
     finish(train("text", run, sizes, devices=1))
-    assert told_by(run) == alone("text", tmp_path / "one", (2, 1, 1))
+    assert read_lines_of(run) == alone("text", tmp_path / "one", (2, 1, 1))
