@@ -23,7 +23,8 @@ from experiments import command, drafting, prompting
 from relay_jax.chat_template import TEMPLATES
 from relay_jax.config import MAX_SEED, DraftConfig, ModelConfig, SamplingConfig
 from relay_jax.decoding import decode
-from relay_jax.rest import drafters
+from relay_jax.rest import autotune
+from relay_jax.rest.drafters import PLAIN, make_drafter
 from relay_jax.tokenizers import UNFINISHED, Tokenizer, decode_spans
 
 _TEMPLATE = flags.DEFINE_enum("template", "plain", list(TEMPLATES), "How it is asked.")
@@ -81,7 +82,7 @@ def main() -> None:
             if fit is None:  # measured beside the answer
                 copy = jax.tree.map(jnp.copy, state)
                 _, fit, draft = drafting.choose(params, copy, index, draft, settings)
-            for used in {draft, decode.PLAIN} if fit else {draft}:
+            for used in {draft, PLAIN} if fit else {draft}:
                 state = _compile(params, state, index, used, settings)
             how = (index, draft, fit, STREAM_STEPS, settings)
             watched = drafting.watch(params, state, *how)
@@ -105,7 +106,7 @@ def _read(params, ids: list[int], number: int, model: ModelConfig, draft: DraftC
         params,
         *decode.pad_prompts([ids], model.vocab_size, room),
         decode.request_keys(_SEED.value + number, 1),
-        drafters.initial_table(draft, model.vocab_size),
+        autotune.start_drafter(draft),
         model=model,
         max_new_tokens=_MAX_NEW_TOKENS.value,
     )
@@ -116,7 +117,9 @@ def _read(params, ids: list[int], number: int, model: ModelConfig, draft: DraftC
 def _compile(params, state, index, draft, settings) -> decode.DecodeState:
     """The state as it was; what decodes it is compiled by then."""
     index = index if draft.num_draft else None
-    state = decode.advance(params, state, index, draft=draft, num_steps=0, **settings)
+    state = decode.advance(
+        params, state, make_drafter(draft), index, num_steps=0, **settings
+    )
     return jax.block_until_ready(state)
 
 

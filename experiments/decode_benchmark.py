@@ -21,12 +21,12 @@ from absl import flags
 from experiments import command
 from relay_jax import files
 from relay_jax.config import DraftConfig, ModelConfig, PositionConfig
-from relay_jax.decoding import decode
 from relay_jax.models.decoder import unstack_layers
 from relay_jax.models.hf_config import write_model
 from relay_jax.rest import roofline
 from relay_jax.rest.build import build_datastore
 from relay_jax.rest.datastore import open_datastore
+from relay_jax.rest.drafters import PLAIN
 from relay_jax.rest.index import load_index
 
 _RMS = {"kind": "decoder", "norm": "rms", "norm_epsilon": 1e-5, "activation": "swiglu"}
@@ -98,7 +98,7 @@ def main() -> None:
         f"{about['device']}: reads {about['bandwidth_gigabytes_per_second']} GB/s; a plain "
         f"step must read {about['read_gigabytes']} GB: {about['limit_ms']} ms"
     )
-    kinds = {"plain": (decode.PLAIN, None)}
+    kinds = {"plain": (PLAIN, None)}
     small = {"num_draft": _NUM_DRAFT.value}
     for name in ("prompt_lookup", "token_recycling"):
         kinds[name] = DraftConfig(name, **small), None
@@ -108,7 +108,11 @@ def main() -> None:
             kinds[name] = DraftConfig(name, **small), index
     plain = None
     for name, (draft, index) in kinds.items():
-        work = {"held": held, "batch_size": batch_size, "num_steps": _STEPS.value}
+        work = {
+            "text_length": held,
+            "batch_size": batch_size,
+            "num_steps": _STEPS.value,
+        }
         trace = _TRACE.value and f"{_TRACE.value}/{name}"
         found = roofline.time_steps(params, model, draft, index, trace=trace, **work)
         plain = plain or found.seconds
@@ -117,8 +121,8 @@ def main() -> None:
             "num_draft": draft.num_draft,
             "store_tokens": _STORE_TOKENS.value if index is not None else 0,
             "ms_per_step": round(found.seconds * 1e3, 4),
-            "ms_min": round(found.least * 1e3, 4),
-            "ms_max": round(found.most * 1e3, 4),
+            "ms_min": round(found.min * 1e3, 4),
+            "ms_max": round(found.max * 1e3, 4),
             "share_of_limit": round(least / found.seconds, 4),
             "times_plain_step": round(found.seconds / plain, 4),
         }

@@ -1,6 +1,5 @@
 """The flags of every script that drafts: which drafter, from which store, how much."""
 
-import dataclasses
 import itertools
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,7 +11,6 @@ from absl import flags
 from etils import epath
 
 from experiments import devices
-from relay_jax import files
 from relay_jax.base import Host, Int, PyTree
 from relay_jax.config import DraftConfig
 from relay_jax.decoding import decode
@@ -25,7 +23,7 @@ from relay_jax.tokenizers import Tokenizer
 _DATASTORE = flags.DEFINE_string("datastore", "", "A datastore's directory.")
 # A guess is another script's: experiments/foretell.py.
 NAMES = [
-    n for n, one in drafters.DRAFTERS.items() if one.looks_into != drafters.LOOPED_DRAFT
+    n for n, kind in drafters.DRAFTERS.items() if kind.index != drafters.LOOPED_DRAFT
 ]
 _DRAFTER = flags.DEFINE_enum("drafter", "rest", NAMES, "Who drafts.")
 NUM_DRAFT = flags.DEFINE_string(
@@ -36,11 +34,6 @@ NUM_DRAFT = flags.DEFINE_string(
     "plainly: with auto, a shorter text is never drafted.",
 )
 _DEPTH = flags.DEFINE_integer("draft_depth", 10, "Depth of the draft tree.", 1)
-_WEIGHTS = flags.DEFINE_string(
-    "weights",
-    "",
-    "A file of experiments/calibrate.py: weights of matches and how they fade.",
-)
 INDEXES = {
     "device": indexes.load_index,
     "mesh": lambda store: indexes.load_index(store, devices.mesh(everywhere=True)),
@@ -75,19 +68,19 @@ def from_flags(
     Raises:
       ValueError: a drafter is unknown; the store is missing, damaged, or another's.
     """
-    drafts, weights = [], read_weights(_WEIGHTS.value) if _WEIGHTS.value else {}
+    drafts = []
     for name, count in itertools.product(names or [_DRAFTER.value], read_sizes()):
         size = {"num_draft": count, "depth": _DEPTH.value}
-        made = DraftConfig(drafter=name, **size, **weights)
-        drafts.append(decode.PLAIN if name == "none" else made)
+        made = DraftConfig(drafter=name, **size)
+        drafts.append(drafters.PLAIN if name == "none" else made)
     used = {draft.drafter for draft in drafts}
-    if not _DATASTORE.value and used & set(drafters.NEEDS_STORE):
+    if not _DATASTORE.value and used & set(drafters.NEEDS_DATASTORE):
         raise ValueError(
-            f"--datastore is missing: {' and '.join(drafters.NEEDS_STORE)} need one; "
+            f"--datastore is missing: {' and '.join(drafters.NEEDS_DATASTORE)} need one; "
             "--drafter=mixed and --drafter=prompt_lookup work without"
         )
-    looked_into = {drafters.DRAFTERS[name].looks_into for name in used}
-    is_open = _DATASTORE.value and drafters.STORE in looked_into
+    looked_into = {drafters.DRAFTERS[name].index for name in used}
+    is_open = _DATASTORE.value and drafters.DATASTORE in looked_into
     store = _open_store(tokenizer) if is_open else None
     for draft in drafts:
         is_auto = draft.num_draft == autotune.AUTOTUNE
@@ -121,21 +114,6 @@ def load_index(store: Datastore | None) -> AnyIndex | None:
     return INDEXES[_INDEX.value](store) if store else None
 
 
-def read_weights(file: epath.PathLike) -> dict[str, Any]:
-    """The fields of a `DraftConfig` that `calibrate` found.
-
-    Raises:
-      ValueError: the file is missing, or holds something else.
-    """
-    if not epath.Path(file).exists():
-        raise ValueError(f"--weights: {file} does not exist")
-    held = files.read_json(file).get("weights")
-    names = {field.name for field in dataclasses.fields(DraftConfig)}
-    if not isinstance(held, dict) or not set(held) <= names:
-        raise ValueError(f"--weights: {file} is no file of experiments/calibrate.py")
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in held.items()}
-
-
 def read_sizes() -> list[int]:
     """The numbers of --num_draft. Raises ValueError where it holds something else."""
     parts = [part.strip() for part in NUM_DRAFT.value.split(",")]
@@ -162,7 +140,7 @@ def choose(params, state, index, draft: DraftConfig, settings: dict[str, Any]):
     state, fit = autotune.autotune(
         params, state, index, draft=draft, cache_file=cache_file(), **settings
     )
-    print(fit.tell(), file=sys.stderr)
+    print(fit.summary(), file=sys.stderr)
     return state, fit, fit.draft
 
 
@@ -187,16 +165,14 @@ def watch(
     while not bool(state.done.all()):
         before = _progress(state)
         state = decode.advance(
-            params,
-            state,
+            *(params, state, drafters.make_drafter(draft)),
             index if draft.num_draft else None,
-            draft=draft,
             num_steps=num_steps,
             **settings,
         )
         yield state
         if fit and draft.num_draft and not fit.pays(*(_progress(state) - before)):
-            draft = decode.PLAIN
+            draft = drafters.PLAIN
             print("drafts do not pay any more: going on plainly", file=sys.stderr)
 
 

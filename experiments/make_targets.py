@@ -21,7 +21,7 @@ from absl import flags
 
 from experiments import command
 from relay_jax.data import corpora
-from relay_jax.rest.replay import Target, check_place, save_targets
+from relay_jax.rest.replay import Target, check_path, save_targets
 from relay_jax.tokenizers import Tokenizer, load_tokenizer
 
 _TARGETS = flags.DEFINE_string("targets", None, "The .npz file to be.")
@@ -44,7 +44,7 @@ flags.mark_flags_as_required(["targets", "tokenizer"])
 
 
 def main() -> None:
-    check_place(_TARGETS.value, _OVERWRITE.value)
+    check_path(_TARGETS.value, _OVERWRITE.value)
     tokenizer = load_tokenizer(_TOKENIZER.value)
     chosen = itertools.islice(_texts(tokenizer), _OFFSET.value, None, _EVERY.value)
     kept = (target for target in chosen if len(target.tokens) > target.prompt_length)

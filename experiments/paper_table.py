@@ -15,8 +15,8 @@ from experiments import command, drafting, prompting
 from relay_jax import aliases, files
 from relay_jax.chat_template import TEMPLATES
 from relay_jax.config import MAX_SEED, SamplingConfig
-from relay_jax.decoding import decode
 from relay_jax.rest import qa_benchmark
+from relay_jax.rest.drafters import PLAIN
 
 _DATA = flags.DEFINE_string("data", None, "The questions' file.", required=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where records go.", required=True)
@@ -105,7 +105,7 @@ def make_table(total: Sequence[dict[str, Any]], rows: Sequence[Row]) -> str:
     told = [f"{'measured':<28}{'M':>7}{'ms a token':>12}{'speed-up':>10}"]
     for line in total:
         nodes = f"{line['num_draft']} nodes" if line["num_draft"] else "chose plain"
-        is_plain = line["drafter"] == decode.PLAIN.drafter
+        is_plain = line["drafter"] == PLAIN.drafter
         name = "plain" if is_plain else f"{line['drafter']} ({nodes})"
         told.append(_row(name, line["M"], line["ms_per_token"], line["speed_up"]))
     told.append("the paper, on one A6000")

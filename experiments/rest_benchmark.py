@@ -65,7 +65,7 @@ def main() -> None:
     index = drafting.load_index(store)
     if store and _LIVE.value:
         index = add_recent(index, store.eos_id, _LIVE.value)
-    work = benchmark.Work(
+    work = benchmark.Workload(
         params=prompting.load_params(config, index),
         model=config.model,
         prompts=prompts,

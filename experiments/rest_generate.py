@@ -21,8 +21,8 @@ from absl import flags
 
 from experiments import command, drafting, prompting
 from relay_jax.config import MAX_SEED, SamplingConfig
-from relay_jax.decoding import decode
-from relay_jax.rest import drafters
+from relay_jax.decoding import decode, result
+from relay_jax.rest import autotune
 from relay_jax.tokenizers import UNFINISHED, decode_spans
 
 _PRINT_IDS = flags.DEFINE_bool("print_ids", False, "Print ids instead of text.")
@@ -57,7 +57,7 @@ def main() -> None:
     state = decode.start(
         params,
         *(tokens, length, decode.request_keys(_SEED.value, len(tokens))),
-        drafters.initial_table(draft, config.model.vocab_size),
+        autotune.start_drafter(draft),
         model=config.model,
         max_new_tokens=_MAX_NEW_TOKENS.value,
     )
@@ -76,7 +76,7 @@ def main() -> None:
             shown = text
     for row in range(len(prompts)):
         print("" if streams else show(state, row, length[row], tokenizer))
-    rate = decode.tokens_per_step(state, length)
+    rate = result.tokens_per_step(state, length)
     print(
         f"{int((np.asarray(state.length) - length).sum())} tokens in "
         f"{int(state.steps.sum())} steps (M = {rate:.2f})",
@@ -88,7 +88,7 @@ def show(state: decode.DecodeState, row: int, first: int, tokenizer) -> str:
     """The new text of a row; runs of accepted drafts in quotes if asked for."""
     read = _join_ids if _PRINT_IDS.value else partial(decode_spans, tokenizer)
     if _SHOW.value:
-        return decode.mark_drafted(state, row, int(first), read)
+        return result.mark_accepted(state, row, int(first), read)
     (text,) = read(np.asarray(state.tokens[row]), [int(first), int(state.length[row])])
     return text
 

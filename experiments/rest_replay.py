@@ -36,7 +36,7 @@ def main() -> None:
         targets, index, draft, _BATCH_SIZE.value, progress=True
     )
     new, steps, nodes = np.sum(scores, axis=0)
-    texts = replay.draw_texts(targets, _TIMED.value)
+    texts = replay.sample_texts(targets, _TIMED.value)
     seconds = replay.time_drafter(texts, index, draft)
     means = [score.new_tokens / score.steps for score in scores]
     line = {

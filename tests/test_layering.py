@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "tasks": BASE,
     "data": BASE | {"tasks"},
     "models": BASE,
-    "decoding": BASE | {"models", "rest"},
+    "decoding": BASE | {"models"},
     "rest": BASE | {"models", "decoding"},
     "evaluation": BASE | {"tasks", "data", "models", "decoding"},
     "training": BASE | {"tasks", "data", "models", "evaluation"},

@@ -1,104 +1,105 @@
-"""The decode loop: draft, verify, keep; one jitted loop for a batch of texts.
+"""The decode loop: draft, verify, append; one jitted loop for a batch of texts.
 
-    draft    the drafter's rows -> a tree of C nodes under the text's last token
-    verify   one forward pass over root and nodes, under tree attention
-    keep     the branch the model itself would have said goes into text and cache
+    draft    the drafter proposes a tree of C nodes under each text's last token
+    verify   one forward pass of the target model over root and nodes
+    append   the branch that the model itself would have generated joins text and cache
 
-Plain decoding is the same loop with the drafter `none`: a tree of the root alone. The
-result is the same, token for token; only the number of steps differs (REST, section 3).
+Plain decoding is the same loop with `no_drafter`, whose tree is the root alone. The
+generated tokens are the same whatever is drafted; only the number of steps differs
+(REST, section 3.3).
 
-`decode` runs to the end; `start` and `advance` are for those who look on meanwhile;
-`replay` lets a known text play the model, to see how well it is drafted.
+`decode` runs to the end. `start` and `advance` are its two halves, for callers that
+look at the texts in between. `run_loop` is the loop itself; `rest.replay` runs it with a
+known text in the model's stead.
 """
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from relay_jax.base import Array, Host, Int, Key, PyTree
-from relay_jax.config import DraftConfig, ModelConfig, SamplingConfig
-from relay_jax.decoding.draft_tree import Tree
+from relay_jax.base import Array, Float, Host, Int, Key, PyTree
+from relay_jax.config import ModelConfig, SamplingConfig
+from relay_jax.decoding.draft_tree import DraftTree
+from relay_jax.decoding.drafter import DecodedText, Drafter, no_drafter, shard_like
 from relay_jax.decoding.state import (
     DecodeState,
-    Verification,
+    accepted_tokens,
     append_accepted,
+    constrain_state,
     first_state,
-    lay_out,
-    nodes,
+    node_mask,
+    node_tokens,
 )
-from relay_jax.decoding.verify import TargetTokens, sample
-from relay_jax.models.decoder import run_decoder
-from relay_jax.models.kv_cache import make_cache, write_cache
-from relay_jax.rest import drafters, token_recycling
-from relay_jax.rest.drafters import Text
-from relay_jax.rest.index import shard_like
-from relay_jax.rest.token_recycling import AdjacencyTable
+from relay_jax.decoding.target_model import TargetModel, make_target
+from relay_jax.decoding.verify import TargetTokens, accept, sample
 from relay_jax.tokenizers import check_ids
 
 GREEDY = SamplingConfig()
-PLAIN = DraftConfig(drafter="none", num_draft=0)
 CHUNK = 128  # prompt tokens read at once
 NO_EOS = -1
 NO_LIMIT = 2**31 - 1  # steps
 EndIds = int | tuple[int, ...]  # some models end a text with any of several tokens
 
 
-Target = Callable[[DecodeState, Tree], Verification]
+class Verification(NamedTuple):
+    """What the target model computes for a draft tree."""
+
+    target: TargetTokens
+    logits: Float[Array, "b q v"] | None  # None in a replay
+    entries: Any  # the nodes' keys and values, for the cache
 
 
 def decode(
     params: PyTree,
     prompts: Sequence[Sequence[int] | Int[Host, "_"]],
+    drafter: Drafter = no_drafter,
+    index: Any = None,
     *,
-    model: ModelConfig,
+    model: ModelConfig | TargetModel,
     max_new_tokens: int,
     eos_id: EndIds = NO_EOS,
-    draft: DraftConfig = PLAIN,
     sampling: SamplingConfig = GREEDY,
-    index: Any = None,
     seed: int = 0,
     width: int = 0,
-    known: AdjacencyTable | None = None,
+    drafter_state: Any = None,
 ) -> DecodeState:
-    """Continues prompts; see `written` for the new tokens.
+    """Continues prompts to their end; `new_tokens` reads the result.
 
     Args:
+      params: of the model; an index on a mesh takes them there.
       prompts: token ids, a list for each text; they may differ in length.
-      eos_id: ends a text (and is written), any of them if there are several; by default
-        nothing does.
-      index: the datastore, `index.load_index` or `HostIndex`.
-      seed: of the noise when sampling; row i uses `fold_in(key(seed), i)`.
-      width: room for prompts, so that different ones need no new compilation.
-      known: followers to begin with, those of the texts before; by default none.
+      drafter: `rest.drafters.make_drafter` makes one from a `DraftConfig`.
+      index: what the drafter looks into, if it looks into anything.
+      model: the decoder's config, or any other JAX model as a `TargetModel`.
+      max_new_tokens: of each text.
+      eos_id: the token, or the tokens, that end a text; they are generated too.
+      sampling: temperature, top-p and top-k; greedy by default.
+      seed: of the sampling noise; row i uses `fold_in(key(seed), i)`.
+      width: room for prompts, so that longer ones need no new compilation.
+      drafter_state: to begin with, such as an earlier decode's; by default
+        `drafter.init`'s.
 
     Raises:
-      ValueError: a prompt is empty, too long, or holds ids outside the vocabulary; the
-        draft config cannot work.
+      ValueError: a prompt is empty, too long, or has ids outside the vocabulary; the
+        drafter does not work with this index.
     """
-    drafters.check(draft, index)
     params = shard_like(params, index)
     tokens, length = pad_prompts(prompts, model.vocab_size, width)
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be 1 or more, got {max_new_tokens}")
     state = start(
-        params,
-        tokens,
-        length,
-        request_keys(seed, len(tokens)),
-        known or drafters.initial_table(draft, model.vocab_size),
+        *(params, tokens, length, request_keys(seed, len(tokens))),
+        *(drafter, drafter_state),
         model=model,
         max_new_tokens=max_new_tokens,
     )
     return advance(
-        params,
-        state,
-        index,
+        *(params, state, drafter, index),
         model=model,
-        draft=draft,
         sampling=sampling,
         eos_id=eos_id,
         num_steps=NO_LIMIT,
@@ -108,7 +109,12 @@ def decode(
 def pad_prompts(
     prompts: Sequence[Sequence[int] | Int[Host, "_"]], vocab_size: int, width: int = 0
 ) -> tuple[Int[Host, "b p"], Int[Host, " b"]]:
-    """Prompts as one array, filled up on the right; raises ValueError at bad ones."""
+    """Prompts as one array, padded on the right, and their lengths.
+
+    Raises:
+      ValueError: a prompt is empty, longer than `width`, or has ids outside the
+        vocabulary.
+    """
     length = np.array([len(prompt) for prompt in prompts], np.int32)
     if not length.size or length.min() == 0:
         raise ValueError(
@@ -121,7 +127,7 @@ def pad_prompts(
             "shorten it or raise the room for prompts"
         )
     tokens = np.zeros((len(prompts), width), np.int32)
-    limit = f"but the model's vocabulary has {vocab_size} words"
+    limit = f"but the model's vocabulary has {vocab_size} tokens"
     for row, prompt in zip(tokens, prompts):
         ids = np.asarray(prompt)
         check_ids(ids, vocab_size, "the prompt", limit)
@@ -135,171 +141,146 @@ def request_keys(seed: int, num: int) -> Key[Array, " b"]:
     return jax.vmap(fold)(jnp.arange(num))
 
 
-@functools.partial(jax.jit, static_argnames=("model", "max_new_tokens"))
 def start(
+    params: PyTree,
+    prompts: Int[Array | Host, "b p"],
+    length: Int[Array | Host, " b"],
+    keys: Key[Array, " b"],
+    drafter: Drafter = no_drafter,
+    drafter_state: Any = None,
+    *,
+    model: ModelConfig | TargetModel,
+    max_new_tokens: int,
+) -> DecodeState:
+    """Reads the prompts, which the drafter observes; the arguments are `decode`'s.
+
+    All but each prompt's last token are read, `CHUNK` tokens at a time.
+    """
+    if drafter_state is None:
+        drafter_state = drafter.init(model.vocab_size)
+    return read_prompts(
+        *(params, prompts, length, keys, drafter_state),
+        model=model,
+        observe=drafter.observe,
+        max_new_tokens=max_new_tokens,
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("model", "observe", "max_new_tokens"))
+def read_prompts(
     params: PyTree,
     prompts: Int[Array, "b p"],
     length: Int[Array, " b"],
     keys: Key[Array, " b"],
-    known: AdjacencyTable | None = None,
+    drafter_state: Any,
     *,
-    model: ModelConfig,
+    model: ModelConfig | TargetModel,
+    observe: Callable[[Any, Any, Any, Any], Any],
     max_new_tokens: int,
 ) -> DecodeState:
-    """Reads the prompts, `CHUNK` tokens at a time, all but each one's last token.
-
-    Args:
-      known: the followers to begin with (`drafters.initial_table`), where the drafter
-        to come looks at them; the prompts are learnt too.
-    """
+    """`start`, compiled; of a drafter it depends on `observe` alone."""
+    target = make_target(model)
     batch_size, width = prompts.shape
-    room = width + max_new_tokens
     chunk = min(width, CHUNK)
     num_chunks = -(-width // chunk)
     padded = jnp.pad(prompts, ((0, 0), (0, num_chunks * chunk - width)))
+    causal = jnp.tril(jnp.ones((batch_size, chunk, chunk), bool))
+    nodes = jnp.broadcast_to(jnp.arange(chunk)[None], (batch_size, chunk))
 
     def read(i, carry):
-        cache, known = carry
+        cache, drafter_state = carry
         first = i * chunk
         tokens = jax.lax.dynamic_slice_in_dim(padded, first, chunk, axis=1)
-        place = first + jnp.arange(chunk)[None]
-        positions = jnp.broadcast_to(place, tokens.shape)
-        logits, new = run_decoder(
-            params, tokens, model=model, positions=positions, cache=cache
-        )
-        is_read = place < length[:, None] - 1
-        if known is not None:
-            told = token_recycling.top_candidates(logits, known.tokens.shape[1])
-            known = token_recycling.update(known, tokens, told, is_read)
-        return write_cache(cache, new, is_read), known
+        positions = first + nodes
+        logits, entries = target.apply(params, tokens, positions, causal, cache)
+        is_read = positions < length[:, None] - 1
+        drafter_state = observe(drafter_state, tokens, logits, is_read)
+        return target.write_cache(cache, entries, nodes, is_read), drafter_state
 
     # The barrier: of a cache that it knows to be empty, XLA would compute the attention
     # while it compiles.
-    empty = jax.lax.optimization_barrier(make_cache(model, batch_size, room))
-    cache, known = jax.lax.fori_loop(0, num_chunks, read, (empty, known))
+    empty = target.init_cache(batch_size, width + max_new_tokens)
+    carry = jax.lax.optimization_barrier(empty), drafter_state
+    cache, drafter_state = jax.lax.fori_loop(0, num_chunks, read, carry)
     tokens = jnp.pad(prompts, ((0, 0), (0, max_new_tokens)))
     stop = length + max_new_tokens
-    return lay_out(first_state(tokens, length, stop, keys, cache, known), params)
+    state = first_state(tokens, length, stop, keys, cache, drafter_state)
+    return constrain_state(state, params, target.constrain_cache)
 
 
 @functools.partial(
     jax.jit,
-    static_argnames=("model", "draft", "sampling"),
+    static_argnames=("drafter", "model", "sampling"),
     donate_argnames="state",
 )
 def advance(
     params: PyTree,
     state: DecodeState,
+    drafter: Drafter = no_drafter,
     index: Any = None,
     *,
-    model: ModelConfig,
-    draft: DraftConfig = PLAIN,
+    model: ModelConfig | TargetModel,
     sampling: SamplingConfig = GREEDY,
     eos_id: EndIds | Int[Array, ""] | tuple[Int[Array, ""], ...] = NO_EOS,
     num_steps: int | Int[Array, ""] = NO_LIMIT,
 ) -> DecodeState:
     """Decodes until every row is done, at most `num_steps` steps. Donates `state`.
 
-    Compiled once for a batch size and a draft config, however many steps are taken.
+    Compiled once for a batch size and a drafter, however many steps are taken.
     """
+    target_model = make_target(model)
 
-    def target(state: DecodeState, tree: Tree) -> Verification:
+    def verify(state: DecodeState, tree: DraftTree) -> Verification:
         depth = jnp.pad(tree.depth, ((0, 0), (1, 0)))
         valid = jnp.pad(tree.valid, ((0, 0), (1, 0)), constant_values=True)
-        logits, new = run_decoder(
+        logits, entries = target_model.apply(
             params,
-            nodes(state, tree),
-            model=model,
-            positions=state.length[:, None] - 1 + depth,
-            mask=tree.ancestors & valid[:, None],
-            cache=state.cache,
+            node_tokens(state, tree),
+            state.length[:, None] - 1 + depth,
+            tree.ancestors & valid[:, None],
+            state.cache,
         )
-        deepest = _deepest(draft)
-        chosen = sample(logits, sampling, state.keys, state.length, depth, deepest)
-        told = None
-        if state.followers is not None:
-            told = token_recycling.top_candidates(
-                logits, state.followers.tokens.shape[1]
-            )
-        return Verification(chosen, new, told)
+        target = sample(
+            *(logits, sampling, state.keys, state.length),
+            *(depth, drafter.max_depth),
+        )
+        return Verification(target, logits, entries)
 
-    state = _loop(target, state, index, draft, eos_id, num_steps)
-    return lay_out(state, params)
-
-
-@functools.partial(jax.jit, static_argnames="draft")
-def replay(
-    truth: Int[Array, "b m"],
-    prompt_length: Int[Array, " b"],
-    length: Int[Array, " b"],
-    index: Any = None,
-    *,
-    draft: DraftConfig,
-) -> DecodeState:
-    """Decodes known texts as if a model said them: the very loop, without a model."""
-    is_prompt = jnp.arange(truth.shape[1])[None] < prompt_length[:, None]
-    keys = request_keys(0, len(truth))
-    state = first_state(
-        jnp.where(is_prompt, truth, 0), prompt_length, length, keys, None
+    state = run_loop(
+        *(verify, target_model.write_cache, state, drafter, index, eos_id, num_steps)
     )
-
-    def target(state: DecodeState, tree: Tree) -> Verification:
-        depth = jnp.pad(tree.depth, ((0, 0), (1, 0)))
-        place = jnp.minimum(state.length[:, None] + depth, truth.shape[1] - 1)
-        token = jnp.take_along_axis(truth, place, axis=1)
-        return Verification(TargetTokens(token, jnp.ones(token.shape)), None, None)
-
-    state = _loop(target, state, index, draft, NO_EOS, NO_LIMIT)
-    return lay_out(state, index)
+    return constrain_state(state, params, target_model.constrain_cache)
 
 
-def written(state: DecodeState, prompt_length: Int[Host, " b"]) -> list[Int[Host, "_"]]:
-    """The new tokens of every row."""
-    tokens, length = np.asarray(state.tokens), np.asarray(state.length)
-    return [row[a:b] for row, a, b in zip(tokens, prompt_length, length)]
-
-
-def tokens_per_step(state: DecodeState, prompt_length: Int[Host, " b"]) -> float:
-    """M of the paper: tokens written by each forward pass, over all rows."""
-    new = np.asarray(state.length) - np.asarray(prompt_length)
-    return float(new.sum() / max(np.asarray(state.steps).sum(), 1))
-
-
-def mark_drafted(
+def run_loop(
+    verify: Callable[[DecodeState, DraftTree], Verification],
+    write_cache: Callable[[Any, Any, Any, Any], Any],
     state: DecodeState,
-    row: int,
-    first: int,
-    read: Callable[[Int[Host, "_"], Sequence[int]], list[str]],
-) -> str:
-    """A row's text from token `first` on; runs of accepted drafts in quotes: «so».
+    drafter: Drafter,
+    index: Any,
+    eos_id: Any,
+    num_steps: int | Int[Array, ""],
+) -> DecodeState:
+    """The loop: draft, verify, append, until all rows are done; to be called in jit."""
 
-    Args:
-      read: ids of a whole text, and places in it -> the text between two places, as
-        `tokens.decode_spans` of a tokenizer does.
-    """
-    tokens, drafted = np.asarray(state.tokens[row]), np.asarray(state.drafted[row])
-    length = int(state.length[row])
-    changes = np.flatnonzero(np.diff(drafted[first:length])) + first + 1
-    cuts = [first, *changes.tolist(), length]
-    marked = zip(read(tokens, cuts), cuts)
-    return "".join(f"«{text}»" if drafted[cut] else text for text, cut in marked)
-
-
-def _deepest(draft: DraftConfig) -> int:
-    return draft.depth if draft.num_draft and draft.drafter != "none" else 0
-
-
-def _loop(target: Target, state, index, draft, eos_id, num_steps) -> DecodeState:
     def is_open(carry):
         count, state = carry
         return ~jnp.all(state.done) & (count < num_steps)
 
     def step(carry):
         count, state = carry
-        text = Text(state.tokens, state.length, state.followers)
-        tree = drafters.draft(text, index, draft)
-        verdict = target(state, tree)
-        return count + 1, append_accepted(state, tree, verdict, _deepest(draft), eos_id)
+        text = DecodedText(state.tokens, state.length)
+        tree = drafter.draft(index, state.drafter_state, text)
+        target, logits, entries = verify(state, tree)
+        accepted = accept(tree, target.token, drafter.max_depth)
+        drafter_state = drafter.observe(
+            *(state.drafter_state, node_tokens(state, tree)),
+            *(logits, node_mask(state, tree)),
+        )
+        new = accepted_tokens(state, target, accepted, eos_id)
+        is_new = jnp.arange(new.tokens.shape[1])[None] < new.count[:, None]
+        cache = write_cache(state.cache, entries, accepted.path, is_new)
+        return count + 1, append_accepted(state, tree, new, cache, drafter_state)
 
     _, state = jax.lax.while_loop(is_open, step, (jnp.zeros((), jnp.int32), state))
     return state

@@ -1,53 +1,51 @@
-"""The state of decoding: what is told to a batch of texts, step by step.
+"""The state of decoding: everything that the loop carries from step to step.
 
-first_state    prompts that have been read
-append_accepted         the state after a step: the branch that the model itself would have said
-               is part of the text; its keys and values are in the cache
+first_state      prompts that have been read
+append_accepted  the state after a step: the accepted branch is part of the text, and so
+                 is the token that the model predicts after it
 """
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from relay_jax.base import Array, Bool, Float, Int, Key, PyTree
-from relay_jax.decoding.draft_tree import Tree
-from relay_jax.decoding.verify import TargetTokens, accept
-from relay_jax.models.kv_cache import Cache, write_cache
-from relay_jax.models.layers import KeyValues
+from relay_jax.decoding.draft_tree import DraftTree
+from relay_jax.decoding.verify import Accepted, TargetTokens
 from relay_jax.models.sharding import constrain
-from relay_jax.rest import token_recycling
-from relay_jax.rest.token_recycling import AdjacencyTable
 
 
 class DecodeState(NamedTuple):
-    """The carry of the loop."""
+    """The carry of the decode loop."""
 
-    tokens: Int[Array, "b m"]  # prompt, then what was written; 0 after it
+    tokens: Int[Array, "b m"]  # prompt, then the generated tokens, then zeros
     length: Int[Array, " b"]  # of the text; its last token is the next tree's root
     stop: Int[Array, " b"]  # the length at which a row ends
     done: Bool[Array, " b"]
-    drafted: Bool[Array, "b m"]  # tokens that were drafted and kept
-    confidence: Float[Array, " b"]  # the least probability of a token written
-    steps: Int[Array, " b"]  # forward passes that wrote something to the row
+    drafted: Bool[Array, "b m"]  # tokens that were drafted and accepted
+    confidence: Float[Array, " b"]  # the lowest probability of a generated token
+    steps: Int[Array, " b"]  # forward passes that generated tokens of the row
     nodes: Int[Array, " b"]  # nodes drafted in them, in all
     keys: Key[Array, " b"]  # of each request, for sampling
-    cache: Cache | None  # holds the text but for its last token
-    followers: (
-        AdjacencyTable | None
-    )  # what the model said of each word; for some drafters
+    cache: Any  # of the target model: the text but for its last token
+    drafter_state: Any  # see `Drafter`; () for most
 
 
-class Verification(NamedTuple):
-    """What the model says of a tree."""
+class NewTokens(NamedTuple):
+    """The tokens that a step appends to every text; the first `count` of s columns."""
 
-    choice: TargetTokens
-    key_values: KeyValues | None
-    followers: AdjacencyTable | None  # of every node, where a table learns them
+    tokens: Int[Array, "b s"]
+    probability: Float[Array, "b s"]  # to the model
+    drafted: Bool[Array, "b s"]  # all but the last one, which the model adds
+    count: Int[Array, " b"]  # 0 in rows that are done
+    ended: Bool[Array, " b"]  # whether the last of them ends the text
 
 
-def first_state(tokens, length, stop, keys, cache, known=None) -> DecodeState:
+def first_state(tokens, length, stop, keys, cache, drafter_state) -> DecodeState:
+    """The state after the prompts have been read."""
     batch_size = len(length)
     none = jnp.zeros(batch_size, jnp.int32)
     return DecodeState(
@@ -61,75 +59,85 @@ def first_state(tokens, length, stop, keys, cache, known=None) -> DecodeState:
         nodes=none,
         keys=keys,
         cache=cache,
-        followers=known,
+        drafter_state=drafter_state,
     )
 
 
-def nodes(state: DecodeState, tree: Tree) -> Int[Array, "b q"]:
+def node_tokens(state: DecodeState, tree: DraftTree) -> Int[Array, "b q"]:
     """The tokens of a tree, its root's first."""
     root = jnp.take_along_axis(state.tokens, state.length[:, None] - 1, axis=1)
     return jnp.concatenate([root, tree.tokens], axis=1)
 
 
-def append_accepted(
-    state, tree, verdict: Verification, deepest: int, eos_id
-) -> DecodeState:
-    """Appends the accepted branch, and the token that the model says after it."""
-    choice, new, told = verdict
-    path, count = accept(tree, choice.token, deepest)
-    known = state.followers
-    if told is not None:
-        counts = jnp.pad(tree.valid, ((0, 0), (1, 0)), constant_values=True)
-        counts &= ~state.done[:, None]
-        known = token_recycling.update(known, nodes(state, tree), told, counts)
-    # What follows each kept node: the next kept node's token, at last the model's own.
-    said = jnp.take_along_axis(choice.token, path, axis=1)
-    probability = jnp.take_along_axis(choice.probability, path, axis=1)
-    place = jnp.arange(deepest + 1)[None]
-    own = count[:, None] - 1  # the last token is the model's own
-    ends = jnp.isin(said, jnp.asarray(eos_id)) & (place < count[:, None])
-    first_end = jnp.argmax(ends, axis=1)
-    ended = jnp.any(ends, axis=1)
-    count = jnp.where(ended, first_end + 1, count)
-    ended &= count <= state.stop - state.length
-    count = jnp.minimum(count, state.stop - state.length)
-    count = jnp.where(state.done, 0, count)
+def node_mask(state: DecodeState, tree: DraftTree) -> Bool[Array, "b q"]:
+    """Which nodes exist, the root among them; none in rows that are done."""
+    valid = jnp.pad(tree.valid, ((0, 0), (1, 0)), constant_values=True)
+    return valid & ~state.done[:, None]
 
-    is_new = place < count[:, None]
-    row = jnp.arange(len(count))[:, None]
+
+def accepted_tokens(
+    state: DecodeState, target: TargetTokens, accepted: Accepted, eos_id: Any
+) -> NewTokens:
+    """The tokens after each accepted node: the next node's, at last the model's own.
+
+    They are cut after the first token that ends a text and at the row's `stop`.
+    """
+    path, count = accepted
+    tokens = jnp.take_along_axis(target.token, path, axis=1)
+    probability = jnp.take_along_axis(target.probability, path, axis=1)
+    step = jnp.arange(path.shape[1])[None]
+    is_drafted = step < count[:, None] - 1
+    ends = jnp.isin(tokens, jnp.asarray(eos_id)) & (step < count[:, None])
+    ended = jnp.any(ends, axis=1)
+    count = jnp.where(ended, jnp.argmax(ends, axis=1) + 1, count)
+    room = state.stop - state.length
+    ended &= count <= room
+    count = jnp.where(state.done, 0, jnp.minimum(count, room))
+    return NewTokens(tokens, probability, is_drafted, count, ended)
+
+
+def append_accepted(
+    state: DecodeState, tree: DraftTree, new: NewTokens, cache: Any, drafter_state: Any
+) -> DecodeState:
+    """The state after a step that generated `new`."""
     size = state.tokens.shape[1]
-    slot = jnp.where(is_new, state.length[:, None] + place, size + place)
+    step = jnp.arange(new.tokens.shape[1])[None]
+    is_new = step < new.count[:, None]
+    row = jnp.arange(len(new.count))[:, None]
+    # Columns outside the text, all different, for what is dropped.
+    column = jnp.where(is_new, state.length[:, None] + step, size + step)
 
     def put(array, values):
-        return array.at[row, slot].set(values, mode="drop", unique_indices=True)
+        return array.at[row, column].set(values, mode="drop", unique_indices=True)
 
-    cache = state.cache
-    if new is not None:
-        rows = path[None, :, :, None, None]
-        kept = jax.tree.map(lambda x: jnp.take_along_axis(x, rows, axis=2), new)
-        cache = write_cache(cache, kept, is_new)
-    least = jnp.min(jnp.where(is_new, probability, 1.0), axis=1)
-    length = state.length + count
+    length = state.length + new.count
+    lowest = jnp.min(jnp.where(is_new, new.probability, 1.0), axis=1)
     return DecodeState(
-        tokens=put(state.tokens, said),
+        tokens=put(state.tokens, new.tokens),
         length=length,
         stop=state.stop,
-        done=state.done | ended | (length >= state.stop),
-        drafted=put(state.drafted, place < own),
-        confidence=jnp.minimum(state.confidence, least),
+        done=state.done | new.ended | (length >= state.stop),
+        drafted=put(state.drafted, new.drafted),
+        confidence=jnp.minimum(state.confidence, lowest),
         steps=state.steps + ~state.done,
         nodes=state.nodes + jnp.where(state.done, 0, tree.valid.sum(axis=1)),
         keys=state.keys,
         cache=cache,
-        followers=known,
+        drafter_state=drafter_state,
     )
 
 
-def lay_out(state: DecodeState, params: PyTree) -> DecodeState:
-    """On a mesh the cache is spread by heads, and all else is seen by every process."""
-    put = functools.partial(constrain, like=params)
-    told = jax.tree.map(put, state._replace(cache=None))
-    if state.cache is None:
-        return told
-    held = [put(part, "heads", None) for part in state.cache.key_values]
-    return told._replace(cache=Cache(KeyValues(*held), put(state.cache.length)))
+def constrain_state(
+    state: DecodeState,
+    like: PyTree,
+    constrain_cache: Callable[[Any, Any], Any] = lambda cache, like: cache,
+) -> DecodeState:
+    """On a mesh every process sees the whole state but for the cache.
+
+    Args:
+      like: arrays on the mesh.
+      constrain_cache: `TargetModel.constrain_cache`.
+    """
+    put = functools.partial(constrain, like=like)
+    replicated = jax.tree.map(put, state._replace(cache=()))
+    return replicated._replace(cache=constrain_cache(state.cache, like))

@@ -6,11 +6,11 @@ import numpy as np
 from etils import epath
 from matplotlib.figure import Figure
 
-from relay_jax.decoding.draft_tree import Tree
+from relay_jax.decoding.draft_tree import DraftTree
 from relay_jax.evaluation.figures import save
 
 
-def draw_tree(tree: Tree, texts: Sequence[str], path: epath.PathLike) -> None:
+def draw_tree(tree: DraftTree, texts: Sequence[str], path: epath.PathLike) -> None:
     """Draws the first tree of a batch, and its mask: a row attends to dark columns.
 
     Args:

@@ -5,9 +5,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from relay_jax.base import Array, Bool, Float, Int
+from relay_jax.base import Array, Bool, Float, Int, PyTree
 from relay_jax.config import ModelConfig
 from relay_jax.models.layers import KeyValues
+from relay_jax.models.sharding import constrain
 
 
 class Cache(NamedTuple):
@@ -54,3 +55,27 @@ def write_cache(
 
     key_values = jax.tree.map(append, cache.key_values, new)
     return Cache(key_values, cache.length + accepted.sum(axis=1, dtype=jnp.int32))
+
+
+def write_nodes(
+    cache: Cache,
+    new: KeyValues,
+    nodes: Int[Array, "b s"],
+    mask: Bool[Array, "b s"],
+) -> Cache:
+    """Appends the entries of some nodes of a draft tree: `TargetModel.write_cache`.
+
+    Args:
+      new: keys and values of the last forward pass, `[l, b, q, g, e]`.
+      nodes: indices into its q tokens, in the order of the text.
+      mask: which of them to append.
+    """
+    index = nodes[None, :, :, None, None]
+    chosen = jax.tree.map(lambda x: jnp.take_along_axis(x, index, axis=2), new)
+    return write_cache(cache, chosen, mask)
+
+
+def constrain_cache(cache: Cache, params: PyTree) -> Cache:
+    """On a mesh the cache is sharded by heads, as the parameters are."""
+    values = [constrain(x, "heads", None, like=params) for x in cache.key_values]
+    return Cache(KeyValues(*values), constrain(cache.length, like=params))

@@ -63,7 +63,7 @@ def compare_speed(
         problems = accuracy.test_problems(task, [length], COUNT, model.seed, final=True)
         room = task.num_rounds(length) * task.round_size(length) + 2
         rows = zip(problems.problem, sizes(problems.problem))
-        work = benchmark.Work(
+        work = benchmark.Workload(
             params=params,
             model=model.model,
             prompts=[row[:size] for row, size in rows],

@@ -19,7 +19,7 @@ from relay_jax.data.alignment import flatten, left_align, max_new_tokens, sizes
 from relay_jax.evaluation import accuracy
 from relay_jax.evaluation.predict import final_answer, predict_looped
 from relay_jax.rest import benchmark
-from relay_jax.rest.drafters import LoopedDraft
+from relay_jax.rest.looped_draft import LoopedDraft
 from relay_jax.tasks import Task
 from relay_jax.vocabulary import EOS
 
@@ -65,7 +65,7 @@ def compare(
     problems = accuracy.test_problems(task, [length], count, seed, final=True)
     drafted, seconds = _timed_drafts(looped, task, problems, batch_size)
     text, prompt_size = flatten(problems, task)
-    work = benchmark.Work(
+    work = benchmark.Workload(
         params=decoder[1],
         model=decoder[0].model,
         prompts=[row[:size] for row, size in zip(text, prompt_size)],
@@ -73,7 +73,7 @@ def compare(
         eos_id=EOS,
         batch_size=batch_size,
         index=index,
-        guess=drafted,
+        looped_draft=drafted,
     )
     lines = benchmark.compare(work, drafts, repeats)
     plain = lines[0]["new_tokens"] / lines[0]["tokens_per_second"]

@@ -1,14 +1,15 @@
-"""How large a draft tree pays: measured, not guessed; none where drafting does not pay.
+"""Autotuning: how large a draft tree pays, by measurement; none if drafting does not pay.
 
     seconds(C)   of one step of the real loop with C nodes: measured once, kept in a file
-    M(C)         tokens a step with C nodes: counted on text that the model has just said
+    M(C)         tokens per step with C nodes: counted on text just generated
     C            where M(C) / seconds(C) is highest; 0, plain decoding, if nothing gains
 
-M is counted for all sizes at once. At every place of the text the largest tree is made;
-its first C nodes are the tree of C nodes, so the node that holds each true next token
-tells which sizes would have kept it, and a walk over the places gives the steps taken.
+M is counted for all sizes at once. At every position of the text the largest tree is
+drafted; its first C nodes are the tree of C nodes, so the node that holds each true next
+token determines which sizes would have accepted it, and a walk over the positions gives
+the steps taken.
 
-`fit` spends the first `PROBE` steps of a decode on plain text, and chooses by that.
+`autotune` spends the first `PROBE` steps of a decode on plain text and chooses by that.
 """
 
 import dataclasses
@@ -25,49 +26,55 @@ from relay_jax.base import Array, Host, Int, PyTree
 from relay_jax.config import DraftConfig, ModelConfig, SamplingConfig
 from relay_jax.decoding import decode
 from relay_jax.decoding.decode import DecodeState
+from relay_jax.decoding.drafter import (
+    DecodedText,
+    Drafter,
+    ignore_logits,
+    without_drafts,
+)
 from relay_jax.models.sharding import mesh_shape
 from relay_jax.rest import drafters
-from relay_jax.rest.drafters import Text
+from relay_jax.rest.drafters import PLAIN, make_drafter
 from relay_jax.rest.step_times import default_file, describe_setting, step_seconds
-from relay_jax.rest.token_recycling import AdjacencyTable
 
 AUTOTUNE = -1  # as `num_draft`: choose
 SIZES = (0, 4, 8, 16, 32, 64)
-MARGIN = 1.05  # drafting must gain this much, or decoding stays plain
-PROBE = 64  # plain steps whose text the choice is made by
+MIN_GAIN = 1.05  # drafting must gain this much, or decoding stays plain
+PROBE = 64  # plain steps, whose text decides
 PROBED_ROWS = 4
 TIMED_STEPS = 16
 TIMED_TURNS = 5
-SHORTEST = 1e-6  # seconds: less is a fault of the clock
-MISSING_NODE = 2**30  # the number of a node that is not there
+MIN_SECONDS = 1e-6  # less is an error of the clock
+MISSING_NODE = 2**30  # the number of a node that does not exist
 
 
 class TunedDraft(NamedTuple):
-    """A choice, and what it was made by."""
+    """A chosen tree size, and the measurements behind it."""
 
     draft: DraftConfig
-    seconds: dict[int, float]  # of a step, by tree size
-    rates: dict[int, float]  # M, by tree size
+    seconds: dict[int, float]  # per step, by tree size
+    rates: dict[int, float]  # M, tokens per step, by tree size
 
     @property
     def gain(self) -> float:
-        """The speed-up to be expected of the best size, chosen or not."""
+        """The expected speed-up of the best size, chosen or not."""
         return max(_speed_ups(self.seconds, self.rates).values())
 
     def pays(self, new_tokens: int, steps: int) -> bool:
-        """Whether the drafts that were made are faster than plain decoding."""
+        """Whether the steps taken were faster than plain decoding would have been."""
         cost = self.seconds[self.draft.num_draft] / self.seconds[0]
         return new_tokens >= steps * cost
 
-    def tell(self) -> str:
+    def summary(self) -> str:
         """One line for the user."""
         if self.draft.num_draft:
             return (
-                f"{self.draft.num_draft} draft nodes a step: {self.gain:.2f} expected"
+                f"{self.draft.num_draft} draft nodes per step: {self.gain:.2f} times as "
+                "fast expected"
             )
         return (
-            f"decoding plainly: drafts would not pay here (at best {self.gain:.2f} times "
-            "as fast); force a tree with --num_draft"
+            f"decoding without drafts, which would not pay here (at best {self.gain:.2f} "
+            "times as fast); force a tree with --num_draft"
         )
 
 
@@ -82,18 +89,19 @@ def autotune(
     eos_id: decode.EndIds = decode.NO_EOS,
     cache_file: epath.PathLike | None = None,
 ) -> tuple[DecodeState, TunedDraft]:
-    """Decodes `PROBE` plain steps, and chooses the tree for what follows.
+    """Decodes `PROBE` plain steps, and chooses the tree size for the steps after them.
 
-    Donates `state`. The result does not depend on the choice, only the time does.
+    Donates `state`. The generated text does not depend on the choice, only the time does.
 
     Args:
+      state: `decode.start`'s, of the drafter with any number of nodes.
       draft: its `num_draft` is ignored.
       cache_file: where measured step times are kept; by default `default_file()`.
     """
     sizes = [c for c in SIZES if c <= drafters.max_nodes(draft)]
     if draft.drafter == "none":
         sizes = [0]
-    # Told in full, as `decode` does: what is compiled here is what decodes later.
+    # All arguments, as `decode` passes them: what is compiled here decodes later.
     settings = {"model": model, "sampling": sampling, "eos_id": eos_id}
     measure = functools.partial(_time_steps, params, state, index, draft, settings)
     setting = describe_setting(
@@ -103,73 +111,80 @@ def autotune(
     )
     seconds = step_seconds(measure, sizes, setting, cache_file or default_file())
 
-    def probe(state, num_steps):
-        return decode.advance(
-            params, state, None, draft=decode.PLAIN, num_steps=num_steps, **settings
-        )
+    plain = without_drafts(make_drafter(resize(draft, max(sizes))))
 
-    # What the model told of words is learnt in the first half, and tried in the second.
-    learnt = PROBE // 2 if state.followers is not None else 0
-    state = probe(state, learnt)
-    first, known = np.asarray(state.length), jax.tree.map(jnp.copy, state.followers)
-    state = probe(state, PROBE - learnt)
-    rates = tokens_per_step(state, first, index, draft, sizes, known)
+    def probe(state, num_steps):
+        return decode.advance(params, state, plain, num_steps=num_steps, **settings)
+
+    # A drafter that observes the model does so in the first half, and is tried in the
+    # second.
+    observed = 0 if plain.observe is ignore_logits else PROBE // 2
+    state = probe(state, observed)
+    prompt_lengths = np.asarray(state.length)
+    drafter_state = jax.tree.map(jnp.copy, state.drafter_state)
+    state = probe(state, PROBE - observed)
+    rates = tokens_per_step(state, prompt_lengths, index, draft, sizes, drafter_state)
     return state, choose(draft, seconds, rates)
 
 
 def choose(
     draft: DraftConfig, seconds: dict[int, float], rates: dict[int, float]
 ) -> TunedDraft:
-    """The size with the most tokens a second; 0 unless it gains `MARGIN`."""
+    """The size with the most tokens a second; 0 unless it gains `MIN_GAIN`."""
     speed_ups = _speed_ups(seconds, rates)
     best = max(speed_ups, key=speed_ups.__getitem__)
-    chosen = best if speed_ups[best] >= MARGIN else 0
+    chosen = best if speed_ups[best] >= MIN_GAIN else 0
     return TunedDraft(resize(draft, chosen), seconds, rates)
 
 
 def resize(draft: DraftConfig, num_draft: int) -> DraftConfig:
     """The same drafter with another tree size; 0 is plain decoding."""
     if num_draft == 0:
-        return decode.PLAIN
+        return PLAIN
     return dataclasses.replace(draft, num_draft=num_draft)
+
+
+def start_drafter(draft: DraftConfig) -> Drafter:
+    """The drafter to read prompts with where the tree size may still be open."""
+    is_open = draft.num_draft == AUTOTUNE
+    return make_drafter(resize(draft, 1) if is_open else draft)
 
 
 def tokens_per_step(
     state: DecodeState,
-    first: Int[Host, " b"],
+    prompt_lengths: Int[Host, " b"],
     index: Any,
     draft: DraftConfig,
     sizes: list[int],
-    known: AdjacencyTable | None = None,
+    drafter_state: Any = (),
 ) -> dict[int, float]:
-    """M by tree size, had the text of `state` from `first` on been drafted.
+    """M by tree size, had the text of `state` after its prompts been drafted.
 
-    Exactly what decoding takes; of the first rows that have text, `PROBE` tokens each.
+    Exactly as decoding would count it; of the rows with the longest texts, `PROBE` tokens
+    each.
 
     Args:
-      known: what the model had told of words before the text, where the drafter looks
-        at that; what it tells of them in the text is left out.
+      drafter_state: from before the text; the drafter observes nothing within it.
     """
     if max(sizes) == 0:
         return {0: 1.0}
     length = np.asarray(state.length)
-    rows = np.argsort(-(length - first), kind="stable")[:PROBED_ROWS]
-    place = first[rows][:, None] + np.arange(PROBE)[None]
-    is_told = place < length[rows][:, None]
-    largest = resize(draft, max(sizes))
+    rows = np.argsort(-(length - prompt_lengths), kind="stable")[:PROBED_ROWS]
+    position = prompt_lengths[rows][:, None] + np.arange(PROBE)[None]
+    is_text = position < length[rows][:, None]
     nodes = _true_nodes(
         state.tokens[np.repeat(rows, PROBE)],
-        jnp.asarray(np.minimum(place, length[rows][:, None]).ravel()),
+        jnp.asarray(np.minimum(position, length[rows][:, None]).ravel()),
         jnp.asarray(np.repeat(length[rows], PROBE)),
-        *(index, known),
-        draft=largest,
+        *(index, drafter_state),
+        drafter=make_drafter(resize(draft, max(sizes))),
     )
-    nodes = np.asarray(nodes).reshape(*place.shape, -1)
+    nodes = np.asarray(nodes).reshape(*position.shape, -1)
     rates = {}
     for size in sizes:
-        kept = np.sum(nodes <= size, axis=-1)
-        taken = sum(_steps(k[told]) for k, told in zip(kept, is_told))
-        rates[size] = float(is_told.sum() / max(taken, 1))
+        accepted = np.sum(nodes <= size, axis=-1)
+        steps = sum(_count_steps(n[mask]) for n, mask in zip(accepted, is_text))
+        rates[size] = float(is_text.sum() / max(steps, 1))
     return rates
 
 
@@ -178,21 +193,20 @@ def _speed_ups(seconds: dict[int, float], rates: dict[int, float]) -> dict[int, 
 
 
 def _time_steps(params, state, index, draft, settings, sizes) -> dict[int, float]:
-    """Seconds of a step of the very loop that decodes, by tree size; on copies of `state`.
+    """Seconds per step of the very loop that decodes, by tree size; on copies of `state`.
 
-    The time of a call that takes no step is taken off: beside a small model's steps it is
-    not small, and it would make drafting look cheap. Sizes take turns, so that a slow
-    moment of the machine hits all alike.
+    The time of a call without any step is subtracted: next to a small model's steps it is
+    not small, and would make drafting look cheap. Sizes take turns, so that a slow moment
+    of the machine affects all alike.
     """
-
     no_end = jax.tree.map(lambda _: decode.NO_EOS, settings["eos_id"])
 
     def call(size, num_steps):
         copy = jax.block_until_ready(jax.tree.map(jnp.copy, state))
         before = time.perf_counter()
         after = decode.advance(
-            *(params, copy, index if size else None),
-            draft=resize(draft, size),
+            *(params, copy, make_drafter(resize(draft, size))),
+            index if size else None,
             num_steps=num_steps,
             **settings | {"eos_id": no_end},
         )
@@ -203,7 +217,7 @@ def _time_steps(params, state, index, draft, settings, sizes) -> dict[int, float
     def time_step(size):
         without, _ = call(size, 0)
         spent, steps = call(size, TIMED_STEPS)
-        return max(spent - without, SHORTEST) / max(steps, 1)
+        return max(spent - without, MIN_SECONDS) / max(steps, 1)
 
     for size in sizes:
         call(size, 0)  # compiles
@@ -211,21 +225,25 @@ def _time_steps(params, state, index, draft, settings, sizes) -> dict[int, float
     return dict(zip(sizes, np.median(turns, axis=0).tolist()))
 
 
-@functools.partial(jax.jit, static_argnames="draft")
+@functools.partial(jax.jit, static_argnames="drafter")
 def _true_nodes(
     tokens: Int[Array, "b m"],
     length: Int[Array, " b"],
     stop: Int[Array, " b"],
-    index: Any = None,
-    known: AdjacencyTable | None = None,
+    index: Any,
+    drafter_state: Any,
     *,
-    draft: DraftConfig,
+    drafter: Drafter,
 ) -> Int[Array, "b s"]:
-    """The nodes that hold the tokens after `length`; `MISSING_NODE` from the first miss on."""
-    tree = drafters.draft(Text(tokens, length, known), index, draft)
-    place = length[:, None] + jnp.arange(draft.depth)[None]
-    truth = jnp.take_along_axis(tokens, jnp.minimum(place, tokens.shape[1] - 1), axis=1)
-    truth = jnp.where(place < stop[:, None], truth, -1)
+    """The nodes that hold the tokens after `length`, depth by depth.
+
+    From the first token that was not drafted on, `MISSING_NODE`.
+    """
+    tree = drafter.draft(index, drafter_state, DecodedText(tokens, length))
+    position = length[:, None] + jnp.arange(drafter.max_depth)[None]
+    within = jnp.minimum(position, tokens.shape[1] - 1)
+    truth = jnp.take_along_axis(tokens, within, axis=1)
+    truth = jnp.where(position < stop[:, None], truth, -1)
 
     def descend(node, token):
         fits = (tree.parent == node[:, None]) & (tree.tokens == token[:, None])
@@ -237,10 +255,10 @@ def _true_nodes(
     return jax.lax.scan(descend, root, truth.T)[1].T
 
 
-def _steps(kept: Int[Host, " n"]) -> int:
-    """Steps to the end of a text of whose next tokens `kept[i]` hold at place i."""
-    place = steps = 0
-    while place < len(kept):
-        place += int(kept[place]) + 1
+def _count_steps(accepted: Int[Host, " n"]) -> int:
+    """Steps to the end of a text, if `accepted[i]` drafts are accepted at position i."""
+    position = steps = 0
+    while position < len(accepted):
+        position += int(accepted[position]) + 1
         steps += 1
     return steps

@@ -1,7 +1,7 @@
-"""Speed: plain decoding against drafters, on the same prompts, in one run.
+"""Benchmark: plain decoding against drafters, on the same prompts, in one run.
 
 Everything decodes all prompts once unmeasured (compilation), then `repeats` times in
-turns, so that a slow minute of the machine hits all alike. The texts must be the same.
+turns, so that a slow minute of the machine affects all alike. The texts must be the same.
 """
 
 import time
@@ -15,16 +15,17 @@ from etils import epath
 from relay_jax.base import Array, Host, Int, PyTree
 from relay_jax.config import DraftConfig, ModelConfig
 from relay_jax.decoding import decode
+from relay_jax.decoding.drafter import DecodedText, ignore_logits, shard_like
 from relay_jax.rest import autotune, drafters
-from relay_jax.rest.drafters import Text
-from relay_jax.rest.index import IndexWithRecent, append_recent, shard_like
+from relay_jax.rest.drafters import PLAIN, make_drafter
+from relay_jax.rest.looped_draft import LoopedDraft
 from relay_jax.rest.replay import Target, time_drafter
 
 TIMED_DRAFTS = 200
 
 
-class Work(NamedTuple):
-    """What is decoded, whatever drafts."""
+class Workload(NamedTuple):
+    """What is decoded, whatever the drafter."""
 
     params: PyTree
     model: ModelConfig
@@ -32,19 +33,19 @@ class Work(NamedTuple):
     max_new_tokens: int
     eos_id: decode.EndIds = decode.NO_EOS
     batch_size: int = 1
-    index: Any = None  # of the datastore, if there is one; a live one learns texts
-    guess: drafters.LoopedDraft | None = None  # of each prompt, if there is one
+    index: Any = None  # of the datastore, if any; `IndexWithRecent` grows on the way
+    looped_draft: LoopedDraft | None = None  # of each prompt, if any
 
     def index_for(self, draft: DraftConfig, rows: Int[Host, " b"]) -> Any:
-        """What a drafter looks into for these prompts."""
-        needs = drafters.DRAFTERS[draft.drafter].looks_into if draft.num_draft else ""
-        if needs == drafters.LOOPED_DRAFT and self.guess is not None:
-            return drafters.LoopedDraft(*(part[rows] for part in self.guess))
-        return self.index if needs == drafters.STORE else None
+        """What a drafter looks into for some of the prompts."""
+        needs = drafters.DRAFTERS[draft.drafter].index if draft.num_draft else ""
+        if needs == drafters.LOOPED_DRAFT and self.looped_draft is not None:
+            return LoopedDraft(*(part[rows] for part in self.looped_draft))
+        return self.index if needs == drafters.DATASTORE else None
 
 
-class Written(NamedTuple):
-    """One batch of texts."""
+class Generated(NamedTuple):
+    """One batch of texts, prompts included."""
 
     tokens: Int[Host | Array, "b m"]
     length: Int[Host | Array, " b"]
@@ -52,136 +53,137 @@ class Written(NamedTuple):
 
 
 def compare(
-    work: Work,
+    workload: Workload,
     drafts: list[DraftConfig],
     repeats: int = 3,
     cache_file: epath.PathLike | None = None,
 ) -> list[dict[str, Any]]:
-    """Times plain decoding and every drafter: a line each, plain decoding first.
+    """Times plain decoding and every drafter: a line for each, plain decoding first.
 
     Args:
-      drafts: `num_draft` may be `autotune.AUTOTUNE`: what the first prompts ask for.
+      drafts: `num_draft` may be `autotune.AUTOTUNE`: chosen by the first prompts.
       cache_file: where step times are kept, see `autotune.autotune`.
 
     Raises:
-      ValueError: a draft config cannot work, there are fewer prompts than one batch, or
-        a drafter wrote another text (float32; other types may differ at near-ties).
+      ValueError: a draft config cannot work; there are fewer prompts than one batch; or
+        a drafter changed a text (in float32; other types may differ at near-ties).
     """
-    if len(work.prompts) < work.batch_size:
+    if len(workload.prompts) < workload.batch_size:
         raise ValueError(
-            f"{len(work.prompts)} prompts do not fill one batch of {work.batch_size}"
+            f"{len(workload.prompts)} prompts do not fill one batch of "
+            f"{workload.batch_size}"
         )
-    work = work._replace(params=shard_like(work.params, work.index))
-    wanted = [decode.PLAIN, *(d for d in drafts if d.drafter != "none")]
-    used = [_sized(work, draft, cache_file) for draft in wanted]
-    unique = list(dict.fromkeys(used))  # a chosen size may be asked for too, or be 0
-    made = {draft: _run(work, draft)[0] for draft in unique}
-    plain = made[decode.PLAIN]
-    same = {draft: _same_texts(texts, plain) for draft, texts in made.items()}
-    if work.model.dtype == "float32" and min(same.values()) < 1:
+    workload = workload._replace(params=shard_like(workload.params, workload.index))
+    requested = [PLAIN, *(d for d in drafts if d.drafter != "none")]
+    used = [_choose_size(workload, draft, cache_file) for draft in requested]
+    unique = list(dict.fromkeys(used))  # a chosen size may be requested too, or be 0
+    generated = {draft: _run(workload, draft)[0] for draft in unique}
+    plain = generated[PLAIN]
+    same = {draft: _same_texts(texts, plain) for draft, texts in generated.items()}
+    if workload.model.dtype == "float32" and min(same.values()) < 1:
         wrong = min(same, key=same.__getitem__).drafter
-        raise ValueError(f"{wrong} wrote another text than plain decoding")
-    rounds = [[_run(work, draft)[1] for draft in unique] for _ in range(repeats)]
+        raise ValueError(f"{wrong} generated another text than plain decoding")
+    rounds = [[_run(workload, draft)[1] for draft in unique] for _ in range(repeats)]
     seconds = dict(zip(unique, np.array(rounds).T))
-    targets = _targets(work, plain)
-    told = {
+    targets = _targets(workload, plain)
+    measured = {
         draft: {"same_texts": same[draft]}
-        | _measures(made[draft], seconds[draft], seconds[decode.PLAIN], targets)
-        | _drafting(draft, made[draft], seconds[draft], work)
+        | _measures(generated[draft], seconds[draft], seconds[PLAIN], targets)
+        | _drafting_share(draft, generated[draft], seconds[draft], workload)
         for draft in unique
     }
     return [
         {
-            "drafter": asked.drafter,
+            "drafter": request.drafter,
             "num_draft": draft.num_draft,
-            "autotuned": asked.num_draft == autotune.AUTOTUNE,
+            "autotuned": request.num_draft == autotune.AUTOTUNE,
         }
-        | told[draft]
-        for asked, draft in zip(wanted, used)
+        | measured[draft]
+        for request, draft in zip(requested, used)
     ]
 
 
-def _sized(work: Work, draft: DraftConfig, cache_file) -> DraftConfig:
-    """The draft config with its tree size chosen by the first prompts, if it is open."""
+def _choose_size(workload: Workload, draft: DraftConfig, cache_file) -> DraftConfig:
+    """The draft config, with its tree size chosen by the first prompts if it is open."""
     if draft.num_draft != autotune.AUTOTUNE:
-        drafters.check(draft, work.index_for(draft, np.zeros(1, int)))
+        drafters.check(draft, workload.index_for(draft, np.zeros(1, int)))
         return draft
-    seconds, paces = {}, []
-    groups = _groups(work)[: -(-autotune.PROBED_ROWS // work.batch_size)]
+    seconds, steps_per_token = {}, []
+    groups = _groups(workload)[: -(-autotune.PROBED_ROWS // workload.batch_size)]
     for rows in groups:
-        tokens, length = _padded(work, rows)
+        tokens, length = _padded(workload, rows)
         state = decode.start(
-            work.params,
+            workload.params,
             *(tokens, length, decode.request_keys(0, len(tokens))),
-            drafters.initial_table(draft, work.model.vocab_size),
-            model=work.model,
-            max_new_tokens=work.max_new_tokens,
+            autotune.start_drafter(draft),
+            model=workload.model,
+            max_new_tokens=workload.max_new_tokens,
         )
-        _, fit = autotune.autotune(
-            *(work.params, state, work.index_for(draft, rows)),
-            model=work.model,
+        _, tuned = autotune.autotune(
+            *(workload.params, state, workload.index_for(draft, rows)),
+            model=workload.model,
             draft=draft,
-            eos_id=work.eos_id,
+            eos_id=workload.eos_id,
             cache_file=cache_file,
         )
-        seconds = fit.seconds
-        paces.append([1 / max(rate, 1.0) for rate in fit.rates.values()])
-    rates = dict(zip(seconds, 1 / np.mean(paces, axis=0)))
+        seconds = tuned.seconds
+        steps_per_token.append([1 / max(rate, 1.0) for rate in tuned.rates.values()])
+    rates = dict(zip(seconds, 1 / np.mean(steps_per_token, axis=0)))
     return autotune.choose(draft, seconds, rates).draft
 
 
-def _groups(work: Work) -> Int[Host, "k b"]:
-    """The prompts of each batch; what does not fill one is left out."""
-    count = len(work.prompts) // work.batch_size * work.batch_size
-    return np.arange(count).reshape(-1, work.batch_size)
+def _groups(workload: Workload) -> Int[Host, "k b"]:
+    """The prompts of each batch; those that do not fill one are left out."""
+    count = len(workload.prompts) // workload.batch_size * workload.batch_size
+    return np.arange(count).reshape(-1, workload.batch_size)
 
 
-def _padded(work: Work, rows) -> tuple[Int[Host, "b p"], Int[Host, " b"]]:
-    width = max(map(len, work.prompts))
-    prompts = [work.prompts[row] for row in rows]
-    return decode.pad_prompts(prompts, work.model.vocab_size, width)
+def _padded(workload: Workload, rows) -> tuple[Int[Host, "b p"], Int[Host, " b"]]:
+    width = max(map(len, workload.prompts))
+    prompts = [workload.prompts[row] for row in rows]
+    return decode.pad_prompts(prompts, workload.model.vocab_size, width)
 
 
-def _run(work: Work, draft: DraftConfig) -> tuple[list[Written], float]:
+def _run(workload: Workload, draft: DraftConfig) -> tuple[list[Generated], float]:
     """Decodes all prompts -> texts, seconds."""
     texts, before = [], time.perf_counter()
-    for rows in _groups(work):
-        state = _decode(work, draft, rows)
-        texts.append(jax.device_get(Written(state.tokens, state.length, state.steps)))
-        if isinstance(work.index, IndexWithRecent):
+    for rows in _groups(workload):
+        state = _decode(workload, draft, rows)
+        texts.append(jax.device_get(Generated(state.tokens, state.length, state.steps)))
+        if getattr(workload.index, "recent", None) is not None:
             for text, length in zip(texts[-1].tokens, texts[-1].length):
-                index = append_recent(work.index, np.asarray(text[:length]))
-                work = work._replace(index=index)
+                index = workload.index.append(np.asarray(text[:length]))
+                workload = workload._replace(index=index)
     return texts, time.perf_counter() - before
 
 
-def _decode(work: Work, draft: DraftConfig, rows) -> decode.DecodeState:
+def _decode(workload: Workload, draft: DraftConfig, rows) -> decode.DecodeState:
     """Decodes one batch of prompts."""
     return decode.decode(
-        work.params,
-        [work.prompts[row] for row in rows],
-        model=work.model,
-        max_new_tokens=work.max_new_tokens,
-        eos_id=work.eos_id,
-        draft=draft,
-        index=work.index_for(draft, rows),
-        width=max(map(len, work.prompts)),
+        workload.params,
+        [workload.prompts[row] for row in rows],
+        make_drafter(draft),
+        workload.index_for(draft, rows),
+        model=workload.model,
+        max_new_tokens=workload.max_new_tokens,
+        eos_id=workload.eos_id,
+        width=max(map(len, workload.prompts)),
     )
 
 
-def _same_texts(texts: list[Written], plain: list[Written]) -> float:
-    """The share of texts that are those of plain decoding."""
+def _same_texts(texts: list[Generated], plain: list[Generated]) -> float:
+    """The fraction of texts that equal plain decoding's."""
     return float(
         np.mean([np.all(a.tokens == b.tokens, axis=1) for a, b in zip(texts, plain)])
     )
 
 
-def _targets(work: Work, texts: list[Written]) -> list[Target]:
-    rows = _groups(work).ravel()
-    told = [(t, n) for part in texts for t, n in zip(part.tokens, part.length)]
+def _targets(workload: Workload, texts: list[Generated]) -> list[Target]:
+    rows = _groups(workload).ravel()
+    pairs = [(t, n) for part in texts for t, n in zip(part.tokens, part.length)]
     return [
-        Target(tokens[:length].astype(np.int32), len(work.prompts[row]))
-        for row, (tokens, length) in zip(rows, told, strict=True)
+        Target(tokens[:length].astype(np.int32), len(workload.prompts[row]))
+        for row, (tokens, length) in zip(rows, pairs, strict=True)
     ]
 
 
@@ -189,11 +191,11 @@ def _measures(texts, seconds, plain, targets) -> dict[str, Any]:
     new = sum(len(target.tokens) - target.prompt_length for target in targets)
     rate = new / sum(int(part.steps.sum()) for part in texts)
     ratios = plain / seconds
-    speed_up, spent = float(np.median(ratios)), float(np.median(seconds))
+    speed_up, median = float(np.median(ratios)), float(np.median(seconds))
     return {
         "M": round(rate, 3),
-        "tokens_per_second": round(new / spent, 1),
-        "ms_per_step": round(spent / _passes(texts) * 1e3, 3),
+        "tokens_per_second": round(new / median, 1),
+        "ms_per_step": round(median / _passes(texts) * 1e3, 3),
         "speed_up": round(speed_up, 3),
         "speed_up_min": round(float(ratios.min()), 3),
         "speed_up_max": round(float(ratios.max()), 3),
@@ -205,36 +207,38 @@ def _measures(texts, seconds, plain, targets) -> dict[str, Any]:
     }
 
 
-def _passes(texts: list[Written]) -> int:
+def _passes(texts: list[Generated]) -> int:
     """Forward passes, each of a whole batch."""
     return sum(int(part.steps.max()) for part in texts)
 
 
-def _drafting(draft, texts, seconds, work) -> dict[str, float]:
-    """The share of a step that retrieval and tree take, for the same batches."""
+def _drafting_share(draft, texts, seconds, workload) -> dict[str, float]:
+    """The fraction of a step's time that drafting takes, on the same batches."""
     if not draft.num_draft:
         return {"drafting_share": 0.0}
-    calls, rows = _draw_texts(work, texts, TIMED_DRAFTS), _groups(work)[0]
-    if drafters.DRAFTERS[draft.drafter].recycles:
-        known = _decode(work, draft, rows).followers
-        calls = [text._replace(followers=known) for text in calls]
-    index = work.index_for(draft, rows)
-    alone = float(np.median(time_drafter(calls, index, draft)))
+    calls, rows = _sample_texts(workload, texts, TIMED_DRAFTS), _groups(workload)[0]
+    index, drafter_state = workload.index_for(draft, rows), ()
+    if make_drafter(draft).observe is not ignore_logits:
+        drafter_state = _decode(workload, draft, rows).drafter_state
+    alone = float(np.median(time_drafter(calls, index, draft, drafter_state)))
     step = float(np.median(seconds)) / _passes(texts)
     return {"drafting_share": round(alone / step, 3)}
 
 
-def _draw_texts(work: Work, texts: list[Written], count: int) -> list[Text]:
-    """The batches that were decoded, each row up to a place that is drawn evenly."""
+def _sample_texts(
+    workload: Workload, texts: list[Generated], count: int
+) -> list[DecodedText]:
+    """The batches that were decoded, each row cut at a uniformly drawn position."""
     rng = np.random.default_rng(0)
     firsts = [
-        np.array([len(work.prompts[row]) for row in rows]) for rows in _groups(work)
+        np.array([len(workload.prompts[row]) for row in rows])
+        for rows in _groups(workload)
     ]
-    drawn = []
+    sampled = []
     for i in range(count):
-        written, first = texts[i % len(texts)], firsts[i % len(texts)]
-        length = rng.integers(first, written.length)
-        told = np.arange(written.tokens.shape[1])[None] < length[:, None]
-        tokens = np.where(told, written.tokens, 0)
-        drawn.append(Text(jnp.asarray(tokens), jnp.asarray(length, jnp.int32)))
-    return drawn
+        generated, first = texts[i % len(texts)], firsts[i % len(texts)]
+        length = rng.integers(first, generated.length)
+        is_text = np.arange(generated.tokens.shape[1])[None] < length[:, None]
+        tokens = np.where(is_text, generated.tokens, 0)
+        sampled.append(DecodedText(jnp.asarray(tokens), jnp.asarray(length, jnp.int32)))
+    return sampled

@@ -19,7 +19,8 @@ from relay_jax import files
 from relay_jax.base import PyTree
 from relay_jax.config import DraftConfig, ModelConfig, SamplingConfig
 from relay_jax.decoding import decode
-from relay_jax.rest import autotune, drafters
+from relay_jax.rest import autotune
+from relay_jax.rest.drafters import PLAIN, make_drafter
 from relay_jax.tokenizers import Tokenizer, decode_spans
 
 MIN_PROMPT_WIDTH = 64  # padded widths are powers of two, for few compilations
@@ -136,11 +137,11 @@ def _answer_question(
         ids = benchmark.tokenizer.encode(text)
         plain, drafted = (
             _answer(benchmark._replace(draft=draft), ids, compiled)
-            for draft in (decode.PLAIN, benchmark.draft)
+            for draft in (PLAIN, benchmark.draft)
         )
         answers.append(plain.text)
         turn = [
-            _describe_answer(decode.PLAIN, plain),
+            _describe_answer(PLAIN, plain),
             _describe_answer(benchmark.draft, drafted),
         ]
         turn[1] |= {
@@ -169,13 +170,9 @@ def _decode(benchmark: QaBenchmark, ids: list[int]) -> Answer:
     prompt_end = time.perf_counter()
     state = jax.block_until_ready(
         decode.advance(
-            *(
-                benchmark.params,
-                state,
-                benchmark.index if benchmark.draft.num_draft else None,
-            ),
+            *(benchmark.params, state, make_drafter(benchmark.draft)),
+            benchmark.index if benchmark.draft.num_draft else None,
             model=benchmark.model,
-            draft=benchmark.draft,
             sampling=benchmark.sampling,
             eos_id=benchmark.eos_id,
         )
@@ -195,7 +192,7 @@ def _prefill(benchmark: QaBenchmark, ids: list[int]) -> decode.DecodeState:
         benchmark.params,
         *prompt,
         decode.request_keys(benchmark.seed, 1),
-        drafters.initial_table(benchmark.draft, benchmark.model.vocab_size),
+        autotune.start_drafter(benchmark.draft),
         model=benchmark.model,
         max_new_tokens=benchmark.max_new_tokens,
     )

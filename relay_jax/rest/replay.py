@@ -1,12 +1,13 @@
-"""Replay: how well are known texts drafted? Without a model, by the loop that decodes.
+"""Replay: how well are known texts drafted? By the loop that decodes, without a model.
 
-Targets are kept in a .npz file:
+Targets are texts that a model is taken to have generated. They are kept in a .npz file:
 
-    tokens          [n] token ids of all texts, one after another
+    tokens          [n] token ids of all texts, concatenated
     starts          [k] where each text begins (or [k + 1]: and where the last one ends)
-    prompt_lengths  [k] how many of its tokens are given; the others are to be drafted
+    prompt_lengths  [k] length of each text's prompt; the tokens after it are drafted
 """
 
+import functools
 import io
 import itertools
 import time
@@ -20,12 +21,17 @@ from etils import epath
 from tqdm import tqdm
 
 from relay_jax import files
-from relay_jax.base import Float, Host, Int
+from relay_jax.base import Array, Float, Host, Int
 from relay_jax.config import DraftConfig
-from relay_jax.decoding.decode import replay
+from relay_jax.decoding import decode
+from relay_jax.decoding.decode import Verification
+from relay_jax.decoding.draft_tree import DraftTree
+from relay_jax.decoding.drafter import DecodedText, Drafter
+from relay_jax.decoding.state import DecodeState, constrain_state, first_state
+from relay_jax.decoding.verify import TargetTokens
 from relay_jax.files import read_integer_arrays
 from relay_jax.rest import drafters
-from relay_jax.rest.drafters import Text
+from relay_jax.rest.drafters import make_drafter
 from relay_jax.tokenizers import check_ids
 
 ARRAYS = ("tokens", "starts", "prompt_lengths")
@@ -33,25 +39,61 @@ WIDTH_STEP = 512  # texts of similar length are replayed together
 
 
 class Target(NamedTuple):
-    """A text that a model is taken to have written after its prompt."""
+    """A text that a model is taken to have generated after its prompt."""
 
     tokens: Int[Host, " n"]
     prompt_length: int
 
 
 class Score(NamedTuple):
-    """What the replay of one text took."""
+    """How many steps the replay of one text took."""
 
     new_tokens: int
     steps: int
     nodes: int  # drafted in all steps
 
 
+@functools.partial(jax.jit, static_argnames="drafter")
+def replay(
+    tokens: Int[Array, "b m"],
+    prompt_lengths: Int[Array, " b"],
+    length: Int[Array, " b"],
+    index: Any = None,
+    *,
+    drafter: Drafter,
+) -> DecodeState:
+    """Decodes known texts as if a model predicted them: `decode.run_loop` without one.
+
+    Args:
+      tokens: the texts, prompts included, padded on the right.
+      drafter: one that does not observe logits.
+    """
+    is_prompt = jnp.arange(tokens.shape[1])[None] < prompt_lengths[:, None]
+    prompts, keys = jnp.where(is_prompt, tokens, 0), decode.request_keys(0, len(tokens))
+    state = first_state(prompts, prompt_lengths, length, keys, (), ())
+
+    def verify(state: DecodeState, tree: DraftTree) -> Verification:
+        depth = jnp.pad(tree.depth, ((0, 0), (1, 0)))
+        position = jnp.minimum(state.length[:, None] + depth, tokens.shape[1] - 1)
+        following = jnp.take_along_axis(tokens, position, axis=1)
+        target = TargetTokens(following, jnp.ones(following.shape))
+        return Verification(target, logits=None, entries=())
+
+    def write_cache(cache, entries, nodes, mask):
+        return cache
+
+    state = decode.run_loop(
+        *(verify, write_cache, state, drafter, index),
+        *(decode.NO_EOS, decode.NO_LIMIT),
+    )
+    return constrain_state(state, index)
+
+
 def load_targets(path: epath.PathLike) -> list[Target]:
-    """Reads targets. Texts with nothing to draft are left out.
+    """Reads targets, without the texts that are no longer than their prompts.
 
     Raises:
-      ValueError: the file is not such a file, or its numbers do not fit each other.
+      ValueError: the file is no such file, or its arrays do not fit each other.
     """
     remedy = "experiments/make_targets.py makes one"
     tokens, starts, prompts = read_integer_arrays(path, ARRAYS, remedy)
@@ -61,22 +103,22 @@ def load_targets(path: epath.PathLike) -> list[Target]:
     fits = len(starts) == len(prompts) + 1 and starts[-1] <= len(tokens)
     if not fits or np.any(np.diff(starts) < 0) or np.any(starts < 0):
         raise ValueError(
-            f"{path}: starts must rise from 0 to at most {len(tokens)} and be as many "
-            f"as prompt_lengths ({len(prompts)}), or one more; got {len(starts)}"
+            f"{path}: starts must increase from 0 to at most {len(tokens)} and be as "
+            f"many as prompt_lengths ({len(prompts)}), or one more; got {len(starts)}"
         )
     if np.any(prompts < 1):
         raise ValueError(f"{path}: every prompt needs at least one token")
     check_ids(tokens, 2**31, str(path), "which is no token id")
     texts = [tokens[a:b].astype(np.int32) for a, b in itertools.pairwise(starts)]
     pairs = zip(texts, map(int, prompts), strict=True)
-    kept = [Target(text, prompt) for text, prompt in pairs if len(text) > prompt]
-    if not kept:
+    targets = [Target(text, prompt) for text, prompt in pairs if len(text) > prompt]
+    if not targets:
         raise ValueError(f"{path} holds no text that is longer than its prompt")
-    return kept
+    return targets
 
 
-def check_place(path: epath.PathLike, overwrite: bool = False) -> None:
-    """Raises ValueError where there is such a file, unless `overwrite`."""
+def check_path(path: epath.PathLike, overwrite: bool = False) -> None:
+    """Raises ValueError if the file exists, unless `overwrite`."""
     if epath.Path(path).exists() and not overwrite:
         raise ValueError(f"{path} exists; choose another file or give --overwrite")
 
@@ -87,9 +129,9 @@ def save_targets(
     """Writes targets in the format above.
 
     Raises:
-      ValueError: there is such a file, unless `overwrite`, or nothing to write.
+      ValueError: the file exists, unless `overwrite`; there are no targets.
     """
-    check_place(path, overwrite)
+    check_path(path, overwrite)
     if not targets:
         raise ValueError("no text is longer than its prompt: there is nothing to draft")
     sizes = [len(target.tokens) for target in targets]
@@ -105,7 +147,7 @@ def save_targets(
 
 def check_targets(targets: list[Target], vocab_size: int) -> None:
     """Raises ValueError at a token id outside the datastore's vocabulary."""
-    limit = f"but the datastore's vocabulary has {vocab_size} words"
+    limit = f"but the datastore's vocabulary has {vocab_size} tokens"
     for i, target in enumerate(targets):
         check_ids(target.tokens, vocab_size, f"text {i}", limit)
 
@@ -120,7 +162,7 @@ def replay_targets(
     """Replays every target, in batches of similar length.
 
     Raises:
-      ValueError: the draft config cannot work, or looks at a model's logits.
+      ValueError: the draft config cannot work, or its drafter needs a model's logits.
     """
     drafters.check(draft, index, has_logits=False)
     order = sorted(range(len(targets)), key=lambda i: len(targets[i].tokens))
@@ -128,8 +170,8 @@ def replay_targets(
     groups = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     for group in tqdm(groups, desc=draft.drafter, disable=not progress):
         rows = [targets[i] for i in group]
-        truth, prompt, length = _as_arrays(rows, batch_size)
-        state = replay(truth, prompt, length, index, draft=draft)
+        arrays = _as_arrays(rows, batch_size)
+        state = replay(*arrays, index, drafter=make_drafter(draft))
         steps, nodes = jax.device_get((state.steps, state.nodes))
         for row, i in enumerate(group):
             new = len(targets[i].tokens) - targets[i].prompt_length
@@ -138,25 +180,25 @@ def replay_targets(
 
 
 def time_drafter(
-    texts: list[Text], index: Any, draft: DraftConfig
+    texts: list[DecodedText], index: Any, draft: DraftConfig, drafter_state: Any = ()
 ) -> Float[Host, " k"]:
     """Seconds of single calls, one for each batch of texts: retrieval and tree alone.
 
-    First calls, which compile, are left out.
+    The first calls, which compile, are not counted.
     """
-    run = jax.jit(drafters.draft, static_argnames="config")
+    run = jax.jit(make_drafter(draft).draft)
     for text in texts[:10]:
-        jax.block_until_ready(run(text, index, config=draft))
+        jax.block_until_ready(run(index, drafter_state, text))
     seconds = np.zeros(len(texts))
     for i, text in enumerate(texts):
         before = time.perf_counter()
-        jax.block_until_ready(run(text, index, config=draft))
+        jax.block_until_ready(run(index, drafter_state, text))
         seconds[i] = time.perf_counter() - before
     return seconds
 
 
-def draw_texts(targets: list[Target], count: int) -> list[Text]:
-    """Single texts up to places that are drawn evenly from all targets, in one width."""
+def sample_texts(targets: list[Target], count: int) -> list[DecodedText]:
+    """Single texts, cut at positions drawn uniformly from all targets, in one width."""
     widths = np.array([len(target.tokens) for target in targets])
     width = -(-int(np.quantile(widths, 0.9)) // WIDTH_STEP) * WIDTH_STEP
     texts = [target for target in targets if len(target.tokens) <= width]
@@ -167,16 +209,16 @@ def draw_texts(targets: list[Target], count: int) -> list[Text]:
         length = rng.integers(target.prompt_length, len(target.tokens)) or 1
         tokens = np.zeros((1, width), np.int32)
         tokens[0, :length] = target.tokens[:length]
-        calls.append(Text(jnp.asarray(tokens), jnp.asarray([length], jnp.int32)))
+        calls.append(DecodedText(jnp.asarray(tokens), jnp.asarray([length], jnp.int32)))
     return calls
 
 
 def _as_arrays(rows: list[Target], batch_size: int):
     widest = max(len(row.tokens) for row in rows)
     width = -(-widest // WIDTH_STEP) * WIDTH_STEP
-    truth = np.zeros((batch_size, width), np.int32)
-    prompt, length = np.ones((2, batch_size), np.int32)  # nothing to do in empty rows
+    tokens = np.zeros((batch_size, width), np.int32)
+    prompt, length = np.ones((2, batch_size), np.int32)  # empty rows are done at once
     for i, row in enumerate(rows):
-        truth[i, : len(row.tokens)] = row.tokens
+        tokens[i, : len(row.tokens)] = row.tokens
         prompt[i], length[i] = row.prompt_length, len(row.tokens)
-    return truth, prompt, length
+    return tokens, prompt, length

@@ -1,12 +1,12 @@
-"""What a device permits: how fast it moves memory, and how fast it multiplies.
+"""Roofline: the limits of a device, its memory bandwidth and its matrix throughput.
 
-How near decoding comes to the first: a decode step at a small batch size does little
+Decoding is bound by the first: a decode step at a small batch size does little
 arithmetic. It reads every parameter once, and the cache, so its time is at least
 
-    (bytes of parameters + bytes of keys and values held) / bandwidth
+    (bytes of parameters + bytes of cached keys and values) / bandwidth
 
 and a step that verifies a tree reads no more. The bandwidth is that of one large array,
-measured in the same run. How near training comes to the second: `evaluation/flops.py`.
+measured in the same run. Training is bound by the second: `evaluation/flops.py`.
 """
 
 import functools
@@ -22,39 +22,41 @@ from relay_jax.base import Array, PyTree
 from relay_jax.config import DraftConfig, ModelConfig
 from relay_jax.decoding import decode
 from relay_jax.models.sharding import named_leaves
-from relay_jax.rest import drafters
+from relay_jax.rest.drafters import make_drafter
 
-ROUNDS = 5  # measurements of each kind, of which the median counts
+ROUNDS = 5  # measurements of each kind; their median counts
 
 
 class StepTime(NamedTuple):
-    """One kind of step, in seconds."""
+    """The time of one kind of step, in seconds."""
 
     seconds: float  # the median
-    least: float
-    most: float
+    min: float
+    max: float
 
 
 def bandwidth(num_bytes: int = 2**32) -> float:
-    """Bytes a second that the device's memory moves: the best of reading one large array
-    and of copying it, which counts twice."""
+    """The device's memory bandwidth, in bytes per second.
+
+    The better of reading one large array and of copying it, which counts twice.
+    """
     array = jnp.ones((max(num_bytes // 4, 1),), jnp.float32)
     found = []
     for moved, call in ((1, jnp.max), (2, jnp.negative)):
         run = jax.jit(call)
         jax.block_until_ready(run(array))
-        least = min(_time(lambda run=run: run(array)) for _ in range(2 * ROUNDS))
-        found.append(moved * array.nbytes / least)
+        seconds = min(_time(lambda run=run: run(array)) for _ in range(2 * ROUNDS))
+        found.append(moved * array.nbytes / seconds)
     return max(found)
 
 
 def matrix_sizes() -> tuple[int, ...]:
-    """Of square matrices whose product takes a device of this kind milliseconds."""
+    """Sizes of square matrices whose product takes this kind of device milliseconds."""
     return (512, 1024) if jax.default_backend() == "cpu" else (4096, 8192)
 
 
 def matrix_rate(dtype: str = "float32") -> float:
-    """Operations a second of a product of two square matrices: the best of many."""
+    """Floating-point operations per second of a matrix product: the best of many."""
     run, found = jax.jit(jnp.matmul), []
     for size in matrix_sizes():
         matrix = jnp.ones((size, size), dtype)
@@ -64,10 +66,14 @@ def matrix_rate(dtype: str = "float32") -> float:
     return max(found)
 
 
-def read_bytes(params: PyTree, model: ModelConfig, held: int, batch_size: int) -> int:
-    """Bytes that a plain step has to read: all parameters, of the table of words only
-    the batch's rows (unless the head is tied to it), and the cache of `held` tokens a
-    row."""
+def read_bytes(
+    params: PyTree, model: ModelConfig, text_length: int, batch_size: int
+) -> int:
+    """Bytes that a plain step has to read.
+
+    All parameters, of the embedding table only the batch's rows (unless the head is tied
+    to it), and the cache of `text_length` tokens per row.
+    """
     leaves = named_leaves(params)
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves.values())
     if not model.tie_embeddings:
@@ -78,7 +84,7 @@ def read_bytes(params: PyTree, model: ModelConfig, held: int, batch_size: int) -
         * model.resolved_num_kv_heads
         * model.resolved_head_dim
     )
-    return int(size + 2 * model.num_layers * batch_size * held * width)
+    return int(size + 2 * model.num_layers * batch_size * text_length * width)
 
 
 def time_steps(
@@ -87,34 +93,36 @@ def time_steps(
     draft: DraftConfig,
     index: Any,
     *,
-    held: int,
+    text_length: int,
     batch_size: int,
     num_steps: int,
     trace: str = "",
     seed: int = 0,
 ) -> StepTime:
-    """Seconds a step of the real decode loop, after `held` random tokens a row.
+    """Seconds per step of the real decode loop, after random tokens.
 
     Args:
+      text_length: random tokens per row before the first step.
       num_steps: of one measurement.
       trace: a directory for a profile of one more measurement.
     """
     rng = np.random.default_rng(seed)
-    prompts = rng.integers(model.vocab_size, size=(batch_size, held)).astype(np.int32)
-    deepest = draft.depth if draft.num_draft else 0
+    shape = (batch_size, text_length)
+    prompts = rng.integers(model.vocab_size, size=shape).astype(np.int32)
+    drafter = make_drafter(draft)
     state = decode.start(
         params,
         prompts,
-        np.full(batch_size, held, np.int32),
+        np.full(batch_size, text_length, np.int32),
         decode.request_keys(seed, batch_size),
-        drafters.initial_table(draft, model.vocab_size),
+        drafter,
         model=model,
-        max_new_tokens=(ROUNDS + 1 + bool(trace)) * num_steps * (deepest + 1),
+        max_new_tokens=(ROUNDS + 1 + bool(trace)) * num_steps * (drafter.max_depth + 1),
     )
 
     def step(state):
         return decode.advance(
-            params, state, index, model=model, draft=draft, num_steps=num_steps
+            params, state, drafter, index, model=model, num_steps=num_steps
         )
 
     state, seconds = jax.block_until_ready(step(state)), []
@@ -129,7 +137,7 @@ def time_steps(
 
 
 def random_params(model: ModelConfig, seed: int = 0) -> PyTree:
-    """Parameters of a decoder's shapes, drawn on the device: for measuring time."""
+    """Random parameters of a decoder, drawn on the device: for measuring time."""
     from relay_jax.models.decoder import Decoder
 
     shapes = jax.eval_shape(

@@ -20,7 +20,7 @@ from jax.experimental import multihost_utils
 
 from relay_jax import aliases, config_io, files
 from relay_jax.config import DraftConfig, ModelConfig, SamplingConfig
-from relay_jax.rest.index import describe as describe_index
+from relay_jax.rest import index as indexes
 
 FORMAT = 3
 
@@ -83,7 +83,7 @@ def describe_setting(
         "model": config_io.to_dict(model),
         "draft": config_io.to_dict(dataclasses.replace(draft, num_draft=1)),
         "sampling": config_io.to_dict(sampling),
-        "index": describe_index(index),
+        "index": indexes.signature(index),
         "batch_size": batch_size,
         "cache_length": 1 << (cache_length - 1).bit_length(),
         "device": jax.devices()[0].device_kind,

@@ -1,70 +1,122 @@
-"""AdjacencyTable: the words that the model last held likely after each word.
+"""Token Recycling: drafts from what the model last predicted after each token.
 
-    table   the   cat .6   dog .3        text   .. the
-            cat   sat .8   ran .2        rows   cat          .6 in all, of which
-            dog   ran .5   ate .1               cat sat      .48
-                                                cat ran      .12
-                                                dog          .3, of which
-                                                dog ran      .15
+    table   the   cat .6   dog .3        text        .. the
+            cat   sat .8   ran .2        sequences   cat          .6 in all, of which
+            dog   ran .5   ate .1                    cat sat      .48
+                                                     cat ran      .12
+                                                     dog          .3, of which
+                                                     dog ran      .15
 
-Each verified node tells what the model holds likely after the node's token; the table
-keeps what was told last (Token Recycling, arXiv 2408.08696), and how likely it was: a
-sure follower is followed deep, an open choice spread wide. One table serves all texts of
-a batch, and the texts after them: what it holds changes what is drafted, never what is
-written.
+Every verified node yields the model's likeliest next tokens after the node's token. The
+table keeps the latest of them (Token Recycling, arXiv 2408.08696) with their
+probabilities: paths of likely tokens are followed deep, uncertain ones branch widely. One
+table serves all texts of a batch, and later ones: it changes what is drafted, never what
+is generated.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from relay_jax.base import Array, Bool, Float, Int
+from relay_jax.config import DraftConfig
 from relay_jax.decoding.draft_tree import END, DraftSequences, concatenate_sequences
+from relay_jax.decoding.drafter import DecodedText
+
+NO_LOGITS = (
+    "drafts from the model's own logits, and there are none: measure it while a model "
+    "decodes (rest_benchmark), not in a replay"
+)
 
 
 class AdjacencyTable(NamedTuple):
-    """Of each word of the vocabulary, or of each node of a tree, its likely followers."""
+    """The likeliest next tokens of each token of the vocabulary, or of each tree node."""
 
     tokens: Int[Array, "*v u"]  # the likeliest first; `END` where none is known
-    chance: Float[Array, "*v u"]  # that the model gave them
+    chance: Float[Array, "*v u"]  # the model's probability of each
+
+    @property
+    def token_dtype(self) -> np.dtype:
+        """What the tokens fit into; as an index has it."""
+        return np.dtype(np.uint16 if len(self.tokens) < 2**16 else np.uint32)
 
 
-def empty_table(vocab_size: int, num: int) -> AdjacencyTable:
-    """The table in which nothing is known yet."""
-    shape = (vocab_size, num)
+def init(config: DraftConfig, vocab_size: int) -> AdjacencyTable:
+    """The empty table: `Drafter.init`."""
+    return empty_table(vocab_size, min(config.num_candidates, vocab_size))
+
+
+def propose(
+    index: Any, state: Any, text: DecodedText, config: DraftConfig
+) -> DraftSequences:
+    """The likeliest paths through the table from the text's last token on."""
+    del index
+    if not state:
+        raise ValueError(f"the drafter {config.drafter!r} {NO_LOGITS}")
+    root = text.tokens[jnp.arange(len(text.length)), text.length - 1]
+    depth = min(config.path_depth, config.depth)
+    sequences = draft_paths(
+        state,
+        root,
+        num_paths=config.num_paths,
+        depth=depth,
+        weight=config.path_weight,
+        power=config.path_power,
+    )
+    longer = ((0, 0), (0, 0), (0, config.depth - depth))
+    tokens = jnp.pad(sequences.tokens, longer, constant_values=END)
+    return sequences._replace(tokens=tokens)
+
+
+def observe(
+    state: AdjacencyTable,
+    tokens: Int[Array, "b q"],
+    logits: Float[Array, "b q v"],
+    mask: Bool[Array, "b q"],
+) -> AdjacencyTable:
+    """The table after a forward pass: `Drafter.observe`."""
+    candidates = top_candidates(logits, state.tokens.shape[1])
+    return update(state, tokens, candidates, mask)
+
+
+def empty_table(vocab_size: int, num_candidates: int) -> AdjacencyTable:
+    """A table in which nothing is known yet."""
+    shape = (vocab_size, num_candidates)
     return AdjacencyTable(jnp.full(shape, END, jnp.int32), jnp.zeros(shape))
 
 
 def top_candidates(logits: Float[Array, "b q v"], num: int) -> AdjacencyTable:
-    """The `num` likeliest words after each node."""
+    """The `num` likeliest tokens after each node."""
     score, token = jax.lax.top_k(logits, num)
-    whole = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
-    return AdjacencyTable(token.astype(jnp.int32), jnp.exp(score - whole))
+    total = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+    return AdjacencyTable(token.astype(jnp.int32), jnp.exp(score - total))
 
 
 def update(
     table: AdjacencyTable,
-    words: Int[Array, "b q"],
-    told: AdjacencyTable,
-    counts: Bool[Array, "b q"],
+    tokens: Int[Array, "b q"],
+    candidates: AdjacencyTable,
+    mask: Bool[Array, "b q"],
 ) -> AdjacencyTable:
-    """The table after what was told of some words, where it counts.
+    """The table with new candidates of some tokens, where the mask holds.
 
-    Of what is told of one word, the last place counts; of equals the last text.
+    If a token occurs several times, the last occurrence wins; ties go to the later batch
+    row.
     """
     vocab_size, num = table.tokens.shape
-    # Transposed, so that what is later stands later.
-    word, is_told, *new = (x.swapaxes(0, 1) for x in (words, counts, *told))
-    word, is_told = word.ravel(), is_told.ravel()
-    turn = jnp.arange(len(word))
-    last = jnp.full(vocab_size, -1).at[word].max(jnp.where(is_told, turn, -1))
-    # Of what does not count, each has a place of its own outside the table.
-    place = jnp.where(is_told & (last[word] == turn), word, vocab_size + turn)
+    # Transposed, so that later positions come later in memory, whatever the row.
+    token, is_new, *new = (x.swapaxes(0, 1) for x in (tokens, mask, *candidates))
+    token, is_new = token.ravel(), is_new.ravel()
+    turn = jnp.arange(len(token))
+    last = jnp.full(vocab_size, -1).at[token].max(jnp.where(is_new, turn, -1))
+    # What does not count is written outside the table, each to a row of its own.
+    row = jnp.where(is_new & (last[token] == turn), token, vocab_size + turn)
 
     def put(old, new):
         new = new.reshape(-1, num)
-        return old.at[place].set(new, mode="drop", unique_indices=True)
+        return old.at[row].set(new, mode="drop", unique_indices=True)
 
     return AdjacencyTable(*map(put, table, new))
 
@@ -78,22 +130,24 @@ def draft_paths(
     weight: int,
     power: float = 1.0,
 ) -> DraftSequences:
-    """Rows whose nodes weigh `weight` times the chance of the path to them, rounded down;
-    or as much as the nodes below them, if these weigh more.
+    """The likeliest paths, weighted so that a trie of them has the right node weights.
+
+    A node weighs `weight` times the probability of the path to it, rounded down, or as
+    much as the nodes below it, if these weigh more.
 
     Args:
-      root: the word that the paths follow.
+      root: the token that the paths follow.
       num_paths: how many are kept at each depth: the likeliest.
       depth: the length of the longest.
-      power: of each follower's chance. It was told in another place of a text: below 1,
-        it is taken for less sure than it was there.
+      power: exponent of each candidate's probability, which the model gave in another
+        context: below 1, it counts as less certain than it was there.
     """
     batch_size, num = len(root), table.tokens.shape[1]
     pick = jnp.arange(batch_size)[:, None]
     last, chance = root[:, None], jnp.ones((batch_size, 1))
     paths = jnp.full((batch_size, 1, depth), END, jnp.int32)
-    heavy = jnp.zeros((batch_size, 1), jnp.int32)
-    rows = []
+    path_weight = jnp.zeros((batch_size, 1), jnp.int32)
+    parts = []
     for level in range(depth):
         tokens, share = (part[jnp.maximum(last, 0)] for part in table)
         share = jnp.where(last[..., None] == END, 0.0, share**power)
@@ -102,11 +156,10 @@ def draft_paths(
         above = at // num
         tokens = jnp.take_along_axis(tokens.reshape(batch_size, -1), at, axis=1)
         last = jnp.where(chance > 0, tokens, END)
-        own = (chance * weight).astype(jnp.int32)
-        # A row is counted for each of its prefixes: of the shorter one is left the rest.
-        rows.append(
-            DraftSequences(paths, jnp.maximum(heavy.at[pick, above].add(-own), 0))
-        )
-        paths, heavy = paths[pick, above].at[..., level].set(last), own
-    rows.append(DraftSequences(paths, heavy))
-    return concatenate_sequences(rows)
+        node_weight = (chance * weight).astype(jnp.int32)
+        # A sequence counts for each of its prefixes too: a shorter one keeps the rest.
+        rest = jnp.maximum(path_weight.at[pick, above].add(-node_weight), 0)
+        parts.append(DraftSequences(paths, rest))
+        paths, path_weight = paths[pick, above].at[..., level].set(last), node_weight
+    parts.append(DraftSequences(paths, path_weight))
+    return concatenate_sequences(parts)

@@ -25,14 +25,15 @@ from relay_jax.config import (
     SamplingConfig,
     TrainConfig,
 )
-from relay_jax.decoding import decode, draft_tree, verify
-from relay_jax.decoding import state as states
+from relay_jax.decoding import decode, draft_tree, result, verify
 from relay_jax.decoding.decode import GREEDY
+from relay_jax.decoding.target_model import make_target
 from relay_jax.models.decoder import Decoder
 from relay_jax.models.sharding import make_mesh
-from relay_jax.rest import drafters
 from relay_jax.rest.build import build_datastore
+from relay_jax.rest.drafters import DRAFTERS, PLAIN, make_drafter
 from relay_jax.rest.index import HostIndex, load_index
+from relay_jax.rest.replay import replay
 from relay_jax.training import checkpoint, loop
 from relay_jax.training.step import init_params
 
@@ -62,7 +63,7 @@ DRAFTS = [
         ("mixed", 40),
     )
 ]
-STORED = [d for d in DRAFTS if drafters.DRAFTERS[d.drafter].looks_into]
+STORED = [d for d in DRAFTS if DRAFTERS[d.drafter].index]
 SAMPLINGS = {
     "greedy": GREEDY,
     "sampled": SamplingConfig(0.8),
@@ -146,7 +147,7 @@ def spoken(num, seed):
 def run(
     name,
     prompts,
-    draft=decode.PLAIN,
+    draft=PLAIN,
     index=None,
     sampling=GREEDY,
     params=None,
@@ -156,11 +157,9 @@ def run(
     return decode.decode(
         params_of(name) if params is None else params,
         prompts,
-        model=MODELS[name],
-        draft=draft,
-        sampling=sampling,
-        index=index,
-        **options,
+        make_drafter(draft),
+        index,
+        **{"model": MODELS[name], "sampling": sampling} | options,
     )
 
 
@@ -177,12 +176,16 @@ def store(tmp_path_factory):
     return build_datastore(texts, path, **words)
 
 
-def compile_anew(monkeypatch, name, *more):
-    """`decode.start` or `decode.advance` is traced again, as what it calls now is."""
+def compile_anew(monkeypatch, name, *static):
+    """Has a jitted function of `decode` traced again, with what it calls by now."""
     inner = getattr(decode, name).__wrapped__
-    static = "model", *more
-    anew = jax.jit(lambda *args, **rest: inner(*args, **rest), static_argnames=static)
-    monkeypatch.setattr(decode, name, anew)
+
+    @functools.wraps(inner)
+    def anew(*args, **rest):
+        return inner(*args, **rest)
+
+    jitted = jax.jit(anew, static_argnames=("model", *static))
+    monkeypatch.setattr(decode, name, jitted)
 
 
 def same(one, two):
@@ -280,11 +283,11 @@ def test_prompts_longer_than_a_chunk_are_read_whole(monkeypatch):
     prompts = prompts_of(8)
     whole = run("rope", prompts)
     monkeypatch.setattr(decode, "CHUNK", 3)
-    compile_anew(monkeypatch, "start", "max_new_tokens")
+    compile_anew(monkeypatch, "read_prompts", "observe", "max_new_tokens")
     same(whole, run("rope", prompts))
 
 
-@pytest.mark.parametrize("draft", [decode.PLAIN, DRAFTS[2]], ids=lambda d: d.drafter)
+@pytest.mark.parametrize("draft", [PLAIN, DRAFTS[2]], ids=lambda d: d.drafter)
 def test_limits_are_kept_to_the_token(draft, store, monkeypatch):
     index, prompts = load_index(store), prompts_of(8)
     index = index if draft.num_draft else None
@@ -307,14 +310,14 @@ def test_limits_are_kept_to_the_token(draft, store, monkeypatch):
             assert not np.any(state.tokens[row, end:])
 
 
-@pytest.mark.parametrize("draft", [decode.PLAIN, DRAFTS[2]], ids=lambda d: d.drafter)
+@pytest.mark.parametrize("draft", [PLAIN, DRAFTS[2]], ids=lambda d: d.drafter)
 def test_a_text_stops_at_its_end(draft, store):
     """Any word can be the end of text: also one inside an accepted branch."""
     index, prompts, stopped = load_index(store), prompts_of(8), 0
     index = index if draft.num_draft else None
     long = run("rope", prompts, eos_id=decode.NO_EOS)
     sizes = np.array(list(map(len, prompts)), np.int32)
-    said = np.unique(np.concatenate(decode.written(long, sizes)))
+    said = np.unique(np.concatenate(result.new_tokens(long, sizes)))
     for end in said.tolist()[:12]:
         state = run("rope", prompts, draft, index, eos_id=end)
         for row, prompt in enumerate(prompts):
@@ -331,15 +334,14 @@ def test_advancing_in_pieces_is_decoding(draft, store):
     index, prompts = load_index(store), prompts_of(8)
     whole = run("rope", prompts, draft, index)
     tokens, length = decode.pad_prompts(prompts, VOCAB, 16)
-    keys, known = decode.request_keys(0, 8), drafters.initial_table(draft, VOCAB)
+    keys, drafter = decode.request_keys(0, 8), make_drafter(draft)
     model, params = MODELS["rope"], params_of("rope")
     state = decode.start(
-        params, tokens, length, keys, known, model=model, max_new_tokens=24
+        params, tokens, length, keys, drafter, model=model, max_new_tokens=24
     )
-    settings = {"model": model, "draft": draft, "sampling": GREEDY}
-    settings |= {"eos_id": EOS, "num_steps": 1}
+    settings = {"model": model, "sampling": GREEDY, "eos_id": EOS, "num_steps": 1}
     for _ in range(24):  # more than there are steps: a finished text stays as it is
-        state = decode.advance(params, state, index, **settings)
+        state = decode.advance(params, state, drafter, index, **settings)
     same(whole, state)
 
 
@@ -365,10 +367,10 @@ def test_a_store_over_all_devices_decodes_alike(draft, store, tmp_path):
     words = {"tokenizer": "test", "vocab_size": VOCAB, "eos_id": EOS}
     parts = build_datastore(texts, tmp_path / "parts", shard_tokens=300, **words)
     index = load_index(parts, make_mesh(MeshConfig(data=0)))
-    assert index.parts.tokens.shape[0] == jax.device_count() > len(parts.shards) > 2
+    assert index.shards.tokens.shape[0] == jax.device_count() > len(parts.shards) > 2
     plain = run("rope", prompts)
     settings = {"model": MODELS["rope"], "max_new_tokens": 24}
-    settings |= {"eos_id": EOS, "width": 16, "draft": draft}
+    settings |= {"eos_id": EOS, "width": 16, "drafter": make_drafter(draft)}
     spread = decode.decode(params, prompts, index=index, **settings)
     same(plain, spread)
     assert spread.steps.sum() < 0.9 * plain.steps.sum()
@@ -399,67 +401,88 @@ def test_accepted_drafts_stand_in_quotes(store):
     def read(ids, cuts):
         return ["".join(map(str, ids[a:b])) for a, b in itertools.pairwise(cuts)]
 
-    assert decode.mark_drafted(state, 1, 2, read) == "23«45»67«8»"
-    assert decode.mark_drafted(state, 1, 4, read) == "«45»67«8»"
-    assert decode.mark_drafted(state, 0, 7, read) == "78"
+    assert result.mark_accepted(state, 1, 2, read) == "23«45»67«8»"
+    assert result.mark_accepted(state, 1, 4, read) == "«45»67«8»"
+    assert result.mark_accepted(state, 0, 7, read) == "78"
 
 
-def broken_ancestors(real):
-    def build(*args):
-        made = real(*args)
-        return made._replace(ancestors=jnp.ones_like(made.ancestors))
+def broken_ancestors(drafter, target):
+    """Every node attends to every other."""
 
-    return build
+    def draft(*args):
+        tree = drafter.draft(*args)
+        return tree._replace(ancestors=jnp.ones_like(tree.ancestors))
 
-
-def broken_positions(real):
-    def read(params, tokens, **rest):
-        rest["positions"] = rest["positions"].at[:, 1:].add(1)
-        return real(params, tokens, **rest)
-
-    return read
+    return drafter._replace(draft=draft), target
 
 
-def broken_walk(real):
-    def walk(tree_, token, deepest):
-        path, count = real(tree_, token, deepest)
-        return verify.Accepted(path, jnp.minimum(count + 1, deepest + 1))
+def broken_positions(drafter, target):
+    """All nodes but the root are one position too far."""
 
-    return walk
+    def apply(params, tokens, positions, mask, cache):
+        later = positions.at[:, 1:].add(1)
+        is_tree = tokens.shape[1] == 1 + DRAFTS[2].num_draft
+        chosen = later if is_tree else positions
+        return target.apply(params, tokens, chosen, mask, cache)
 
-
-def broken_path(real):
-    def walk(tree_, token, deepest):
-        path, count = real(tree_, token, deepest)
-        return verify.Accepted(jnp.minimum(path, 1), count)
-
-    return walk
+    return drafter, target._replace(apply=apply)
 
 
-def broken_write(real):
-    def write(cache, new, kept):
-        late = real(cache, new, kept)
-        return late._replace(key_values=cache.key_values)
+def broken_write(drafter, target):
+    """The cache counts the accepted tokens but does not hold them."""
 
-    return write
+    def write(cache, new, nodes, mask):
+        later = target.write_cache(cache, new, nodes, mask)
+        is_tree = new.keys.shape[2] == 1 + DRAFTS[2].num_draft
+        return later._replace(key_values=cache.key_values) if is_tree else later
+
+    return drafter, target._replace(write_cache=write)
+
+
+def broken_nodes(drafter, target):
+    """The cache gets the first nodes of the tree instead of the accepted ones."""
+
+    def write(cache, new, nodes, mask):
+        first = jnp.broadcast_to(jnp.arange(nodes.shape[1])[None], nodes.shape)
+        return target.write_cache(cache, new, first, mask)
+
+    return drafter, target._replace(write_cache=write)
 
 
 @pytest.mark.parametrize(
-    "module, name, broken",
-    [
-        (drafters, "make_tree", broken_ancestors),
-        (decode, "run_decoder", broken_positions),
-        (states, "accept", broken_walk),
-        (states, "accept", broken_path),
-        (states, "write_cache", broken_write),
-    ],
+    "break_it", [broken_ancestors, broken_positions, broken_write, broken_nodes]
 )
-def test_every_piece_matters(monkeypatch, store, module, name, broken):
-    """Mask, positions, walk, path and cache write: break one, and the texts differ."""
+def test_every_mask_position_and_index_matters(break_it, store):
+    """Break one, and the texts differ; the prompts are still read as they should be."""
     index, prompts = load_index(store), prompts_of(8)
-    plain = run("rope", prompts)  # and the prompts are read as they should be
-    monkeypatch.setattr(module, name, broken(getattr(module, name)))
-    compile_anew(monkeypatch, "advance", "draft", "sampling")
+    plain = run("rope", prompts)
+    drafter, target = break_it(make_drafter(DRAFTS[2]), make_target(ROPE))
+    drafted = decode.decode(
+        *(params_of("rope"), prompts, drafter, index),
+        model=target,
+        max_new_tokens=24,
+        eos_id=EOS,
+        width=16,
+    )
+    assert not np.array_equal(plain.tokens, drafted.tokens)
+
+
+def one_too_many(tree, token, max_depth):
+    path, count = verify.accept(tree, token, max_depth)
+    return verify.Accepted(path, jnp.minimum(count + 1, max_depth + 1))
+
+
+def another_path(tree, token, max_depth):
+    path, count = verify.accept(tree, token, max_depth)
+    return verify.Accepted(jnp.minimum(path, 1), count)
+
+
+@pytest.mark.parametrize("broken", [one_too_many, another_path])
+def test_every_accepted_node_matters(monkeypatch, store, broken):
+    index, prompts = load_index(store), prompts_of(8)
+    plain = run("rope", prompts)
+    monkeypatch.setattr(decode, "accept", broken)
+    compile_anew(monkeypatch, "advance", "drafter", "sampling")
     drafted = run("rope", prompts, DRAFTS[2], index)
     assert not np.array_equal(plain.tokens, drafted.tokens)
 
@@ -477,8 +500,8 @@ def test_bfloat16_differs_at_near_ties_only(store):
         plain = decode.decode(params, prompts, **settings)
         logits = apply(plain.tokens)
         for draft in DRAFTS:
-            options = settings | {"draft": draft, "index": index}
-            drafted = decode.decode(params, prompts, **options)
+            drafter = make_drafter(draft)
+            drafted = decode.decode(params, prompts, drafter, index, **settings)
             differ = np.asarray(plain.tokens != drafted.tokens)
             for row in np.flatnonzero(differ.any(axis=1)):
                 first = int(np.argmax(differ[row]))
@@ -506,7 +529,7 @@ def test_the_cache_is_not_copied(store):
     )
     few = dataclasses.replace(DRAFTS[2], num_draft=3)  # so that scores are small
     compiled = decode.advance.lower(
-        params, state, load_index(store), model=model, draft=few
+        params, state, make_drafter(few), load_index(store), model=model
     ).compile()
     cache = sum(x.nbytes for x in jax.tree.leaves(state.cache))
     memory = compiled.memory_analysis()
@@ -538,7 +561,8 @@ def test_a_vocabulary_beyond_16_bits(tmp_path):
     store = build_datastore(texts, tmp_path / "store", **words)
     assert store.shards[0].tokens.dtype == np.uint32
     index = load_index(store)
-    drafted = decode.decode(params, prompts, draft=DRAFTS[2], index=index, **settings)
+    drafter = make_drafter(DRAFTS[2])
+    drafted = decode.decode(params, prompts, drafter, index, **settings)
     same(plain, drafted)
     assert drafted.steps.sum() < plain.steps.sum() / 2
 
@@ -549,7 +573,10 @@ def test_replay_takes_the_steps_of_decoding(draft, store):
     index, prompts = load_index(store), prompts_of(8)
     state = run("rope", prompts, draft, index, eos_id=decode.NO_EOS)
     prompt_length = np.array(list(map(len, prompts)), np.int32)
-    again = decode.replay(state.tokens, prompt_length, state.length, index, draft=draft)
+    again = replay(
+        *(state.tokens, prompt_length, state.length, index),
+        drafter=make_drafter(draft),
+    )
     same(state, again)
     np.testing.assert_array_equal(state.steps, again.steps)
     np.testing.assert_array_equal(state.nodes, again.nodes)
@@ -561,7 +588,7 @@ def test_replay_takes_the_steps_of_decoding(draft, store):
         ([], {}, "a prompt is empty"),
         ([[5], []], {}, "a prompt is empty"),
         ([[5] * 17], {}, "17 tokens, but there is room for 16"),
-        ([[5, 40]], {}, "token id 40, but the model's vocabulary has 40"),
+        ([[5, 40]], {}, "token id 40, but the model's vocabulary has 40 tokens"),
         ([[5, -1]], {}, "token id -1"),
         ([[5]], {"max_new_tokens": 0}, "max_new_tokens must be 1 or more"),
         (

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from relay_jax.config import ModelConfig, TrainConfig
-from relay_jax.decoding import decode
+from relay_jax.decoding import decode, result
 from relay_jax.rest.build import build_datastore
 from relay_jax.training.checkpoint import save_params
 from relay_jax.training.step import init_params
@@ -32,7 +32,7 @@ def test_texts_are_those_of_plain_decoding_in_one_process(tmp_path, mesh, num_dr
     save_params(tmp_path / "run", config, params)
     prompts = [[5, 6, 7], [8, 9]]
     state = decode.decode(params, prompts, model=MODEL, max_new_tokens=70)
-    texts = decode.written(state, np.array([3, 2]))
+    texts = result.new_tokens(state, np.array([3, 2]))
     words = {"tokenizer": "", "vocab_size": VOCAB, "eos_id": 1}
     store = build_datastore(texts, tmp_path / "store", shard_tokens=50, **words)
     assert len(store.shards) > 2

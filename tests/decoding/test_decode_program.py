@@ -1,14 +1,18 @@
 """The compiled decode loop: how often it is made, and what it must not hold."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
 from relay_jax.config import DraftConfig, MeshConfig, ModelConfig, TrainConfig
 from relay_jax.decoding import decode
+from relay_jax.decoding.drafter import no_drafter, shard_like
 from relay_jax.models.sharding import make_mesh
 from relay_jax.rest.build import build_datastore
-from relay_jax.rest.index import HostIndex, load_index, shard_like
+from relay_jax.rest.drafters import make_drafter
+from relay_jax.rest.index import HostIndex, load_index
 from relay_jax.training.step import init_params
 
 VOCAB = 12
@@ -32,7 +36,7 @@ def make_prompts(seed, num=3):
 
 def programs():
     """How many there are, in all."""
-    return decode.start._cache_size(), decode.advance._cache_size()
+    return decode.read_prompts._cache_size(), decode.advance._cache_size()
 
 
 def test_one_compilation_for_a_batch_size_and_a_tree_size(tmp_path):
@@ -43,7 +47,8 @@ def test_one_compilation_for_a_batch_size_and_a_tree_size(tmp_path):
 
     def run(seed, **changes):
         prompts = make_prompts(seed, changes.pop("num", 3))
-        options = {"index": indexes[seed % 2], "draft": DRAFT, "seed": seed}
+        drafter = make_drafter(changes.pop("draft", dataclasses.replace(DRAFT)))
+        options = {"index": indexes[seed % 2], "drafter": drafter, "seed": seed}
         options |= {"eos_id": seed - 1, "width": 9}
         return decode.decode(params, prompts, **SETTINGS | options | changes)
 
@@ -64,10 +69,12 @@ def test_one_compilation_on_a_mesh_however_often_one_looks(tmp_path, caplog):
     tokens, length = decode.pad_prompts(make_prompts(0), VOCAB, 9)
     keys = decode.request_keys(0, 3)
     state = decode.start(params, tokens, length, keys, **SETTINGS)
-    settings = {"model": MODEL, "draft": DRAFT, "num_steps": 2}
+    settings = {"model": MODEL, "num_steps": 2}
     with jax.log_compiles():
         for _ in range(4):
-            state = decode.advance(params, state, index, **settings)
+            state = decode.advance(
+                params, state, make_drafter(DRAFT), index, **settings
+            )
     assert caplog.text.count("Compiling jit(advance)") == 1
 
 
@@ -85,8 +92,8 @@ def test_only_the_host_index_calls_the_host(tmp_path, place):
     state = decode.start(
         *(params, tokens, length, decode.request_keys(0, 3)), **SETTINGS
     )
-    draft = DRAFT if index is not None else decode.PLAIN
-    lowered = decode.advance.lower(params, state, index, model=MODEL, draft=draft)
+    drafter = make_drafter(DRAFT) if index is not None else no_drafter
+    lowered = decode.advance.lower(params, state, drafter, index, model=MODEL)
     program = lowered.as_text().lower()
     assert "while" in program
     assert ("callback" in program) == (place == "host")

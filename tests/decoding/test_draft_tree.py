@@ -48,13 +48,13 @@ def test_the_drawn_tree():
     )
 
 
-@pytest.mark.parametrize("narrow", [False, True])
+@pytest.mark.parametrize("pack_uint16", [False, True])
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("depth_decay", [1.0, 0.75])
-def test_the_heaviest_prefixes_are_chosen(narrow, seed, depth_decay):
+def test_the_heaviest_prefixes_are_chosen(pack_uint16, seed, depth_decay):
     rng = np.random.default_rng(seed)
     batch_size, num, size, num_draft = 8, 12, 5, 15
-    top = 2**16 - 2 if narrow else 130_000  # the largest word there can be
+    top = 2**16 - 2 if pack_uint16 else 130_000  # the largest word there can be
     tokens = rng.integers(top - 3, top + 1, (batch_size, num, size))
     length = rng.integers(0, size + 1, (batch_size, num, 1))
     tokens = np.where(np.arange(size) < length, tokens, END)
@@ -62,7 +62,7 @@ def test_the_heaviest_prefixes_are_chosen(narrow, seed, depth_decay):
     rows = DraftSequences(
         jnp.asarray(tokens, jnp.int32), jnp.asarray(weight, jnp.int32)
     )
-    tree = BUILD(rows, num_draft, narrow, depth_decay)
+    tree = BUILD(rows, num_draft, pack_uint16, depth_decay)
     for b in range(batch_size):
         heavy = collections.Counter()
         for row, value in zip(tokens[b].tolist(), weight[b].tolist()):

@@ -465,25 +465,6 @@ def test_drafts_from_a_store_change_no_text(tmp_path):
     assert (tmp_path / "bench" / "speed.png").stat().st_size > 1000
     assert "speed-up" in done.stdout
 
-    numbers = run_dir.read_config(tmp_path / "ar").model.num_numbers
-    own = f"--datastore={tmp_path}/own", f"--tokenizer=relay:{numbers}"
-    assert script("build_datastore", *own, words[0]).returncode == 0
-    weights = f"--weights_file={tmp_path}/weights.json", "--max_new_tokens=9"
-    texts = words[0], "--prompt_tokens=4", "--count=2"
-    done = script("calibrate", run, *own, *texts, *weights)
-    assert done.returncode == 0, done.stderr
-    made = files.read_json(tmp_path / "weights.json")["weights"]
-    assert (
-        len(made["text_weights"]) == 16
-        and f"depth_decay: {made['depth_decay']}" in done.stdout
-    )
-    told = f"--weights={tmp_path}/weights.json"
-    weighed = script("rest_generate", run, *fixed, told, *prompt)
-    assert weighed.stdout == plain.stdout
-    told = f"--weights={tmp_path}/ar/config.json"
-    told = refusal("rest_generate", run, *fixed, told, *prompt)
-    assert "is no file of experiments/calibrate.py" in told
-
     foreign = refusal("rest_generate", run, store, *prompt)
     assert "was built with the tokenizer 'relay-tasks-v1-12'" in foreign
 

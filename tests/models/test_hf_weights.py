@@ -15,11 +15,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from relay_jax.config import DraftConfig, MeshConfig, ModelConfig, PositionConfig
-from relay_jax.decoding import decode
+from relay_jax.decoding import decode, result
 from relay_jax.models import hf_config, hf_weights
 from relay_jax.models.decoder import run_decoder
 from relay_jax.models.sharding import make_mesh
 from relay_jax.rest.build import build_datastore
+from relay_jax.rest.drafters import PLAIN, make_drafter
 from relay_jax.rest.index import load_index
 
 torch = pytest.importorskip("torch", reason="torch is the oracle of converted models")
@@ -133,7 +134,7 @@ def our_texts(params, model, eos_id, **rest):
     how = {"model": model, "max_new_tokens": NEW, "eos_id": eos_id} | rest
     state = decode.decode(params, PROMPTS, **how)
     length = np.array(list(map(len, PROMPTS)))
-    return [row.tolist() for row in decode.written(state, length)]
+    return [row.tolist() for row in result.new_tokens(state, length)]
 
 
 def some_tokens(num=24):
@@ -175,8 +176,9 @@ def test_any_of_several_tokens_ends_a_text(models, folders):
     ends = [whole[0][4], whole[2][9]]
     told = their_texts(models["llama3"], ends)
     assert {text[-1] for text in told} >= set(ends)
-    for draft in (decode.PLAIN, DraftConfig("prompt_lookup", num_draft=4)):
-        assert our_texts(params, model, tuple(ends), draft=draft) == told
+    for draft in (PLAIN, DraftConfig("prompt_lookup", num_draft=4)):
+        drafter = make_drafter(draft)
+        assert our_texts(params, model, tuple(ends), drafter=drafter) == told
 
 
 @pytest.mark.parametrize(
@@ -215,10 +217,10 @@ def test_drafts_change_no_text_of_a_converted_model(name, folders, tmp_path):
     drafted = decode.decode(
         params,
         PROMPTS,
+        make_drafter(draft),
+        load_index(store),
         model=model,
         max_new_tokens=NEW,
-        draft=draft,
-        index=load_index(store),
     )
     np.testing.assert_array_equal(plain.tokens, drafted.tokens)
     assert drafted.steps.sum() < 0.7 * plain.steps.sum()
@@ -239,8 +241,8 @@ def test_a_mesh_of_four_holds_a_part_each_and_says_the_same(
     tokens = some_tokens()
     one, four = (our_logits(model, held, tokens) for held in (params, spread))
     np.testing.assert_allclose(one, four, atol=1e-5)
-    draft = DraftConfig("prompt_lookup", num_draft=4)
-    how = {"model": model, "max_new_tokens": NEW, "draft": draft}
+    drafter = make_drafter(DraftConfig("prompt_lookup", num_draft=4))
+    how = {"model": model, "max_new_tokens": NEW, "drafter": drafter}
     one, four = (decode.decode(held, PROMPTS, **how) for held in (params, spread))
     np.testing.assert_array_equal(one.tokens, four.tokens)
 

@@ -9,11 +9,14 @@ import pytest
 from relay_jax.config import DraftConfig, ModelConfig, SamplingConfig, TrainConfig
 from relay_jax.data.alignment import flatten, right_align
 from relay_jax.decoding import decode
+from relay_jax.decoding.drafter import DecodedText
 from relay_jax.evaluation import accuracy
 from relay_jax.evaluation.predict import Predictions
 from relay_jax.relay import looped_drafter
-from relay_jax.rest import drafters
-from relay_jax.rest.drafters import LoopedDraft, Text
+from relay_jax.rest import drafters, looped_draft
+from relay_jax.rest.drafters import make_drafter
+from relay_jax.rest.looped_draft import LoopedDraft
+from relay_jax.rest.replay import replay
 from relay_jax.tasks import make_task
 from relay_jax.training import checkpoint
 from relay_jax.training.step import init_params
@@ -39,8 +42,8 @@ def guessed(prompts, texts, **rest):
         tokens.astype(np.int32), np.array([len(t) for t in texts], np.int32)
     )
     params = init_params(TrainConfig(DECODER))
-    work = {"model": DECODER, "max_new_tokens": NEW, "draft": DRAFT, "index": index}
-    return decode.decode(params, prompts, **(work | rest))
+    work = {"model": DECODER, "max_new_tokens": NEW} | rest
+    return decode.decode(params, prompts, make_drafter(DRAFT), index, **work)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -68,12 +71,12 @@ def test_a_correct_draft_is_accepted_thirteen_tokens_at_a_time():
     # A text without repetitions: only the looped model's draft can match it.
     texts = np.stack([rng.permutation(np.arange(5, 45))[:29] for _ in prompts])
     full = np.full(2, 29, np.int32)
-    state = decode.replay(
+    state = replay(
         jnp.asarray(texts.astype(np.int32)),
         jnp.full(2, 3, jnp.int32),
         jnp.asarray(full),
         LoopedDraft(texts.astype(np.int32), full),
-        draft=DRAFT,
+        drafter=make_drafter(DRAFT),
     )
     np.testing.assert_array_equal(np.asarray(state.tokens), texts)
     assert state.steps.tolist() == [2, 2]  # 26 tokens, 13 in each
@@ -83,12 +86,12 @@ def test_drafting_resumes_after_an_error():
     rng = np.random.default_rng(2)
     text = rng.permutation(np.arange(5, 48))[:40].astype(np.int32)
     guess = np.delete(text, [14, 15, 16])  # three tokens are left out
-    state = decode.replay(
+    state = replay(
         jnp.asarray(text[None]),
         jnp.array([3]),
         jnp.array([40]),
         LoopedDraft(guess[None], np.array([37], np.int32)),
-        draft=DRAFT,
+        drafter=make_drafter(DRAFT),
     )
     # Up to the gap (11 tokens and one), two plain ones, then 23 in two steps.
     assert int(state.steps[0]) <= 6
@@ -96,20 +99,24 @@ def test_drafting_resumes_after_an_error():
 
 def test_the_nearest_of_equal_matches_has_the_largest_weight():
     tokens = jnp.array([[6, 7, 8, 6, 7, 9, 6, 7, 10, 11]], jnp.int32)
-    text = Text(jnp.array([[6, 7, 0, 0]], jnp.int32), jnp.array([2]))
+    index = LoopedDraft(tokens, jnp.array([10]))
     for length, first in ((2, 8), (5, 9), (8, 10)):
-        text = Text(jnp.zeros((1, 9), jnp.int32), jnp.array([length]))
+        text = DecodedText(jnp.zeros((1, 9), jnp.int32), jnp.array([length]))
         ends = text.tokens.at[0, length - 2 : length].set(jnp.array([6, 7]))
         text = text._replace(tokens=ends)
-        rows = drafters.guess(text, LoopedDraft(tokens, jnp.array([10])), DRAFT)
-        best = int(jnp.argmax(rows.weight[0, : drafters.LOOPED_ROWS]))
+        rows = looped_draft.propose(index, (), text, DRAFT)
+        best = int(jnp.argmax(rows.weight[0, : looped_draft.NUM_ROWS]))
         assert int(rows.tokens[0, best, 0]) == first
 
 
 def test_the_drafter_needs_a_guess():
-    with pytest.raises(ValueError, match="'looped' needs a guess, and there is none"):
+    with pytest.raises(
+        ValueError, match="'looped' needs a looped draft, and there is none"
+    ):
         drafters.check(DRAFT, None)
-    with pytest.raises(ValueError, match="'rest' needs a datastore, and there is a gu"):
+    with pytest.raises(
+        ValueError, match="'rest' needs a datastore, and there is a loo"
+    ):
         index = LoopedDraft(np.zeros((1, 2), np.int32), np.ones(1, np.int32))
         drafters.check(dataclasses.replace(DRAFT, drafter="rest"), index)
 

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from relay_jax.config import DraftConfig, ModelConfig, TrainConfig
-from relay_jax.decoding import decode
-from relay_jax.rest import autotune, drafters
+from relay_jax.decoding import decode, result
+from relay_jax.rest import autotune
 from relay_jax.rest.autotune import choose
 from relay_jax.rest.build import build_datastore
+from relay_jax.rest.drafters import make_drafter
 from relay_jax.rest.index import load_index
+from relay_jax.rest.replay import replay
 from relay_jax.training.step import init_params
 
 SIZES = [0, 4, 16]
@@ -55,14 +57,15 @@ def test_tokens_a_step_are_those_of_decoding(store):
     first, length = np.array([4, 9, 7], np.int32), np.array([55, 60, 30], np.int32)
     truth[np.arange(60)[None] >= length[:, None]] = 0
     replays = {
-        size: decode.replay(
-            truth, first, length, index, draft=autotune.resize(DRAFT, size)
+        size: replay(
+            *(truth, first, length, index),
+            drafter=make_drafter(autotune.resize(DRAFT, size)),
         )
         for size in SIZES
     }
     rates = autotune.tokens_per_step(replays[4], first, index, DRAFT, SIZES)
     for size, state in replays.items():
-        assert rates[size] == pytest.approx(decode.tokens_per_step(state, first))
+        assert rates[size] == pytest.approx(result.tokens_per_step(state, first))
     assert rates[16] > rates[4] > 1.3 > rates[0] == 1.0
 
 
@@ -81,7 +84,7 @@ def test_fit_decodes_on_and_chooses(store, tmp_path, monkeypatch, cost, drafter)
     draft = dataclasses.replace(DRAFT, drafter=drafter)
     state = decode.start(
         *(params, tokens, length, decode.request_keys(0, 2)),
-        drafters.initial_table(draft, MODEL.vocab_size),
+        make_drafter(autotune.resize(draft, 1)),
         **settings,
     )
     state, fit = autotune.autotune(
@@ -91,8 +94,9 @@ def test_fit_decodes_on_and_chooses(store, tmp_path, monkeypatch, cost, drafter)
     assert fit.seconds[4] == 1.0 + 4 * cost and fit.rates[0] == 1.0
     drafted = fit.draft.num_draft > 0
     assert drafted == (cost < 1.0)
-    assert ("draft nodes" if drafted else "decoding plainly") in fit.tell()
-    state = decode.advance(params, state, index, model=MODEL, draft=fit.draft)
+    assert ("draft nodes" if drafted else "without drafts") in fit.summary()
+    drafter = make_drafter(fit.draft)
+    state = decode.advance(params, state, drafter, index, model=MODEL)
     plain = decode.decode(params, [[2, 3], [4, 5, 6]], width=4, **settings)
     np.testing.assert_array_equal(state.tokens, plain.tokens)
 
@@ -117,12 +121,10 @@ def test_a_step_is_timed_on_a_copy(store):
     assert not any(x.is_deleted() for x in jax.tree.leaves(state))
     compiled = decode.advance._cache_size()
     decode.decode(
-        *(params, [[2, 3]]),
+        *(params, [[2, 3]], make_drafter(autotune.resize(DRAFT, 4)), index),
         model=MODEL,
         max_new_tokens=20,
         eos_id=(7, 8),
-        draft=autotune.resize(DRAFT, 4),
-        index=index,
     )
     assert decode.advance._cache_size() == compiled  # the very same program
 
@@ -135,8 +137,8 @@ def test_the_time_of_a_call_is_taken_off(store, monkeypatch):
     settings = {"model": MODEL, "max_new_tokens": 100}
     state = decode.start(params, tokens, length, keys, **settings)
 
-    def advance(params, state, index, *, draft, num_steps, **rest):
-        now[0] += 5 + num_steps * (3 if draft.num_draft else 1)
+    def advance(params, state, drafter, index, *, num_steps, **rest):
+        now[0] += 5 + num_steps * (3 if drafter.max_depth else 1)
         return state._replace(steps=state.steps + num_steps)
 
     monkeypatch.setattr(decode, "advance", advance)

@@ -23,7 +23,7 @@ AUTO = DraftConfig("prompt_lookup", num_draft=autotune.AUTOTUNE)
 def make_work(batch_size=2):
     prompts = [np.array([2, 3, 4]), np.array([5]), np.array([2, 5]), np.array([7])]
     params = init_params(TrainConfig(model=MODEL))
-    return benchmark.Work(params, MODEL, prompts, 24, batch_size=batch_size)
+    return benchmark.Workload(params, MODEL, prompts, 24, batch_size=batch_size)
 
 
 @pytest.fixture
@@ -64,9 +64,9 @@ def test_what_recycles_is_timed_with_what_it_knows(monkeypatch):
     drafts = [CONTEXT, DraftConfig("token_recycling", num_draft=4)]
     tables, real = [], benchmark.time_drafter
 
-    def look(texts, index, draft):
-        tables.append(texts[0].followers)
-        return real(texts, index, draft)
+    def look(texts, index, draft, drafter_state):
+        tables.append(drafter_state)
+        return real(texts, index, draft, drafter_state)
 
     monkeypatch.setattr(benchmark, "time_drafter", look)
     lines = benchmark.compare(make_work(), drafts, 1)
@@ -75,7 +75,7 @@ def test_what_recycles_is_timed_with_what_it_knows(monkeypatch):
         "prompt_lookup",
         "token_recycling",
     ]
-    assert tables[0] is None and np.any(np.asarray(tables[1].tokens) >= 0)
+    assert tables[0] == () and np.any(np.asarray(tables[1].tokens) >= 0)
     for line in lines:
         assert sum(line["tokens_of_texts"]) == line["new_tokens"] == 96
         rate = 96 / sum(line["steps_of_texts"])
@@ -95,7 +95,9 @@ def test_another_text_is_an_error(monkeypatch):
         benchmark.jax, "device_get", lambda x: type(x)(*map(np.array, x))
     )
     monkeypatch.setattr(benchmark, "_run", wrong)
-    with pytest.raises(ValueError, match="context wrote another text than plain"):
+    with pytest.raises(
+        ValueError, match="prompt_lookup generated another text than plain"
+    ):
         benchmark.compare(make_work(), [CONTEXT], 1)
 
 
@@ -103,13 +105,13 @@ def test_the_drafter_is_timed_on_the_batches_that_were_decoded(monkeypatch):
     """A step and its drafter: the same rows, the same room."""
     shapes, real = [], benchmark.time_drafter
 
-    def look(texts, index, draft):
+    def look(texts, index, draft, drafter_state):
         shapes.extend((*text.tokens.shape, *text.length.shape) for text in texts)
         for text in texts:
             told = np.arange(27)[None] < np.asarray(text.length)[:, None]
             assert not np.any(text.tokens[~told])
         assert {int(n) for text in texts for n in text.length} > set(range(3, 20))
-        return real(texts, index, draft) * 0 + 0.5
+        return real(texts, index, draft, drafter_state) * 0 + 0.5
 
     monkeypatch.setattr(benchmark, "time_drafter", look)
     lines = benchmark.compare(make_work(batch_size=4), [CONTEXT], 1)

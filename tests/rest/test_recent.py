@@ -8,12 +8,14 @@ import pytest
 from relay_jax.config import DraftConfig, MeshConfig, ModelConfig, TrainConfig
 from relay_jax.decoding import decode
 from relay_jax.decoding.draft_tree import END
+from relay_jax.decoding.drafter import DecodedText
 from relay_jax.models.sharding import make_mesh
-from relay_jax.rest import drafters
 from relay_jax.rest.build import build_datastore, extend_datastore
 from relay_jax.rest.datastore import open_datastore
-from relay_jax.rest.drafters import Text
-from relay_jax.rest.index import HostIndex, add_recent, append_recent, load_index
+from relay_jax.rest.datastore_drafter import propose_recent
+from relay_jax.rest.drafters import PLAIN, make_drafter
+from relay_jax.rest.index import HostIndex, add_recent, load_index
+from relay_jax.rest.retrieval import last_tokens
 from relay_jax.training.step import init_params
 
 VOCAB, EOS = 40, 1
@@ -31,10 +33,10 @@ def store(tmp_path):
     return build_datastore(texts, tmp_path / "store", **WORDS)
 
 
-def run(index=None, draft=decode.PLAIN):
+def run(index=None, draft=PLAIN):
     params = init_params(TrainConfig(model=MODEL))
-    settings = {"model": MODEL, "max_new_tokens": 24, "draft": draft, "index": index}
-    return decode.decode(params, PROMPTS, **settings)
+    settings = {"model": MODEL, "max_new_tokens": 24}
+    return decode.decode(params, PROMPTS, make_drafter(draft), index, **settings)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +55,7 @@ def test_a_finished_text_is_drafted_when_it_is_asked_for_again(
     plain, live = run(), add_recent(held, EOS, 100)
     before = run(live, draft)
     for row, size in zip(np.asarray(plain.tokens), plain.length):
-        live = append_recent(live, row[:size])
+        live = live.append(row[:size])
     with jax.log_compiles():
         after = run(live, draft)
     assert "Compiling jit(advance)" not in caplog.text
@@ -66,12 +68,12 @@ def test_a_finished_text_is_drafted_when_it_is_asked_for_again(
 
 def test_only_the_last_texts_are_kept_and_drafts_stop_at_their_end(store):
     live = add_recent(load_index(store), EOS, 8)
-    live = append_recent(live, np.array([5, 6, 7, 8]))
+    live = live.append(np.array([5, 6, 7, 8]))
     np.testing.assert_array_equal(live.recent, [-2, -2, -2, 5, 6, 7, 8, EOS])
-    live = append_recent(live, np.array([9, 10, 11, EOS]))
+    live = live.append(np.array([9, 10, 11, EOS]))
     np.testing.assert_array_equal(live.recent, [6, 7, 8, EOS, 9, 10, 11, EOS])
-    text = Text(jnp.array([[2, 6, 7, 0]]), jnp.array([3]))
-    rows = drafters._live_rows(text, live, DRAFT)
+    query = last_tokens(jnp.array([[2, 6, 7, 0]]), jnp.array([3]))
+    rows = propose_recent(live.recent, live.eos_id, query, DRAFT)
     best = int(np.argmax(rows.weight[0]))
     assert rows.tokens[0, best].tolist() == [8, EOS, END, END, END, END]
     assert rows.weight[0, best] == DRAFT.store_weights[1]
@@ -96,12 +98,12 @@ def test_a_store_is_extended_while_it_is_open(store):
     # What is open goes on as it was; the new one finds the new texts too.
     ends = np.zeros((1, 8), np.int32)
     ends[0, :6] = texts[2][:6]
-    text = Text(jnp.asarray(ends), jnp.array([6]))
-    before = drafters.draft(text, old, DRAFT)
-    after = drafters.draft(text, load_index(again), DRAFT)
+    text = DecodedText(jnp.asarray(ends), jnp.array([6]))
+    before = make_drafter(DRAFT).draft(old, (), text)
+    after = make_drafter(DRAFT).draft(load_index(again), (), text)
     assert after.tokens[0, 0] == texts[2][6] and after.depth.max() == 6
     assert before.tokens[0, 0] != texts[2][6]
-    same = drafters.draft(text, HostIndex(store), DRAFT)
+    same = make_drafter(DRAFT).draft(HostIndex(store), (), text)
     np.testing.assert_array_equal(same.tokens, before.tokens)
     with pytest.raises(ValueError, match="is not a datastore"):
         extend_datastore(store.path.parent, texts)

@@ -9,9 +9,9 @@ from relay_jax.rest.build import build_datastore
 from relay_jax.rest.index import load_index
 from relay_jax.rest.replay import (
     Target,
-    draw_texts,
     load_targets,
     replay_targets,
+    sample_texts,
     save_targets,
     time_drafter,
 )
@@ -42,7 +42,7 @@ def test_a_replay_is_the_same_over_a_mesh(tmp_path):
     indexes = load_index(store), load_index(store, make_mesh(MeshConfig(data=0)))
     one, two = (replay_targets(targets, index, draft, 2) for index in indexes)
     assert one == two and one[0].steps < one[0].new_tokens / 2
-    drawn = draw_texts(targets, 3)
+    drawn = sample_texts(targets, 3)
     assert np.all(time_drafter(drawn, indexes[1], draft) > 0)
 
 
@@ -57,9 +57,12 @@ def test_without_a_model_there_are_no_logits_to_draft_from(name):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"starts": np.array([0, 9, 4])}, "starts must rise from 0 to at most 9"),
-        ({"starts": np.array([0, 9, 4], np.uint32)}, "starts must rise from 0 to at m"),
-        ({"starts": np.array([0, 7, 10])}, "starts must rise from 0 to at most 9"),
+        ({"starts": np.array([0, 9, 4])}, "starts must increase from 0 to at most 9"),
+        (
+            {"starts": np.array([0, 9, 4], np.uint32)},
+            "starts must increase from 0 to at m",
+        ),
+        ({"starts": np.array([0, 7, 10])}, "starts must increase from 0 to at most 9"),
         (
             {"starts": np.array([0])},
             r"as many as prompt_lengths \(2\), or one more; go",

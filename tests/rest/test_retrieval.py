@@ -8,7 +8,7 @@ import pytest
 from relay_jax.config import MeshConfig
 from relay_jax.decoding.draft_tree import END
 from relay_jax.models.sharding import make_mesh
-from relay_jax.rest import retrieval
+from relay_jax.rest import prompt_lookup, retrieval
 from relay_jax.rest.build import build_datastore
 from relay_jax.rest.index import HostIndex, load_index
 
@@ -185,7 +185,7 @@ def test_own_text_prefers_long_then_late_matches():
     tokens = jnp.asarray([text + [0] * 5])
     length = jnp.asarray([len(text)])
     query = retrieval.last_tokens(tokens, length)
-    found = retrieval.own_text(tokens, length, query, 4, 3)
+    found = prompt_lookup.match_text(tokens, length, query, 4, 3)
     np.testing.assert_array_equal(found.length[0], [3, 3, 2, 0])
     np.testing.assert_array_equal(
         found.tokens[0, :3], [[5, 8, 9], [3, 4, 7], [6, 7, 8]]
@@ -196,7 +196,7 @@ def test_own_text_ends_where_the_text_ends():
     tokens = jnp.asarray([[5, 6, 5, 6, 9, 9]])
     length = jnp.asarray([4])
     query = retrieval.last_tokens(tokens, length)
-    found = retrieval.own_text(tokens, length, query, 2, 4)
+    found = prompt_lookup.match_text(tokens, length, query, 2, 4)
     np.testing.assert_array_equal(found.tokens[0, 0], [5, 6, END, END])
     assert found.length[0, 0] == 2
 
@@ -204,6 +204,6 @@ def test_own_text_ends_where_the_text_ends():
 def test_a_text_shorter_than_its_rows_fills_them_up():
     tokens, length = jnp.asarray([[5, 6, 5]]), jnp.asarray([3])
     query = retrieval.last_tokens(tokens, length)
-    found = retrieval.own_text(tokens, length, query, 8, 4)
+    found = prompt_lookup.match_text(tokens, length, query, 8, 4)
     np.testing.assert_array_equal(found.length[0], [1, 0, 0, -1, -1, -1, -1, -1])
     np.testing.assert_array_equal(found.tokens[0, 0], [6, 5, END, END])

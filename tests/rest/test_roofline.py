@@ -9,6 +9,7 @@ from relay_jax.config import DraftConfig, ModelConfig
 from relay_jax.decoding import decode
 from relay_jax.models.decoder import unstack_layers
 from relay_jax.rest import roofline
+from relay_jax.rest.drafters import PLAIN
 
 MODEL = ModelConfig(
     kind="decoder",
@@ -44,9 +45,7 @@ def test_tied_words_are_read_as_the_head():
     assert both[0] - both[1] == 4 * 16  # the one word that is read besides
 
 
-@pytest.mark.parametrize(
-    "draft", [decode.PLAIN, DraftConfig("prompt_lookup", 4, depth=2)]
-)
+@pytest.mark.parametrize("draft", [PLAIN, DraftConfig("prompt_lookup", 4, depth=2)])
 def test_steps_are_those_of_the_loop(draft, monkeypatch):
     taken = []
     advance = decode.advance
@@ -58,9 +57,9 @@ def test_steps_are_those_of_the_loop(draft, monkeypatch):
 
     monkeypatch.setattr(decode, "advance", watched)
     params = roofline.random_params(MODEL)
-    work = {"held": 8, "batch_size": 2, "num_steps": 3}
+    work = {"text_length": 8, "batch_size": 2, "num_steps": 3}
     found = roofline.time_steps(params, MODEL, draft, None, **work)
-    assert 0 < found.least <= found.seconds <= found.most
+    assert 0 < found.min <= found.seconds <= found.max
     steps = [3 * i for i in range(1, roofline.ROUNDS + 2)]
     assert taken == [
         (step, step == steps[-1] and not draft.num_draft) for step in steps

@@ -122,5 +122,5 @@ def test_times_are_those_of_a_store_of_this_size(tmp_path):
         for index in indexes
     ]
     assert len(set(settings)) == len(indexes)
-    alike = step_times.describe_index(load_index(make("alike", texts[1:])))
-    assert alike == step_times.describe_index(indexes[2])
+    alike = load_index(make("alike", texts[1:])).signature()
+    assert alike == indexes[2].signature()

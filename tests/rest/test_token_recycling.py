@@ -11,9 +11,10 @@ import pytest
 from relay_jax.config import DraftConfig, ModelConfig, TrainConfig
 from relay_jax.decoding import decode
 from relay_jax.decoding.draft_tree import END
+from relay_jax.decoding.drafter import DecodedText, without_drafts
 from relay_jax.models.decoder import Decoder
-from relay_jax.rest import drafters, token_recycling
-from relay_jax.rest.drafters import Text
+from relay_jax.rest import token_recycling
+from relay_jax.rest.drafters import make_drafter
 from relay_jax.rest.token_recycling import AdjacencyTable
 from relay_jax.training.step import init_params
 
@@ -26,7 +27,7 @@ DRAFT = DraftConfig(
 )
 
 
-FORETELL = jax.jit(
+DRAFT_PATHS = jax.jit(
     token_recycling.draft_paths,
     static_argnames=("num_paths", "depth", "weight", "power"),
 )
@@ -104,7 +105,7 @@ def test_a_node_weighs_the_chance_of_its_path(seed):
     rng = np.random.default_rng(seed)
     table, root = drawn_table(rng), rng.integers(0, VOCAB, 4)
     roots = jnp.asarray(root, jnp.int32)
-    rows = FORETELL(table, roots, num_paths=5, depth=4, weight=10_000)
+    rows = DRAFT_PATHS(table, roots, num_paths=5, depth=4, weight=10_000)
     host = AdjacencyTable(*map(np.asarray, table))
     for text, word in enumerate(root):
         weight = collections.Counter()
@@ -129,7 +130,7 @@ def test_the_drawn_rows():
     how = {"num_paths": 4, "depth": 2}
 
     def told(**rest):
-        rows = FORETELL(table, jnp.array([the]), **how, **rest)
+        rows = DRAFT_PATHS(table, jnp.array([the]), **how, **rest)
         return {
             tuple(t for t in row if t != END): weight
             for row, weight in zip(rows.tokens[0].tolist(), rows.weight[0].tolist())
@@ -144,57 +145,55 @@ def test_the_drawn_rows():
     assert told(weight=101, power=0.5) == rows
 
 
-@pytest.mark.parametrize("draft", [decode.PLAIN, DRAFT], ids=lambda d: d.drafter)
-def test_the_table_holds_what_the_model_told_of_each_word(draft):
-    """Of prompt and text; the oracle reads the whole text at once. Where nothing is
-    drafted, the last place of a word counts; else a place of it, or a rejected one."""
+@pytest.mark.parametrize("drafts", [False, True])
+def test_the_table_holds_what_the_model_predicted_after_each_token(drafts):
+    """Of prompt and text; the oracle reads the whole text at once. Without drafts, a
+    token's last occurrence counts; else one of its occurrences, or a rejected draft."""
     params, prompt = params_of(0.3), np.arange(2, 12) % 7
+    drafter = make_drafter(DRAFT)
     state = decode.decode(
-        *(params, [prompt]),
+        *(params, [prompt], drafter if drafts else without_drafts(drafter)),
         model=MODEL,
         max_new_tokens=12,
-        draft=draft,
-        known=token_recycling.empty_table(VOCAB, 3),
+        drafter_state=token_recycling.empty_table(VOCAB, 3),
     )
-    assert state.followers is not None
+    table = state.drafter_state
     logits = Decoder(MODEL).apply({"params": params}, state.tokens)[0]
     told = token_recycling.top_candidates(logits, 3)
     text = np.asarray(state.tokens[0, :-1])
     last = {word: place for place, word in enumerate(text.tolist())}
     for word, place in last.items():
-        if draft.num_draft == 0:
-            np.testing.assert_array_equal(
-                *(state.followers.tokens[word], told.tokens[0, place])
-            )
+        if not drafts:
+            np.testing.assert_array_equal(*(table.tokens[word], told.tokens[0, place]))
             np.testing.assert_allclose(
-                *(state.followers.chance[word], told.chance[0, place]), rtol=1e-3
+                *(table.chance[word], told.chance[0, place]), rtol=1e-3
             )
-        assert state.followers.tokens[word, 0] != END
-    if draft.num_draft == 0:
-        known = np.flatnonzero(state.followers.tokens[:, 0] != END)
+        assert table.tokens[word, 0] != END
+    if not drafts:
+        known = np.flatnonzero(table.tokens[:, 0] != END)
         assert set(known.tolist()) == set(last)
 
 
 def test_a_table_may_be_carried_from_text_to_text():
     params, prompts = params_of(), [[2, 3, 4], [5, 6]]
-    settings = {"model": MODEL, "max_new_tokens": 30, "draft": DRAFT}
+    settings = {"model": MODEL, "max_new_tokens": 30, "drafter": make_drafter(DRAFT)}
     cold = decode.decode(params, prompts, **settings)
-    assert cold.followers is not None
-    warm = decode.decode(params, prompts, known=cold.followers, **settings)
+    table = cold.drafter_state
+    warm = decode.decode(params, prompts, drafter_state=table, **settings)
     np.testing.assert_array_equal(cold.tokens, warm.tokens)
     assert warm.steps.sum() < cold.steps.sum()
-    assert not np.any(cold.followers.tokens.is_deleted())
+    assert not table.tokens.is_deleted()
 
 
 def test_other_drafters_carry_no_table():
     state = decode.decode(params_of(), [[2, 3]], model=MODEL, max_new_tokens=2)
-    assert state.followers is None
-    assert drafters.initial_table(DraftConfig("rest"), VOCAB) is None
+    assert state.drafter_state == ()
+    assert make_drafter(DraftConfig("rest")).init(VOCAB) == ()
 
 
 def test_without_logits_there_is_nothing_to_recycle():
-    text = Text(jnp.ones((1, 4), jnp.int32), jnp.array([3]))
+    text = DecodedText(jnp.ones((1, 4), jnp.int32), jnp.array([3]))
     with pytest.raises(
         ValueError, match="'token_recycling' drafts from the model's own l"
     ):
-        drafters.draft(text, None, DRAFT)
+        make_drafter(DRAFT).draft(None, (), text)
