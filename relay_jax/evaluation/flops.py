@@ -46,22 +46,21 @@ def step_flops(
     Args:
       width: positions of a row that the model computes.
       num_loops: T; 1 for a decoder.
-      columns: in which something is said; by default in all positions.
+      columns: positions that predict a token of the round; by default all.
     """
     model, positions = config.model, batch_size * width * num_loops
     in_layers = model.num_layers * positions * layer_entries(model)
-    keys = (
-        2 * width * model.num_heads * model.resolved_head_dim
-    )  # scores, and what they mix
+    # Scores and weighted values.
+    keys = 2 * width * model.num_heads * model.resolved_head_dim
     attention = model.num_layers * positions * keys
-    # A vanilla looped model learns nothing from its rounds: none has to be said.
-    told = (
+    # A vanilla looped model has no loss on its rounds: none is predicted.
+    predicted = (
         batch_size * num_loops * (columns or width) if config.supervises_rounds else 0
     )
     if model.kind == "looped":
-        told += batch_size  # the answers
-    said = told * head_entries(model)
-    return FORWARD_AND_BACKWARD * (in_layers + attention + said)
+        predicted += batch_size  # the answers
+    in_heads = predicted * head_entries(model)
+    return FORWARD_AND_BACKWARD * (in_layers + attention + in_heads)
 
 
 def run_flops(config: TrainConfig) -> float:

@@ -30,12 +30,12 @@ from relay_jax.training.step import init_params
 
 
 class Range(NamedTuple):
-    """The finite numbers that a field can have."""
+    """The finite values that a numeric field can have."""
 
-    least: float
-    most: float = math.inf
-    above: bool = False  # the least itself is out
-    below: bool = False  # the most itself is out
+    minimum: float
+    maximum: float = math.inf
+    above: bool = False  # the minimum itself is excluded
+    below: bool = False  # the maximum itself is excluded
 
 
 COUNT, SIZE, SHARE, FACTOR = Range(1), Range(0), Range(0, 1), Range(0, above=True)
@@ -106,13 +106,13 @@ def check(config: TrainConfig, workdir: epath.PathLike) -> None:
         open_held_out(config, workdir)
     if config.init_from and not run_dir.has_checkpoint(workdir):
         run = configs.resolve(config.init_from, epath.Path(workdir))
-        held = run_dir.read_config(run)
+        source = run_dir.read_config(run)
         if not (run_dir.has_checkpoint(run) or export.is_exported(run)):
             raise ValueError(
                 f"init_from: {run} holds no checkpoint yet; train it first, with "
                 f"python -m experiments.train --workdir={run} --config=..."
             )
-        check_start(config, held)
+        check_start(config, source)
 
 
 def check_devices(config: TrainConfig) -> None:
@@ -147,7 +147,7 @@ def check_settings(config: TrainConfig) -> None:
         check_ranges(bucket, BUCKET_RANGES, f"data.buckets.{name}.")
     _check_model(config.model)
     _check_drawn(config)
-    _check_most(config)
+    _check_max_rounds(config)
     shares = config.optimizer.warmup_share, config.optimizer.constant_share
     if sum(shares) > 1 + 1e-9:
         raise ValueError(
@@ -157,21 +157,31 @@ def check_settings(config: TrainConfig) -> None:
 
 
 def check_ranges(config: Any, ranges: dict[str, Range], where: str = "") -> None:
-    """Raises ValueError at the first number of a config that is out of its range."""
+    """Checks the ranges of some fields of a config.
+
+    Raises:
+      ValueError: a value is out of its range; the message names the first one.
+    """
     for name, each in ranges.items():
         check_range(where + name, operator.attrgetter(name)(config), each)
 
 
 def check_range(name: str, value: Any, wanted: Range) -> None:
-    """Raises ValueError where a number is out of its range."""
-    least, most, above, below = wanted
-    low = value <= least if above else value < least
-    high = value >= most if below else value > most
+    """Checks that a number is in its range.
+
+    Raises:
+      ValueError: it is not.
+    """
+    minimum, maximum, above, below = wanted
+    low = value <= minimum if above else value < minimum
+    high = value >= maximum if below else value > maximum
     if low or high or not math.isfinite(value):
-        told = f"{least} to {most}" if most < math.inf else f"{least} or more"
-        told = f"above {least}" if above else told
-        told = f"at least {least} and below {most}" if below else told
-        raise ValueError(f"{name} must be {told}, got {value}")
+        expected = (
+            f"{minimum} to {maximum}" if maximum < math.inf else f"{minimum} or more"
+        )
+        expected = f"above {minimum}" if above else expected
+        expected = f"at least {minimum} and below {maximum}" if below else expected
+        raise ValueError(f"{name} must be {expected}, got {value}")
 
 
 def _check_model(model: ModelConfig) -> None:
@@ -205,11 +215,11 @@ def _check_model(model: ModelConfig) -> None:
             "model.differences needs model.feedback='discrete': a difference of two "
             "soft numbers is not defined"
         )
-    for name, given in (
+    for name, is_set in (
         ("differences", model.differences),
         ("feedback='soft'", model.feedback == "soft"),
     ):
-        if given and not model.uses_feedback:
+        if is_set and not model.uses_feedback:
             raise ValueError(
                 f"model.{name} needs kind='looped' and input_injection='feedback', got "
                 f"{model.kind!r} and {model.input_injection!r}"
@@ -228,7 +238,7 @@ def _check_drawn(config: TrainConfig) -> None:
         )
 
 
-def _check_most(config: TrainConfig) -> None:
+def _check_max_rounds(config: TrainConfig) -> None:
     for name, bucket in config.data.buckets.items():
         if bucket.max_rounds and config.model.kind != "looped":
             raise ValueError(
@@ -238,7 +248,7 @@ def _check_most(config: TrainConfig) -> None:
 
 
 def _check_names(config: TrainConfig, trained: set[str]) -> None:
-    """What is set for a task must be set for one that there is."""
+    """Settings of a task must be of an existing one."""
     valid = sorted({*TASKS, *trained})
     for where, names in (
         ("loss.task_weights", config.loss.task_weights),
@@ -273,15 +283,15 @@ def _check_shift(task: Task, longest: int, config: TrainConfig) -> None:
 
 
 def _check_gaps(config: TrainConfig) -> None:
-    """Beyond a gap, only a task's rule and true rounds say what is right."""
+    """Value gaps need true rounds: beyond a gap only the task's rule defines a chain."""
     loss, tasks = config.loss, {b.task for b in config.data.buckets.values()}
-    raised = [name for name, most in loss.max_value_offset.items() if most]
-    least = min(loss.forcing_start, loss.forcing_end)
-    if loss.value_gap_prob and (raised != ["lis"] or least < 1):
+    raised = [name for name, maximum in loss.max_value_offset.items() if maximum]
+    minimum = min(loss.forcing_start, loss.forcing_end)
+    if loss.value_gap_prob and (raised != ["lis"] or minimum < 1):
         raise ValueError(
             f"loss.value_gap_prob is {loss.value_gap_prob:g}: it needs a loss.max_value_offset of lis "
             f"alone, here {loss.max_value_offset}, and true rounds (loss.forcing_start and "
-            f"loss.forcing_end 1), here {least:g}; set it to 0"
+            f"loss.forcing_end 1), here {minimum:g}; set it to 0"
         )
     if loss.value_gap_prob and not (config.model.uses_feedback and "lis" in tasks):
         raise ValueError(
@@ -292,7 +302,7 @@ def _check_gaps(config: TrainConfig) -> None:
 
 
 def _check_marks(bucket: Bucket) -> None:
-    """The pointers of a task must be among those that the model has vectors for."""
+    """Checks that the model has an embedding for every pointer of a task."""
     task, length = bucket.task, np.array([bucket.longest])
     problem = sample_split(task, np.random.default_rng(0), length, "train").problem
     aligned = jnp.asarray(right_align(problem, task.problem_size(bucket.longest)))
@@ -304,12 +314,19 @@ def _check_marks(bucket: Bucket) -> None:
         )
 
 
-def check_start(config: TrainConfig, held: TrainConfig) -> None:
-    """Raises ValueError where `init_from`, whose config is `held`, has other shapes."""
-    if held.model == config.model:
+def check_start(config: TrainConfig, source: TrainConfig) -> None:
+    """Checks that a run can start from the parameters of another one.
+
+    Args:
+      source: the config of the run `init_from`.
+
+    Raises:
+      ValueError: its parameters have other shapes.
+    """
+    if source.model == config.model:
         return
     run, shapes = config.init_from, []
-    for each in (held, config):
+    for each in (source, config):
         params = jax.eval_shape(lambda each=each: init_params(each))
         leaves = jax.tree_util.tree_leaves_with_path(params)
         shapes.append({jax.tree_util.keystr(p): leaf.shape for p, leaf in leaves})
