@@ -130,14 +130,14 @@ def trained(tmp_path_factory):
 def learnt_store(tmp_path_factory):
     """The language that the trained model speaks, other texts of it."""
     path = tmp_path_factory.mktemp("learnt") / "store"
-    words = {"tokenizer": "test", "vocab_size": VOCAB, "eos_id": EOS}
+    vocab = {"tokenizer": "test", "vocab_size": VOCAB, "eos_id": EOS}
     text = language(np.random.default_rng(2), 3_000)
     return build_datastore(
-        np.split(text, np.flatnonzero(text == EOS) + 1), path, **words
+        np.split(text, np.flatnonzero(text == EOS) + 1), path, **vocab
     )
 
 
-def spoken(num, seed):
+def learnt_prompts(num, seed):
     """Prompts out of the language."""
     rng = np.random.default_rng([seed, 3])
     text = language(rng, num * 16).reshape(num, 16)
@@ -172,8 +172,8 @@ def store(tmp_path_factory):
         state = run(name, prompts_of(8, seed), eos_id=decode.NO_EOS)
         tokens, length = np.asarray(state.tokens), np.asarray(state.length)
         texts += [row[:size] for row, size in zip(tokens, length)]
-    words = {"tokenizer": "test", "vocab_size": VOCAB, "eos_id": EOS}
-    return build_datastore(texts, path, **words)
+    vocab = {"tokenizer": "test", "vocab_size": VOCAB, "eos_id": EOS}
+    return build_datastore(texts, path, **vocab)
 
 
 def compile_anew(monkeypatch, name, *static):
@@ -222,7 +222,7 @@ def test_drafting_changes_nothing_but_the_number_of_steps(name, draft, sampling,
 def test_a_trained_model_is_drafted_well_and_changed_in_nothing(
     sampling, trained, learnt_store
 ):
-    index, prompts = load_index(learnt_store), spoken(8, 0)
+    index, prompts = load_index(learnt_store), learnt_prompts(8, 0)
     settings = {"sampling": SAMPLINGS[sampling], "params": trained}
     plain = run("rope", prompts, **settings)
     drafted = run("rope", prompts, DRAFTS[2], index, **settings)
@@ -241,7 +241,7 @@ def test_a_thousand_texts_are_the_same(
     count = 1024 // batch_size if batch_size > 1 else 128
     index = load_index(learnt_store if kind == "trained" else store)
     params = trained if kind == "trained" else None
-    make_prompts = spoken if kind == "trained" else prompts_of
+    make_prompts = learnt_prompts if kind == "trained" else prompts_of
     for seed in range(count):
         prompts = make_prompts(batch_size, seed)
         settings = {"sampling": SAMPLINGS[sampling], "seed": seed, "params": params}
@@ -266,17 +266,17 @@ def test_decoding_equals_reading_the_whole_text_again(name):
         lambda tokens: Decoder(model).apply({"params": params_of(name)}, tokens)
     )
     for row, prompt in enumerate(prompts[:3]):
-        text, least = list(prompt), 1.0
+        text, min_chance = list(prompt), 1.0
         for _ in range(24):
             padded = jnp.asarray([text + [0] * (40 - len(text))])
             logits = apply(padded)[0][0, len(text) - 1]
-            least = min(least, float(jax.nn.softmax(logits).max()))
+            min_chance = min(min_chance, float(jax.nn.softmax(logits).max()))
             text.append(int(jnp.argmax(logits)))
             if text[-1] == EOS:
                 break
         np.testing.assert_array_equal(state.tokens[row, : len(text)], text)
         assert state.length[row] == len(text)
-        assert state.confidence[row] == pytest.approx(least, abs=1e-4)
+        assert state.confidence[row] == pytest.approx(min_chance, abs=1e-4)
 
 
 def test_prompts_longer_than_a_chunk_are_read_whole(monkeypatch):
@@ -293,16 +293,16 @@ def test_limits_are_kept_to_the_token(draft, store, monkeypatch):
     index = index if draft.num_draft else None
     long = run("rope", prompts, eos_id=decode.NO_EOS)
     start = decode.start
-    for most in (1, 5):
+    for max_steps in (1, 5):
 
-        def stop_early(*args, most=most, **rest):
+        def stop_early(*args, max_steps=max_steps, **rest):
             state = start(*args, **rest)
-            return state._replace(stop=state.length + most)
+            return state._replace(stop=state.length + max_steps)
 
         monkeypatch.setattr(decode, "start", stop_early)
         state = run("rope", prompts, draft, index, eos_id=decode.NO_EOS)
         for row, prompt in enumerate(prompts):
-            end = len(prompt) + most
+            end = len(prompt) + max_steps
             assert state.length[row] == end
             np.testing.assert_array_equal(
                 state.tokens[row, :end], long.tokens[row, :end]
@@ -317,8 +317,8 @@ def test_a_text_stops_at_its_end(draft, store):
     index = index if draft.num_draft else None
     long = run("rope", prompts, eos_id=decode.NO_EOS)
     sizes = np.array(list(map(len, prompts)), np.int32)
-    said = np.unique(np.concatenate(result.new_tokens(long, sizes)))
-    for end in said.tolist()[:12]:
+    frequent = np.unique(np.concatenate(result.new_tokens(long, sizes)))
+    for end in frequent.tolist()[:12]:
         state = run("rope", prompts, draft, index, eos_id=end)
         for row, prompt in enumerate(prompts):
             new = np.asarray(long.tokens[row, len(prompt) : long.length[row]])
@@ -364,8 +364,8 @@ def test_a_store_over_all_devices_decodes_alike(draft, store, tmp_path):
     """With more devices than shards; parameters that lie on one device are copied."""
     params, prompts = jax.device_put(params_of("rope"), jax.devices()[0]), prompts_of(8)
     texts = np.split(store.shards[0].tokens, 5 * np.arange(1, 200))
-    words = {"tokenizer": "test", "vocab_size": VOCAB, "eos_id": EOS}
-    parts = build_datastore(texts, tmp_path / "parts", shard_tokens=300, **words)
+    vocab = {"tokenizer": "test", "vocab_size": VOCAB, "eos_id": EOS}
+    parts = build_datastore(texts, tmp_path / "parts", shard_tokens=300, **vocab)
     index = load_index(parts, make_mesh(MeshConfig(data=0)))
     assert index.shards.tokens.shape[0] == jax.device_count() > len(parts.shards) > 2
     plain = run("rope", prompts)
@@ -382,10 +382,10 @@ def test_drafted_marks_what_was_drafted_and_kept(store):
     prompts = prompts_of(8)
     state = run("rope", prompts, DRAFTS[2], load_index(store))
     new = np.asarray(state.length) - list(map(len, prompts))
-    own = np.asarray(state.steps)  # one token a step is the model's own
-    kept = np.asarray(state.drafted).sum(axis=1)
+    model_steps = np.asarray(state.steps)  # one token a step is the model's own
+    accepted = np.asarray(state.drafted).sum(axis=1)
     # A branch that is cut by a limit or an end may end in a drafted token.
-    assert np.all((kept == new - own) | (kept == new - own + 1))
+    assert np.all((accepted == new - model_steps) | (accepted == new - model_steps + 1))
     for row, prompt in enumerate(prompts):
         assert not np.any(state.drafted[row, : len(prompt)])
 
@@ -507,8 +507,11 @@ def test_bfloat16_differs_at_near_ties_only(store):
                 first = int(np.argmax(differ[row]))
                 score = logits[row, first - 1]
                 size = np.abs(score).max()
-                said = [int(state.tokens[row, first]) for state in (plain, drafted)]
-                assert abs(float(score[said[0]] - score[said[1]])) < 4 * STEP * size
+                frequent = [int(state.tokens[row, first]) for state in (plain, drafted)]
+                assert (
+                    abs(float(score[frequent[0]] - score[frequent[1]]))
+                    < 4 * STEP * size
+                )
                 found += 1
     assert found > 0
     best = np.sort(logits, axis=-1)
@@ -557,8 +560,8 @@ def test_a_vocabulary_beyond_16_bits(tmp_path):
     plain = decode.decode(params, prompts, **settings)
     texts = [row[:end] for row, end in zip(np.asarray(plain.tokens), plain.length)]
     assert max(text.max() for text in texts) > 2**16
-    words = {"tokenizer": "test", "vocab_size": vocab_size, "eos_id": 2}
-    store = build_datastore(texts, tmp_path / "store", **words)
+    vocab = {"tokenizer": "test", "vocab_size": vocab_size, "eos_id": 2}
+    store = build_datastore(texts, tmp_path / "store", **vocab)
     assert store.shards[0].tokens.dtype == np.uint32
     index = load_index(store)
     drafter = make_drafter(DRAFTS[2])

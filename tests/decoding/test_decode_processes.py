@@ -33,10 +33,10 @@ def test_texts_are_those_of_plain_decoding_in_one_process(tmp_path, mesh, num_dr
     prompts = [[5, 6, 7], [8, 9]]
     state = decode.decode(params, prompts, model=MODEL, max_new_tokens=70)
     texts = result.new_tokens(state, np.array([3, 2]))
-    words = {"tokenizer": "", "vocab_size": VOCAB, "eos_id": 1}
-    store = build_datastore(texts, tmp_path / "store", shard_tokens=50, **words)
+    vocab = {"tokenizer": "", "vocab_size": VOCAB, "eos_id": 1}
+    store = build_datastore(texts, tmp_path / "store", shard_tokens=50, **vocab)
     assert len(store.shards) > 2
-    told = finish(
+    outputs = finish(
         start(
             "experiments.rest_generate",
             *(f"--run={tmp_path}/run", f"--datastore={tmp_path}/store"),
@@ -47,6 +47,6 @@ def test_texts_are_those_of_plain_decoding_in_one_process(tmp_path, mesh, num_dr
     )
     # Gloo's threads print there as well, piece by piece, into each other's lines.
     ids = re.compile(r"^\d+(?:,\d+)+$", re.MULTILINE)
-    assert not GLOO.sub("", ids.sub("", told[0][0]))
-    assert ids.findall(told[0][0]) == [",".join(map(str, text)) for text in texts]
-    assert not told[1][0]
+    assert not GLOO.sub("", ids.sub("", outputs[0][0]))
+    assert ids.findall(outputs[0][0]) == [",".join(map(str, text)) for text in texts]
+    assert not outputs[1][0]

@@ -25,8 +25,8 @@ SETTINGS = {"model": MODEL, "max_new_tokens": 20}
 
 def make_store(path, seed=0):
     texts = np.random.default_rng(seed).integers(2, VOCAB, (30, 20))
-    words = {"tokenizer": "test", "vocab_size": VOCAB, "eos_id": 1}
-    return build_datastore(list(texts), path / f"store{seed}", **words)
+    vocab = {"tokenizer": "test", "vocab_size": VOCAB, "eos_id": 1}
+    return build_datastore(list(texts), path / f"store{seed}", **vocab)
 
 
 def make_prompts(seed, num=3):
@@ -78,15 +78,15 @@ def test_one_compilation_on_a_mesh_however_often_one_looks(tmp_path, caplog):
     assert caplog.text.count("Compiling jit(advance)") == 1
 
 
-@pytest.mark.parametrize("place", ["none", "device", "mesh", "host"])
-def test_only_the_host_index_calls_the_host(tmp_path, place):
+@pytest.mark.parametrize("location", ["none", "device", "mesh", "host"])
+def test_only_the_host_index_calls_the_host(tmp_path, location):
     store = make_store(tmp_path)
     index = {
         "none": lambda: None,
         "device": lambda: load_index(store),
         "mesh": lambda: load_index(store, make_mesh(MeshConfig(data=0))),
         "host": lambda: HostIndex(store),
-    }[place]()
+    }[location]()
     params = shard_like(init_params(TrainConfig(model=MODEL)), index)
     tokens, length = decode.pad_prompts(make_prompts(0), VOCAB, 9)
     state = decode.start(
@@ -96,6 +96,6 @@ def test_only_the_host_index_calls_the_host(tmp_path, place):
     lowered = decode.advance.lower(params, state, drafter, index, model=MODEL)
     program = lowered.as_text().lower()
     assert "while" in program
-    assert ("callback" in program) == (place == "host")
+    assert ("callback" in program) == (location == "host")
     for other in ("infeed", "outfeed", "send", "recv"):
         assert f"stablehlo.{other}" not in program

@@ -66,9 +66,9 @@ def test_the_heaviest_prefixes_are_chosen(pack_uint16, seed, depth_decay):
     for b in range(batch_size):
         heavy = collections.Counter()
         for row, value in zip(tokens[b].tolist(), weight[b].tolist()):
-            told = tuple(token for token in row if token != END)
-            for end in range(1, len(told) + 1):
-                heavy[told[:end]] += value
+            sequence = tuple(token for token in row if token != END)
+            for end in range(1, len(sequence) + 1):
+                heavy[sequence[:end]] += value
 
         rank = {  # by weight; of equals the shallower first
             path: (weight + 1 - len(path) / (size + 1)) * depth_decay ** len(path)
@@ -76,15 +76,15 @@ def test_the_heaviest_prefixes_are_chosen(pack_uint16, seed, depth_decay):
             if weight
         }
         ranked = sorted(rank.values(), reverse=True)
-        made = paths(tree, b)
-        assert len(set(made.values())) == len(made)  # no path twice
-        chosen = sorted((rank[p] for p in made.values() if p), reverse=True)
+        tree_paths = paths(tree, b)
+        assert len(set(tree_paths.values())) == len(tree_paths)  # no path twice
+        chosen = sorted((rank[p] for p in tree_paths.values() if p), reverse=True)
         assert chosen == ranked[:num_draft]
-        for node, path in made.items():
+        for node, path in tree_paths.items():
             if node:
                 assert tree.parent[b, node - 1] < node
                 assert tree.depth[b, node - 1] == len(path)
-            above = {n for n, p in made.items() if p == path[: len(p)]}
+            above = {n for n, p in tree_paths.items() if p == path[: len(p)]}
             assert set(np.flatnonzero(tree.ancestors[b, node])) == above
 
 

@@ -15,10 +15,10 @@ def by_sorting(logits, sampling):
     """Which words may be drawn, as usually written."""
     logits = logits.astype(np.float64) / sampling.temperature
     order = np.argsort(-logits)
-    kept = order[: sampling.top_k] if sampling.top_k else order
-    shares = np.exp(logits[kept] - logits[kept].max())
+    allowed = order[: sampling.top_k] if sampling.top_k else order
+    shares = np.exp(logits[allowed] - logits[allowed].max())
     before = np.cumsum(shares / shares.sum()) - shares / shares.sum()
-    return set(kept[(before < sampling.top_p) | (sampling.top_p == 1)])
+    return set(allowed[(before < sampling.top_p) | (sampling.top_p == 1)])
 
 
 @pytest.mark.parametrize("top_k", [0, 1, 7])
@@ -27,8 +27,8 @@ def by_sorting(logits, sampling):
 def test_filters_agree_with_sorting(top_k, top_p, temperature):
     sampling = SamplingConfig(temperature, top_p, top_k)
     logits = np.random.default_rng(0).normal(size=(20, 30)).astype(np.float32) * 3
-    kept = np.isfinite(filter_logits(jnp.asarray(logits), sampling))
-    for row, mask in zip(logits, kept):
+    allowed = np.isfinite(filter_logits(jnp.asarray(logits), sampling))
+    for row, mask in zip(logits, allowed):
         assert set(np.flatnonzero(mask)) == by_sorting(row, sampling)
 
 
@@ -37,10 +37,10 @@ def test_rounding_never_filters_everything():
     assert np.isfinite(filter_logits(logits, SamplingConfig(1.0, 0.9999999))).all()
 
 
-def choose_one(logits, sampling, keys, place):
+def choose_one(logits, sampling, keys, positions):
     """What follows a text of each length in `place`: [b] logits rows, one node each."""
-    none = jnp.zeros((len(place), 1), jnp.int32)
-    return sample(logits[:, None], sampling, keys, place, none, 0).token[:, 0]
+    none = jnp.zeros((len(positions), 1), jnp.int32)
+    return sample(logits[:, None], sampling, keys, positions, none, 0).token[:, 0]
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.8])
@@ -68,14 +68,14 @@ def test_noise_depends_on_request_and_place_alone():
     keys = request_keys(0, 2)
     logits = jnp.zeros((2, 3, 40))
     depth = jnp.asarray([[0, 1, 2], [0, 1, 1]])
-    told = sample(logits, sampling, keys, jnp.asarray([5, 9]), depth, 2).token
+    sampled = sample(logits, sampling, keys, jnp.asarray([5, 9]), depth, 2).token
     alone = [
         choose_one(logits[:, 0], sampling, keys, jnp.asarray([5, 9]) + below)
         for below in (0, 1, 2)
     ]
-    np.testing.assert_array_equal(told[0], [alone[0][0], alone[1][0], alone[2][0]])
-    np.testing.assert_array_equal(told[1], [alone[0][1], alone[1][1], alone[1][1]])
-    assert len(set(np.asarray(told).ravel().tolist())) > 2
+    np.testing.assert_array_equal(sampled[0], [alone[0][0], alone[1][0], alone[2][0]])
+    np.testing.assert_array_equal(sampled[1], [alone[0][1], alone[1][1], alone[1][1]])
+    assert len(set(np.asarray(sampled).ravel().tolist())) > 2
 
 
 def walk(tree, token, row):

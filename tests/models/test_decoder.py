@@ -82,11 +82,11 @@ def test_write_cache_keeps_what_is_marked():
     shape = (model.num_layers, 2, 3, 4, 4)
     values = jnp.broadcast_to(jnp.arange(1.0, 4.0)[None, None, :, None, None], shape)
     new = cache.key_values._replace(keys=values, values=values)
-    kept = jnp.array([[True, False, True], [False, True, False]])
-    written = write_cache(cache, new, kept)
-    keys = written.key_values.keys[1, :, :, 0, 0]
+    accepted = jnp.array([[True, False, True], [False, True, False]])
+    updated = write_cache(cache, new, accepted)
+    keys = updated.key_values.keys[1, :, :, 0, 0]
     np.testing.assert_array_equal(keys, [[0, 1, 3, 0, 0], [0, 0, 0, 2, 0]])
-    np.testing.assert_array_equal(written.length, [3, 4])
+    np.testing.assert_array_equal(updated.length, [3, 4])
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -96,9 +96,9 @@ def test_layers_by_themselves_say_what_the_stack_says(name):
     wanted = []
     for params in (make_params(model), unstack_layers(make_params(model))):
         logits, new = run_decoder(params, tokens[:, :5], model=model, cache=cache)
-        held = write_cache(cache, new)
-        more, _ = run_decoder(params, tokens[:, 5:], model=model, cache=held)
-        wanted.append((logits, more, held))
+        filled = write_cache(cache, new)
+        more, _ = run_decoder(params, tokens[:, 5:], model=model, cache=filled)
+        wanted.append((logits, more, filled))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), *wanted)
 
 

@@ -22,14 +22,14 @@ def test_the_reference_is_the_nearest_number_on_the_left():
 
 def test_only_numbers_within_the_largest_step_can_be_predicted():
     symbols, steps = np.arange(NUM) / 7, np.array([10.0, 20.0, 30.0])  # -1, 0, +1
-    own = np.linspace(1, 2, 6)
-    logits = jnp.asarray(np.tile([*symbols, *own], (1, 6, 1)), jnp.float32)
+    number_logits = np.linspace(1, 2, 6)
+    logits = jnp.asarray(np.tile([*symbols, *number_logits], (1, 6, 1)), jnp.float32)
     each = jnp.tile(jnp.asarray(steps, jnp.float32), (1, 6, 1))
     shifted = shift_number_logits(logits, each, nearest_number(MEMORY))
     np.testing.assert_allclose(shifted[..., :NUM], logits[..., :NUM])
     none = MASK_VALUE
     expected = [
-        own,  # without a reference, numbers keep their own logits
+        number_logits,  # without a reference, numbers keep their own logits
         [none, none, 10, 20, 30, none],  # relative to 3
         [none, none, none, none, 10, 20],  # relative to 5: there is no 6
         [none, none, none, none, 10, 20],

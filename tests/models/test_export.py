@@ -61,13 +61,13 @@ def test_a_damaged_file_is_refused(tmp_path):
 )
 def test_the_shipped_models_are_those_of_their_configs(task, num_params):
     config, params = checkpoint.load_params(f"experiments/checkpoints/{task}")
-    made = length_extrapolation.get_config(f"{task}/looped_aligned").to_dict()
-    wanted = config_io.build(TrainConfig, made)
+    config_values = length_extrapolation.get_config(f"{task}/looped_aligned").to_dict()
+    wanted = config_io.build(TrainConfig, config_values)
     # Trained with bfloat16 compute, and shipped for machines without; two of them in two
     # calls (about.json), so that steps and rates are others, and LIS before it had gaps.
     model = dataclasses.replace(wanted.model, dtype="float32")
-    kept = {"optimizer": config.optimizer, "num_steps": config.num_steps}
-    kept["evaluation"] = config.evaluation
-    kept["loss"] = dataclasses.replace(wanted.loss, value_gap_prob=0.0)
-    assert config == dataclasses.replace(wanted, model=model, **kept)
+    unchanged = {"optimizer": config.optimizer, "num_steps": config.num_steps}
+    unchanged["evaluation"] = config.evaluation
+    unchanged["loss"] = dataclasses.replace(wanted.loss, value_gap_prob=0.0)
+    assert config == dataclasses.replace(wanted, model=model, **unchanged)
     assert sum(x.size for x in named_leaves(params).values()) == num_params

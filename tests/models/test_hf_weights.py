@@ -92,12 +92,12 @@ def models():
 @pytest.fixture(scope="module")
 def folders(models, tmp_path_factory):
     """The models as folders: the first one in many files."""
-    made = {}
+    folders_by_name = {}
     for name, model in models.items():
-        made[name] = tmp_path_factory.mktemp("models") / name
+        folders_by_name[name] = tmp_path_factory.mktemp("models") / name
         size = "20KB" if name == "llama2" else "1GB"
-        model.save_pretrained(made[name], max_shard_size=size)
-    return made
+        model.save_pretrained(folders_by_name[name], max_shard_size=size)
+    return folders_by_name
 
 
 @pytest.fixture(autouse=True)
@@ -153,9 +153,9 @@ def test_logits_and_texts_are_those_of_transformers(name, models, folders, tmp_p
     logits = our_logits(model, params, tokens)
     np.testing.assert_allclose(logits, their_logits(models[name], tokens), atol=1e-4)
 
-    told = their_texts(models[name], EOS)
-    assert our_texts(params, model, EOS) == told
-    assert len({token for row in told for token in row}) > 3
+    expected_texts = their_texts(models[name], EOS)
+    assert our_texts(params, model, EOS) == expected_texts
+    assert len({token for row in expected_texts for token in row}) > 3
     assert params["norm"]["scale"].dtype == jnp.float32
 
     hf_weights.save_params(params, model, tmp_path / "back", shard_bytes=20_000)
@@ -174,11 +174,11 @@ def test_any_of_several_tokens_ends_a_text(models, folders):
     model, params = load(folders["llama3"])
     whole = their_texts(models["llama3"], EOS)
     ends = [whole[0][4], whole[2][9]]
-    told = their_texts(models["llama3"], ends)
-    assert {text[-1] for text in told} >= set(ends)
+    expected_texts = their_texts(models["llama3"], ends)
+    assert {text[-1] for text in expected_texts} >= set(ends)
     for draft in (PLAIN, DraftConfig("prompt_lookup", num_draft=4)):
         drafter = make_drafter(draft)
-        assert our_texts(params, model, tuple(ends), drafter=drafter) == told
+        assert our_texts(params, model, tuple(ends), drafter=drafter) == expected_texts
 
 
 @pytest.mark.parametrize(
@@ -201,8 +201,10 @@ def test_the_tokens_that_end_a_text_are_read(broken, generation, config, wanted)
 
 def test_what_ends_a_text_must_be_tokens(broken):
     (broken / hf_config.GENERATION).write_text('{"eos_token_id": [2, "</s>"]}')
-    told = r"generation_config.json: eos_token_id must be a token id .* \[2, '</s>'\]"
-    with pytest.raises(ValueError, match=told):
+    expected_texts = (
+        r"generation_config.json: eos_token_id must be a token id .* \[2, '</s>'\]"
+    )
+    with pytest.raises(ValueError, match=expected_texts):
         hf_config.read_special(broken, "eos_token_id")
 
 
@@ -210,9 +212,11 @@ def test_what_ends_a_text_must_be_tokens(broken):
 def test_drafts_change_no_text_of_a_converted_model(name, folders, tmp_path):
     model, params = load(folders[name])
     plain = decode.decode(params, PROMPTS, model=model, max_new_tokens=NEW)
-    words = {"tokenizer": "t", "vocab_size": SIZE["vocab_size"], "eos_id": 0}
+    vocab_fields = {"tokenizer": "t", "vocab_size": SIZE["vocab_size"], "eos_id": 0}
     texts = np.split(np.asarray(plain.tokens), len(PROMPTS))
-    store = build_datastore([text[0] for text in texts], tmp_path / "store", **words)
+    store = build_datastore(
+        [text[0] for text in texts], tmp_path / "store", **vocab_fields
+    )
     draft = DraftConfig("rest", num_draft=16, num_store_rows=8)
     drafted = decode.decode(
         params,
@@ -239,11 +243,15 @@ def test_a_mesh_of_four_holds_a_part_each_and_says_the_same(
     kernel = spread["layers"]["attention"]["query"]["kernel"]  # [l, d, h, e]
     assert kernel.sharding.shard_shape(kernel.shape) == (2, 16, 2, resolved_head_dim)
     tokens = some_tokens()
-    one, four = (our_logits(model, held, tokens) for held in (params, spread))
+    one, four = (
+        our_logits(model, each_params, tokens) for each_params in (params, spread)
+    )
     np.testing.assert_allclose(one, four, atol=1e-5)
     drafter = make_drafter(DraftConfig("prompt_lookup", num_draft=4))
     how = {"model": model, "max_new_tokens": NEW, "drafter": drafter}
-    one, four = (decode.decode(held, PROMPTS, **how) for held in (params, spread))
+    one, four = (
+        decode.decode(each_params, PROMPTS, **how) for each_params in (params, spread)
+    )
     np.testing.assert_array_equal(one.tokens, four.tokens)
 
 
@@ -463,6 +471,6 @@ def test_decoders_without_a_counterpart_are_refused(tmp_path):
 
 def test_tied_words_may_be_written_twice(folders, tmp_path):
     folder = shutil.copytree(folders["llama3_tied"], tmp_path / "copy")
-    words = "model.embed_tokens.weight"
-    rewrite(folder, lambda t: t.update({hf_weights.HEAD: t[words].copy()}))
+    name = "model.embed_tokens.weight"
+    rewrite(folder, lambda t: t.update({hf_weights.HEAD: t[name].copy()}))
     assert "head" not in load(folder)[1]

@@ -25,7 +25,7 @@ def attend(model, x, positions, mask, params=None, seed=0):
 
 def slow_attention(model, params, x, positions, mask):
     """Attention by loops over heads, queries and keys."""
-    p, place = params["params"], model.position
+    p, scheme_config = params["params"], model.position
     size = model.dim // model.num_heads
     groups = model.num_kv_heads or model.num_heads
 
@@ -33,10 +33,10 @@ def slow_attention(model, params, x, positions, mask):
         return np.einsum("nd,dhe->nhe", x, np.asarray(p[name]["kernel"]))
 
     q, k, v = project("query"), project("key"), project("value")
-    if place.scheme == "rope":
+    if scheme_config.scheme == "rope":
         at = jnp.asarray(positions)[None]
-        q = np.asarray(apply_rope(jnp.asarray(q)[None], at, place))[0]
-        k = np.asarray(apply_rope(jnp.asarray(k)[None], at, place))[0]
+        q = np.asarray(apply_rope(jnp.asarray(q)[None], at, scheme_config))[0]
+        k = np.asarray(apply_rope(jnp.asarray(k)[None], at, scheme_config))[0]
     out = np.zeros((len(x), model.num_heads, size))
     for h in range(model.num_heads):
         for i in range(len(x)):
@@ -44,22 +44,31 @@ def slow_attention(model, params, x, positions, mask):
             left = h < model.num_heads // 2
             keys = [j for j in range(len(x)) if mask[i, j]]
             seen = max(len(keys), 2)  # on both sides, whichever way the head looks
-            if place.directional_heads:
+            if scheme_config.directional_heads:
                 side = -1 if left else 1
                 keys = [j for j in keys if side * (positions[j] - positions[i]) >= 0]
             scores = np.array([q[i, h] @ k[j, g] for j in keys]) / np.sqrt(size)
-            if place.log_length_scaling:
-                scores = scores * np.log(seen) / np.log(place.reference_length)
-            if place.scheme == "relative_bias":
-                table = np.asarray(p["relative_bias"]["table"]) * place.bias_scale
-                clip = place.max_distance
-                far = [np.clip(positions[j] - positions[i], -clip, clip) for j in keys]
-                scores = scores + table[np.array(far) + clip, h]
-                if place.distance_slopes:
-                    slopes = np.asarray(p["relative_bias"]["slopes"]) * place.bias_scale
+            if scheme_config.log_length_scaling:
+                scores = scores * np.log(seen) / np.log(scheme_config.reference_length)
+            if scheme_config.scheme == "relative_bias":
+                table = (
+                    np.asarray(p["relative_bias"]["table"]) * scheme_config.bias_scale
+                )
+                clip = scheme_config.max_distance
+                clipped = [
+                    np.clip(positions[j] - positions[i], -clip, clip) for j in keys
+                ]
+                scores = scores + table[np.array(clipped) + clip, h]
+                if scheme_config.distance_slopes:
+                    slopes = (
+                        np.asarray(p["relative_bias"]["slopes"])
+                        * scheme_config.bias_scale
+                    )
                     step = np.array([positions[j] - positions[i] for j in keys])
-                    if place.slope_reach:
-                        step = np.clip(step, -place.slope_reach, place.slope_reach)
+                    if scheme_config.slope_reach:
+                        step = np.clip(
+                            step, -scheme_config.slope_reach, scheme_config.slope_reach
+                        )
                     scores = scores - slopes[(step > 0).astype(int), h] * np.abs(step)
             weights = np.exp(scores - scores.max())
             out[i, h] = (weights / weights.sum()) @ np.stack([v[j, g] for j in keys])
@@ -71,7 +80,7 @@ def slow_attention(model, params, x, positions, mask):
 @pytest.mark.parametrize("scheme", ["rope", "relative_bias"])
 @pytest.mark.parametrize("kv_heads", [0, 2])
 def test_attention_against_a_slow_reading(scheme, log_length, directional, kv_heads):
-    place = PositionConfig(
+    scheme_config = PositionConfig(
         scheme=scheme,
         max_distance=2,
         log_length_scaling=log_length,
@@ -79,7 +88,7 @@ def test_attention_against_a_slow_reading(scheme, log_length, directional, kv_he
         distance_slopes=log_length,
         slope_reach=6 if directional else 0,
     )
-    model = dataclasses.replace(MODEL, position=place, num_kv_heads=kv_heads)
+    model = dataclasses.replace(MODEL, position=scheme_config, num_kv_heads=kv_heads)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(7, 16)).astype(np.float32)
     positions = np.array([0, 1, 2, 4, 5, 9, 10])
@@ -106,8 +115,10 @@ def test_rotation_depends_on_distance_only():
     rope = PositionConfig(rope_base=100.0)
 
     def product(i, j):
-        places = (x, i), (y, j)
-        turned = [apply_rope(jnp.asarray(a), jnp.array([[p]]), rope) for a, p in places]
+        positioned = (x, i), (y, j)
+        turned = [
+            apply_rope(jnp.asarray(a), jnp.array([[p]]), rope) for a, p in positioned
+        ]
         return float(jnp.sum(turned[0] * turned[1]))
 
     assert product(3, 5) == pytest.approx(product(13, 15), abs=1e-4)
@@ -115,10 +126,12 @@ def test_rotation_depends_on_distance_only():
 
 
 def test_relative_bias_is_clipped_and_scaled():
-    place = PositionConfig(scheme="relative_bias", max_distance=1, bias_scale=8.0)
+    scheme_config = PositionConfig(
+        scheme="relative_bias", max_distance=1, bias_scale=8.0
+    )
     table = jnp.array([[1.0], [2.0], [3.0]])  # left or further, here, right or further
     at = jnp.arange(4)[None]
-    bias = RelativeBias(1, place).apply({"params": {"table": table}}, at, at)
+    bias = RelativeBias(1, scheme_config).apply({"params": {"table": table}}, at, at)
     expected = [[2, 3, 3, 3], [1, 2, 3, 3], [1, 1, 2, 3], [1, 1, 1, 2]]
     np.testing.assert_array_equal(bias[0, 0], 8.0 * np.array(expected))
 

@@ -54,14 +54,14 @@ def test_no_draft_changes_a_text(kind, temperature):
     sampling = {"sampling": SamplingConfig(temperature)}
     wanted = plain(prompts, **sampling)
     whole = [row[: len(p) + NEW] for row, p in zip(wanted, prompts)]
-    made = {
+    prompt_drafts = {
         "right": whole,
         "wrong": [np.where(rng.random(len(w)) < 0.2, 7, w) for w in whole],
         "shifted": [np.insert(w, len(p) + 4, [9, 9]) for w, p in zip(whole, prompts)],
         "cut": [w[: len(p) + 2] for w, p in zip(whole, prompts)],
         "foreign": [rng.integers(5, 40, 20) for _ in prompts],
     }[kind]
-    state = guessed(prompts, made, **sampling)
+    state = guessed(prompts, prompt_drafts, **sampling)
     np.testing.assert_array_equal(np.asarray(state.tokens), wanted)
 
 
@@ -85,12 +85,12 @@ def test_a_correct_draft_is_accepted_thirteen_tokens_at_a_time():
 def test_drafting_resumes_after_an_error():
     rng = np.random.default_rng(2)
     text = rng.permutation(np.arange(5, 48))[:40].astype(np.int32)
-    guess = np.delete(text, [14, 15, 16])  # three tokens are left out
+    predicted = np.delete(text, [14, 15, 16])  # three tokens are left out
     state = replay(
         jnp.asarray(text[None]),
         jnp.array([3]),
         jnp.array([40]),
-        LoopedDraft(guess[None], np.array([37], np.int32)),
+        LoopedDraft(predicted[None], np.array([37], np.int32)),
         drafter=make_drafter(DRAFT),
     )
     # Up to the gap (11 tokens and one), two plain ones, then 23 in two steps.

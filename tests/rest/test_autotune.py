@@ -44,8 +44,8 @@ def store(tmp_path_factory):
     path = tmp_path_factory.mktemp("store") / "store"
     texts = np.random.default_rng(0).integers(2, 12, (40, 30))
     texts[:, 5:] = np.arange(25) % 9 + 2  # half of it can be told
-    words = {"tokenizer": "test", "vocab_size": 12, "eos_id": 1}
-    return build_datastore(list(texts), path, **words)
+    vocab = {"tokenizer": "test", "vocab_size": 12, "eos_id": 1}
+    return build_datastore(list(texts), path, **vocab)
 
 
 def test_tokens_a_step_are_those_of_decoding(store):

@@ -17,7 +17,7 @@ MODEL = ModelConfig(
     kind="decoder", num_layers=1, dim=16, mlp_dim=16, text_vocab_size=12
 )
 CONTEXT = DraftConfig("prompt_lookup", num_draft=4)
-AUTO = DraftConfig("prompt_lookup", num_draft=autotune.AUTOTUNE)
+TUNED = DraftConfig("prompt_lookup", num_draft=autotune.AUTOTUNE)
 
 
 def make_work(batch_size=2):
@@ -36,7 +36,7 @@ def dear(monkeypatch):
 
 
 def test_every_drafter_is_told_of_against_plain_decoding(dear, tmp_path):
-    lines = benchmark.compare(make_work(), [CONTEXT, AUTO], 2, tmp_path / "times.json")
+    lines = benchmark.compare(make_work(), [CONTEXT, TUNED], 2, tmp_path / "times.json")
     assert [line["drafter"] for line in lines] == [
         "none",
         "prompt_lookup",
@@ -50,8 +50,10 @@ def test_every_drafter_is_told_of_against_plain_decoding(dear, tmp_path):
     for line in lines:
         assert line["texts"] == 4 and line["new_tokens"] == 96 and line["same_texts"]
         assert line["speed_up_min"] <= line["speed_up"] <= line["speed_up_max"]
-    about = {"model": "lm", "prompts": "some/file.npy", "length": 3, "batch_size": 2}
-    figures.speed_by_drafter([line | about for line in lines], tmp_path / "speed.png")
+    metadata = {"model": "lm", "prompts": "some/file.npy", "length": 3, "batch_size": 2}
+    figures.speed_by_drafter(
+        [line | metadata for line in lines], tmp_path / "speed.png"
+    )
     assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
     rows = make_speed_table(lines).splitlines()
     assert len(rows) == 4 and "plain (chosen)" in rows[3]
@@ -108,8 +110,8 @@ def test_the_drafter_is_timed_on_the_batches_that_were_decoded(monkeypatch):
     def look(texts, index, draft, drafter_state):
         shapes.extend((*text.tokens.shape, *text.length.shape) for text in texts)
         for text in texts:
-            told = np.arange(27)[None] < np.asarray(text.length)[:, None]
-            assert not np.any(text.tokens[~told])
+            is_text = np.arange(27)[None] < np.asarray(text.length)[:, None]
+            assert not np.any(text.tokens[~is_text])
         assert {int(n) for text in texts for n in text.length} > set(range(3, 20))
         return real(texts, index, draft, drafter_state) * 0 + 0.5
 
@@ -122,9 +124,9 @@ def test_the_drafter_is_timed_on_the_batches_that_were_decoded(monkeypatch):
 
 def test_a_store_over_a_mesh_is_compared_alike(dear, tmp_path):
     """Also with parameters that a checkpoint has put on one device."""
-    words = {"tokenizer": "test", "vocab_size": 12, "eos_id": 1}
+    vocab = {"tokenizer": "test", "vocab_size": 12, "eos_id": 1}
     texts = list(np.random.default_rng(0).integers(2, 12, (20, 20)))
-    store = build_datastore(texts, tmp_path / "store", shard_tokens=200, **words)
+    store = build_datastore(texts, tmp_path / "store", shard_tokens=200, **vocab)
     work = make_work()._replace(index=load_index(store, make_mesh(MeshConfig(data=0))))
     work = work._replace(params=jax.device_put(work.params, jax.devices()[0]))
     drafts = [DraftConfig("rest", num_draft=4, depth=4, num_store_rows=8)]
@@ -136,12 +138,12 @@ def test_a_store_over_a_mesh_is_compared_alike(dear, tmp_path):
 
 def test_a_live_index_learns_what_was_finished(tmp_path):
     """The second prompt is the first one again: its text has been heard."""
-    words = {"tokenizer": "test", "vocab_size": 12, "eos_id": 1}
-    store = build_datastore([np.array([2, 3])], tmp_path / "store", **words)
-    held = load_index(store)
+    vocab = {"tokenizer": "test", "vocab_size": 12, "eos_id": 1}
+    store = build_datastore([np.array([2, 3])], tmp_path / "store", **vocab)
+    loaded = load_index(store)
     draft = DraftConfig("rest", num_draft=8, depth=6, num_text_rows=2)
     steps = {}
-    for index in (held, add_recent(held, 1, 200)):
+    for index in (loaded, add_recent(loaded, 1, 200)):
         work = make_work(batch_size=1)._replace(prompts=[np.array([2, 3, 4])] * 2)
         lines = benchmark.compare(work._replace(index=index), [draft], 1)
         assert lines[1]["same_texts"] == 1

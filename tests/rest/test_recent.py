@@ -19,7 +19,7 @@ from relay_jax.rest.retrieval import last_tokens
 from relay_jax.training.step import init_params
 
 VOCAB, EOS = 40, 1
-WORDS = {"tokenizer": "test", "vocab_size": VOCAB, "eos_id": EOS}
+VOCABULARY = {"tokenizer": "test", "vocab_size": VOCAB, "eos_id": EOS}
 MODEL = ModelConfig(
     kind="decoder", num_layers=1, dim=16, mlp_dim=16, text_vocab_size=VOCAB
 )
@@ -30,7 +30,7 @@ PROMPTS = [[2, 3, 4], [7, 8]]
 @pytest.fixture
 def store(tmp_path):
     texts = list(np.random.default_rng(0).integers(2, VOCAB, (10, 20)))
-    return build_datastore(texts, tmp_path / "store", **WORDS)
+    return build_datastore(texts, tmp_path / "store", **VOCABULARY)
 
 
 def run(index=None, draft=PLAIN):
@@ -40,19 +40,19 @@ def run(index=None, draft=PLAIN):
 
 
 @pytest.mark.parametrize(
-    "place, name, most",
+    "location, name, max_steps",
     [("device", "mixed", 16), ("mesh", "rest", 12), ("host", "rest", 12)],
 )
 def test_a_finished_text_is_drafted_when_it_is_asked_for_again(
-    store, place, name, most, caplog
+    store, location, name, max_steps, caplog
 ):
-    held = {
+    loaded = {
         "device": lambda: load_index(store),
         "mesh": lambda: load_index(store, make_mesh(MeshConfig(data=0))),
         "host": lambda: HostIndex(store),
-    }[place]()
+    }[location]()
     draft = DraftConfig(**vars(DRAFT) | {"drafter": name})
-    plain, live = run(), add_recent(held, EOS, 100)
+    plain, live = run(), add_recent(loaded, EOS, 100)
     before = run(live, draft)
     for row, size in zip(np.asarray(plain.tokens), plain.length):
         live = live.append(row[:size])
@@ -63,7 +63,7 @@ def test_a_finished_text_is_drafted_when_it_is_asked_for_again(
         np.testing.assert_array_equal(state.tokens, plain.tokens)
     # 24 tokens, up to seven a step, and not beyond what ends a text; of a mix, other
     # nodes take part of the tree.
-    assert after.steps.sum() <= most < before.steps.sum()
+    assert after.steps.sum() <= max_steps < before.steps.sum()
 
 
 def test_only_the_last_texts_are_kept_and_drafts_stop_at_their_end(store):

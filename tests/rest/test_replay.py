@@ -34,9 +34,9 @@ def test_targets_are_kept_in_a_file(tmp_path):
 
 
 def test_a_replay_is_the_same_over_a_mesh(tmp_path):
-    words = {"tokenizer": "test", "vocab_size": 12, "eos_id": 1}
+    vocab = {"tokenizer": "test", "vocab_size": 12, "eos_id": 1}
     texts = list(np.random.default_rng(0).integers(2, 12, (20, 20)))
-    store = build_datastore(texts, tmp_path / "store", shard_tokens=200, **words)
+    store = build_datastore(texts, tmp_path / "store", shard_tokens=200, **vocab)
     draft = DraftConfig(num_draft=4, depth=4, num_store_rows=8, num_text_rows=8)
     targets = [Target(text, 3) for text in texts[:2]]
     indexes = load_index(store), load_index(store, make_mesh(MeshConfig(data=0)))

@@ -36,26 +36,28 @@ def queries(num=24, seed=1):
     return retrieval.last_tokens(jnp.asarray(tokens), jnp.asarray(length))
 
 
-def match_length(tokens, place, query):
+def match_length(tokens, position, query):
     count = 0
-    while count < 16 and place > count and tokens[place - 1 - count] == query[count]:
+    while (
+        count < 16 and position > count and tokens[position - 1 - count] == query[count]
+    ):
         count += 1
     return count
 
 
-def continuation(tokens, place):
-    told = list(tokens[place : place + DEPTH])
-    if EOS in told:
-        told = told[: told.index(EOS) + 1]
-    return (*told, *[END] * (DEPTH - len(told)))
+def continuation(tokens, position):
+    expected_tokens = list(tokens[position : position + DEPTH])
+    if EOS in expected_tokens:
+        expected_tokens = expected_tokens[: expected_tokens.index(EOS) + 1]
+    return (*expected_tokens, *[END] * (DEPTH - len(expected_tokens)))
 
 
 def scan(store, query):
     """(match length, continuation) of every place, the slow way."""
     for shard in store.shards:
         tokens = shard.tokens.tolist()
-        for place in range(1, len(tokens) + 1):
-            yield match_length(tokens, place, query), continuation(tokens, place)
+        for position in range(1, len(tokens) + 1):
+            yield match_length(tokens, position, query), continuation(tokens, position)
 
 
 def test_the_query_is_the_text_read_backwards():
@@ -71,12 +73,14 @@ def test_the_longest_matches_are_among_the_nearest(tmp_path, shard_tokens):
     found = jax.jit(retrieval.nearest, static_argnums=(2, 3))(
         load_index(store), asked, num, DEPTH
     )
-    for query, told, length in zip(np.asarray(asked), *map(np.asarray, found)):
+    for query, expected_tokens, length in zip(
+        np.asarray(asked), *map(np.asarray, found)
+    ):
         every = list(scan(store, query.tolist()))
         best = max(length_ for length_, _ in every)
         assert length.max() == best
         real = set(every)
-        for row, match in zip(told.tolist(), length.tolist()):
+        for row, match in zip(expected_tokens.tolist(), length.tolist()):
             assert match == 0 or (match, tuple(row)) in real
         # No place outside beats the worst inside: the rows are a neighbourhood.
         if len(store.shards) == 1:
@@ -89,20 +93,22 @@ def test_the_papers_policy_takes_the_longest_matches_only(tmp_path, shard_tokens
     store = make_store(tmp_path, shard_tokens)
     asked, num = queries(), 512
     found = retrieval.longest(load_index(store), asked, num, DEPTH)
-    for query, told, length in zip(np.asarray(asked), *map(np.asarray, found)):
+    for query, expected_tokens, length in zip(
+        np.asarray(asked), *map(np.asarray, found)
+    ):
         every = list(scan(store, query.tolist()))
         best = max(length_ for length_, _ in every)
         expected = sorted(t for n, t in every if n == best) if best > 1 else []
         if len(expected) <= num:
-            assert sorted(map(tuple, told[length > 0].tolist())) == expected
+            assert sorted(map(tuple, expected_tokens[length > 0].tolist())) == expected
         assert set(length[length > 0]) <= {best}
 
 
 def test_of_many_matches_evenly_spread_ones_are_taken(tmp_path):
     """500 places match alike; the 20 taken come from all over their order."""
     texts = [[i % 40 + 2, 44, 45, 46, i % 40 + 2] for i in range(500)]
-    words = {"tokenizer": "test", "vocab_size": 50, "eos_id": EOS}
-    store = build_datastore(map(np.array, texts), tmp_path / "s", **words)
+    vocab = {"tokenizer": "test", "vocab_size": 50, "eos_id": EOS}
+    store = build_datastore(map(np.array, texts), tmp_path / "s", **vocab)
     query = jnp.full((1, 16), -1).at[0, :3].set(jnp.array([46, 45, 44]))
     found = retrieval.longest(load_index(store), query, 20, 1)
     np.testing.assert_array_equal(found.length, [[3] * 20])
@@ -114,29 +120,29 @@ def test_of_many_matches_evenly_spread_ones_are_taken(tmp_path):
 def test_of_equal_matches_every_shard_gives_some(tmp_path, find):
     """In one shard 48 is always followed by 10, in the other always by 20."""
     texts = [[47, 48, 10 * (1 + i // 100)] for i in range(200)]
-    words = {"tokenizer": "test", "vocab_size": 50, "eos_id": EOS}
+    vocab = {"tokenizer": "test", "vocab_size": 50, "eos_id": EOS}
     store = build_datastore(
-        map(np.array, texts), tmp_path / "s", shard_tokens=400, **words
+        map(np.array, texts), tmp_path / "s", shard_tokens=400, **vocab
     )
     assert len(store.shards) == 2
     query = jnp.full((1, 16), -1).at[0, :2].set(jnp.array([48, 47]))
     found = find(load_index(store), query, 32, 1)
-    told = found.tokens[0, :, 0][found.length[0] == 2].tolist()
-    assert len(told) == 32 and 8 <= told.count(10) <= 24
+    expected_tokens = found.tokens[0, :, 0][found.length[0] == 2].tolist()
+    assert len(expected_tokens) == 32 and 8 <= expected_tokens.count(10) <= 24
 
 
 def test_of_many_short_matches_the_nearest_rows_are_a_wide_sample(tmp_path):
     """2,000 places match one token: 256 rows, the farther the sparser, reach most of
     them; of a longer match's 20 places none is passed over."""
     texts = [[2 + i // 20, 48, 2 + i // 20] for i in range(2000)]
-    words = {"tokenizer": "test", "vocab_size": 128, "eos_id": EOS}
-    store = build_datastore(map(np.array, texts), tmp_path / "s", **words)
+    vocab = {"tokenizer": "test", "vocab_size": 128, "eos_id": EOS}
+    store = build_datastore(map(np.array, texts), tmp_path / "s", **vocab)
     query = jnp.full((1, 16), -1).at[0, :2].set(jnp.array([48, 52]))
     index = load_index(store)
     found = retrieval.nearest(index, query, 256, 1)
-    told, length = found.tokens[0, :, 0], found.length[0]
-    np.testing.assert_array_equal(told[length == 2], [52] * 20)
-    assert len(np.unique(told[length == 1])) > 80
+    expected_tokens, length = found.tokens[0, :, 0], found.length[0]
+    np.testing.assert_array_equal(expected_tokens[length == 2], [52] * 20)
+    assert len(np.unique(expected_tokens[length == 1])) > 80
     np.testing.assert_array_equal(
         retrieval.nearest(HostIndex(store), query, 256, 1).tokens, found.tokens
     )
@@ -152,10 +158,10 @@ def test_rows_of_any_number_stay_in_reach_of_32_bits():
 
 def test_no_draft_crosses_a_document(tmp_path):
     found = retrieval.nearest(load_index(make_store(tmp_path)), queries(), 64, DEPTH)
-    told = np.asarray(found.tokens)
-    assert np.any(told == EOS)
-    after = np.cumsum(told == EOS, axis=-1) - (told == EOS) > 0
-    assert np.all(told[after] == END)
+    expected_tokens = np.asarray(found.tokens)
+    assert np.any(expected_tokens == EOS)
+    after = np.cumsum(expected_tokens == EOS, axis=-1) - (expected_tokens == EOS) > 0
+    assert np.all(expected_tokens[after] == END)
 
 
 @pytest.mark.parametrize("find", [retrieval.nearest, retrieval.longest])
@@ -171,10 +177,10 @@ def test_host_and_mesh_find_what_the_device_finds(
     mesh = make_mesh(MeshConfig(data=4))
     spread = run(load_index(store, mesh), queries(), 16, DEPTH)
     for other in (on_host, spread):
-        assert told(other) == told(expected)
+        assert expected_tokens(other) == expected_tokens(expected)
 
 
-def told(found):
+def expected_tokens(found):
     """The rows of each query, whatever their order: a tree does not depend on it."""
     rows = zip(np.asarray(found.length).tolist(), np.asarray(found.tokens).tolist())
     return [sorted((n, t) for n, t in zip(*row) if n) for row in rows]

@@ -54,12 +54,12 @@ def params_of(scale=1.0):
 
 def test_the_likeliest_words_come_first():
     logits = np.random.default_rng(0).normal(size=(2, 3, VOCAB)).astype(np.float32)
-    told = token_recycling.top_candidates(jnp.asarray(logits), 4)
+    candidates = token_recycling.top_candidates(jnp.asarray(logits), 4)
     order = np.argsort(-logits, axis=-1)[..., :4]
     share = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
-    np.testing.assert_array_equal(told.tokens, order)
+    np.testing.assert_array_equal(candidates.tokens, order)
     wanted = np.take_along_axis(share, order, axis=-1)
-    np.testing.assert_allclose(told.chance, wanted, rtol=1e-5)
+    np.testing.assert_allclose(candidates.chance, wanted, rtol=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -67,36 +67,46 @@ def test_what_is_told_last_is_kept(seed):
     """A dictionary that is written place by place, in each place text by text."""
     rng = np.random.default_rng(seed)
     table = drawn_table(rng)
-    kept = {word: tuple(np.asarray(part[word]) for part in table) for word in range(20)}
-    words = rng.integers(0, 6, (3, 9))
+    entries = {
+        token_id: tuple(np.asarray(part[token_id]) for part in table)
+        for token_id in range(20)
+    }
+    predecessors = rng.integers(0, 6, (3, 9))
     tokens, chance = rng.integers(0, VOCAB, (3, 9, 3)), rng.random((3, 9, 3))
     counts = rng.random((3, 9)) < 0.7
-    for place, text in itertools.product(range(9), range(3)):
-        if counts[text, place]:
-            kept[words[text, place]] = tokens[text, place], chance[text, place]
-    told = AdjacencyTable(
+    for column, text in itertools.product(range(9), range(3)):
+        if counts[text, column]:
+            entries[predecessors[text, column]] = (
+                tokens[text, column],
+                chance[text, column],
+            )
+    candidates = AdjacencyTable(
         jnp.asarray(tokens, jnp.int32), jnp.asarray(chance, jnp.float32)
     )
-    learn = jax.jit(token_recycling.update)
-    made = learn(table, jnp.asarray(words, jnp.int32), told, jnp.asarray(counts))
-    for word, (tokens, chance) in kept.items():
-        np.testing.assert_array_equal(made.tokens[word], tokens)
-        np.testing.assert_allclose(made.chance[word], chance, rtol=1e-6)
+    update_table = jax.jit(token_recycling.update)
+    updated = update_table(
+        table, jnp.asarray(predecessors, jnp.int32), candidates, jnp.asarray(counts)
+    )
+    for token_id, (tokens, chance) in entries.items():
+        np.testing.assert_array_equal(updated.tokens[token_id], tokens)
+        np.testing.assert_allclose(updated.chance[token_id], chance, rtol=1e-6)
 
 
 def likely_paths(table, root, num_paths, depth):
     """Path -> chance: of each depth the likeliest, one word longer than those before."""
-    found, held = {}, {(): 1.0}
+    found, beam = {}, {(): 1.0}
     for _ in range(depth):
         longer = {}
-        for path, chance in held.items():
-            word = path[-1] if path else root
-            for token, share in zip(table.tokens[word].tolist(), table.chance[word]):
+        for path, chance in beam.items():
+            token_id = path[-1] if path else root
+            for token, share in zip(
+                table.tokens[token_id].tolist(), table.chance[token_id]
+            ):
                 if token != END:
                     longer[*path, token] = np.float32(chance) * np.float32(share)
-        kept = sorted(longer, key=longer.__getitem__, reverse=True)[:num_paths]
-        held = {path: longer[path] for path in kept}
-        found |= held
+        entries = sorted(longer, key=longer.__getitem__, reverse=True)[:num_paths]
+        beam = {path: longer[path] for path in entries}
+        found |= beam
     return found
 
 
@@ -107,18 +117,22 @@ def test_a_node_weighs_the_chance_of_its_path(seed):
     roots = jnp.asarray(root, jnp.int32)
     rows = DRAFT_PATHS(table, roots, num_paths=5, depth=4, weight=10_000)
     host = AdjacencyTable(*map(np.asarray, table))
-    for text, word in enumerate(root):
+    for text, token_id in enumerate(root):
         weight = collections.Counter()
         assert np.asarray(rows.weight[text]).min() >= 0
-        for row, own in zip(rows.tokens[text].tolist(), rows.weight[text].tolist()):
-            told = tuple(token for token in row if token != END)
-            for end in range(1, len(told) + 1):
-                weight[told[:end]] += own
+        for row, share_of_row in zip(
+            rows.tokens[text].tolist(), rows.weight[text].tolist()
+        ):
+            candidates = tuple(token for token in row if token != END)
+            for end in range(1, len(candidates) + 1):
+                weight[candidates[:end]] += share_of_row
         wanted = {
             path: int(np.float32(chance) * 10_000)
-            for path, chance in likely_paths(host, int(word), 5, 4).items()
+            for path, chance in likely_paths(host, int(token_id), 5, 4).items()
         }
-        assert +weight == {path: own for path, own in wanted.items() if own}
+        assert +weight == {
+            path: share_of_row for path, share_of_row in wanted.items() if share_of_row
+        }
 
 
 def test_the_drawn_rows():
@@ -129,7 +143,7 @@ def test_the_drawn_rows():
     table = AdjacencyTable(jnp.array(tokens, jnp.int32), jnp.array(chance))
     how = {"num_paths": 4, "depth": 2}
 
-    def told(**rest):
+    def candidates(**rest):
         rows = DRAFT_PATHS(table, jnp.array([the]), **how, **rest)
         return {
             tuple(t for t in row if t != END): weight
@@ -139,10 +153,10 @@ def test_the_drawn_rows():
 
     # 8 for the cat, of which 4 and 2 with what it does.
     rows = {(cat,): 2, (dog,): 4, (cat, sat): 4, (cat, ran): 2}
-    assert told(weight=16) == rows
+    assert candidates(weight=16) == rows
     # Roots of the chances: .71 for the cat, of which .50 and .35 leave nothing.
     rows = {(dog,): 50, (cat, sat): 50, (cat, ran): 35}
-    assert told(weight=101, power=0.5) == rows
+    assert candidates(weight=101, power=0.5) == rows
 
 
 @pytest.mark.parametrize("drafts", [False, True])
@@ -159,16 +173,18 @@ def test_the_table_holds_what_the_model_predicted_after_each_token(drafts):
     )
     table = state.drafter_state
     logits = Decoder(MODEL).apply({"params": params}, state.tokens)[0]
-    told = token_recycling.top_candidates(logits, 3)
+    candidates = token_recycling.top_candidates(logits, 3)
     text = np.asarray(state.tokens[0, :-1])
-    last = {word: place for place, word in enumerate(text.tolist())}
-    for word, place in last.items():
+    last = {token_id: column for column, token_id in enumerate(text.tolist())}
+    for token_id, column in last.items():
         if not drafts:
-            np.testing.assert_array_equal(*(table.tokens[word], told.tokens[0, place]))
-            np.testing.assert_allclose(
-                *(table.chance[word], told.chance[0, place]), rtol=1e-3
+            np.testing.assert_array_equal(
+                *(table.tokens[token_id], candidates.tokens[0, column])
             )
-        assert table.tokens[word, 0] != END
+            np.testing.assert_allclose(
+                *(table.chance[token_id], candidates.chance[0, column]), rtol=1e-3
+            )
+        assert table.tokens[token_id, 0] != END
     if not drafts:
         known = np.flatnonzero(table.tokens[:, 0] != END)
         assert set(known.tolist()) == set(last)
