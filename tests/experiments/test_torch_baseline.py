@@ -1,4 +1,4 @@
-"""The PyTorch peer computes what our models compute, so that times can be compared."""
+"""The PyTorch baseline computes what our models compute, so that times are comparable."""
 
 import dataclasses
 import functools
@@ -16,7 +16,7 @@ from relay_jax.models.sharding import named_leaves
 from relay_jax.training.objective import OBJECTIVES
 from relay_jax.training.step import init_params, init_state, make_train_step
 
-torch = pytest.importorskip("torch", reason="torch is the peer of the benchmark")
+torch = pytest.importorskip("torch", reason="the PyTorch baseline needs torch")
 
 from experiments.benchmarks import torch_baseline
 from experiments.configs import paper, quickstart
@@ -28,7 +28,7 @@ CONFIGS = {
     "paper": (paper, "arithmetic/looped_aligned", {}),
     "paper_ar": (paper, "arithmetic/ar", {"norm": "rms", "activation": "swiglu"}),
     "paper_lis": (paper, "lis/looped_aligned", {"input_injection": "feedback"}),
-    "paper_relu": (
+    "paper_edit_distance": (
         paper,
         "edit_distance/looped_aligned",
         {"qkv_bias": True, "activation": "relu"},
@@ -51,7 +51,7 @@ def small_config(name):
 
 
 def shaken(params):
-    """With no zeros in them, which would hide mistakes."""
+    """Without zeros, which would hide errors."""
     rng = np.random.default_rng(0)
 
     def shake(leaf):
@@ -61,7 +61,7 @@ def shaken(params):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_loss_and_gradients_are_ours(name):
+def test_loss_and_gradients_equal_ours(name):
     config, step = small_config(name)
     params = shaken(init_params(config))
     work = {"task": step.task, "num_loops": step.num_loops}
@@ -72,11 +72,11 @@ def test_loss_and_gradients_are_ours(name):
     )
     trainer = torch_baseline.Trainer(config, params)
     batch, scratchpad, weight = trainer.prepare(step)
-    value = trainer.peer(batch, scratchpad, 1.0, weight)
+    value = trainer.model(batch, scratchpad, 1.0, weight)
     value.backward()
     np.testing.assert_allclose(value.item(), loss, rtol=1e-4)
     ours, unused = named_leaves(grads), []
-    for path, param in trainer.peer.named_parameters():
+    for path, param in trainer.model.named_parameters():
         found = torch_baseline.translate(path, ours)
         if param.grad is None:
             unused.append(found)
@@ -89,7 +89,7 @@ def test_loss_and_gradients_are_ours(name):
 
 
 @pytest.mark.parametrize("name", ("quickstart", "paper"))
-def test_steps_go_where_ours_go(name):
+def test_training_steps_equal_ours(name):
     config, work = small_config(name)
     optimizer = dataclasses.replace(config.optimizer, learning_rate=1e-2)
     config = dataclasses.replace(config, optimizer=optimizer, num_steps=8)
@@ -104,8 +104,10 @@ def test_steps_go_where_ours_go(name):
         np.testing.assert_allclose(loss.item(), metrics["loss"], rtol=1e-3)
 
 
-def test_what_the_peer_lacks_is_named():
+def test_unsupported_settings_are_named():
     config, _ = small_config("quickstart")
     model = dataclasses.replace(config.model, number_code="digits", num_kv_heads=2)
-    with pytest.raises(ValueError, match="no model.number_code='digits', model.num_kv"):
+    with pytest.raises(
+        ValueError, match="implement model.number_code='digits', model.num_"
+    ):
         torch_baseline.check(dataclasses.replace(config, model=model))
