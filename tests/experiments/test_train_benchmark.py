@@ -15,21 +15,26 @@ TINY = [
 FEW = ["--steps=2", "--rounds=2"]
 
 
-def test_a_step_is_recorded_with_all_that_it_is_measured_by(tmp_path):
+def test_a_step_is_recorded_with_times_and_rates(tmp_path):
     file = tmp_path / "records.jsonl"
-    peer = ["--peer"] if HAS_TORCH else []
-    done = script("benchmarks.train", *TINY, *FEW, *peer, f"--records={file}")
+    baseline = ["--baseline"] if HAS_TORCH else []
+    done = script("benchmarks.train", *TINY, *FEW, *baseline, f"--records={file}")
     assert done.returncode == 0, done.stderr
     ours, *theirs = files.read_lines(file)
-    assert [line["side"] for line in theirs] == ["torch"] * len(peer)
+    assert [line["side"] for line in theirs] == ["torch"] * len(baseline)
     for line in (ours, *theirs):
         assert line["command"].startswith("python -m experiments.benchmarks.train")
-        about = {"bucket": "arithmetic", "batch_size": 4, "num_loops": 3, "width": 13}
-        assert about.items() <= line.items() and line["positions"] == 3 * 4 * 13
+        expected = {
+            "bucket": "arithmetic",
+            "batch_size": 4,
+            "num_loops": 3,
+            "width": 13,
+        }
+        assert expected.items() <= line.items() and line["positions"] == 3 * 4 * 13
         for name in ("ms_per_step", "cpu_ms_per_step", "gigaflops", "share_of_peak"):
             assert line[name] > 0
         for name in ("examples", "tokens", "trained_tokens", "batches"):
-            assert line[f"{name}_a_second"] > 0
+            assert line[f"{name}_per_second"] > 0
     assert ours["times_jax"] == 1 and ours["memory_megabytes"] > 0
     assert "of the peak" in done.stdout
 
@@ -44,9 +49,9 @@ def test_a_decoder_with_muon_is_timed(tmp_path):
     assert line["positions"] == 4 * line["width"]
 
 
-def test_what_cannot_be_timed_is_told():
+def test_what_cannot_be_timed_is_refused():
     line = refusal("benchmarks.train", *TINY, "--compile")
-    assert line == "error: --compile is about PyTorch; give --peer too"
+    assert line == "error: --compile is for PyTorch; give --baseline too"
     line = refusal("benchmarks.train", *TINY, "--config.data.accumulate=0")
     assert line == "error: data.accumulate must be 1 or more, got 0"
     line = refusal("benchmarks.train", *TINY, "--config.mesh.data=99")
@@ -56,9 +61,9 @@ def test_what_cannot_be_timed_is_told():
 
 
 @pytest.mark.skipif(HAS_TORCH, reason="torch is here")
-def test_a_peer_needs_torch():
-    line = refusal("benchmarks.train", *TINY, "--peer")
+def test_the_baseline_needs_torch():
+    line = refusal("benchmarks.train", *TINY, "--baseline")
     assert line == (
-        "error: --peer needs PyTorch, which is not installed here; "
+        "error: --baseline needs PyTorch, which is not installed here; "
         "pip install -e '.[oracle]'"
     )
