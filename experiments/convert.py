@@ -47,7 +47,7 @@ def main() -> None:
     if _WORKDIR.value:  # it has this file alone for what the folder's config says
         file = target / hf_config.GENERATION
         held = read_json(file) if file.exists() else {}
-        write_json(file, held | hf_config.tell_special(_read_special(source)))
+        write_json(file, held | hf_config.special_token_fields(_read_special(source)))
     print(f"{source} -> {target}")
 
 

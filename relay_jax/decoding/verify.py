@@ -71,11 +71,11 @@ def filter_logits(
     """Logits over the temperature; minus infinity outside top-k, then outside top-p."""
     logits = logits / sampling.temperature
     if sampling.top_k:
-        kept = _heaviest(logits, jnp.ones_like(logits), sampling.top_k)
-        logits = jnp.where(kept, logits, MASK_VALUE)
+        allowed = _heaviest(logits, jnp.ones_like(logits), sampling.top_k)
+        logits = jnp.where(allowed, logits, MASK_VALUE)
     if sampling.top_p < 1.0:
-        kept = _heaviest(logits, jax.nn.softmax(logits, axis=-1), sampling.top_p)
-        logits = jnp.where(kept, logits, MASK_VALUE)
+        allowed = _heaviest(logits, jax.nn.softmax(logits, axis=-1), sampling.top_p)
+        logits = jnp.where(allowed, logits, MASK_VALUE)
     return logits
 
 

@@ -46,8 +46,8 @@ def read_params(folder: epath.PathLike, like: PyTree) -> PyTree:
     file = epath.Path(folder) / FILE
     wanted = named_leaves(like)
     try:
-        with safe_open(file, "np") as held:
-            arrays = {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118
+        with safe_open(file, "np") as stored:
+            arrays = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{file} is damaged: {error}") from None
     for name in sorted(wanted.keys() | arrays.keys()):

@@ -95,7 +95,7 @@ def read_special(folder: epath.PathLike, key: str) -> tuple[int, ...]:
     return ()
 
 
-def tell_special(special: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+def special_token_fields(special: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     """What `read_special` reads, for a file: an id, or a list of several."""
     pairs = special.items()
     return {key: ids[0] if len(ids) == 1 else list(ids) for key, ids in pairs if ids}
@@ -112,11 +112,11 @@ def write_model(
     Raises:
       ValueError: no architecture of theirs is like it.
     """
-    place = model.position
+    position = model.position
     architecture = "LlamaForCausalLM"
     if model.qkv_bias:
         architecture = "Qwen2ForCausalLM"
-    elif place.window:
+    elif position.window:
         architecture = "MistralForCausalLM"
     values = {
         "architectures": [architecture],
@@ -132,18 +132,18 @@ def write_model(
         "vocab_size": model.vocab_size,
         "tie_word_embeddings": model.tie_embeddings,
         "torch_dtype": model.param_dtype,
-        "rope_theta": place.rope_base,
+        "rope_theta": position.rope_base,
         "rope_scaling": None,
-        "sliding_window": place.window or None,
+        "sliding_window": position.window or None,
     }
-    if place.rope_scaling != "none":
-        fields = ROPE_FIELDS[place.rope_scaling].items()
-        scaling = {theirs: getattr(place, ours) for theirs, ours in fields}
-        values["rope_scaling"] = {"rope_type": place.rope_scaling} | scaling
+    if position.rope_scaling != "none":
+        fields = ROPE_FIELDS[position.rope_scaling].items()
+        scaling = {theirs: getattr(position, ours) for theirs, ours in fields}
+        values["rope_scaling"] = {"rope_type": position.rope_scaling} | scaling
     if model.context_length:
-        length = round(model.context_length / _stretch(place))
+        length = round(model.context_length / _stretch(position))
         values["max_position_embeddings"] = length
-    values |= tell_special(special or {})
+    values |= special_token_fields(special or {})
     # What such a config would be read as must be the decoder itself.
     read = config_io.to_dict(_parse(values, "config.json"))
     for key in ("kind", "norm", "activation", "qkv_bias", "number_code", "position"):
@@ -176,12 +176,12 @@ def _parse(values: dict[str, Any], file: str, dtype: str = "") -> ModelConfig:
                 f"{file}: {key} is {found!r}; only {wanted!r} is supported"
             )
 
-    def size(key: str, least: int = 1, default: int | None = None) -> int:
+    def size(key: str, minimum: int = 1, default: int | None = None) -> int:
         found = values.get(key)
         found = default if found is None else found
-        if type(found) is not int or not least <= found <= LARGEST:
+        if type(found) is not int or not minimum <= found <= LARGEST:
             raise ValueError(
-                f"{file}: {key} must be a whole number from {least} to {LARGEST}, got "
+                f"{file}: {key} must be a whole number from {minimum} to {LARGEST}, got "
                 f"{found!r}"
             )
         return found
@@ -246,10 +246,10 @@ def _parse_rope(rope: dict[str, Any], base: float, file: str) -> dict[str, Any]:
     return {"rope_base": _positive(rope, "rope_theta", file, base)} | scaling | fields
 
 
-def _stretch(place: PositionConfig) -> float:
+def _stretch(position: PositionConfig) -> float:
     """By how much a text may be longer than `max_position_embeddings` tells: linear RoPE
     is told with the length from before it was stretched, llama3 with that from after."""
-    return place.rope_factor if place.rope_scaling == "linear" else 1.0
+    return position.rope_factor if position.rope_scaling == "linear" else 1.0
 
 
 def _positive(

@@ -135,20 +135,20 @@ def save_params(
     folder.mkdir(parents=True, exist_ok=True)
     leaves, _ = _leaves(model)
     groups, room = [[]], shard_bytes
-    for leaf, held in zip(leaves, jax.tree.leaves(params), strict=True):
-        size = math.prod(leaf.their_shape) * held.dtype.itemsize
+    for leaf, stored in zip(leaves, jax.tree.leaves(params), strict=True):
+        size = math.prod(leaf.their_shape) * stored.dtype.itemsize
         for number, name in enumerate(leaf.names):
             if groups[-1] and size > room:
                 groups, room = [*groups, []], shard_bytes
-            groups[-1].append((name, functools.partial(_tensor, held, leaf, number)))
+            groups[-1].append((name, functools.partial(_tensor, stored, leaf, number)))
             room -= size
     weight_map = {}
     for number, group in enumerate(groups, 1):
         several = f"model-{number:05d}-of-{len(groups):05d}.safetensors"
         file = WEIGHTS if len(groups) == 1 else several
-        made = {name: make() for name, make in group}
-        save_file(made, str(folder / file), {"format": "pt"})
-        weight_map |= dict.fromkeys(made, file)
+        tensors = {name: make() for name, make in group}
+        save_file(tensors, str(folder / file), {"format": "pt"})
+        weight_map |= dict.fromkeys(tensors, file)
     if len(groups) > 1:
         write_json(folder / INDEX, {"metadata": {}, "weight_map": weight_map})
     write_json(folder / "config.json", config)
@@ -183,8 +183,8 @@ def _find_tensors(folder: epath.Path) -> dict[str, epath.Path]:
         if not (folder / file).exists():
             raise ValueError(f"{folder / file} is missing, though {INDEX} names it")
         try:
-            with safe_open(folder / file, "np") as held:
-                found |= dict.fromkeys(held.keys(), folder / file)
+            with safe_open(folder / file, "np") as stored:
+                found |= dict.fromkeys(stored.keys(), folder / file)
         except SafetensorError as error:
             raise ValueError(f"{folder / file} is damaged: {error}") from None
     return found
@@ -210,15 +210,15 @@ def _check(files: dict[str, epath.Path], leaves: list[Leaf], folder) -> None:
     if missing:
         raise ValueError(f"{folder} has no {missing[0]}, which its config asks for")
     for file in sorted(set(files.values())):
-        with safe_open(file, "np") as held:
-            for name in held.keys():  # noqa: SIM118 (not a dict)
+        with safe_open(file, "np") as stored:
+            for name in stored.keys():  # noqa: SIM118 (not a dict)
                 if name in passed_over or name.endswith(NOT_WEIGHTS):
                     continue
                 if name not in wanted:
                     raise ValueError(
                         f"{file} holds {name}, for which the decoder has no place"
                     )
-                part, shape = held.get_slice(name), wanted[name].their_shape
+                part, shape = stored.get_slice(name), wanted[name].their_shape
                 if tuple(part.get_shape()) != shape:
                     raise ValueError(
                         f"{name} in {file} has the shape {tuple(part.get_shape())}; by "
@@ -234,8 +234,8 @@ def _check(files: dict[str, epath.Path], leaves: list[Leaf], folder) -> None:
 def _load_leaf(leaf: Leaf, files: dict[str, epath.Path]) -> jax.Array:
     def read(name: str) -> jax.Array:
         """A tensor on the devices; each part is read for those that hold it."""
-        with safe_open(files[name], "np") as held:
-            part = held.get_slice(name)
+        with safe_open(files[name], "np") as stored:
+            part = stored.get_slice(name)
             return jax.make_array_from_callback(
                 leaf.their_shape,
                 leaf.their_sharding,
@@ -261,9 +261,9 @@ def _put(stacked, tensor, layer, *, is_transposed: bool):
     return stacked.at[layer].set(tensor.reshape(stacked.shape[1:]))
 
 
-def _tensor(held: jax.Array, leaf: Leaf, number: int) -> np.ndarray:
+def _tensor(stored: jax.Array, leaf: Leaf, number: int) -> np.ndarray:
     """One tensor of theirs from a parameter of ours."""
-    array = np.asarray(held[number] if leaf.is_stacked else held)
+    array = np.asarray(stored[number] if leaf.is_stacked else stored)
     if leaf.is_transposed:
         array = array.reshape(len(array), -1).T
     return np.ascontiguousarray(array.reshape(leaf.their_shape))

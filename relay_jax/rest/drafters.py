@@ -146,10 +146,10 @@ def check_config(config: DraftConfig) -> None:
             f"{config.depth} exceed what is counted exactly ({MAX_WEIGHT}); lower the "
             "depth or the weights"
         )
-    most = max_nodes(config)
-    if not 0 <= config.num_draft <= most:
+    maximum = max_nodes(config)
+    if not 0 <= config.num_draft <= maximum:
         raise ValueError(
-            f"num_draft must be 0..{most} with these rows, got {config.num_draft}"
+            f"num_draft must be 0..{maximum} with these rows, got {config.num_draft}"
         )
 
 

@@ -94,12 +94,12 @@ def _first_state(config, path, manager, like, mesh) -> tuple[TrainState, float]:
     found = checkpoint.restore(manager, like)
     if found:
         return found
-    begin, given = functools.partial(_begin, config), ()
+    begin, arguments = functools.partial(_begin, config), ()
     if config.init_from:
         source = configs.resolve(config.init_from, path)
         begin = functools.partial(init_state, config)
-        given = (checkpoint.load_params(source, mesh)[1],)
-    return jax.jit(begin, out_shardings=param_shardings(like, mesh))(*given), 0.0
+        arguments = (checkpoint.load_params(source, mesh)[1],)
+    return jax.jit(begin, out_shardings=param_shardings(like, mesh))(*arguments), 0.0
 
 
 def _run(config, state, mesh: Mesh, manager, log, asked, trace) -> TrainState:
@@ -109,8 +109,12 @@ def _run(config, state, mesh: Mesh, manager, log, asked, trace) -> TrainState:
     batch_size, vote = config.data.batch_size, Vote(mesh)
     saved_at = time.monotonic()
     work = loader.steps(config, log.path, start, stop, local_rows(mesh, batch_size))
-    about = {"initial": start, "unit": "step", "disable": not files.is_main_process()}
-    with contextlib.closing(work), tqdm(work, config.name, stop, **about) as bar:
+    bar_settings = {
+        "initial": start,
+        "unit": "step",
+        "disable": not files.is_main_process(),
+    }
+    with contextlib.closing(work), tqdm(work, config.name, stop, **bar_settings) as bar:
         for now in bar:
             trace.before(now.step + 1)
             batch = shard_batch(now.batch, mesh, batch_size)
@@ -150,6 +154,6 @@ def _run(config, state, mesh: Mesh, manager, log, asked, trace) -> TrainState:
 
 def _evaluate(config, params, path, *, final: bool) -> list[dict]:
     count = config.evaluation.final if final else config.evaluation.during
-    about = {"run": path.name, "model": config.name, "seed": config.seed}
+    metadata = {"run": path.name, "model": config.name, "seed": config.seed}
     work = {"count": count, "seed": config.seed, "final": final}
-    return evaluate_run(config, params, path, about, **work)
+    return evaluate_run(config, params, path, metadata, **work)
