@@ -3,8 +3,6 @@
 import math
 import os
 import pathlib
-import subprocess
-import sys
 import time
 import types
 
@@ -21,6 +19,7 @@ from relay_jax.evaluation import flops
 from relay_jax.relay import measurement, stages
 from relay_jax.relay.stage_checks import check_stages
 from relay_jax.training import loop
+from tests.script_server import run_script
 
 ROOT = pathlib.Path(__file__).parents[2]
 MODEL = {"num_layers": 1, "dim": 16, "mlp_dim": 16, "num_numbers": 64}
@@ -49,10 +48,7 @@ LIS = LIS._replace(chain_counts={str(n): 8 for n in range(6, 11)}, num_chain_buc
 
 def script(*arguments):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-m", "experiments.reproduce", *arguments]
-    return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
+    return run_script("experiments.reproduce", arguments, environment)
 
 
 @pytest.mark.parametrize("name", RECIPES)

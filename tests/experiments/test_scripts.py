@@ -20,6 +20,7 @@ from relay_jax.relay.stage_checks import check_stages
 from relay_jax.tasks import make_task
 from relay_jax.training import loop, run_dir
 from tests.processes import DEVICES
+from tests.script_server import run_script
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = [
@@ -38,14 +39,8 @@ def environment(devices=1):
 
 
 def script(name, *arguments, cwd=ROOT, devices=1, given=""):
-    return subprocess.run(
-        [sys.executable, "-m", f"experiments.{name}", *arguments],
-        cwd=cwd,
-        env=environment(devices),
-        input=given,
-        capture_output=True,
-        text=True,
-        check=False,
+    return run_script(
+        f"experiments.{name}", arguments, environment(devices), cwd, given
     )
 
 
