@@ -30,7 +30,7 @@ def find_files(patterns: Iterable[str]) -> list[epath.Path]:
     """The files that names, folders and patterns such as `src/**/*.py` stand for.
 
     Raises:
-      ValueError: one of them matches nothing.
+      ValueError: a pattern matches nothing.
     """
     found = {}
     for pattern in patterns:

@@ -3,7 +3,7 @@
 So a checkpoint needs no iterator state, a resumed run sees exactly the batches that an
 uninterrupted one sees, and each of several processes can build its own rows.
 All examples of a batch come from one bucket (one task, one range of lengths, one
-source), which is drawn anew for each step: there are few shapes to compile.
+source), which is drawn for each step: there are few shapes to compile.
 """
 
 import contextlib

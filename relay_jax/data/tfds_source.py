@@ -99,8 +99,8 @@ def open_tfds(
 def _find(task: Task, lengths: tuple[int, int], data_dir: epath.PathLike) -> epath.Path:
     """The directory of a dataset. Raises ValueError if there is none."""
     name = range_name(task, lengths)
-    for known in (name, aliases.old_dataset_name(name)):
-        path = dataset_path(known, data_dir)
+    for dataset in (name, aliases.old_dataset_name(name)):
+        path = dataset_path(dataset, data_dir)
         if (path / "dataset_info.json").exists():
             return path
     datasets = dataset_path(name, data_dir).parent.parent

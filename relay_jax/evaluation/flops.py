@@ -1,22 +1,21 @@
-"""How many floating-point operations a training step has to do.
+"""The number of floating-point operations that a training step requires.
 
-A product with a parameter matrix costs two operations an entry and position, and twice
-as much again in the backward pass; so do attention's two products, each of which meets
-all n keys:
+A product with a parameter matrix costs two operations per entry and position in the
+forward pass, and four in the backward pass; so do the two products of attention, with n
+keys per query:
 
     6 x entries x positions + 12 x n h e x layers x positions
 
-The looped model does that in each of its loops. Counted is what the model needs, whatever
-a program does: reading words is a lookup, what `remat` computes again does not count, and
-neither does what is element by element. Causal attention counts in full, as it is usual
-(Chowdhery et al. 2022, appendix B).
+The looped model repeats that in each loop. Only operations that the model requires are
+counted (Chowdhery et al. 2022, appendix B): not those that `remat` repeats, elementwise
+operations or the lookup of embeddings, but all of causal attention, as is usual.
 """
 
 from relay_jax.config import BucketConfig, ModelConfig, TrainConfig
 from relay_jax.data.alignment import max_looped_width, max_new_tokens
 from relay_jax.data.buckets import bucket_rounds, bucket_task
 
-FORWARD_AND_BACKWARD = 6  # operations an entry and position
+FORWARD_AND_BACKWARD = 6  # operations per entry and position
 
 
 def layer_entries(model: ModelConfig) -> int:
@@ -46,25 +45,24 @@ def step_flops(
     Args:
       width: positions of a row that the model computes.
       num_loops: T; 1 for a decoder.
-      columns: positions that predict a token of the round; by default all.
+      columns: positions of a row with logits; by default all.
     """
     model, positions = config.model, batch_size * width * num_loops
     in_layers = model.num_layers * positions * layer_entries(model)
-    # Scores and weighted values.
+    # Per query: scores with all keys, and the weighted sum of their values.
     keys = 2 * width * model.num_heads * model.resolved_head_dim
     attention = model.num_layers * positions * keys
-    # A vanilla looped model has no loss on its rounds: none is predicted.
-    predicted = (
-        batch_size * num_loops * (columns or width) if config.supervises_rounds else 0
-    )
+    num_logits = 0  # positions with logits
+    if config.supervises_rounds:  # a vanilla looped model needs none for its rounds
+        num_logits = batch_size * num_loops * (columns or width)
     if model.kind == "looped":
-        predicted += batch_size  # the answers
-    in_heads = predicted * head_entries(model)
+        num_logits += batch_size  # the answers
+    in_heads = num_logits * head_entries(model)
     return FORWARD_AND_BACKWARD * (in_layers + attention + in_heads)
 
 
 def run_flops(config: TrainConfig) -> float:
-    """Operations of a whole training, of batches as wide as their buckets can need."""
+    """Operations of a whole training run, for batches of their buckets' maximal width."""
     buckets = config.data.buckets.values()
     shares = [
         bucket.weight / sum(each.weight for each in buckets) for bucket in buckets
@@ -74,7 +72,7 @@ def run_flops(config: TrainConfig) -> float:
 
 
 def _bucket_flops(bucket: BucketConfig, config: TrainConfig) -> int:
-    """Of one step, without a look at data, which a stage may not have yet."""
+    """Operations of one step, without opening data, which may not exist yet."""
     size, longest = config.data.batch_size, bucket.lengths[1]
     if bucket.kind == "text":
         return step_flops(config, size, longest)

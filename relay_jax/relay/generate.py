@@ -49,8 +49,8 @@ class Counts(NamedTuple):
 
     tried: int = 0
     correct: int = 0  # chain and answer
-    num_kept: int = 0
-    kept_correct: int = 0
+    passed: int = 0  # the filter
+    passed_correct: int = 0
     no_answer: int = 0
 
 
@@ -217,12 +217,12 @@ def _read_counts(file: epath.Path) -> Counts:
 def _make_records(counts: Counts, common: dict, config: ChainsConfig) -> list[dict]:
     rows = [
         ("chain_accuracy", counts.correct / counts.tried, counts.tried),
-        ("kept_share", counts.num_kept / counts.tried, counts.tried),
+        ("kept_share", counts.passed / counts.tried, counts.tried),
         ("unanswered_share", counts.no_answer / counts.tried, counts.tried),
     ]
-    if counts.num_kept:
-        kept_correct = counts.kept_correct / counts.num_kept
-        rows.append(("kept_chain_accuracy", kept_correct, counts.num_kept))
+    if counts.passed:
+        correct_share = counts.passed_correct / counts.passed
+        rows.append(("kept_chain_accuracy", correct_share, counts.passed))
     common |= {"model": config.name, "seed": config.seed}
     return [
         files.make_record(**common, metric=metric, value=value, count=count)

@@ -1,19 +1,18 @@
-"""Arithmetic over the integers modulo a prime, one reduction a round.
+"""Arithmetic over the integers modulo a prime, one operation per round.
 
     [ARI]3*2+6/3=   ->   6+6/3=   ->   6+2=   ->   8
 
-A problem of length T has T operators. It grows from a single number: T times, a random
-number becomes an equal two-operand expression, in brackets only where precedence needs
-them. The chain takes one operation back a round, so it has T rounds, and its last round
-is the answer (Feng et al. 2023; RELAY section 4.1).
+A problem of length T has T operators. It is generated from a single number: T times, a
+random number is replaced by a two-operand expression of the same value, in brackets only
+where precedence requires them. Each round does one operation, so a chain has T rounds,
+and the last one is the answer (Feng et al. 2023; RELAY section 4.1).
 
-Each round reduces the leftmost operation that precedence permits. The order in which the
-expression grew would not do: it cannot be inferred from the expression, as `1+2-3` may
-have grown from either end.
+Each round does the leftmost operation that precedence permits. Undoing the generation's
+steps instead could not be learned: their order cannot be inferred from the expression,
+as `1+2-3` may have been extended at either end.
 """
 
 import dataclasses
-from collections.abc import Iterator
 
 import jax.numpy as jnp
 import numpy as np
@@ -33,18 +32,17 @@ from relay_jax.vocabulary import (
     TIMES,
 )
 
-RIGHT_HEAVY_TRIES = 4
+RIGHT_HEAVY_TRIES = 4  # expressions, of which the longest is used
 
 
 @dataclasses.dataclass(frozen=True)
 class Arithmetic:
-    """Length: number of operators. `modulus` is a prime, so that `/` has a meaning.
+    """Expressions of `length` operators. The modulus is a prime, so that `/` is defined.
 
-    With `right_heavy` (for training; not in the paper) half of the expressions grow in their
-    right half alone, as `1-(2-(3-4)*2)=` did, and are the longest of a few: much then
-    stands left of the operation that is due, and something right of it, as it does where
-    there are more operators.
-
+    With `right_heavy` (an option for training that is not in the paper) half of the
+    expressions are extended in their right half only, such as `1-(2-(3-4)*2)=`, and are
+    the longest of several. The next operation then has many tokens to its left and some
+    to its right, as in expressions with more operators.
     """
 
     modulus: int = 11
@@ -71,7 +69,7 @@ class Arithmetic:
         return self.problem_size(max(length - 1, 1)) - 1
 
     def chain_size(self, length: int) -> int:
-        # Every round is an expression of one operator less; the last is a number alone.
+        # Each round is an expression with one operator less; the last is just a number.
         return sum(self.problem_size(left) - 1 for left in range(1, length)) + 1
 
     def max_number(self, length: int) -> int:
@@ -80,99 +78,95 @@ class Arithmetic:
     def sample(self, rng: np.random.Generator, length: Int[Host, " b"]) -> Examples:
         check_length(self, length)
         longest = int(length.max(initial=1))
-        expression = list(self._grow(rng, length, longest))[-1]
+        expression = self._grow(rng, length, longest)
         if self.right_heavy:
-            leans = rng.random(len(length)) < 0.5
-            expression[leans] = self._right_heavy_expression(rng, length, longest)[
-                leans
-            ]
+            is_heavy = rng.random(len(length)) < 0.5
+            expression[is_heavy] = self._grow_heavy(rng, length, longest)[is_heavy]
         problem = empty_tokens(len(length), self.problem_size(longest))
         problem[:, 0] = ARI
         problem[:, 1:] = expression
-
-        rounds = empty_tokens(len(length), longest, self.round_size(longest))
-        for t in range(longest):
-            expression = self._reduce(expression, t < length)
-            told = np.where((t < length)[:, None], expression, PAD)
-            # After the last operation the number stands alone, without `=`.
-            told[t == length - 1, 1:] = PAD
-            rounds[:, t] = told[:, : rounds.shape[-1]]
-        answer = expression[:, 0]
+        rounds, answer = self._solve(expression, length, longest)
         return Examples(problem, rounds, length.copy(), answer, length.copy())
 
-    def _right_heavy_expression(self, rng, length, longest):
-        """The longest of `RIGHT_HEAVY_TRIES` expressions that grew in their right half."""
-        tries = np.stack(
-            [
-                list(self._grow(rng, length, longest, leans=True))[-1]
-                for _ in range(RIGHT_HEAVY_TRIES)
-            ]
-        )
-        best = np.argmax(np.sum(tries != PAD, axis=-1), axis=0)
-        return tries[best, np.arange(len(length))]
+    def _solve(self, expression, length, longest):
+        """All rounds of each chain, and its answer."""
+        rounds = empty_tokens(len(length), longest, self.round_size(longest))
+        for t in range(longest):
+            active = t < length
+            expression = self._reduce(expression, active)
+            round_t = np.where(active[:, None], expression, PAD)
+            round_t[t == length - 1, 1:] = PAD  # the last round has no `=`
+            rounds[:, t] = round_t[:, : rounds.shape[-1]]
+        return rounds, expression[:, 0]
 
-    def _grow(self, rng, length, longest, leans=False) -> Iterator[Int[Host, "b n"]]:
-        """Expressions, each with its `=`, padded on the right: one array, as it is after
-        0, 1, ... `longest` steps; an expression of `length` operators grows no more."""
+    def _grow_heavy(self, rng, length, longest):
+        """The longest of `RIGHT_HEAVY_TRIES` expressions that grew in their right half."""
+        tries = [
+            self._grow(rng, length, longest, right_half=True)
+            for _ in range(RIGHT_HEAVY_TRIES)
+        ]
+        best = np.argmax(np.sum(np.stack(tries) != PAD, axis=-1), axis=0)
+        return np.stack(tries)[best, np.arange(len(length))]
+
+    def _grow(self, rng, length, longest, right_half=False) -> Int[Host, "b n"]:
+        """Random expressions of `length` operators, each with its `=`."""
         num, width = len(length), self.problem_size(longest) - 1
         tokens = empty_tokens(num, width)
         tokens[:, 0] = FIRST_NUMBER + rng.integers(self.modulus, size=num)
         tokens[:, 1] = EQUALS
-        yield tokens
-        for k in range(longest):
-            live = min(self.problem_size(k + 1) - 1, width)
+        for k in range(longest):  # k operators so far
+            used = min(self.problem_size(k + 1) - 1, width)
+            grown = self._grow_once(rng, tokens[:, :used], k, right_half)
             active = k < length
-            old = tokens[:, :live]
-            row = np.arange(num)
-            first = (k + 1) // 2 if leans else 0
-            which = rng.integers(first, k + 1, size=num)
-            count = np.cumsum(old >= FIRST_NUMBER, axis=1, dtype=TOKEN_TYPE)
-            place = np.argmax(count == which[:, None] + 1, axis=1)
-            value = old[row, place] - FIRST_NUMBER
-            before = np.where(place > 0, old[row, place - 1], PAD)
-            after = old[row, np.minimum(place + 1, live - 1)]
+            tokens[active, :used] = grown[active]
+        return tokens
 
-            operator = rng.integers(PLUS, DIVIDE + 1, size=num)
-            x, y = self._operands(rng, value, operator)
-            bracket = needs_brackets(before, operator, after)
-            added = np.where(bracket, 4, 2)[:, None]  # tokens besides the one number
-            column = np.arange(live)[None]
-            moved = column - added * (column > place[:, None] + added)
-            new = np.take_along_axis(old, moved, axis=1)
-            new[row[bracket], place[bracket]] = OPEN
-            new[row[bracket], place[bracket] + 4] = CLOSE
-            first = place + bracket
-            new[row, first] = FIRST_NUMBER + x
-            new[row, first + 1] = operator
-            new[row, first + 2] = FIRST_NUMBER + y
-            tokens[active, :live] = new[active]
-            yield tokens
+    def _grow_once(self, rng, tokens, num_operators: int, right_half: bool):
+        """Replaces a random number of each row by `x operator y` of the same value."""
+        num, width = tokens.shape
+        row = np.arange(num)
+        first = (num_operators + 1) // 2 if right_half else 0
+        which = rng.integers(first, num_operators + 1, size=num)
+        count = np.cumsum(tokens >= FIRST_NUMBER, axis=1, dtype=TOKEN_TYPE)
+        column = np.argmax(count == which[:, None] + 1, axis=1)  # of the number
+        value = tokens[row, column] - FIRST_NUMBER
+        before = np.where(column > 0, tokens[row, column - 1], PAD)
+        after = tokens[row, np.minimum(column + 1, width - 1)]
+
+        operator = rng.integers(PLUS, DIVIDE + 1, size=num)
+        x, y = self._operands(rng, value, operator)
+        bracket = needs_brackets(before, operator, after)
+        added = np.where(bracket, 4, 2)[:, None]  # tokens besides the number's
+        index = np.arange(width)[None]
+        moved = index - added * (index > column[:, None] + added)
+        grown = np.take_along_axis(tokens, moved, axis=1)
+        grown[row[bracket], column[bracket]] = OPEN
+        grown[row[bracket], column[bracket] + 4] = CLOSE
+        start = column + bracket
+        grown[row, start] = FIRST_NUMBER + x
+        grown[row, start + 1] = operator
+        grown[row, start + 2] = FIRST_NUMBER + y
+        return grown
 
     def _reduce(self, tokens, active):
-        """Replaces the leftmost operation that can be done by its value; brackets go
-        with their last operation."""
-        row, column = np.arange(len(tokens)), np.arange(tokens.shape[1])[None]
+        """Replaces the leftmost operation that can be done by its value.
+
+        Brackets are removed with the last operation inside.
+        """
+        row, index = np.arange(len(tokens)), np.arange(tokens.shape[1])[None]
         around = np.pad(tokens, ((0, 0), (2, 2)))
         before, x = around[:, :-4], around[:, 1:-3]
         y, after = around[:, 3:-1], around[:, 4:]
-        is_sum = (tokens == PLUS) | (tokens == MINUS)
-        is_product = (tokens == TIMES) | (tokens == DIVIDE)
-        ready = (x >= FIRST_NUMBER) & (y >= FIRST_NUMBER)
-        ready &= np.where(
-            is_sum,
-            ((before == PAD) | (before == OPEN)) & (after != TIMES) & (after != DIVIDE),
-            is_product & (before != TIMES) & (before != DIVIDE),
-        )
-        place = np.argmax(ready, axis=1)
-        bracket = (before[row, place] == OPEN) & (after[row, place] == CLOSE)
-        # A finished row has no operation: its value is never used.
-        x, y = np.maximum([x[row, place], y[row, place]], FIRST_NUMBER) - FIRST_NUMBER
-        value = self._apply(tokens[row, place], x, y)
-        first = np.maximum(place - 1 - bracket, 0)
-        removed = np.where(bracket, 4, 2)[:, None] * (column > first[:, None])
+        column = np.argmax(is_reducible(before, x, tokens, y, after), axis=1)
+        bracket = (before[row, column] == OPEN) & (after[row, column] == CLOSE)
+        # A finished row has no operation left, and its value is not used.
+        x, y = np.maximum([x[row, column], y[row, column]], FIRST_NUMBER) - FIRST_NUMBER
+        value = self._apply(tokens[row, column], x, y)
+        start = np.maximum(column - 1 - bracket, 0)
+        removed = np.where(bracket, 4, 2)[:, None] * (index > start[:, None])
         padded = np.pad(tokens, ((0, 0), (0, 4)))
-        reduced = np.take_along_axis(padded, column + removed, axis=1)
-        reduced[row, first] = FIRST_NUMBER + value
+        reduced = np.take_along_axis(padded, index + removed, axis=1)
+        reduced[row, start] = FIRST_NUMBER + value
         return np.where(active[:, None], reduced, tokens)
 
     def _apply(self, operator, x, y):
@@ -183,12 +177,12 @@ class Arithmetic:
         return np.select(cases, [x + y, x - y, x * y], quotient) % self.modulus
 
     def _inverse(self):
-        """1 / y for every y; 0 stands for the inverse of 0, which is never asked for."""
+        """1 / y for every y; 0 for y = 0, which is never used."""
         p = self.modulus
         return np.array([0] + [pow(y, -1, p) for y in range(1, p)])
 
     def _operands(self, rng, value, operator):
-        """x, y with `x operator y = value`; y is never 0 in a product or a quotient."""
+        """Random x, y with `x operator y = value`; y is not 0 in products and quotients."""
         p = self.modulus
         any_y = rng.integers(p, size=len(value))
         unit = rng.integers(1, p, size=len(value))
@@ -206,7 +200,7 @@ class Arithmetic:
         return last_number(rounds, num_rounds)
 
     def scratchpad(self, problem: Int[Array, "b n"], num_loops: int) -> Scratchpad:
-        """The rounds are Markov: what was said last is all that the next loop needs."""
+        """The memory is the last round: rounds are Markov, so nothing else is needed."""
         shape = (num_loops, *problem.shape)
         return Scratchpad(
             initial=jnp.where(problem == ARI, PAD, problem),
@@ -216,6 +210,29 @@ class Arithmetic:
             shows_problem=False,
             has_differences=False,
         )
+
+
+def is_reducible(
+    before: Int[Host, "b n"],
+    x: Int[Host, "b n"],
+    operator: Int[Host, "b n"],
+    y: Int[Host, "b n"],
+    after: Int[Host, "b n"],
+) -> Bool[Host, "b n"]:
+    """Whether `x operator y`, between the tokens before and after, can be done now.
+
+    Its operands must be numbers, and no operation that precedes it by the usual rules
+    (`*` and `/` before `+` and `-`, then from left to right) may use one of them.
+    """
+    is_sum = (operator == PLUS) | (operator == MINUS)
+    is_product = (operator == TIMES) | (operator == DIVIDE)
+    follows_product = (before == TIMES) | (before == DIVIDE)
+    precedes_product = (after == TIMES) | (after == DIVIDE)
+    starts = (before == PAD) | (before == OPEN)
+    has_precedence = np.where(
+        is_sum, starts & ~precedes_product, is_product & ~follows_product
+    )
+    return (x >= FIRST_NUMBER) & (y >= FIRST_NUMBER) & has_precedence
 
 
 def needs_brackets(

@@ -1,9 +1,10 @@
-"""Edit distance by dynamic programming, one row of the matrix a round.
+"""Edit distance by dynamic programming, one row of the matrix per round.
 
     [ED]ab|acb<sep>   ->   0 2 4 ,   ->   2 3 2 ,        answer 2
 
-Insert and delete cost 2, replace 3. Round t is row t of the matrix without its column 0,
-then `,`; the answer is the last entry of the last row (Feng et al. 2023; RELAY 4.1).
+Insertions and deletions cost 2, replacements 3. Round t is row t of the matrix without
+column 0, followed by `,`; the answer is the last entry of the last row (Feng et al. 2023;
+RELAY section 4.1).
 """
 
 import dataclasses
@@ -26,16 +27,16 @@ from relay_jax.vocabulary import (
 
 GAP = 2  # the cost of an insertion or a deletion
 REPLACE = 3
-UNRELATED_SHARE = 0.4
+INDEPENDENT_SHARE = 0.4
 
 
 @dataclasses.dataclass(frozen=True)
 class EditDistance:
-    """Length: letters of the shorter string, s1.
+    """Pairs of strings; `length` is the number of letters of the shorter one, s1.
 
     Each pair uses 3 to `using + 2` distinct letters; s2 is at most `max_extra` letters
-    longer than s1. 40 % of the pairs are unrelated, otherwise s2 is s1 after 1..length
-    random edits.
+    longer than s1. In 40 % of the pairs the strings are independent, otherwise s2 is s1
+    after 1 to `length` random edits.
     """
 
     using: int = 8
@@ -83,8 +84,8 @@ class EditDistance:
         problem[row, 1 + column] = np.where(column < length[:, None], first, PAD)
         column = np.arange(second.shape[1])[None]
         inside = column < other_length[:, None]
-        place = np.where(inside, length[:, None] + 2 + column, 0)
-        problem[row, place] = np.where(inside, second, ED)
+        target = np.where(inside, length[:, None] + 2 + column, 0)
+        problem[row, target] = np.where(inside, second, ED)  # column 0 has [ED] anyway
         problem[row[:, 0], 1 + length] = BAR
         problem[row[:, 0], 2 + length + other_length] = SEP
 
@@ -100,15 +101,15 @@ class EditDistance:
         return Examples(problem, rounds, length.copy(), answer, length.copy())
 
     def _strings(self, rng, length):
-        """s1, s2 as letter ids, and the length of s2. Unused places hold any letter."""
+        """s1, s2 as letter ids, and the length of s2; letters past their ends are unused."""
         num, longest = len(length), int(length.max(initial=1))
         width = longest + self.max_extra
         alphabet = rng.permuted(np.tile(np.arange(NUM_LETTERS), (num, 1)), axis=1)
         letters = rng.integers(3, self.using + 3, size=(num, 1))
 
         def draw(*shape):
-            place = (rng.random((num, *shape)) * letters).astype(np.int64)
-            return FIRST_LETTER + np.take_along_axis(alphabet, place, axis=1)
+            index = (rng.random((num, *shape)) * letters).astype(np.int64)
+            return FIRST_LETTER + np.take_along_axis(alphabet, index, axis=1)
 
         first = draw(longest)
         second = np.concatenate([first, draw(self.max_extra)], axis=1)
@@ -119,26 +120,26 @@ class EditDistance:
             second, other_length = self._edit(
                 rng, second, other_length, length, draw(1), active
             )
-        unrelated = rng.random(num) < UNRELATED_SHARE
-        second = np.where(unrelated[:, None], draw(width), second)
-        free = length + rng.integers(self.max_extra + 1, size=num)
-        return first, second, np.where(unrelated, free, other_length)
+        independent = rng.random(num) < INDEPENDENT_SHARE
+        second = np.where(independent[:, None], draw(width), second)
+        random_length = length + rng.integers(self.max_extra + 1, size=num)
+        return first, second, np.where(independent, random_length, other_length)
 
     def _edit(self, rng, text, size, shortest, letter, active):
-        """One random edit a row; one that would leave the permitted lengths replaces."""
+        """One random edit per row; an edit to a length out of range becomes a replacement."""
         num, width = text.shape
         kind = rng.integers(3, size=num)  # 0 inserts, 1 deletes, 2 replaces
         insert = active & (kind == 0) & (size < shortest + self.max_extra)
         delete = active & (kind == 1) & (size > shortest)
-        place = (rng.random(num) * (size + insert)).astype(np.int64)
+        index = (rng.random(num) * (size + insert)).astype(np.int64)  # of the edit
         column = np.arange(width)[None]
-        closes = (column >= place[:, None]) & delete[:, None]
-        opens = (column > place[:, None]) & insert[:, None]
-        shift = closes.astype(np.int64) - opens
-        moved = np.take_along_axis(text, np.minimum(column + shift, width - 1), axis=1)
-        written = active & ~delete
-        moved[written, place[written]] = letter[written, 0]
-        return moved, size + insert - delete
+        after_deleted = (column >= index[:, None]) & delete[:, None]
+        after_inserted = (column > index[:, None]) & insert[:, None]
+        shift = after_deleted.astype(np.int64) - after_inserted
+        edited = np.take_along_axis(text, np.minimum(column + shift, width - 1), axis=1)
+        has_letter = active & ~delete
+        edited[has_letter, index[has_letter]] = letter[has_letter, 0]
+        return edited, size + insert - delete
 
     def chain_answer(
         self, rounds: Int[Host, "b t r"], num_rounds: Int[Host, " b"]
@@ -146,27 +147,28 @@ class EditDistance:
         return last_number(rounds, num_rounds)
 
     def scratchpad(self, problem: Int[Array, "b n"], num_loops: int) -> Scratchpad:
-        """A right-aligned row and its `,` fall exactly on s2 and `<sep>`.
+        """The memory is the last row, aligned with s2: a right-aligned round and its `,`
+        have the same columns as s2 and `<sep>`.
 
-        problem   [ED] a   b   |   a   c   b  <sep>
-        memory     .   .   .   0   2   4   6   ,       row 0, as given
-        round 1                    0   2   4   ,       said, written in its place
-        memory     .   .   .   2   0   2   4   ,       `|` holds column 0, as given
-        mark           1                               at s1's letter of this loop
+            problem   [ED] a   b   |   a   c   b  <sep>
+            memory     .   .   .   0   2   4   6   ,       row 0, a constant
+            round 1                    0   2   4   ,       predicted, then copied
+            memory     .   .   .   2   0   2   4   ,       below `|`: column 0, a constant
+            pointer        1                               to the letter of s1 of loop 1
         """
         num, width = problem.shape
         column = jnp.arange(width)[None, None]
         bar = jnp.argmax(problem == BAR, axis=1)[None, :, None]
         start = jnp.argmax(problem == ED, axis=1)[None, :, None]
         inside = (column >= bar) & (column < width - 1)
-        memory = jnp.where(inside, FIRST_NUMBER + GAP * (column - bar), PAD)[0]
-        memory = memory.at[:, -1].set(COMMA)
+        first_row = jnp.where(inside, FIRST_NUMBER + GAP * (column - bar), PAD)[0]
+        first_row = first_row.at[:, -1].set(COMMA)
         loop = jnp.arange(1, num_loops + 1)[:, None, None]
-        source = jnp.where(column > bar, column, -1)
+        copy_from = jnp.where(column > bar, column, -1)
         reads = ((column == start + loop) & (column < bar)).astype(jnp.int32)
         return Scratchpad(
-            initial=memory,
-            copy_from=jnp.broadcast_to(source, (num_loops, num, width)),
+            initial=first_row,
+            copy_from=jnp.broadcast_to(copy_from, (num_loops, num, width)),
             constants=jnp.where(column == bar, FIRST_NUMBER + GAP * loop, -1),
             pointers=jnp.stack([reads, jnp.zeros_like(reads)], axis=-1),
             shows_problem=True,

@@ -1,11 +1,11 @@
-"""Longest increasing subsequence by dynamic programming, a group of numbers a round.
+"""Longest increasing subsequence by dynamic programming, a group of numbers per round.
 
     [LIS] 3 9 4 7 5 <sep>   ->   1 2 2 3 <sep>   ->   3 3 3 3 <sep>       answer 3
 
-(groups of 4 here.) Each number's value is the length of the longest strictly increasing
-subsequence that ends with it. A round holds the values of the next `group` numbers, then
-`<sep>`; a last group that is not full repeats its last value. The answer is the largest
-value (Feng et al. 2023; RELAY section 4.1).
+(With groups of 4.) The value of a number is the length of the longest strictly increasing
+subsequence that ends with it. A round has the values of the next `group` numbers, then
+`<sep>`; an incomplete last group repeats its last value. The answer is the largest value
+(Feng et al. 2023; RELAY section 4.1).
 """
 
 import dataclasses
@@ -18,16 +18,17 @@ from relay_jax.tasks.task import TOKEN_TYPE, check_length, empty_tokens
 from relay_jax.vocabulary import FIRST_NUMBER, LIS, PAD, SEP
 
 MAX_RUNS = 3
-MIN_PLANTED = 3  # numbers in increasing runs, in all
+MIN_PLANTED = 3  # numbers of all increasing runs together
 
 
 @dataclasses.dataclass(frozen=True)
 class LongestIncreasingSubsequence:
-    """Length: how many numbers. They are drawn from smallest..number_range - 1, above
-    every length, so that no number looks like a value of the chain.
+    """Sequences of `length` numbers.
 
-    Between three and all of them, at random places, hold one to three increasing runs
-    of distinct numbers, one run after another (as Feng et al. make them).
+    Numbers are between `smallest` and `number_range - 1`, above every length, so that
+    no number can be mistaken for a value of the chain. At random positions, from three
+    numbers to all form one to three increasing runs of distinct numbers, one run after
+    another, as in Feng et al.
     """
 
     group: int = 10
@@ -70,7 +71,7 @@ class LongestIncreasingSubsequence:
             raise ValueError(
                 f"lis: length {longest} is out of range: with smallest {self.smallest} "
                 f"and number_range {self.number_range} it is at most {room} (numbers "
-                "are above every length, and those of a run are distinct)"
+                "must be above every length, and distinct within a run)"
             )
         numbers = self._numbers(rng, length, longest)
         values = subsequence_lengths(numbers)
@@ -83,13 +84,14 @@ class LongestIncreasingSubsequence:
         problem[row, length + 1] = SEP
 
         num_rounds = -(-length // self.group)
-        most = self.num_rounds(longest)
-        place = np.minimum(np.arange(most * self.group)[None], length[:, None] - 1)
-        told = FIRST_NUMBER + np.take_along_axis(values, place, axis=1)
-        rounds = empty_tokens(num, most, self.group + 1)
-        rounds[..., :-1] = told.reshape(num, most, self.group)
+        max_rounds = self.num_rounds(longest)
+        slot = np.arange(max_rounds * self.group)[None]
+        index = np.minimum(slot, length[:, None] - 1)  # an incomplete group repeats
+        predicted = FIRST_NUMBER + np.take_along_axis(values, index, axis=1)
+        rounds = empty_tokens(num, max_rounds, self.group + 1)
+        rounds[..., :-1] = predicted.reshape(num, max_rounds, self.group)
         rounds[..., -1] = SEP
-        rounds[np.arange(most) >= num_rounds[:, None]] = PAD
+        rounds[np.arange(max_rounds) >= num_rounds[:, None]] = PAD
         best = np.max(values, axis=1, where=inside, initial=0)
         answer = (FIRST_NUMBER + best).astype(TOKEN_TYPE)
         return Examples(problem, rounds, num_rounds, answer, length.copy())
@@ -117,7 +119,7 @@ class LongestIncreasingSubsequence:
         return self.smallest + numbers
 
     def _runs(self, rng, length):
-        """How many numbers are planted, and after how many of them each run ends."""
+        """How many numbers are in runs, and after how many of these each run ends."""
         count = rng.integers(1, MAX_RUNS + 1, size=len(length))
         planted = rng.integers(np.minimum(length, MIN_PLANTED), length + 1)
         stop = np.zeros((len(length), MAX_RUNS), np.int64)
@@ -132,34 +134,34 @@ class LongestIncreasingSubsequence:
     def chain_answer(
         self, rounds: Int[Host, "b t r"], num_rounds: Int[Host, " b"]
     ) -> Int[Host, " b"]:
-        """The largest value that was said."""
-        said = np.arange(rounds.shape[1])[None] < num_rounds[:, None]
-        counts = said[..., None] & (rounds >= FIRST_NUMBER)
-        return np.max(np.where(counts, rounds, PAD), axis=(1, 2))
+        """The largest value of each chain."""
+        in_chain = np.arange(rounds.shape[1])[None] < num_rounds[:, None]
+        is_value = in_chain[..., None] & (rounds >= FIRST_NUMBER)
+        return np.max(np.where(is_value, rounds, PAD), axis=(1, 2))
 
     def scratchpad(self, problem: Int[Array, "b n"], num_loops: int) -> Scratchpad:
-        """Each value is kept at its number, and that of no numbers, 0, at the task
-        token; slot marks tie a group to its output.
+        """The memory has each value below its number, and 0, the value of an empty
+        sequence, below the task token. Pointers link a group's numbers to its outputs.
 
-        problem   [LIS]  3   9   4   7   5  <sep>
-        memory      0    1   2   2   3   .    .        after loop 1 (groups of 4)
-        marks 0                          1             loop 2 reads this number ...
-        marks 1              1   1   1   1             ... and says its value here
+            problem      [LIS]  3   9   4   7   5  <sep>
+            memory         0    1   2   2   3   .    .     after loop 1 (groups of 4)
+            pointers 0                          1          loop 2 reads this number ...
+            pointers 1              1   1   1   1          ... and predicts its value here
         """
         num, width = problem.shape
         column = jnp.arange(width)[None, None]
         start = jnp.argmax(problem == LIS, axis=1)[None, :, None]
-        index = column - start - 1  # which number stands in this column
+        index = column - start - 1  # of the number in this column
         length = width - 2 - start
         is_number = (index >= 0) & (index < length)
 
         loop = jnp.arange(num_loops)[:, None, None]
-        slot = index - loop * self.group  # place within this loop's group
+        slot = index - loop * self.group  # index within this loop's group
         in_group = is_number & (slot >= 0) & (slot < self.group)
-        output = column - (width - 1 - self.group)  # slot said in this column
+        output = column - (width - 1 - self.group)  # slot predicted in this column
         last = length - 1 - loop * self.group
         is_output = (output >= 0) & (output < self.group) & (last >= 0)
-        marks = [
+        pointers = [
             jnp.where(in_group, slot + 1, 0),
             jnp.where(is_output, jnp.minimum(output, last) + 1, 0),
         ]
@@ -167,14 +169,14 @@ class LongestIncreasingSubsequence:
             initial=jnp.where(problem == LIS, FIRST_NUMBER, PAD),
             copy_from=jnp.where(in_group, slot + width - 1 - self.group, -1),
             constants=jnp.full((num_loops, num, width), -1),
-            pointers=jnp.stack(marks, axis=-1),
+            pointers=jnp.stack(pointers, axis=-1),
             shows_problem=True,
             has_differences=False,
         )
 
 
 def subsequence_lengths(numbers: Int[Host, "b n"]) -> Int[Host, "b n"]:
-    """The longest increasing subsequence that ends at each number, for every row."""
+    """Length of the longest increasing subsequence that ends at each number, by row."""
     values = np.ones_like(numbers)
     for i in range(1, numbers.shape[1]):
         smaller = numbers[:, :i] < numbers[:, i : i + 1]

@@ -1,7 +1,7 @@
 """What a task is: it samples problems of a given length and solves them round by round.
 
-A chain is written by solving the problem, so it cannot disagree with its answer. All of
-it is vectorised NumPy, a whole block of examples a call.
+A chain comes from solving the problem, so it always agrees with the answer. Everything is
+vectorised NumPy: one call generates a whole block of examples.
 """
 
 from typing import Protocol, SupportsIndex, runtime_checkable
@@ -11,12 +11,12 @@ import numpy as np
 from relay_jax.base import Array, Examples, Host, Int, Scratchpad
 from relay_jax.vocabulary import FIRST_NUMBER, PAD
 
-TOKEN_TYPE = np.int16  # of tokens on the host; `check_length` keeps numbers within it
+TOKEN_TYPE = np.int16  # of tokens on the host; `check_length` ensures that numbers fit
 
 
 @runtime_checkable
 class Task(Protocol):
-    """One reasoning problem family. See `Arithmetic` for the shortest example."""
+    """A family of reasoning problems. `Arithmetic` is the shortest example."""
 
     name: str
     token: int  # the task token, first in every problem
@@ -24,49 +24,49 @@ class Task(Protocol):
 
     @property
     def semantic_options(self) -> tuple[str, ...]:
-        """The options that say what is right, not which problems come."""
+        """Names of options that change what a correct chain is, not which problems occur."""
         ...
 
     def sample(self, rng: np.random.Generator, length: Int[Host, " b"]) -> Examples:
-        """Draws one problem of each length and solves it."""
+        """One random problem of each length, with its chain and answer."""
         ...
 
     def num_rounds(self, length: int) -> int:
-        """T: how many rounds a problem of this length has, hence how many loops."""
+        """T, the number of rounds (and of loops) of problems of this length."""
         ...
 
     def problem_size(self, length: int) -> int:
-        """The most tokens that a problem of this length can have."""
+        """The maximal number of tokens of a problem of this length."""
         ...
 
     def round_size(self, length: int) -> int:
-        """The most tokens that one of its rounds can have."""
+        """The maximal number of tokens of one of its rounds."""
         ...
 
     def chain_size(self, length: int) -> int:
-        """The most tokens that all of its rounds together can have."""
+        """The maximal number of tokens of all its rounds together."""
         ...
 
     def max_number(self, length: int) -> int:
-        """The largest number that its problem or chain can hold."""
+        """The largest number that the problem or its chain can contain."""
         ...
 
     def chain_answer(
         self, rounds: Int[Host, "b t r"], num_rounds: Int[Host, " b"]
     ) -> Int[Host, " b"]:
-        """What chains, right or wrong, amount to: read off their (left-aligned) rounds,
-        `<pad>` where there is nothing to read."""
+        """The answer that each chain of left-aligned rounds arrives at, correct or not;
+        `<pad>` if it has none."""
         ...
 
     def scratchpad(self, problem: Int[Array, "b n"], num_loops: int) -> Scratchpad:
-        """Memory and pointers for right-aligned problems."""
+        """The scratchpad of right-aligned problems (not in the paper)."""
         ...
 
 
 def last_number(
     rounds: Int[Host, "b t r"], num_rounds: Int[Host, " b"]
 ) -> Int[Host, " b"]:
-    """The last number of each chain's last round; `<pad>` where it has none."""
+    """The last number of each chain's last round; `<pad>` if that has no number."""
     row = np.arange(len(rounds))
     last = rounds[row, num_rounds - 1, ::-1]
     is_number = last >= FIRST_NUMBER
@@ -75,8 +75,12 @@ def last_number(
 
 
 def check_length(task: Task, length: Int[Host, " b"], lowest: int = 1) -> None:
-    """Raises ValueError where a length is below the task's shortest problem, or needs
-    numbers whose tokens do not fit `TOKEN_TYPE`."""
+    """Checks that a task has problems of these lengths.
+
+    Raises:
+      ValueError: a length is below `lowest`, or needs numbers whose tokens do not fit
+        `TOKEN_TYPE`.
+    """
     if not length.size:
         return
     if length.min() < lowest:
@@ -87,8 +91,8 @@ def check_length(task: Task, length: Int[Host, " b"], lowest: int = 1) -> None:
     longest, room = int(length.max()), np.iinfo(TOKEN_TYPE).max - FIRST_NUMBER
     if task.max_number(longest) > room:
         raise ValueError(
-            f"{task.name}: problems of length {longest} hold numbers up to "
-            f"{task.max_number(longest)}, but tokens have room for numbers up to "
+            f"{task.name}: problems of length {longest} contain numbers up to "
+            f"{task.max_number(longest)}, but tokens can only represent numbers up to "
             f"{room}; use shorter problems or smaller numbers"
         )
 

@@ -1,4 +1,4 @@
-"""Alignment as drawn, and M_t from a cell-by-cell reading of the paper."""
+"""Alignment as drawn, and M_t computed cell by cell as the paper defines it."""
 
 import numpy as np
 import pytest
@@ -90,7 +90,7 @@ def test_decoder_batch_is_as_drawn():
     assert batch.tokens.dtype == np.int32 and batch.trained.dtype == bool
 
 
-def test_the_answer_follows_a_chain_that_does_not_hold_it():
+def test_the_answer_follows_a_chain_that_does_not_contain_it():
     solved = examples("[ED]ab|acb<sep> 0,2,4,, 2,3,2,, 2", "[ED]a|b<sep> 3,, 3")
     text, problem_sizes = flatten(solved, EditDistance())
     first = encode("[ED]ab|acb<sep>0,2,4,,2,3,2,,2<eos>")
@@ -155,8 +155,8 @@ def test_alignment_cell_by_cell(name):
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_widths_are_few_and_hold_everything(name):
-    """Every batch of a range of lengths has one of few widths, none too narrow."""
+def test_widths_are_few_and_sufficient(name):
+    """Every batch of a range of lengths has one of few widths, all wide enough."""
     task = TASKS[name]()
     bound = max(task.problem_size(13), task.round_size(13) + 1)
     widths = set()
@@ -181,7 +181,7 @@ def test_every_round_has_room_for_its_boundary_pad():
         assert batch.mask.sum() == 2 * size + 2
 
 
-def test_cut_chains_keep_their_first_rounds_and_only_answers_they_reach():
+def test_truncated_chains_have_their_first_rounds_and_only_answers_that_they_reach():
     solved = Arithmetic(5).sample(np.random.default_rng(0), np.array([1, 2, 4]))
     cut = alignment.truncate_chains(solved, 2)
     np.testing.assert_array_equal(cut.rounds, solved.rounds[:, :2])

@@ -1,4 +1,4 @@
-"""Corpora: what is read of files, and what is refused."""
+"""Corpora: what is read from files, and which files are errors."""
 
 import gzip
 import json
@@ -24,7 +24,7 @@ def write(path, content):
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
-def test_json_lines_packed_or_not(tmp_path, name):
+def test_json_lines_compressed_or_not(tmp_path, name):
     content = gzip.compress(LINES, mtime=0) if name.endswith(".gz") else LINES
     files = write(tmp_path / name, content)
     assert list(corpora.read_json_lines(files, "prompt")) == ["1+2", "2*2"]
@@ -70,7 +70,7 @@ def test_documents_of_a_token_array(tmp_path):
         list(corpora.read_tokens(tmp_path / "tokens.npz", 1))
 
 
-def test_links_that_lead_nowhere_or_round_are_left_out(tmp_path):
+def test_broken_and_cyclic_links_are_skipped(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "text").write_text("text")
     (tmp_path / "a" / "gone").symlink_to(tmp_path / "nothing")
@@ -112,7 +112,7 @@ def test_a_split_in_parts_is_all_examples_in_order(tmp_path, monkeypatch):
         corpora.split_tfds("no_such", "train")
 
 
-def test_a_part_is_encoded_by_the_tokenizer_that_was_meant():
+def test_a_worker_encodes_with_the_expected_tokenizer():
     part = partial(iter, ["1+2", "3"])
     tokenizer = load_tokenizer("relay:8")
     encoded = corpora.encode_part(part, "relay:8", tokenizer.identity)

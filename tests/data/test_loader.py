@@ -1,4 +1,4 @@
-"""The pipeline: a batch is a function of (seed, step)."""
+"""The loader: a batch is a function of (seed, step)."""
 
 import collections
 import dataclasses
@@ -31,7 +31,7 @@ def assert_equal(one, two):
 
 
 @pytest.mark.parametrize("kind", ["looped", "decoder"])
-def test_starting_in_the_middle_equals_going_through(kind, tmp_path):
+def test_starting_in_the_middle_gives_the_same_steps(kind, tmp_path):
     run = config(model={"kind": kind})
     through = list(steps(run, tmp_path, 0, 24))
     assert [now.step for now in through] == list(range(24))
@@ -42,7 +42,7 @@ def test_starting_in_the_middle_equals_going_through(kind, tmp_path):
     assert all(type(now.batch) is batches[kind] for now in through)
 
 
-def test_processes_make_the_same_and_end_with_their_iterator(tmp_path):
+def test_worker_processes_build_the_same_batches_and_end_with_the_iterator(tmp_path):
     run = config()
     data = dataclasses.replace(run.data, num_workers=2)
     parallel = steps(dataclasses.replace(run, data=data), tmp_path, 17, 1000)
@@ -55,8 +55,8 @@ def test_processes_make_the_same_and_end_with_their_iterator(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["looped", "decoder"])
-def test_a_process_makes_its_own_rows_alone(kind):
-    """As wide as any other may need: what is more than in the whole batch is padding."""
+def test_a_process_can_build_some_rows_alone(kind):
+    """Its rows are as wide as any row could be; the additional columns are padding."""
     run = config(model={"kind": kind})
     buckets = open_buckets(run)
     rows, widths = np.array([1, 2]), set()
@@ -76,10 +76,10 @@ def test_a_process_makes_its_own_rows_alone(kind):
                 assert np.count_nonzero(local) == np.count_nonzero(local[..., columns])
                 local = local[..., columns]
             np.testing.assert_array_equal(local, all_[rows])
-    assert len(widths) == 2  # one a bucket, whatever the rows
+    assert len(widths) == 2  # one per bucket, for all rows
 
 
-def test_no_two_steps_and_no_two_seeds_are_the_same():
+def test_all_steps_and_seeds_differ():
     first = [config(), config(seed=1)]
     buckets = [open_buckets(run) for run in first]
     seen = {
@@ -114,7 +114,7 @@ def test_buckets_are_drawn_by_weight():
         assert now.num_loops == {"lis": 2, "arithmetic": 3}[now.task.name]
 
 
-def test_a_bucket_that_starts_late_is_not_drawn_before():
+def test_a_bucket_is_not_drawn_before_its_start():
     easy = {"task": "arithmetic", "lengths": (1, 3), "options": {"modulus": 5}}
     late = {"task": "lis", "lengths": (2, 12), "weight": 3.0, "start_share": 0.25}
     run = config({"easy": easy, "late": late}, num_steps=40)
@@ -122,12 +122,12 @@ def test_a_bucket_that_starts_late_is_not_drawn_before():
     names = [step_at(step, buckets, run).task.name for step in range(40)]
     assert set(names[:10]) == {"arithmetic"}
     assert 20 <= names[10:].count("lis") < 30
-    for step in range(10, 40):  # afterwards, nothing tells that it came late
+    for step in range(10, 40):  # afterwards, steps are as if it had always been there
         always = [bucket._replace(first_step=0) for bucket in buckets]
         assert step_at(step, always, run).task.name == names[step]
 
 
-def test_a_bucket_of_first_rounds_has_as_many_loops():
+def test_a_bucket_of_first_rounds_has_fewer_loops():
     whole = {"task": "arithmetic", "lengths": (1, 4), "options": {"modulus": 5}}
     runs = [config({"b": whole | {"max_rounds": n}}) for n in (0, 1, 9)]
     full, cut, more = (step_at(3, open_buckets(run), run) for run in runs)
@@ -137,7 +137,7 @@ def test_a_bucket_of_first_rounds_has_as_many_loops():
     jax.tree.map(np.testing.assert_array_equal, full.batch, more.batch)
 
 
-def test_a_bucket_of_drawn_rounds_holds_them_all():
+def test_a_bucket_with_sampled_rounds_has_all_rounds_in_its_batch():
     whole = {"task": "lis", "lengths": (1, 30), "options": {"group": 10}}
     runs = [config({"b": whole | {"sampled_rounds": n}}) for n in (0, 2, 9)]
     full, drawn, more = (step_at(3, open_buckets(run), run) for run in runs)

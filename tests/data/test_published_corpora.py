@@ -16,7 +16,7 @@ from relay_jax.data.published_corpora import (
 
 
 def publish(folder, name):
-    """A folder as it is published; the texts that are in it."""
+    """Writes a folder in the published layout, and returns its texts."""
     if name.startswith("the_stack"):
         texts = []
         (folder / "data" / "python").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Sources: random access, and two splits that never meet."""
+"""Sources: random access, and two disjoint splits."""
 
 import numpy as np
 import pytest
@@ -35,8 +35,8 @@ def same(one, two):
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_train_and_test_never_meet(name):
-    """Whatever the seed and the range of lengths, hence the padding."""
+def test_train_and_test_are_disjoint(name):
+    """For any seeds and ranges of lengths, and so for any padding."""
     task = TASKS[name](**({"modulus": 3} if name == "arithmetic" else {}))
     ranges = [(1, 2), (1, 4), (2, 3)]
     trained, tested = set(), set()
@@ -52,7 +52,7 @@ def test_train_and_test_never_meet(name):
     assert len(trained) + len(tested) < 2 * 9 * 1000
 
 
-def test_the_hash_does_not_see_padding_and_takes_one_in_ten():
+def test_the_hash_ignores_padding_and_selects_one_in_ten():
     rng = np.random.default_rng(0)
     sampled = EditDistance().sample(rng, np.full(20_000, 6))
     held_out = is_test(sampled.problem)
@@ -61,7 +61,7 @@ def test_the_hash_does_not_see_padding_and_takes_one_in_ten():
     assert abs(held_out.mean() - 0.1) < 0.01
 
 
-def test_the_hash_sees_every_token_and_its_place():
+def test_the_hash_depends_on_every_token_and_its_position():
     row = np.arange(1, 31, dtype=np.int16)
     changed = np.tile(row, (400, 1))
     changed[np.arange(400), np.arange(400) % 30] += 1 + np.arange(400) // 30
@@ -144,7 +144,7 @@ def test_a_split_without_any_problem_is_an_error():
     )
 
 
-def test_shuffled_visits_each_example_once_an_epoch():
+def test_shuffled_visits_each_example_once_per_epoch():
     for num in (1, 7, 50):
         epochs = shuffled(np.arange(4 * num), num, 3).reshape(4, num)
         assert np.all(np.sort(epochs, axis=1) == np.arange(num))
@@ -155,7 +155,7 @@ def test_shuffled_visits_each_example_once_an_epoch():
     assert np.any(shuffled(np.arange(100), 50, 4) != whole)
 
 
-def test_held_examples_are_shuffled():
+def test_examples_in_memory_are_shuffled():
     sampled = SHORT.sample(np.random.default_rng(0), np.full(30, 9))
     memory_source = InMemorySource(sampled, seed=1)
     assert isinstance(memory_source, Source) and len(memory_source) == 30

@@ -1,4 +1,4 @@
-"""Text as training data: windows, the corpus of a folder, words that lose nothing."""
+"""Text as training data: windows, the corpus of a folder, a lossless tokenizer."""
 
 import itertools
 
@@ -84,7 +84,7 @@ def test_a_batch_is_a_function_of_seed_and_step(tmp_path):
         ),
     ],
 )
-def test_token_files_that_cannot_work(tmp_path, tokens, size, message):
+def test_invalid_token_files_are_errors(tmp_path, tokens, size, message):
     if tokens is not None:
         save(tmp_path / "tokens.npy", tokens)
     with pytest.raises(ValueError, match=message):
@@ -93,7 +93,7 @@ def test_token_files_that_cannot_work(tmp_path, tokens, size, message):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Thirty files, and some that are left out."""
+    """Thirty files, and some that are excluded."""
     root = tmp_path / "library"
     for i in range(30):
         file = root / ("inner" if i % 2 else "test") / f"file_{i}.py"
@@ -106,7 +106,7 @@ def folder(tmp_path):
     return root
 
 
-def test_a_corpus_is_made_once_and_loses_nothing(folder, tmp_path):
+def test_a_corpus_is_prepared_once_and_lossless(folder, tmp_path):
     config, run = CorpusConfig(folder=str(folder), held_out_one_in=4), tmp_path / "run"
     summary = prepare_corpus(config, 340, run)
     tokenizer = SentencePieceTokenizer(run / "tokenizer.model")
@@ -143,7 +143,7 @@ def test_a_corpus_is_made_once_and_loses_nothing(folder, tmp_path):
         "<s></s> [ARI] <0x0A>",
     ],
 )
-def test_any_text_comes_back(folder, tmp_path, text):
+def test_any_text_is_restored(folder, tmp_path, text):
     prepare_corpus(CorpusConfig(folder=str(folder), held_out_one_in=4), 340, tmp_path)
     tokenizer = load_run_tokenizer(tmp_path, 8)
     ids = tokenizer.encode(text)
@@ -160,7 +160,7 @@ def test_any_text_comes_back(folder, tmp_path, text):
         ({}, 9000, "no vocabulary of 9000 tokens can be trained"),
     ],
 )
-def test_corpora_that_cannot_work(folder, tmp_path, changes, vocab_size, message):
+def test_invalid_corpora_are_errors(folder, tmp_path, changes, vocab_size, message):
     config = CorpusConfig(**{"folder": str(folder)} | changes)
     with pytest.raises(ValueError, match=message):
         prepare_corpus(config, vocab_size, tmp_path / "run")

@@ -1,5 +1,6 @@
-"""TFDS datasets: what is written is read again, exactly, and nothing else opens."""
+"""TFDS datasets: they are read exactly as written, and nothing else opens."""
 
+import json
 import pathlib
 import pickle
 import re
@@ -36,7 +37,7 @@ def make(path, task=SMALL, lengths=(1, 6), seed=3, num_train=40, num_test=20):
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    """A directory with one dataset a task."""
+    """A directory with one dataset per task."""
     path = tmp_path_factory.mktemp("data")
     for name, lengths in RANGES:
         make(path, TASKS[name](), lengths, num_train=NUM_TRAIN, num_test=NUM_TEST)
@@ -51,7 +52,7 @@ def same(one: Examples, other: Examples):
 
 @pytest.mark.parametrize("name, lengths", RANGES)
 @pytest.mark.parametrize("split, num", [("train", NUM_TRAIN), ("test", NUM_TEST)])
-def test_reads_what_synthetic_made(data_dir, name, lengths, split, num):
+def test_datasets_equal_their_synthetic_source(data_dir, name, lengths, split, num):
     task = TASKS[name]()
     source = tfds_source.open_tfds(task, lengths, data_dir, 8, split)
     assert len(source) == num
@@ -71,7 +72,7 @@ def test_vectors_are_as_drawn():
     assert vector.tolist() == drawn and vector.dtype == np.int16
 
 
-def test_every_example_comes_once_an_epoch(data_dir):
+def test_every_example_occurs_once_per_epoch(data_dir):
     source = tfds_source.open_tfds(TASKS["lis"](), (1, 23), data_dir, 0)
     first, second = (
         source.take(np.arange(NUM_TRAIN)),
@@ -114,7 +115,7 @@ def test_shards_join_in_order(tmp_path, monkeypatch):
 
 @pytest.fixture
 def done_here(monkeypatch):
-    """What workers do, one item after another, the last first; tests/beam has Beam."""
+    """Runs the workers' items here, the last one first; tests/beam uses Beam."""
 
     def run_on_workers(work, items, workers, scratch):
         items = pickle.loads(pickle.dumps([(work, item) for item in items]))
@@ -246,6 +247,17 @@ def test_interrupted_overwriting_leaves_the_old_dataset(tmp_path):
     tfds_builder.build(config, tmp_path, overwrite=True)
     assert len(tfds_source.open_tfds(SMALL, (1, 6), tmp_path, 0)) == 7
     assert [path.name for path in tmp_path.iterdir()] == ["relay_tasks"]
+
+
+def test_a_dataset_of_an_earlier_version_opens(tmp_path):
+    path = make(tmp_path, Arithmetic(5, right_heavy=True), num_test=0)
+    file = path / "metadata.json"
+    metadata = json.loads(file.read_text())
+    metadata["options"] = {"modulus": 5, "lean": True, "order": "leftmost"}
+    file.write_text(json.dumps(metadata))
+    path.parent.rename(path.parent.with_name("arithmetic_1_6_modulus_5_lean_True"))
+    task = Arithmetic(5, right_heavy=True)
+    assert len(tfds_source.open_tfds(task, (1, 6), tmp_path, 0)) == 40
 
 
 def test_missing_dataset_message(tmp_path):

@@ -95,7 +95,7 @@ def test_a_decoders_text_does_not_depend_on_longer_problems():
     assert (beside[:4, alone.shape[1] :] == PAD).all() and beside[4:, -1].any()
 
 
-def test_problems_are_test_problems_and_final_ones_are_others():
+def test_final_test_problems_differ_from_those_during_training():
     during, final = (
         accuracy.test_problems(TASK, [4, 5], 20, 0, final=f) for f in (False, True)
     )

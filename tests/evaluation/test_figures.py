@@ -38,16 +38,16 @@ def test_a_draft_tree_is_drawn_with_its_mask(tmp_path, monkeypatch):
 
 
 def test_a_model_has_one_color_and_one_label_in_all_panels(tmp_path, monkeypatch):
-    drawn, named = [], []
+    colors, labels = [], []
     draw, name = Axes.plot, Figure.legend
     patch = monkeypatch.setattr
-    patch(Axes, "plot", lambda *a, **k: (drawn.append(k["color"]), draw(*a, **k))[1])
-    patch(Figure, "legend", lambda *a, **k: (named.extend(a[2]), name(*a, **k))[1])
+    patch(Axes, "plot", lambda *a, **k: (colors.append(k["color"]), draw(*a, **k))[1])
+    patch(Figure, "legend", lambda *a, **k: (labels.extend(a[2]), name(*a, **k))[1])
     line = {"metric": "answer_accuracy", "value": 0.5, "seed": 0, "length": 3}
     pairs = [("lis", "ar"), ("lis", "other"), ("arithmetic", "other")]
     lines = [line | {"task": task, "model": model} for task, model in pairs]
     figures.accuracy_by_length(lines, "answer_accuracy", tmp_path / "figure.png")
-    assert drawn == ["C0", "C1", "C1"] and named == ["AR-CoT", "other"]
+    assert colors == ["C0", "C1", "C1"] and labels == ["AR-CoT", "other"]
 
 
 def test_a_parent_is_in_the_middle_of_its_children():

@@ -1,4 +1,4 @@
-"""Operations of a training step: against a count by hand, and against XLA's."""
+"""Operations of a training step against a count by hand and against XLA's count."""
 
 import dataclasses
 
@@ -24,17 +24,19 @@ def make_config(**changes):
 
 
 def test_a_count_by_hand():
-    words = MODEL.vocab_size
+    vocab_size = MODEL.vocab_size
     layer = 4 * 8 * 8 + 2 * 8 * 16  # query, key, value, out; up, down
     attention = 2 * 5 * 8  # scores with 5 keys and their mix, 2 heads of 4
     layers = 2 * (layer + attention)
-    assert flops.step_flops(make_config(), 3, 5) == 6 * 3 * 5 * (layers + 8 * words)
-    looped, answers = make_config(kind="looped"), 6 * 3 * 8 * words
-    told = 6 * 4 * 3 * 5 * (layers + 8 * words)
-    assert flops.step_flops(looped, 3, 5, num_loops=4) == told + answers
-    silent = dataclasses.replace(looped, loss=LossConfig(round_weight=0.0))
-    told = 6 * 4 * 3 * 5 * layers
-    assert flops.step_flops(silent, 3, 5, num_loops=4) == told + answers
+    assert flops.step_flops(make_config(), 3, 5) == 6 * 3 * 5 * (
+        layers + 8 * vocab_size
+    )
+    looped, in_answers = make_config(kind="looped"), 6 * 3 * 8 * vocab_size
+    in_rounds = 6 * 4 * 3 * 5 * (layers + 8 * vocab_size)
+    assert flops.step_flops(looped, 3, 5, num_loops=4) == in_rounds + in_answers
+    vanilla = dataclasses.replace(looped, loss=LossConfig(round_weight=0.0))
+    in_rounds = 6 * 4 * 3 * 5 * layers
+    assert flops.step_flops(vanilla, 3, 5, num_loops=4) == in_rounds + in_answers
 
 
 @pytest.mark.parametrize(
@@ -50,20 +52,20 @@ def test_entries_are_those_of_the_parameters(changes):
     config = make_config(**changes)
     leaves = named_leaves(init_params(config))
     heads = ("head/words", "round_head/words", "round_difference/kernel")
-    said = sum(leaves[name].size for name in heads if name in leaves)
+    in_heads = sum(leaves[name].size for name in heads if name in leaves)
     layers = sum(
         leaf.size
         for name, leaf in leaves.items()
         if name.startswith("layer") and name.endswith("kernel")
     )
-    assert flops.head_entries(config.model) == said
+    assert flops.head_entries(config.model) == in_heads
     assert flops.layer_entries(config.model) * config.model.num_layers == layers
 
 
 @pytest.mark.parametrize("kind", ("looped", "decoder"))
-def test_xla_counts_hardly_more(kind):
-    """What it counts beside the products is little where they are large. One layer and
-    one loop: it counts the body of a loop once, however often it runs."""
+def test_xla_counts_little_more(kind):
+    """XLA also counts elementwise operations, which are few beside large products. One
+    layer and one loop: it counts the body of a loop only once."""
     bucket = {"task": "arithmetic", "lengths": (3, 3), "max_rounds": 1}
     model = {"kind": kind, "num_layers": 1, "dim": 256, "mlp_dim": 1024, "dropout": 0.0}
     model |= {"num_numbers": 16, "activation": "relu"}
@@ -71,8 +73,8 @@ def test_xla_counts_hardly_more(kind):
     config = config_io.build(TrainConfig, {"model": model, "data": data})
     step = loader.step_at(0, open_buckets(config), config)
     state = jax.eval_shape(lambda: init_state(config, init_params(config)))
-    about = {"task": step.task, "num_loops": step.num_loops}
-    compiled = make_train_step(config).lower(state, step.batch, **about).compile()
+    static = {"task": step.task, "num_loops": step.num_loops}
+    compiled = make_train_step(config).lower(state, step.batch, **static).compile()
     if kind == "looped":
         width = step.batch.problem.shape[1]
     else:
@@ -83,7 +85,7 @@ def test_xla_counts_hardly_more(kind):
 
 @pytest.mark.parametrize("kind", ("looped", "decoder"))
 def test_a_run_is_its_steps(kind):
-    """Of buckets whose problems are all of one length, batches are as wide as can be."""
+    """If all problems of a bucket have one length, batches have the maximal width."""
     options = {"group": 5, "smallest": 41, "number_range": 99}
     whole = {"task": "lis", "lengths": (20, 20), "options": options}
     buckets = {"whole": whole | {"weight": 3.0}}

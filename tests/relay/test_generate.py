@@ -162,7 +162,7 @@ def test_an_answer_that_its_chain_does_not_reach_is_rejected(name, monkeypatch):
         np.testing.assert_array_equal(oracle, ~wrong)
 
 
-def test_a_decoder_has_no_answer_of_its_own_to_agree_with(tmp_path, monkeypatch):
+def test_a_decoder_needs_a_judge_to_agree_with(tmp_path, monkeypatch):
     model = ModelConfig(kind="decoder", num_numbers=64)
     run = lambda path: (TrainConfig(model=model), {})
     monkeypatch.setattr(checkpoint, "load_params", run)
@@ -171,9 +171,7 @@ def test_a_decoder_has_no_answer_of_its_own_to_agree_with(tmp_path, monkeypatch)
     assert not (tmp_path / "own").exists()  # the corrected command can use it
 
 
-def test_what_cannot_work_is_refused_before_the_directory_is_made(
-    tmp_path, monkeypatch
-):
+def test_invalid_configs_are_errors_before_the_directory_exists(tmp_path, monkeypatch):
     modulo = {"arithmetic": {"modulus": 5}, "edit_distance": {"max_extra": 2}}
     run = TrainConfig(
         model=ModelConfig(kind="looped", num_numbers=64),
@@ -322,7 +320,7 @@ def decoder(monkeypatch):
 
 
 @pytest.mark.parametrize("expected", ["none", "oracle"])
-def test_a_chain_without_an_answer_is_never_kept(tmp_path, decoder, expected):
+def test_a_chain_without_an_answer_never_passes(tmp_path, decoder, expected):
     config = chains_config(filter=expected, counts={"3": 8}, batch_size=12)
     share = generate.write_chains(config, tmp_path)
     assert share["unanswered_share"] == {3: 1 / 3} and share["kept_share"] == {3: 2 / 3}
@@ -375,10 +373,10 @@ def test_a_damaged_file_is_named_with_its_remedy(tmp_path, looped, kind):
     with pytest.raises(ValueError, match=message):
         read_chains(tmp_path, TASKS["lis"](**LIS), (3, 4), 0)
     (tmp_path / "summary.json").unlink()
-    if kind != "flipped":  # the flipped byte may lie outside the counts
+    if kind != "flipped":  # the flipped byte may be outside the counts
         with pytest.raises(ValueError, match=r"lis_004.npz .* remove it and the summ"):
             generate.write_chains(chains_config(), tmp_path)
-    file.unlink()  # what the message says
+    file.unlink()  # as the message suggests
     assert generate.write_chains(chains_config(), tmp_path).keys() == first.keys()
     assert len(read_chains(tmp_path, TASKS["lis"](**LIS), (3, 4), 0)) == 7
 

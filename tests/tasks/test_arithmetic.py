@@ -1,4 +1,4 @@
-"""Arithmetic against a recursive-descent reading of every expression."""
+"""Arithmetic against a recursive-descent parser."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,13 +16,13 @@ encode = TOKENIZER.encode
 
 
 def symbols(ids):
-    """Ids without padding -> a list of one string a token."""
+    """Ids without padding -> a list of strings, one per token."""
     return [SYMBOLS[i] for i in ids.tolist() if i != PAD]
 
 
 def parse(text):
     """`+ -` bind weaker than `* /`, all from left to right. An operation is
-    (operator, left, right, place of the operator), a number its place."""
+    (operator, left, right, index of the operator), a number is its index."""
     position = 0
 
     def level(operators, below):
@@ -71,7 +71,7 @@ def operations(tree):
 
 
 def reduce_leftmost(text, p):
-    """Does the leftmost operation of two numbers; a bracketed result loses its pair."""
+    """Does the leftmost operation on two numbers, and removes brackets around its value."""
     done = next(
         node
         for node in operations(parse(text))
@@ -94,7 +94,7 @@ def bracket_pairs(text):
 
 
 def means_the_same(text, other, rng, p=1_000_003):
-    """Whether two expressions over the same numbers are equal whatever these are."""
+    """Whether two expressions with the same numbers are equal for any such numbers."""
     count = sum(symbol.isdecimal() for symbol in text)
     drawn = rng.integers(1, p, size=count).tolist()
 
@@ -131,7 +131,7 @@ def test_every_chain_solves_its_problem(modulus, right_heavy):
         assert text == [str(answer - FIRST_NUMBER)]
 
 
-def test_brackets_stand_only_where_precedence_needs_them():
+def test_brackets_occur_only_where_precedence_needs_them():
     _, examples = sample(11, np.arange(800) % 12 + 1, seed=1)
     rng = np.random.default_rng(2)
     seen = 0
@@ -161,7 +161,7 @@ def test_needs_brackets_is_precedence(before, operator, after):
     assert needs_brackets(*map(np.array, ids)).tolist() == [needed]
 
 
-def test_operators_and_results_are_spread_evenly():
+def test_operators_and_results_are_equally_frequent():
     _, examples = sample(5, np.full(4000, 3))
     text = "".join("".join(symbols(row)) for row in examples.problem)
     for operator in "+-*/":
@@ -172,7 +172,7 @@ def test_operators_and_results_are_spread_evenly():
     assert set(numbers.tolist()) == set(range(5))
 
 
-def test_a_problem_grows_at_random_places():
+def test_a_problem_is_extended_at_random_positions():
     """With two operators the second one replaces either number, equally often."""
     _, examples = sample(11, np.full(4000, 2))
     bracketed = [symbols(row)[1:-1] for row in examples.problem]
@@ -183,7 +183,7 @@ def test_a_problem_grows_at_random_places():
     assert abs(right - 1 / 2 * (1 / 4 + 1 / 4 * 1 / 2 + 1 / 4 * 1 / 2)) < 0.02
 
 
-def test_half_of_right_heavy_expressions_are_long_with_much_left_of_what_is_due():
+def test_half_of_right_heavy_expressions_have_many_tokens_left_of_the_next_operation():
     def measure(right_heavy):
         _, examples = sample(5, np.full(4000, 4), right_heavy=right_heavy)
         size = np.sum(examples.problem != PAD, axis=1)
@@ -196,12 +196,12 @@ def test_half_of_right_heavy_expressions_are_long_with_much_left_of_what_is_due(
     (plain, size), (right_heavy_share, heavy_size) = measure(False), measure(True)
     assert plain.mean() < 0.12 and 0.17 < right_heavy_share.mean() < 0.25
     assert size.mean() + 0.7 < heavy_size.mean()
-    # The other half is as without `right_heavy`: short expressions are still met.
+    # The other half is as without `right_heavy`: short expressions still occur.
     assert 0.4 < np.mean(heavy_size == size.min()) / np.mean(size == size.min()) < 0.8
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 4])
-def test_bounds_are_reached_and_never_passed(length):
+def test_bounds_are_reached_and_never_exceeded(length):
     task, examples = sample(3, np.full(60_000 if length == 4 else 5000, length))
     size = (examples.problem != PAD).sum(axis=1)
     actual = (examples.rounds != PAD).sum(axis=-1)

@@ -34,7 +34,7 @@ def textbook(first, second):
 
 
 def strings(problem):
-    """s1 and s2 of a problem's tokens, whose layout is checked on the way."""
+    """s1 and s2 of a problem's tokens, whose layout is checked, too."""
     row = [int(i) for i in problem if i != PAD]
     assert row[0] == ED and row[-1] == SEP and row.count(BAR) == 1
     bar = row.index(BAR)
@@ -74,7 +74,7 @@ def test_distance_rows_of_long_strings():
     np.testing.assert_array_equal(distance_rows(first, second), expected)
 
 
-def test_two_pairs_in_five_are_unrelated():
+def test_two_pairs_in_five_are_independent():
     """With many letters and no room for insertions, a related pair has 1 to 40
     replacements; 40 (1 - 1/40)^k >= 15 letters stay on average. Unrelated strings
     agree in 40/15 places or fewer."""
@@ -86,7 +86,7 @@ def test_two_pairs_in_five_are_unrelated():
     assert abs(np.mean(np.array(agree) >= 9) - 0.6) < 0.04
 
 
-def test_letters_and_lengths_are_spread_as_stated():
+def test_letters_and_lengths_are_distributed_as_documented():
     _, examples = sample(np.full(4000, 30), using=5)
     pairs = [strings(problem) for problem in examples.problem]
     letters = [len(set(first) | set(second)) for first, second in pairs]
@@ -110,7 +110,7 @@ def test_every_number_of_edits_and_every_kind_occurs():
 
 
 @pytest.mark.parametrize("length", [1, 2, 5])
-def test_bounds_are_reached_and_never_passed(length):
+def test_bounds_are_reached_and_never_exceeded(length):
     task, examples = sample(np.full(5000, length), using=24)
     size = (examples.problem != PAD).sum(axis=1)
     entries = (examples.rounds != PAD).sum(axis=-1)

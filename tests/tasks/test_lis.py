@@ -16,7 +16,7 @@ encode = TaskTokenizer(300).encode
 
 
 def all_subsequences(numbers):
-    """For each place, the longest increasing one of all subsequences that end there."""
+    """For each number, the longest of all increasing subsequences that end with it."""
     best = [1] * len(numbers)
     for positions in itertools.product([False, True], repeat=len(numbers)):
         chosen = [i for i, taken in enumerate(positions) if taken]
@@ -133,7 +133,7 @@ def test_runs_are_planted_as_in_the_description(length):
 
 
 @pytest.mark.parametrize("length", [1, 9, 10, 11, 25])
-def test_bounds_are_reached_and_never_passed(length):
+def test_bounds_are_reached_and_never_exceeded(length):
     task, examples = sample(np.full(3000, length), smallest=26, number_range=52)
     size = (examples.problem != PAD).sum(axis=1)
     group_values = (examples.rounds != PAD).sum(axis=-1)
@@ -178,7 +178,7 @@ def test_scratchpad_is_as_drawn():
     assert space.shows_problem and not space.has_differences
 
 
-def test_memory_keeps_each_value_at_its_number(memories):
+def test_memory_has_each_value_below_its_number(memories):
     task, examples = sample(np.arange(40) % 23 + 1, group=5)
     loops = task.num_rounds(23)
     batch = looped_batch(examples, task, loops)
@@ -199,7 +199,7 @@ def test_memory_keeps_each_value_at_its_number(memories):
             for j, mark in enumerate(marks[t, b, :, 1].tolist()):
                 group_values = batch.rounds[t, b, j]
                 assert (mark > 0) == (group_values >= FIRST_NUMBER)
-                if mark:  # what is said here is the value of the number so marked
+                if mark:  # the value predicted here belongs to the number with the same pointer
                     assert group_values == FIRST_NUMBER + values[read[mark] - start]
 
 
@@ -216,8 +216,8 @@ def test_messages():
             sample([7, 20], smallest=smallest, number_range=number_range)
         assert str(error.value) == (
             f"lis: length 20 is out of range: with smallest {smallest} and "
-            f"number_range {number_range} it is at most 19 (numbers are above every "
-            "length, and those of a run are distinct)"
+            f"number_range {number_range} it is at most 19 (numbers must be above "
+            "every length, and distinct within a run)"
         )
     with pytest.raises(ValueError) as error:
         sample([0])

@@ -1,4 +1,4 @@
-"""What all tasks share: chains amount to their answers."""
+"""What all tasks share: chains arrive at their answers."""
 
 import re
 
@@ -10,7 +10,7 @@ from relay_jax.vocabulary import COMMA, FIRST_NUMBER, PAD, SEP
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_a_chain_amounts_to_its_answer(name):
+def test_a_chain_arrives_at_its_answer(name):
     task = TASKS[name]()
     length = np.random.default_rng(0).integers(1, 13, size=300)
     examples = task.sample(np.random.default_rng(1), length)
@@ -38,7 +38,7 @@ def test_a_chain_fits_its_size(name):
         ("lis", [[None], [None]], None),
     ],
 )
-def test_the_answer_is_read_off_wrong_chains_too(name, rounds, answer):
+def test_wrong_chains_have_answers_too(name, rounds, answer):
     marks = {",": COMMA, ";": SEP, None: PAD}
 
     def token(x):
@@ -50,14 +50,14 @@ def test_the_answer_is_read_off_wrong_chains_too(name, rounds, answer):
     assert found.tolist() == [token(answer)]
 
 
-def test_numbers_that_tokens_have_no_room_for_are_refused():
+def test_numbers_whose_tokens_do_not_fit_are_errors():
     room = np.iinfo(np.int16).max - FIRST_NUMBER
     rng, length = np.random.default_rng(0), np.array([1, 2])
     fits = TASKS["lis"](number_range=room + 1).sample(rng, length)
     assert fits.problem.max() <= np.iinfo(np.int16).max and fits.problem.min() >= 0
     message = (
-        f"lis: problems of length 2 hold numbers up to {room + 1}, but tokens have room "
-        f"for numbers up to {room}; use shorter problems or smaller numbers"
+        f"lis: problems of length 2 contain numbers up to {room + 1}, but tokens can "
+        f"only represent numbers up to {room}; use shorter problems or smaller numbers"
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         TASKS["lis"](number_range=room + 2).sample(rng, length)
