@@ -6,6 +6,7 @@ speed_by_drafter     REST: speed-up and accepted tokens per step for each drafte
 """
 
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
