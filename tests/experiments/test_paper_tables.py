@@ -77,7 +77,7 @@ def test_humaneval_is_resumed_and_executed(run, tmp_path):
     assert file.read_text().startswith(before)
     assert len(file.read_text().splitlines()) == 3
     if EXECUTE:
-        assert "pass@1, context: 0.0% of 3" in done.stdout
+        assert "pass@1, prompt_lookup: 0.0% of 3" in done.stdout
     other = refusal("humaneval", *arguments, "--nucleus")
     assert "holds answers with --nucleus=False, not True; give another" in other
     other = refusal("humaneval", *arguments, "--draft_depth=3")
