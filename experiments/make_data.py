@@ -5,9 +5,9 @@
         --num_train=100000000 --data_dir=DIR --runner=DirectRunner \
         --beam_options='--direct_num_workers=8 --direct_running_mode=multi_processing'
 
-Nothing that exists is replaced without --overwrite, and an interrupted run leaves
-nothing that a training run would open. With --runner, the workers of Apache Beam do the
-work, a file of 262,144 examples each, and write the same files; all see DIR.
+An existing dataset is replaced with --overwrite only, and an interrupted run leaves
+nothing that a training would open. With --runner, workers of Apache Beam write the same
+files, of 262,144 examples each; all of them need access to DIR.
 """
 
 import contextlib
@@ -25,20 +25,22 @@ from relay_jax.config import MAX_SEED
 from relay_jax.tasks import make_task
 
 _TASK = flags.DEFINE_string("task", None, "A task's name.", required=True)
-_LENGTHS = flags.DEFINE_string("lengths", None, "Shortest, longest.", required=True)
+_LENGTHS = flags.DEFINE_string("lengths", None, "FIRST,LAST.", required=True)
 _DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Where datasets are kept.", required=True
+    "data_dir", None, "The directory of TFDS datasets.", required=True
 )
-_OPTIONS = flags.DEFINE_string("options", "", "Options of the task, e.g. modulus=5.")
+_OPTIONS = flags.DEFINE_string("options", "", "Options of the task, such as modulus=5.")
 _NUM_TRAIN = flags.DEFINE_integer("num_train", 1_000_000, "Training examples.", 0)
 _NUM_TEST = flags.DEFINE_integer("num_test", 100_000, "Test examples.", 0)
-_SEED = flags.DEFINE_integer(
-    "seed", 0, "What the examples are drawn from.", 0, MAX_SEED
-)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the sampled examples.", 0, MAX_SEED)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the dataset.")
-_RUNNER = flags.DEFINE_string("runner", "", "Of Apache Beam, e.g. DirectRunner.")
+_RUNNER = flags.DEFINE_string(
+    "runner", "", "An Apache Beam runner, such as DirectRunner."
+)
 _BEAM_OPTIONS = flags.DEFINE_string(
-    "beam_options", "", "Of the runner, as on a command line: '--NAME=VALUE ...'."
+    "beam_options",
+    "",
+    "Options of the runner, as on a command line: '--NAME=VALUE ...'.",
 )
 
 
@@ -56,19 +58,19 @@ def main() -> None:
         num_train=_NUM_TRAIN.value,
         num_test=_NUM_TEST.value,
     )
-    # So that TFDS takes its unfinished files away when the run is stopped.
+    # On SIGTERM, TFDS removes its unfinished files.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     start = time.monotonic()
     with (
-        # The delay keeps the bar away from an error at the start.
+        # With the delay, an error at the start is not printed beside the bar.
         tqdm.tqdm(
             total=config.num_examples,
             unit=" examples",
             unit_scale=True,
             delay=0.5,
-            disable=bool(workers),  # they do not tell
+            disable=bool(workers),  # workers do not report progress
         ) as bar,
-        contextlib.redirect_stdout(io.StringIO()),  # TFDS prints of downloads
+        contextlib.redirect_stdout(io.StringIO()),  # TFDS prints about downloads
     ):
         path = tfds_builder.build(
             config, _DATA_DIR.value, _OVERWRITE.value, bar.update, workers
@@ -76,7 +78,7 @@ def main() -> None:
     seconds = time.monotonic() - start
     print(
         f"{path}: {config.num_train} training and {config.num_test} test examples in "
-        f"{seconds:.1f} s ({config.num_examples / seconds:,.0f} a second)"
+        f"{seconds:.1f} s ({config.num_examples / seconds:,.0f} per second)"
     )
 
 
@@ -87,8 +89,8 @@ def parse_options(text: str) -> dict[str, int | bool]:
         name, _, value = part.partition("=")
         if value not in ("True", "False") and not value.isdecimal():
             raise ValueError(
-                "--options must be name=number, name=True or name=False, with commas "
-                f"between several, got {text!r}"
+                "--options must be name=number, name=True or name=False, separated by "
+                f"commas, got {text!r}"
             )
         options[name] = int(value) if value.isdecimal() else value == "True"
     return options

@@ -1,4 +1,4 @@
-"""Figures and tables of the RELAY paper: what they need, made in pieces, drawn."""
+"""Figures and tables of the RELAY paper: what they require, measured in parts, drawn."""
 
 import math
 import os
@@ -149,7 +149,7 @@ def test_a_figure_in_pieces_is_the_figure_in_one(tmp_path, monkeypatch, capsys):
     assert not (cut / "multitask").exists()
     clock = types.SimpleNamespace(
         sleep=time.sleep
-    )  # stops once the first steps are told
+    )  # stops after the first recorded steps
     metrics = cut / "multitask" / "ar" / "metrics.jsonl"
     clock.monotonic = lambda: math.inf if metrics.exists() else 0.0
     with monkeypatch.context() as patch, pytest.raises(loop.Stopped):
@@ -177,21 +177,21 @@ def test_a_figure_in_pieces_is_the_figure_in_one(tmp_path, monkeypatch, capsys):
     assert (cut / "records.jsonl").read_bytes() == whole
 
     result = paper_figures.draw("figure_6", needs, plans, cut)
-    drawn = (cut / "figures" / "figure_6.png").read_bytes()
-    assert drawn.startswith(b"\x89PNG")
+    image = (cut / "figures" / "figure_6.png").read_bytes()
+    assert image.startswith(b"\x89PNG")
     assert "lis, length 6: round" in result and "records.jsonl" in result
     (cut / "multitask").rename(tmp_path / "away")  # records alone
     paper_figures.draw("figure_6", needs, plans, cut)
-    assert (cut / "figures" / "figure_6.png").read_bytes() == drawn
+    assert (cut / "figures" / "figure_6.png").read_bytes() == image
 
 
 def test_a_figure_by_length_is_drawn_from_the_lines_that_are_its_own(
     tmp_path, monkeypatch
 ):
     """Other experiments and models stand in the same records."""
-    drawn = []
+    calls = []
     monkeypatch.setattr(
-        paper_figures.figures, "accuracy_by_length", lambda *a: drawn.append(a)
+        paper_figures.figures, "accuracy_by_length", lambda *a: calls.append(a)
     )
     needs = FIGURES["2"]
     common = {"seed": 0, "metric": "answer_accuracy", "value": 1.0, "count": 8}
@@ -209,7 +209,7 @@ def test_a_figure_by_length_is_drawn_from_the_lines_that_are_its_own(
     files.write_lines(tmp_path / "records.jsonl", records)
     plans = paper_figures.read_experiments("small", needs)
     paper_figures.draw("figure_2", needs, plans, epath.Path(tmp_path))
-    ((lines, metric, file, trained),) = drawn
+    ((lines, metric, file, trained),) = calls
     assert metric == "answer_accuracy" and file.name == "figure_2.png"
     assert trained == {"arithmetic": (1, 3), "edit_distance": (1, 4), "lis": (1, 10)}
     assert [(line["experiment"], line["model"]) for line in lines] == [
@@ -335,9 +335,9 @@ def test_a_small_figure_from_end_to_end(figure, tmp_path):
     done = script(*options)
     assert done.returncode == 0, done.stderr
     assert f"figure: {tmp_path}/figures/figure_{figure}.png" in done.stdout
-    drawn = (tmp_path / "figures" / f"figure_{figure}.png").read_bytes()
+    image = (tmp_path / "figures" / f"figure_{figure}.png").read_bytes()
     before = (tmp_path / "records.jsonl").read_bytes()
     again = script(*options)
     assert again.returncode == 0, again.stderr
-    assert (tmp_path / "figures" / f"figure_{figure}.png").read_bytes() == drawn
+    assert (tmp_path / "figures" / f"figure_{figure}.png").read_bytes() == image
     assert (tmp_path / "records.jsonl").read_bytes() == before
