@@ -3,7 +3,7 @@
     DIR/config.json           the run's whole config
     DIR/params.safetensors    its parameters by their paths, as bfloat16
 
-Wherever a run is read (`checkpoint.load_params`), such a directory is one too.
+Such a directory can be read like any run directory (`checkpoint.load_params`).
 """
 
 import jax
@@ -21,42 +21,42 @@ FILE = "params.safetensors"
 
 
 def is_exported(folder: epath.PathLike) -> bool:
-    """Whether a directory holds parameters of this kind."""
+    """Whether a directory holds exported parameters."""
     return (epath.Path(folder) / FILE).exists()
 
 
 def write_params(
     folder: epath.PathLike, params: PyTree, dtype: str = "bfloat16"
 ) -> None:
-    """Writes the parameters; the config is its writer's."""
+    """Writes the parameters; the caller writes the config."""
     leaves = named_leaves(params).items()
     arrays = {name: np.asarray(jnp.asarray(leaf, dtype)) for name, leaf in leaves}
     write_atomically(epath.Path(folder) / FILE, save(arrays))
 
 
 def read_params(folder: epath.PathLike, like: PyTree) -> PyTree:
-    """The parameters, in the types and places of `like`.
+    """The parameters, with the types and shardings of `like`.
 
     Args:
-      like: shapes with their sharding, see `mesh.place`.
+      like: shapes with their shardings; see `sharding.with_shardings`.
 
     Raises:
-      ValueError: the file is damaged, or is another model's.
+      ValueError: the file is damaged, or belongs to another model.
     """
     file = epath.Path(folder) / FILE
     wanted = named_leaves(like)
     try:
-        with safe_open(file, "np") as stored:
-            arrays = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        with safe_open(file, "np") as tensors:
+            arrays = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{file} is damaged: {error}") from None
     for name in sorted(wanted.keys() | arrays.keys()):
-        there = arrays[name].shape if name in arrays else None
-        here = wanted[name].shape if name in wanted else None
-        if there != here:
+        found_shape = arrays[name].shape if name in arrays else None
+        wanted_shape = wanted[name].shape if name in wanted else None
+        if found_shape != wanted_shape:
             raise ValueError(
-                f"{file}: the parameter {name} has the shape {there}, by the config "
-                f"beside it it has {here}; take both from one run"
+                f"{file}: the parameter {name} has the shape {found_shape}, but the "
+                f"config beside it needs {wanted_shape}; take both from one run"
             )
     leaves = [
         jax.device_put(arrays[name].astype(leaf.dtype), leaf.sharding)

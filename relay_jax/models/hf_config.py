@@ -1,7 +1,7 @@
-"""The config.json of Hugging Face folders and ours: which decoder a folder holds.
+"""The config.json of Hugging Face folders and our decoder's config, both ways.
 
-Llama 1 to 3, CodeLlama and Vicuna are one architecture; Mistral adds a window, Qwen2
-biases. Whatever else a config asks for is an error, never passed over.
+Llama 1 to 3, CodeLlama and Vicuna are one architecture; Mistral adds a sliding window,
+Qwen2 adds biases. Everything else that a config asks for is an error, never ignored.
 """
 
 import dataclasses
@@ -15,13 +15,13 @@ from relay_jax import config_io
 from relay_jax.config import ModelConfig, PositionConfig
 from relay_jax.files import read_json
 
-# Name of theirs -> their model_type.
+# Architecture -> model_type.
 ARCHITECTURES = {
     "LlamaForCausalLM": "llama",
     "MistralForCausalLM": "mistral",
     "Qwen2ForCausalLM": "qwen2",
 }
-# What must have one value, which is also what a missing key means.
+# Keys with one supported value, which is also the default.
 FIXED = {
     "hidden_act": "silu",
     "attention_bias": False,
@@ -30,7 +30,7 @@ FIXED = {
     "partial_rotary_factor": 1.0,
     "quantization_config": None,
 }
-# RoPE scaling: fields of theirs and of `PositionConfig`.
+# RoPE type -> its keys -> fields of `PositionConfig`.
 ROPE_FIELDS = {
     "default": {},
     "linear": {"factor": "rope_factor"},
@@ -41,11 +41,10 @@ ROPE_FIELDS = {
         "original_max_position_embeddings": "rope_length",
     },
 }
-GENERATION = "generation_config.json"  # what it tells goes before the config
+GENERATION = "generation_config.json"  # has priority over config.json
 SPECIAL = ("bos_token_id", "eos_token_id")
-LARGEST = 1 << 20  # of all sizes
-# Where a config does not tell.
-EPSILON, ROPE_BASE, MISTRAL_WINDOW = 1e-6, 10_000.0, 4096
+MAX_SIZE = 1 << 20  # of every size in a config
+EPSILON, ROPE_BASE, MISTRAL_WINDOW = 1e-6, 10_000.0, 4096  # defaults
 
 
 def is_hugging_face(folder: epath.PathLike) -> bool:
@@ -56,14 +55,14 @@ def is_hugging_face(folder: epath.PathLike) -> bool:
 
 
 def read_model(folder: epath.PathLike, dtype: str = "") -> ModelConfig:
-    """The decoder of a Hugging Face folder.
+    """The config of the decoder in a Hugging Face folder.
 
     Args:
-      dtype: of parameters and compute; by default that of the folder.
+      dtype: of parameters and compute; by default the folder's.
 
     Raises:
-      ValueError: it is no such folder; an unsupported architecture, RoPE type or
-        setting; a missing key.
+      ValueError: it is not such a folder; an architecture, RoPE type or setting is not
+        supported; a key is missing.
     """
     if not is_hugging_face(folder):
         raise ValueError(
@@ -75,11 +74,13 @@ def read_model(folder: epath.PathLike, dtype: str = "") -> ModelConfig:
 
 
 def read_special(folder: epath.PathLike, key: str) -> tuple[int, ...]:
-    """The token ids that a folder names under a key of `SPECIAL`: in its
-    generation_config.json, else its config.json; none where neither tells.
+    """The token ids under a key of `SPECIAL`, such as all ids that end a text.
+
+    They are read from generation_config.json, or else from config.json; () if neither
+    has the key.
 
     Raises:
-      ValueError: it names something else.
+      ValueError: the value is not a token id or a list of them.
     """
     for name in (GENERATION, "config.json"):
         file = epath.Path(folder) / name
@@ -96,7 +97,7 @@ def read_special(folder: epath.PathLike, key: str) -> tuple[int, ...]:
 
 
 def special_token_fields(special: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """What `read_special` reads, for a file: an id, or a list of several."""
+    """The entries of a config.json that `read_special` reads back."""
     pairs = special.items()
     return {key: ids[0] if len(ids) == 1 else list(ids) for key, ids in pairs if ids}
 
@@ -104,14 +105,29 @@ def special_token_fields(special: Mapping[str, tuple[int, ...]]) -> dict[str, An
 def write_model(
     model: ModelConfig, special: Mapping[str, tuple[int, ...]] | None = None
 ) -> dict[str, Any]:
-    """The config.json of a decoder.
+    """The contents of a config.json for a decoder.
 
     Args:
-      special: token ids by the keys of `SPECIAL`, as `read_special` gives them.
+      special: token ids by the keys of `SPECIAL`, as `read_special` returns them.
 
     Raises:
-      ValueError: no architecture of theirs is like it.
+      ValueError: no supported architecture computes what this decoder does.
     """
+    values = _to_json(model) | special_token_fields(special or {})
+    # What the written config would be read as must be the decoder itself.
+    read = config_io.to_dict(_parse(values, "config.json"))
+    for key in ("kind", "norm", "activation", "qkv_bias", "number_code", "position"):
+        wanted = config_io.to_dict(model)[key]
+        if read[key] != wanted:
+            raise ValueError(
+                f"no Hugging Face architecture is like this decoder: its {key} is "
+                f"{wanted!r}; the nearest one, {values['architectures'][0]}, has "
+                f"{read[key]!r}"
+            )
+    return values
+
+
+def _to_json(model: ModelConfig) -> dict[str, Any]:
     position = model.position
     architecture = "LlamaForCausalLM"
     if model.qkv_bias:
@@ -141,89 +157,92 @@ def write_model(
         scaling = {theirs: getattr(position, ours) for theirs, ours in fields}
         values["rope_scaling"] = {"rope_type": position.rope_scaling} | scaling
     if model.context_length:
-        length = round(model.context_length / _stretch(position))
+        length = round(model.context_length / _context_factor(position))
         values["max_position_embeddings"] = length
-    values |= special_token_fields(special or {})
-    # What such a config would be read as must be the decoder itself.
-    read = config_io.to_dict(_parse(values, "config.json"))
-    for key in ("kind", "norm", "activation", "qkv_bias", "number_code", "position"):
-        wanted = config_io.to_dict(model)[key]
-        if read[key] != wanted:
-            raise ValueError(
-                f"no Hugging Face architecture is like this decoder: its {key} is "
-                f"{wanted!r}; the nearest one, {architecture}, has {read[key]!r}"
-            )
     return values
 
 
 def _parse(values: dict[str, Any], file: str, dtype: str = "") -> ModelConfig:
-    named = values["architectures"]
-    name = named[0] if named and isinstance(named, list) else named
+    """The decoder of a parsed config.json; `file` is for messages."""
+    names = values["architectures"]
+    name = names[0] if names and isinstance(names, list) else names
     if name not in list(ARCHITECTURES):
         raise ValueError(
             f"{file}: the architecture {name} is not supported; supported are "
             f"{', '.join(ARCHITECTURES)}"
         )
-    # Where RoPE is told of: transformers 5 has one place, older ones have two.
-    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
-    is_dict = isinstance(rope, dict)
-    if not is_dict:
-        raise ValueError(f"{file}: the settings of RoPE must be a dict, got {rope!r}")
+    rope = _find_rope(values, file)
     for key, wanted in FIXED.items():
         found = values.get(key, rope.get(key, wanted))
         if found != wanted:
             raise ValueError(
                 f"{file}: {key} is {found!r}; only {wanted!r} is supported"
             )
-
-    def size(key: str, minimum: int = 1, default: int | None = None) -> int:
-        found = values.get(key)
-        found = default if found is None else found
-        if type(found) is not int or not minimum <= found <= LARGEST:
-            raise ValueError(
-                f"{file}: {key} must be a whole number from {minimum} to {LARGEST}, got "
-                f"{found!r}"
-            )
-        return found
-
     kind = ARCHITECTURES[name]
-    num_heads = size("num_attention_heads")
     dtype = dtype or values.get("dtype") or values.get("torch_dtype") or "float32"
-    model = {
+    position = _parse_rope(rope, values.get("rope_theta") or ROPE_BASE, file)
+    if kind == "mistral":
+        window = 0 if "sliding_window" in values else MISTRAL_WINDOW  # null: none
+        position["window"] = _size(values, "sliding_window", file, 0, window)
+    model = _sizes(values, file) | {
         "kind": "decoder",
-        "num_layers": size("num_hidden_layers"),
-        "dim": size("hidden_size"),
-        "num_heads": num_heads,
-        "num_kv_heads": size("num_key_value_heads", default=num_heads),
-        "head_dim": size("head_dim", 0, default=0),
         "qkv_bias": kind == "qwen2",
-        "mlp_dim": size("intermediate_size"),
         "norm": "rms",
         "norm_epsilon": _positive(values, "rms_norm_eps", file, EPSILON),
         "activation": "swiglu",
         "dropout": 0.0,
-        "text_vocab_size": size("vocab_size"),
         "tie_embeddings": values.get("tie_word_embeddings", False),
         "dtype": dtype,
         "param_dtype": dtype,
-        "position": _parse_rope(rope, values.get("rope_theta") or ROPE_BASE, file),
+        "position": position,
     }
-    if kind == "mistral":
-        window = 0 if "sliding_window" in values else MISTRAL_WINDOW  # null: none
-        model["position"]["window"] = size("sliding_window", 0, default=window)
     built = config_io.build(ModelConfig, model, file)
     _check_heads(built, file)
-    length = size("max_position_embeddings", 0, default=0) * _stretch(built.position)
+    length = _size(values, "max_position_embeddings", file, 0, 0)
     return dataclasses.replace(
         built,
         num_kv_heads=built.resolved_num_kv_heads,
         head_dim=built.resolved_head_dim,
-        context_length=int(length),
+        context_length=int(length * _context_factor(built.position)),
     )
 
 
+def _sizes(values: dict[str, Any], file: str) -> dict[str, int]:
+    """The sizes of a config.json as fields of `ModelConfig`."""
+    num_heads = _size(values, "num_attention_heads", file)
+    return {
+        "num_layers": _size(values, "num_hidden_layers", file),
+        "dim": _size(values, "hidden_size", file),
+        "num_heads": num_heads,
+        "num_kv_heads": _size(values, "num_key_value_heads", file, default=num_heads),
+        "head_dim": _size(values, "head_dim", file, 0, 0),
+        "mlp_dim": _size(values, "intermediate_size", file),
+        "text_vocab_size": _size(values, "vocab_size", file),
+    }
+
+
+def _size(values: dict, key: str, file: str, low: int = 1, default: Any = None) -> int:
+    found = values.get(key)
+    found = default if found is None else found
+    if type(found) is not int or not low <= found <= MAX_SIZE:
+        raise ValueError(
+            f"{file}: {key} must be a whole number from {low} to {MAX_SIZE}, got "
+            f"{found!r}"
+        )
+    return found
+
+
+def _find_rope(values: dict[str, Any], file: str) -> dict[str, Any]:
+    """RoPE's settings: transformers 5 has one key for them, older versions have two."""
+    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    is_dict = isinstance(rope, dict)
+    if not is_dict:
+        raise ValueError(f"{file}: the settings of RoPE must be a dict, got {rope!r}")
+    return rope
+
+
 def _parse_rope(rope: dict[str, Any], base: float, file: str) -> dict[str, Any]:
-    """RoPE as fields of `PositionConfig`; `base` where it does not tell."""
+    """RoPE's settings as fields of `PositionConfig`; `base` is the default base."""
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind not in list(ROPE_FIELDS):
         raise ValueError(
@@ -246,9 +265,9 @@ def _parse_rope(rope: dict[str, Any], base: float, file: str) -> dict[str, Any]:
     return {"rope_base": _positive(rope, "rope_theta", file, base)} | scaling | fields
 
 
-def _stretch(position: PositionConfig) -> float:
-    """By how much a text may be longer than `max_position_embeddings` tells: linear RoPE
-    is told with the length from before it was stretched, llama3 with that from after."""
+def _context_factor(position: PositionConfig) -> float:
+    """The context length over `max_position_embeddings`, which is the length before
+    stretching for linear RoPE scaling, but the length after it for llama3's."""
     return position.rope_factor if position.rope_scaling == "linear" else 1.0
 
 
@@ -262,17 +281,18 @@ def _positive(
 
 
 def _check_heads(model: ModelConfig, file: str) -> None:
-    if model.num_heads % model.resolved_num_kv_heads:
+    num_kv_heads, head_dim = model.resolved_num_kv_heads, model.resolved_head_dim
+    if model.num_heads % num_kv_heads:
         raise ValueError(
             f"{file}: num_attention_heads ({model.num_heads}) must be a multiple of "
-            f"num_key_value_heads ({model.resolved_num_kv_heads})"
+            f"num_key_value_heads ({num_kv_heads})"
         )
     if not model.head_dim and model.dim % model.num_heads:
         raise ValueError(
             f"{file}: without a head_dim, hidden_size ({model.dim}) must be a multiple "
             f"of num_attention_heads ({model.num_heads})"
         )
-    if model.resolved_head_dim % 2:
+    if head_dim % 2:
         raise ValueError(
-            f"{file}: the width of a head must be even for RoPE, got {model.resolved_head_dim}"
+            f"{file}: the width of a head must be even for RoPE, got {head_dim}"
         )

@@ -1,17 +1,17 @@
-"""Hugging Face model folders and the decoder: Llama and its relatives, both ways.
+"""Hugging Face weights and the decoder's parameters: Llama and its relatives, both ways.
 
-    ours, [l, ...] over all layers       theirs, a tensor a layer
+    ours, [l, ...] over all layers       theirs, one tensor per layer
     layers/attention/query/kernel        model.layers.7.self_attn.q_proj.weight
                     [l, d, h, e]                                 [h e, d]
 
-Every matrix of theirs is the transpose of ours, with heads and their width in one axis.
-Tensors go one by one from their file, in the parts that each device needs, to their
-place in the stacked leaf: the host holds one tensor at a time, never the model.
+Their matrices are transposed, with heads and head width in one axis. Tensors are copied
+one by one from their file into the stacked leaf, each device reading the part that it
+needs: the host holds one tensor at a time, never the whole model.
 """
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -33,7 +33,7 @@ from relay_jax.models.sharding import named_leaves, with_shardings
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 5_000_000_000
 DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
-NOT_WEIGHTS = ("rotary_emb.inv_freq",)  # of old files; computed from the config here
+IGNORED = ("rotary_emb.inv_freq",)  # in old files; computed from the config here
 
 HEAD = "lm_head.weight"
 LAYER = "model.layers.{}."
@@ -57,11 +57,11 @@ TENSORS = {
 
 
 class Leaf(NamedTuple):
-    """One parameter of ours, and the tensors that it is made of."""
+    """One parameter of ours, and the tensors that it consists of."""
 
     path: str
     ours: jax.ShapeDtypeStruct  # with its sharding
-    names: list[str]  # one for each layer if the parameter is stacked, else one
+    names: list[str]  # one tensor per layer if the parameter is stacked, else one
 
     @property
     def is_stacked(self) -> bool:
@@ -82,9 +82,9 @@ class Leaf(NamedTuple):
 
     @property
     def their_sharding(self) -> NamedSharding:
-        """Where a tensor lies, so that its place in the leaf is on the same device."""
+        """The sharding of a tensor for which no data moves into the leaf's shards."""
         ours = self.ours.sharding
-        spec = (*ours.spec, None, None)  # an axis that is not told of is not spread
+        spec = (*ours.spec, None, None)  # axes that a spec leaves out are replicated
         spec = spec[1:3] if self.is_stacked else spec[:2]
         spec = spec[::-1] if self.is_transposed else spec
         return NamedSharding(ours.mesh, P(*spec[: len(self.their_shape)]))
@@ -93,25 +93,30 @@ class Leaf(NamedTuple):
 def load_params(
     folder: epath.PathLike, model: ModelConfig, mesh: Mesh | None = None
 ) -> PyTree:
-    """The decoder's parameters, as `model.param_dtype`, spread over the mesh.
+    """The decoder's parameters, as `model.param_dtype`, sharded over the mesh.
 
     Args:
-      model: of the folder, see `architecture.read_model`.
-      mesh: of `mesh.make_mesh`; by default the first device alone.
+      model: the folder's, see `hf_config.read_model`.
+      mesh: see `sharding.make_mesh`; by default the first device alone.
 
     Raises:
-      ValueError: a file or tensor is missing, of another shape or type, or is one that
-        the decoder has no place for. Nothing has been read by then.
+      ValueError: a file or tensor is missing, has another shape or type, or is unknown
+        to the decoder. No tensor has been read by then.
     """
     files = _find_tensors(epath.Path(folder))
     leaves, structure = _leaves(model, mesh)
-    _check(files, leaves, epath.Path(folder))
+    _check_tensors(files, leaves, epath.Path(folder))
     return jax.tree.unflatten(structure, [_load_leaf(leaf, files) for leaf in leaves])
 
 
 def check(folder: epath.PathLike, model: ModelConfig) -> None:
-    """Raises ValueError where `load_params` would; reads headers alone."""
-    _check(_find_tensors(epath.Path(folder)), _leaves(model)[0], epath.Path(folder))
+    """Checks a folder's weights by the headers of its files alone.
+
+    Raises:
+      ValueError: see `load_params`.
+    """
+    files = _find_tensors(epath.Path(folder))
+    _check_tensors(files, _leaves(model)[0], epath.Path(folder))
 
 
 def save_params(
@@ -124,34 +129,41 @@ def save_params(
     """Writes the weights and config.json of a folder that transformers reads.
 
     Args:
-      shard_bytes: of a file, at most.
-      special: token ids for the config, see `write_model`.
+      shard_bytes: the maximal size of a file.
+      special: token ids for the config, see `hf_config.write_model`.
 
     Raises:
-      ValueError: no architecture of theirs is like this decoder.
+      ValueError: no supported architecture computes what this decoder does.
     """
     folder = epath.Path(folder)
     config = write_model(model, special)
     folder.mkdir(parents=True, exist_ok=True)
-    leaves, _ = _leaves(model)
-    groups, room = [[]], shard_bytes
-    for leaf, stored in zip(leaves, jax.tree.leaves(params), strict=True):
-        size = math.prod(leaf.their_shape) * stored.dtype.itemsize
-        for number, name in enumerate(leaf.names):
-            if groups[-1] and size > room:
-                groups, room = [*groups, []], shard_bytes
-            groups[-1].append((name, functools.partial(_tensor, stored, leaf, number)))
-            room -= size
-    weight_map = {}
-    for number, group in enumerate(groups, 1):
-        several = f"model-{number:05d}-of-{len(groups):05d}.safetensors"
-        file = WEIGHTS if len(groups) == 1 else several
-        tensors = {name: make() for name, make in group}
+    shards, weight_map = _split_shards(params, model, shard_bytes), {}
+    for number, shard in enumerate(shards, 1):
+        numbered = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        file = WEIGHTS if len(shards) == 1 else numbered
+        tensors = {name: make_tensor() for name, make_tensor in shard.items()}
         save_file(tensors, str(folder / file), {"format": "pt"})
         weight_map |= dict.fromkeys(tensors, file)
-    if len(groups) > 1:
+    if len(shards) > 1:
         write_json(folder / INDEX, {"metadata": {}, "weight_map": weight_map})
     write_json(folder / "config.json", config)
+
+
+def _split_shards(
+    params: PyTree, model: ModelConfig, shard_bytes: int
+) -> list[dict[str, Callable[[], np.ndarray]]]:
+    """For each file its tensors by name, as functions that copy them from the device."""
+    shards, room = [{}], shard_bytes
+    leaves, _ = _leaves(model)
+    for leaf, array in zip(leaves, jax.tree.leaves(params), strict=True):
+        size = math.prod(leaf.their_shape) * array.dtype.itemsize
+        for layer, name in enumerate(leaf.names):
+            if shards[-1] and size > room:
+                shards, room = [*shards, {}], shard_bytes
+            shards[-1][name] = functools.partial(_to_tensor, array, leaf, layer)
+            room -= size
+    return shards
 
 
 def _leaves(model: ModelConfig, mesh: Mesh | None = None) -> tuple[list[Leaf], Any]:
@@ -167,14 +179,18 @@ def _leaves(model: ModelConfig, mesh: Mesh | None = None) -> tuple[list[Leaf], A
 
 
 def _find_tensors(folder: epath.Path) -> dict[str, epath.Path]:
-    """The file of every tensor in a folder. Raises ValueError where a file is missing."""
+    """The file of each tensor in a folder.
+
+    Raises:
+      ValueError: a file is missing or damaged.
+    """
     if (folder / INDEX).exists():
         files = _named_files(folder / INDEX)
     elif (folder / WEIGHTS).exists():
         files = [WEIGHTS]
     else:
         raise ValueError(
-            f"{folder} has neither {WEIGHTS} nor {INDEX}; weights of another kind "
+            f"{folder} has neither {WEIGHTS} nor {INDEX}; weights in another format "
             "(pytorch_model.bin) must be saved as safetensors first, as save_pretrained "
             "of transformers does"
         )
@@ -183,8 +199,8 @@ def _find_tensors(folder: epath.Path) -> dict[str, epath.Path]:
         if not (folder / file).exists():
             raise ValueError(f"{folder / file} is missing, though {INDEX} names it")
         try:
-            with safe_open(folder / file, "np") as stored:
-                found |= dict.fromkeys(stored.keys(), folder / file)
+            with safe_open(folder / file, "np") as tensors:
+                found |= dict.fromkeys(tensors.keys(), folder / file)
         except SafetensorError as error:
             raise ValueError(f"{folder / file} is damaged: {error}") from None
     return found
@@ -192,78 +208,90 @@ def _find_tensors(folder: epath.Path) -> dict[str, epath.Path]:
 
 def _named_files(index: epath.Path) -> list[str]:
     """The files that an index names."""
-    named = read_json(index).get("weight_map")
-    named = list(named.values()) if isinstance(named, dict) else []
-    if not named or not all(isinstance(file, str) for file in named):
+    weight_map = read_json(index).get("weight_map")
+    names = list(weight_map.values()) if isinstance(weight_map, dict) else []
+    if not names or not all(isinstance(file, str) for file in names):
         raise ValueError(
             f"{index} must have a weight_map that names the file of each tensor; save "
             "the model again"
         )
-    return sorted(set(named))
+    return sorted(set(names))
 
 
-def _check(files: dict[str, epath.Path], leaves: list[Leaf], folder) -> None:
-    """Raises ValueError unless the tensors are those of the leaves; reads headers."""
+def _check_tensors(
+    files: dict[str, epath.Path], leaves: list[Leaf], folder: epath.Path
+) -> None:
+    """Checks that the tensors are those of the leaves; reads headers only.
+
+    Raises:
+      ValueError: a tensor is missing, unknown, or of another shape or type.
+    """
     wanted = {name: leaf for leaf in leaves for name in leaf.names}
-    passed_over = {HEAD} - set(wanted)  # a copy of tied words
     missing = [name for name in wanted if name not in files]
     if missing:
         raise ValueError(f"{folder} has no {missing[0]}, which its config asks for")
+    is_tied = HEAD not in wanted  # then a file may hold a copy of the input embedding
     for file in sorted(set(files.values())):
-        with safe_open(file, "np") as stored:
-            for name in stored.keys():  # noqa: SIM118 (not a dict)
-                if name in passed_over or name.endswith(NOT_WEIGHTS):
+        with safe_open(file, "np") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (not a dict)
+                if name.endswith(IGNORED) or (is_tied and name == HEAD):
                     continue
                 if name not in wanted:
                     raise ValueError(
-                        f"{file} holds {name}, for which the decoder has no place"
+                        f"{file} holds {name}, which is unknown to the decoder"
                     )
-                part, shape = stored.get_slice(name), wanted[name].their_shape
-                if tuple(part.get_shape()) != shape:
-                    raise ValueError(
-                        f"{name} in {file} has the shape {tuple(part.get_shape())}; by "
-                        f"the folder's config it must be {shape}"
-                    )
-                if part.get_dtype() not in DTYPES:
-                    raise ValueError(
-                        f"{name} in {file} is of type {part.get_dtype()}; only "
-                        f"{', '.join(DTYPES)} can be read, quantised weights cannot"
-                    )
+                _check_header(name, tensors.get_slice(name), wanted[name], file)
+
+
+def _check_header(name: str, header: Any, leaf: Leaf, file: epath.Path) -> None:
+    shape = tuple(header.get_shape())
+    if shape != leaf.their_shape:
+        raise ValueError(
+            f"{name} in {file} has the shape {shape}; by the folder's config it must be "
+            f"{leaf.their_shape}"
+        )
+    if header.get_dtype() not in DTYPES:
+        raise ValueError(
+            f"{name} in {file} is of type {header.get_dtype()}; only "
+            f"{', '.join(DTYPES)} can be read, quantised weights cannot"
+        )
 
 
 def _load_leaf(leaf: Leaf, files: dict[str, epath.Path]) -> jax.Array:
+    """A parameter of ours, on the devices."""
+
     def read(name: str) -> jax.Array:
-        """A tensor on the devices; each part is read for those that hold it."""
-        with safe_open(files[name], "np") as stored:
-            part = stored.get_slice(name)
+        """A tensor on the devices; each of them reads its shard."""
+        with safe_open(files[name], "np") as tensors:
+            tensor = tensors.get_slice(name)
             return jax.make_array_from_callback(
                 leaf.their_shape,
                 leaf.their_sharding,
-                lambda index: part[index].astype(leaf.ours.dtype),
+                lambda index: tensor[index].astype(leaf.ours.dtype),
             )
 
     if not leaf.is_stacked:
         return read(leaf.names[0])
     put = jax.jit(
-        functools.partial(_put, is_transposed=leaf.is_transposed),
+        functools.partial(_put_layer, is_transposed=leaf.is_transposed),
         donate_argnums=0,
         out_shardings=leaf.ours.sharding,
     )
     stacked = jnp.zeros(leaf.ours.shape, leaf.ours.dtype, device=leaf.ours.sharding)
     for layer, name in enumerate(leaf.names):
-        # Waited for, or else all tensors would stand in the host's memory at once.
+        # Without waiting, all tensors would be in the host's memory at once.
         stacked = jax.block_until_ready(put(stacked, read(name), layer))
     return stacked
 
 
-def _put(stacked, tensor, layer, *, is_transposed: bool):
+def _put_layer(stacked, tensor, layer, *, is_transposed: bool):
     tensor = tensor.T if is_transposed else tensor
     return stacked.at[layer].set(tensor.reshape(stacked.shape[1:]))
 
 
-def _tensor(stored: jax.Array, leaf: Leaf, number: int) -> np.ndarray:
+def _to_tensor(array: jax.Array, leaf: Leaf, layer: int) -> np.ndarray:
     """One tensor of theirs from a parameter of ours."""
-    array = np.asarray(stored[number] if leaf.is_stacked else stored)
+    part = np.asarray(array[layer] if leaf.is_stacked else array)
     if leaf.is_transposed:
-        array = array.reshape(len(array), -1).T
-    return np.ascontiguousarray(array.reshape(leaf.their_shape))
+        part = part.reshape(len(part), -1).T
+    return np.ascontiguousarray(part.reshape(leaf.their_shape))

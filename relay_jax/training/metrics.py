@@ -1,4 +1,4 @@
-"""Where a run's measurements go: JSON lines, TensorBoard, and a trace of some steps."""
+"""Metrics of a run: JSON lines, TensorBoard, and a profile of some of its steps."""
 
 import datetime
 import math
@@ -15,9 +15,10 @@ from relay_jax.config import TrainConfig
 from relay_jax.evaluation.accuracy import DETAILS
 from relay_jax.evaluation.flops import step_flops
 from relay_jax.training import checkpoint
+from relay_jax.training.step import TrainState
 
-# Dense bfloat16 operations a second of a device, by a part of its name (data sheets).
-PEAKS = {
+# Peak dense bfloat16 operations per second of a device, by a part of its name (data sheets).
+PEAK_FLOPS = {
     "A100": 312e12,
     "H100": 989e12,
     "H200": 989e12,
@@ -28,49 +29,56 @@ PEAKS = {
 }
 
 
-class Work(NamedTuple):
-    """What has been computed."""
+class Workload(NamedTuple):
+    """What one or several steps compute."""
 
     examples: int = 0
-    tokens: int = 0  # positions, those of all loops
-    flops: int = 0  # that the model needs, see `evaluation.flops`
+    tokens: int = 0  # positions, in all loops
+    flops: int = 0  # that the model needs; see `evaluation.flops`
 
 
-def measure(
+def step_workload(
     config: TrainConfig, batch: LoopedBatch | DecoderBatch, num_loops: int
-) -> Work:
-    """The work of one step."""
+) -> Workload:
+    """The workload of one training step."""
     is_looped = isinstance(batch, LoopedBatch)
     examples, width = batch.problem.shape if is_looped else batch.tokens.shape
     width -= not is_looped  # the last token of a text predicts nothing
     loops = num_loops if is_looped else 1
-    told = batch.rounds.shape[-1] if isinstance(batch, LoopedBatch) else width
-    flops = step_flops(config, examples, width, loops, told)
-    return Work(examples, examples * width * loops, flops)
+    columns = batch.rounds.shape[-1] if isinstance(batch, LoopedBatch) else width
+    flops = step_flops(config, examples, width, loops, columns)
+    return Workload(examples, examples * width * loops, flops)
 
 
-class Trace:
-    """A profile of some steps in DIR/profile, for TensorBoard or Perfetto."""
+class Profiler:
+    """Writes a profile of some steps to DIR/profile, for TensorBoard or Perfetto."""
 
     def __init__(self, folder: epath.Path, steps: range):
         self.folder, self.steps, self.is_on = folder / "profile", steps, False
 
-    def before(self, step: int) -> None:
-        """Begins at the first of the steps that this process takes: it may go on within."""
+    def before_step(self, step: int) -> None:
+        """Starts at the first profiled step that this process runs."""
         if step in self.steps and not self.is_on:
             jax.profiler.start_trace(str(self.folder))
             self.is_on = True
 
-    def after(self, step: int, metrics: dict, is_last: bool = False) -> None:
-        """`is_last`: the process stops."""
+    def after_step(self, step: int, metrics: dict, is_last: bool = False) -> None:
+        """Stops after the last profiled step, or when the process stops (`is_last`)."""
         if self.is_on and (is_last or step == self.steps[-1]):
             jax.block_until_ready(metrics)
             jax.profiler.stop_trace()
             self.is_on = False
 
 
-class Log:
-    """The measurements of one run."""
+class MetricsWriter:
+    """Writes the metrics of one run, and its accuracy, to its directory.
+
+    Args:
+      path: the run directory.
+      num_devices: that the run uses.
+      start: steps that were done before this process.
+      seconds: of training before this process.
+    """
 
     def __init__(
         self,
@@ -78,15 +86,15 @@ class Log:
         config: TrainConfig,
         num_devices: int,
         start: int,
-        spent: float,
+        seconds: float,
     ):
         from tensorboardX import SummaryWriter
 
         self.path, self.config, self.num_devices = path, config, num_devices
-        self.spent, self.began = spent, time.monotonic()
-        self.last = (start, self.began)
-        self.unread: dict[int, dict] = {}  # metrics by step, still on the device
-        self.work = Work()  # since the last line
+        self.earlier_seconds, self.began = seconds, time.monotonic()
+        self.last_line = (start, self.began)  # step and time
+        self.pending: dict[int, dict] = {}  # metrics by step, still on the device
+        self.workload = Workload()  # since the last line
         self.board = SummaryWriter(
             str(path / "tensorboard"),
             purge_step=start,
@@ -94,37 +102,45 @@ class Log:
         )
 
     def seconds(self) -> float:
-        return self.spent + time.monotonic() - self.began
+        """Seconds of the run so far, those of earlier processes included."""
+        return self.earlier_seconds + time.monotonic() - self.began
 
-    def note(self, step: int, metrics: dict, work: Work) -> None:
-        """Keeps what a step says, without waiting for it."""
-        self.unread[step] = metrics
-        self.work = Work(*map(sum, zip(self.work, work)))
+    def add(self, step: int, metrics: dict, workload: Workload) -> None:
+        """Remembers the metrics of a step without waiting for them."""
+        self.pending[step] = metrics
+        self.workload = Workload(*map(sum, zip(self.workload, workload)))
 
-    def check(self) -> dict[str, float]:
-        """Reads what was noted: the metrics of the last step.
+    def check_finite(self) -> dict[str, float]:
+        """The metrics of the last step, once all that were added have been checked.
 
         Raises:
           FloatingPointError: loss or gradient of a step is not finite.
         """
         values = {}
-        for step, read in jax.device_get(self.unread).items():
-            values = {name: float(value) for name, value in read.items()}
+        for step, metrics in jax.device_get(self.pending).items():
+            values = {name: float(value) for name, value in metrics.items()}
             for name in ("loss", "grad_norm"):
                 if not math.isfinite(values[name]):
                     raise FloatingPointError(
                         f"{name} is {values[name]} at step {step}; the checkpoints in "
                         f"{self.path} are of steps before it: start a new run with a "
-                        "lower optimizer.learning_rate, from them (init_from) or anew"
+                        "lower optimizer.learning_rate, from one of them (init_from) or "
+                        "from scratch"
                     )
-        self.unread = {step: self.unread[step] for step in list(self.unread)[-1:]}
+        self.pending = {step: self.pending[step] for step in list(self.pending)[-1:]}
         return values
 
-    def metrics(self, step) -> dict:
-        values = self.check()
-        then, now = self.last, (step, time.monotonic())
-        self.last = now
-        values |= self._speed(step - then[0], max(now[1] - then[1], 1e-9))
+    def write(self, step: int) -> dict[str, float]:
+        """Writes a line with the metrics of the last step and the speed since the last
+        line; returns the metrics.
+
+        Raises:
+          FloatingPointError: see `check_finite`.
+        """
+        values = self.check_finite()
+        (last_step, last_time), now = self.last_line, time.monotonic()
+        self.last_line = step, now
+        values |= self._speed(step - last_step, max(now - last_time, 1e-9))
         values["seconds"] = self.seconds()
         files.append_lines(self.path / "metrics.jsonl", [{"step": step, **values}])
         for name, value in values.items():
@@ -132,35 +148,37 @@ class Log:
         return values
 
     def _speed(self, steps: int, seconds: float) -> dict[str, float]:
-        """Of all devices: rates, the share of their peak, and the memory of one."""
-        work, self.work = self.work, Work()
-        rate = work.flops / seconds
-        found = {
+        """Rates and the share of peak FLOP/s of all devices, and the memory of one."""
+        workload, self.workload = self.workload, Workload()
+        flops_per_second = workload.flops / seconds
+        speed = {
             "steps_per_second": steps / seconds,
-            "examples_per_second": work.examples / seconds,
-            "tokens_per_second": work.tokens / seconds,
-            "teraflops_per_second": rate / 1e12,
-            "memory_gigabytes": _memory() / 1e9,
+            "examples_per_second": workload.examples / seconds,
+            "tokens_per_second": workload.tokens / seconds,
+            "teraflops_per_second": flops_per_second / 1e12,
+            "memory_gigabytes": _peak_memory() / 1e9,
         }
-        kind, count = jax.devices()[0].device_kind, self.num_devices
-        peaks = [peak for name, peak in PEAKS.items() if name in kind]
+        kind = jax.devices()[0].device_kind
+        peaks = [peak for name, peak in PEAK_FLOPS.items() if name in kind]
         if peaks:
-            found["flop_utilisation"] = rate / (peaks[0] * count)
-        return found
+            speed["flop_utilisation"] = flops_per_second / (peaks[0] * self.num_devices)
+        return speed
 
-    def pause(self, seconds: float) -> None:
-        """What was no training does not count in the speed."""
-        step, then = self.last
-        self.last = step, then + seconds
+    def exclude(self, seconds: float) -> None:
+        """Leaves seconds that were not spent on training out of the speed."""
+        step, then = self.last_line
+        self.last_line = step, then + seconds
 
-    def accuracy(self, step, lines) -> None:
+    def write_accuracy(self, step: int, lines: list[dict]) -> None:
+        """Appends records of an evaluation at a step."""
         lines = [line | {"step": step} for line in lines]
         files.append_lines(self.path / "records.jsonl", lines)
-        for line in _whole(lines):
+        for line in _aggregates(lines):
             name = f"{line['task']}/{line['metric']}/{line['length']}"
             self.board.add_scalar(name, line["value"], step)
 
-    def summary(self, state, lines) -> dict:
+    def summary(self, state: TrainState, lines: list[dict]) -> dict:
+        """The contents of summary.json; with several processes, all must call this."""
         return {
             "name": self.config.name,
             "steps": int(state.step),
@@ -169,21 +187,22 @@ class Log:
             "params_sha256": checkpoint.hash_global_params(state.params),
             "device": jax.devices()[0].device_kind,
             "finished": datetime.datetime.now(datetime.UTC).isoformat("T", "seconds"),
-            "final": _whole(lines),
+            "final": _aggregates(lines),
         }
 
     def close(self) -> None:
+        """Closes TensorBoard's file."""
         self.board.close()
 
 
-def _memory() -> int:
-    """The most bytes that a device has held; on a CPU, that this process has."""
+def _peak_memory() -> int:
+    """Bytes that a device has used at most; on a CPU, those of this process."""
     stats = jax.local_devices()[0].memory_stats()
     if stats and "peak_bytes_in_use" in stats:
         return stats["peak_bytes_in_use"]
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _whole(lines: list[dict]) -> list[dict]:
-    """Without the records of single rounds and places: records.jsonl has those."""
+def _aggregates(lines: list[dict]) -> list[dict]:
+    """The records that are not of single rounds or positions."""
     return [line for line in lines if line["metric"] not in DETAILS]

@@ -1,5 +1,7 @@
-"""AdamW (Tables 1 and 2) or Muon, with clipping and the paper's linear schedule; and,
-not in the paper, the average of the parameters over the last steps."""
+"""The optimizer: AdamW with the paper's linear schedule (RELAY, Tables 1 and 2).
+
+Not in the paper: Muon, and an average of the parameters over the last steps.
+"""
 
 from typing import NamedTuple
 
@@ -13,7 +15,7 @@ from relay_jax.config import OptimizerConfig
 
 
 def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
-    """Linear warm-up, an optional constant part, then linearly to zero."""
+    """The learning rate: linear warm-up, an optional constant part, linear decay to 0."""
     warmup = max(round(config.warmup_share * num_steps), 1)
     constant = round(config.constant_share * num_steps)
     decay = max(num_steps - warmup - constant, 1)
@@ -30,8 +32,10 @@ def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
 def make_optimizer(
     config: OptimizerConfig, num_steps: int
 ) -> optax.GradientTransformation:
-    """Gradients clipped by their global norm, then AdamW or Muon; beside them, with
-    `average_share`, the average that `trained_params` finds."""
+    """Clipping by the global norm, then AdamW or Muon.
+
+    With `average_share`, the state also holds an average; see `trained_params`.
+    """
     schedule = make_schedule(config, num_steps)
     parts = [
         optax.clip_by_global_norm(config.clip_norm),
@@ -50,15 +54,14 @@ class AverageState(NamedTuple):
 
 
 def average_params(share: float) -> optax.GradientTransformation:
-    """Keeps an average of the parameters over about the last `share` of all steps so
-    far (a power-function average, Karras et al. 2024, section 3.1); changes no update.
+    """Averages the parameters over about the last `share` of the steps so far.
 
-    At a high learning rate parameters swing around a point that is better than any of
-    those they pass, above all beyond the training lengths; the average is near it.
+    This is the power-function average of Karras et al. 2024, section 3.1; updates pass
+    unchanged. Averaged parameters extrapolate better in length than any single iterate.
     """
 
     def init(params):
-        copy = jax.tree.map(jnp.array, params)  # params are donated: not the same
+        copy = jax.tree.map(jnp.array, params)  # params themselves are donated
         return AverageState(jnp.zeros((), jnp.int32), copy)
 
     def update(updates, state, params=None):
@@ -72,8 +75,8 @@ def average_params(share: float) -> optax.GradientTransformation:
 
 
 def trained_params(params: PyTree, opt_state: PyTree) -> PyTree:
-    """What training has come to: the average where the optimizer keeps one, else the
-    last parameters."""
+    """The result of training: the average if the optimizer keeps one, else the last
+    parameters."""
     last = opt_state[-1] if isinstance(opt_state, tuple) and opt_state else None
     return last.average if isinstance(last, AverageState) else params
 
@@ -83,8 +86,11 @@ def _adamw(schedule, config):
 
 
 def _muon(schedule, config):
-    """Muon (Jordan et al. 2024) for the matrices inside the layers, AdamW for the rest;
-    updates have the size of AdamW's, so learning rates carry over (Liu et al. 2025)."""
+    """Muon (Jordan et al. 2024) for the matrices inside the layers, AdamW for the rest.
+
+    Updates are scaled to the size of AdamW's, so learning rates carry over (Liu et al.
+    2025).
+    """
     return optax.contrib.muon(
         schedule,
         weight_decay=config.weight_decay,
@@ -96,7 +102,7 @@ def _muon(schedule, config):
 
 
 def _matrices(params: PyTree) -> PyTree:
-    """Which axes of each layer's kernel are its input and its output; None elsewhere."""
+    """The input and output axes of each layer's kernel; None for other parameters."""
 
     def numbers(path, leaf):
         names = [entry.key for entry in path]

@@ -1,7 +1,7 @@
-"""When a run stops or saves: asked for by a signal or the clock, agreed on by all.
+"""When a run stops or saves: requested by a signal or the clock, agreed on by all.
 
-A signal may reach one process of several, and clocks differ; but a checkpoint is written
-by all of them, at the same step.
+A signal may reach one of several processes only, and clocks differ; but a checkpoint is
+written by all processes, at the same step.
 """
 
 import signal
@@ -18,59 +18,62 @@ VOTE_STEPS = 4
 
 
 class Stopped(Exception):
-    """The run was asked to stop; its state is saved."""
+    """The run was asked to stop; its state has been saved."""
 
 
 class stop_requested:
-    """While open, SIGTERM and SIGINT only leave a note; a second one acts as usual."""
+    """A context in which SIGTERM and SIGINT are only noted; a second one acts as usual.
+
+    Entering it gives a function: whether a signal has arrived.
+    """
 
     def __enter__(self) -> Callable[[], bool]:
-        self.asked = False
-        self.before = {}
+        self.is_requested = False
+        self.handlers = {}
         for number in (signal.SIGTERM, signal.SIGINT):
-            self.before[number] = signal.signal(number, self._note)
-        return lambda: self.asked
+            self.handlers[number] = signal.signal(number, self._note)
+        return lambda: self.is_requested
 
     def _note(self, number, frame):
-        self.asked = True
-        signal.signal(number, self.before[number])
+        self.is_requested = True
+        signal.signal(number, self.handlers[number])
 
     def __exit__(self, *_):
-        for number, handler in self.before.items():
+        for number, handler in self.handlers.items():
             signal.signal(number, handler)
 
 
 class Vote:
-    """What any process wishes, all are told at the same step.
+    """Agreement of all processes, at the same step, on what any of them requests.
 
-    One process is told its own wishes at once. Several put theirs together on the
+    A single process gets its requests granted at once. Several combine theirs on the
     devices every `VOTE_STEPS` steps and read the result at the next vote, when it has
-    long been there: nobody waits for the device.
+    long been computed: nobody waits for the device.
     """
 
     def __init__(self, mesh: Mesh):
-        self.mesh, self.cast = mesh, None
-        whole = NamedSharding(mesh, P())
-        self.any = jax.jit(lambda votes: votes.any(axis=0), out_shardings=whole)
+        self.mesh, self.pending = mesh, None
+        replicated = NamedSharding(mesh, P())
+        self.any = jax.jit(lambda votes: votes.any(axis=0), out_shardings=replicated)
 
-    def __call__(self, step: int, *wishes: bool) -> tuple[bool, ...]:
-        """The wishes that count after a step; one that is granted may be put again."""
+    def __call__(self, step: int, *requests: bool) -> tuple[bool, ...]:
+        """The requests that are granted after a step; a granted one may be made again."""
         if jax.process_count() == 1:
-            return wishes
-        granted = np.zeros(len(wishes), bool)
+            return requests
+        granted = np.zeros(len(requests), bool)
         if step % VOTE_STEPS == 0:
-            granted = granted if self.cast is None else np.asarray(self.cast)
-            self.cast = None if granted.any() else self._put(wishes)
+            granted = granted if self.pending is None else np.asarray(self.pending)
+            self.pending = None if granted.any() else self._combine(requests)
         return tuple(granted.tolist())
 
-    def now(self, *wishes: bool) -> tuple[bool, ...]:
-        """The same, waiting for all."""
+    def now(self, *requests: bool) -> tuple[bool, ...]:
+        """The requests of any process, waiting for all of them."""
         if jax.process_count() == 1:
-            return wishes
-        return tuple(np.asarray(self._put(wishes)).tolist())
+            return requests
+        return tuple(np.asarray(self._combine(requests)).tolist())
 
-    def _put(self, wishes):
-        mine = np.tile(np.array(wishes), (len(self.mesh.local_devices), 1))
+    def _combine(self, requests):
+        local = np.tile(np.array(requests), (len(self.mesh.local_devices), 1))
         by_device = NamedSharding(self.mesh, P(AXES))
-        shape = self.mesh.size, len(wishes)
-        return self.any(jax.make_array_from_process_local_data(by_device, mine, shape))
+        shape = self.mesh.size, len(requests)
+        return self.any(jax.make_array_from_process_local_data(by_device, local, shape))

@@ -11,7 +11,7 @@ from relay_jax.data import loader
 from relay_jax.data.buckets import open_buckets
 from relay_jax.evaluation import flops
 from relay_jax.models.sharding import named_leaves
-from relay_jax.training.metrics import measure
+from relay_jax.training.metrics import step_workload
 from relay_jax.training.step import init_params, init_state, make_train_step
 
 MODEL = ModelConfig(
@@ -98,7 +98,7 @@ def test_a_run_is_its_steps(kind):
     opened, seen = open_buckets(config), {}
     for step in range(20):
         now = loader.step_at(step, opened, config)
-        seen[now.num_loops] = measure(config, now.batch, now.num_loops).flops
+        seen[now.num_loops] = step_workload(config, now.batch, now.num_loops).flops
     if kind == "looped":
         assert flops.run_flops(config) == 75 * seen[4] + 25 * seen[2]
     else:

@@ -417,7 +417,7 @@ NORM, QUERY = "model.norm.weight", "model.layers.1.self_attn.q_proj.weight"
         ),
         (
             lambda t: t.update({"model.extra.weight": t[NORM]}),
-            "holds model.extra.weight, for which the decoder has no place",
+            "holds model.extra.weight, which is unknown to the decoder",
         ),
     ],
 )

@@ -54,11 +54,11 @@ def test_a_state_is_read_where_it_is_to_lie(tmp_path):
     config = small(num_steps=2, mesh={"fsdp": 2, "tensor": 2})
     loop.train(config, tmp_path / "run")
     mesh = make_mesh(config.mesh)
-    like = with_shardings(jax.eval_shape(lambda: loop._begin(config)), mesh)
+    like = with_shardings(jax.eval_shape(lambda: loop.fresh_state(config)), mesh)
     for settings, folder in ((config, "run"), (small(init_from="run"), "next")):
         with checkpoint.make_manager(tmp_path / folder, 1) as manager:
             path = tmp_path / folder
-            state, _ = loop._first_state(settings, path, manager, like, mesh)
+            state, _ = loop.first_state(settings, path, manager, like, mesh)
         found = jax.tree.map(lambda x: x.sharding, state)
         assert found == jax.tree.map(lambda x: x.sharding, like)
         kernel = state.params["layer_0"]["feed_forward"]["up"]["kernel"]

@@ -31,10 +31,10 @@ def test_the_work_of_a_step_is_that_of_its_batch():
     rounds = np.zeros((3, 8, 11), np.int32)
     batch = LoopedBatch(tokens, rounds, rounds > 0, tokens[:, 0], tokens[:, 0])
     config = small()
-    work = metrics.measure(config, batch, 3)
+    work = metrics.step_workload(config, batch, 3)
     assert work[:2] == (8, 3 * 8 * 11)
     assert work.flops == step_flops(config, 8, 11, 3)
-    work = metrics.measure(config, DecoderBatch(tokens, tokens > 0), 3)
+    work = metrics.step_workload(config, DecoderBatch(tokens, tokens > 0), 3)
     assert work[:2] == (8, 8 * 10)  # the last token is only a target
     assert work.flops == step_flops(config, 8, 10)
 
