@@ -298,7 +298,9 @@ def test_other_config_is_refused(tmp_path):
 def test_a_damaged_file_of_a_run_is_named(tmp_path, name, content):
     run_dir.open_run(tmp_path, small())
     (tmp_path / name).write_bytes(content)
-    named = pytest.raises(ValueError, match=f"{name} is damaged: .* create its directory")
+    named = pytest.raises(
+        ValueError, match=f"{name} is damaged: .* create its directory"
+    )
     with named:
         checkpoint.load_params(tmp_path)
     with named:
