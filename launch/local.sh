@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The quickstart: the RELAY method on arithmetic, on two CPU cores in a quarter of an hour.
-#   ./launch/local.sh [--workdir DIR] [flags of experiments/quickstart.py]
+#   ./launch/local.sh [flags of experiments/quickstart.py]
+#   ./launch/local.sh --config=experiments/configs/quickstart.py:lis --workdir=runs/lis
 # PYTHON=python3.12 ./launch/local.sh takes that Python; the default is python3.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=environment.sh
