@@ -21,7 +21,7 @@ from absl import flags
 from etils import epath
 
 from experiments import command
-from relay_jax import aliases, files
+from relay_jax import files
 from relay_jax.evaluation.report import report
 
 _RUN = flags.DEFINE_list(
@@ -70,7 +70,7 @@ def read_results(run: epath.Path) -> list[dict[str, Any]]:
       ValueError: there is no finished one.
     """
     if run.suffix == ".jsonl" and run.exists():
-        lines = [aliases.upgrade_record(line) for line in files.read_lines(run)]
+        lines = list(files.read_lines(run))
         if not all("kind" in line for line in lines):
             raise ValueError(
                 f"{run} was not written by this script: it has lines without a kind; "
@@ -98,7 +98,7 @@ def read_results(run: epath.Path) -> list[dict[str, Any]]:
     for kind, name in FILES.items():
         if (run / name).exists():
             lines += [{"kind": kind} | line for line in files.read_lines(run / name)]
-    return [aliases.upgrade_record(line) for line in lines]
+    return lines
 
 
 def stage_line(summary: epath.Path, seed: int) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def _merged_samples(
     published: Mapping[str, ChainsConfig],
     generated: Mapping[tuple[str, int], int],
 ) -> str:
-    """Table 3. Samples of the training lengths are not stored here but drawn anew for
+    """Table 3. Samples of the training lengths are not stored here but sampled anew for
     each batch, with a weight that corresponds to the planned number."""
     rows = [["task", "length", "paper", "planned", "made"]]
     buckets = experiment.runs["ar_relay"].data.buckets
