@@ -1,4 +1,4 @@
-"""Builds a datastore for REST from a corpus.
+r"""Builds a datastore for REST from a corpus.
 
     python -m experiments.build_datastore --datastore=DIR --tokenizer=code.model \
         --files='/usr/lib/python3*/**/*.py'

@@ -1,148 +1,104 @@
-"""Talks with a model in a terminal, with drafts or without.
+r"""Talks with a model in a terminal, with drafts or without.
 
-    python -m experiments.chat --run=vicuna-7b-v1.5 --template=vicuna --drafter=prompt_lookup
-    python -m experiments.chat --run=vicuna-7b-v1.5 --template=vicuna --datastore=STORE \
-        --temperature=0.7 --top_p=0.8
+    python -m experiments.chat --run=vicuna-7b-v1.5 --template=vicuna \
+        --drafter=prompt_lookup
+    python -m experiments.chat --run=vicuna-7b-v1.5 --template=vicuna \
+        --datastore=STORE --temperature=0.7 --top_p=0.8
 
-Answers are shown as they are written, and after each one its speed: of decoding, once all
-is compiled. `/new` begins anew, Ctrl-C ends an answer; an end of file (Ctrl-D) or `/quit`
-ends. --drafter=none decodes plainly.
+Answers are shown while they are generated, and after each one its decoding speed. `/new`
+begins a new conversation, Ctrl-C ends an answer; Ctrl-D or `/quit` ends the program.
+--drafter=none decodes plainly.
 """
 
 import sys
-import time
-from collections.abc import Iterator
-from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from absl import flags
 
-from experiments import command, drafting, prompting
+from experiments import command
+from experiments import flags as shared
 from relay_jax.chat_template import TEMPLATES
-from relay_jax.config import MAX_SEED, DraftConfig, ModelConfig, SamplingConfig
-from relay_jax.decoding import decode
-from relay_jax.rest import autotune
-from relay_jax.rest.drafters import PLAIN, make_drafter
-from relay_jax.tokenizers import UNFINISHED, Tokenizer, decode_spans
+from relay_jax.rest.request import GenerationOutput, Request, run
 
-_TEMPLATE = flags.DEFINE_enum("template", "plain", list(TEMPLATES), "How it is asked.")
-_MAX_NEW_TOKENS = flags.DEFINE_integer(
-    "max_new_tokens", 1024, "Of an answer, at most.", 1, 2**30
+shared.define_model()
+shared.define_sampling(max_new_tokens=1024)
+shared.define_drafting()
+_TEMPLATE = flags.DEFINE_enum(
+    "template", "plain", list(TEMPLATES), "The model's conversation format."
 )
-_TEMPERATURE = flags.DEFINE_float("temperature", 0.0, "0 is greedy.")
-_TOP_P = flags.DEFINE_float("top_p", 1.0, "Least mass of the words drawn from.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of the noise when sampling.", 0, MAX_SEED)
-STREAM_STEPS = 4  # steps between two looks at the text
-
-
-class Answer(NamedTuple):
-    """What was written of an answer, and how fast."""
-
-    text: str = ""
-    new_tokens: int = 0
-    steps: int = 0
-    seconds: float = 0.0  # of decoding alone
-
-    def tell(self) -> str:
-        rate = self.new_tokens / max(self.seconds, 1e-9)
-        per_step = self.new_tokens / max(self.steps, 1)
-        return f"[{self.new_tokens} tokens, {rate:.1f} a second, M = {per_step:.2f}]"
+STREAM_STEPS = 4  # forward passes between two looks at the text
 
 
 def main() -> None:
-    config, tokenizer = prompting.open_run()
-    drafts, store = drafting.from_flags(tokenizer)
-    draft, fit = drafting.one(drafts), None
-    settings = {
-        "model": config.model,
-        "sampling": SamplingConfig(_TEMPERATURE.value, _TOP_P.value),
-        "eos_id": prompting.end_ids(tokenizer),
-    }
-    index = drafting.load_index(store)
-    params = prompting.load_params(config, index)
+    folder = shared.open_model()
+    drafts, store = shared.open_drafts(folder.tokenizer)
+    index = shared.load_index(store)
+    lm = shared.load_model(folder, index)
+    limit = lm.config.context_length
+    request = Request(
+        params=lm.params,
+        model=lm.config,
+        tokenizer=lm.tokenizer,
+        prompts=[],
+        max_new_tokens=shared.FLAGS.max_new_tokens,
+        eos_ids=lm.eos_ids,
+        draft=shared.only(drafts),
+        index=index,
+        sampling=shared.sampling(),
+        max_length=limit,
+        cache_file=shared.cache_file(),
+    )
     questions, answers = [], []
-    while (question := _listen()) not in (None, "/quit"):
+    while (question := _read_line()) not in (None, "/quit"):
         if question == "/new":
             questions, answers = [], []
             continue
         text = TEMPLATES[_TEMPLATE.value]([*questions, question], answers)
-        ids = tokenizer.encode(text)
-        most = config.model.context_length
-        if most and len(ids) >= most:
+        ids = lm.tokenizer.encode(text)
+        if limit and len(ids) >= limit:
             print(
                 f"with this question the conversation has {len(ids)} tokens, but the "
-                f"model was made for {most}; ask a shorter one, or begin anew with /new"
+                f"model was made for {limit}; ask a shorter one, or begin a new "
+                "conversation with /new"
             )
             continue
-        answer = Answer()
-        try:
-            state = _read(params, ids, len(answers), config.model, draft)
-            if fit is None:  # measured beside the answer
-                copy = jax.tree.map(jnp.copy, state)
-                _, fit, draft = drafting.choose(params, copy, index, draft, settings)
-            for used in {draft, PLAIN} if fit else {draft}:
-                state = _compile(params, state, index, used, settings)
-            how = (index, draft, fit, STREAM_STEPS, settings)
-            watched = drafting.watch(params, state, *how)
-            for answer in _write(watched, len(ids), tokenizer):
-                pass
-        except KeyboardInterrupt:
-            print(" [ended]", end="")
+        seed = shared.FLAGS.seed + len(answers)
+        answer = _answer(request._replace(prompts=[ids], seed=seed))
+        if answer and answer.tuned:  # the size is chosen once, at the first answer
+            request = request._replace(draft=answer.tuned.draft)
         questions.append(question)
-        answers.append(answer.text)
-        print(f"\n{answer.tell()}")
-        if most and len(ids) + answer.new_tokens >= most:
+        answers.append(answer.texts[0] if answer else "")
+        used = len(ids) + (answer.num_tokens if answer else 0)
+        if limit and used >= limit:
             print(
-                f"the {most} tokens that the model was made for are used up; use /new"
+                f"the {limit} tokens that the model was made for are used up; use /new"
             )
 
 
-def _read(params, ids: list[int], number: int, model: ModelConfig, draft: DraftConfig):
-    """The state after a conversation; its answer ends where the model's length does."""
-    room = 1 << (len(ids) - 1).bit_length()  # few lengths: few compilations
-    state = decode.start(
-        params,
-        *decode.pad_prompts([ids], model.vocab_size, room),
-        decode.request_keys(_SEED.value + number, 1),
-        autotune.start_drafter(draft),
-        model=model,
-        max_new_tokens=_MAX_NEW_TOKENS.value,
+def _answer(request: Request) -> GenerationOutput | None:
+    """Prints an answer while it is generated, then its speed."""
+    answer, shown, size = None, "", None
+    try:
+        for answer in run(request, STREAM_STEPS):
+            size = shared.report_size(answer, size)
+            print(answer.texts[0][len(shown) :], end="", flush=True)
+            shown = answer.texts[0]
+    except KeyboardInterrupt:
+        print(" [ended]", end="")
+    print(f"\n{_describe(answer)}")
+    return answer
+
+
+def _describe(answer: GenerationOutput | None) -> str:
+    if answer is None:
+        return "[0 tokens]"
+    return (
+        f"[{answer.num_tokens} tokens, {answer.tokens_per_second:.1f} per second, "
+        f"M = {answer.tokens_per_step:.2f}]"
     )
-    stop = jnp.minimum(state.stop, model.context_length or decode.NO_LIMIT)
-    return state._replace(stop=stop)
 
 
-def _compile(params, state, index, draft, settings) -> decode.DecodeState:
-    """The state as it was; what decodes it is compiled by then."""
-    index = index if draft.num_draft else None
-    state = decode.advance(
-        params, state, make_drafter(draft), index, num_steps=0, **settings
-    )
-    return jax.block_until_ready(state)
-
-
-def _write(
-    watched: Iterator[decode.DecodeState], first: int, tokenizer: Tokenizer
-) -> Iterator[Answer]:
-    """Prints an answer while it grows, and yields what there is of it."""
-    shown, seconds, begin = "", 0.0, time.perf_counter()
-    for state in watched:
-        length, steps = int(state.length[0]), int(state.steps[0])
-        seconds += time.perf_counter() - begin
-        tokens = np.asarray(state.tokens[0, :length])
-        (text,) = decode_spans(tokenizer, tokens, [first, length])
-        if not state.done.all():
-            text = text.rstrip(UNFINISHED)
-        print(text[len(shown) :], end="", flush=True)
-        shown = text
-        yield Answer(shown, length - first, steps, seconds)
-        begin = time.perf_counter()
-
-
-def _listen() -> str | None:
-    """The next line that is not empty; None at the end of all."""
+def _read_line() -> str | None:
+    """The next line that is not empty; None at the end of the input."""
     if sys.stdin.isatty():
         print("> ", end="", flush=True)
     try:

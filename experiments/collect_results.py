@@ -1,4 +1,4 @@
-"""Collects finished quickstarts or trainings, several seeds of them, into one file.
+r"""Collects finished quickstarts or trainings, several seeds of them, into one file.
 
     python -m experiments.collect_results --run=runs/seed0,runs/seed1,runs/seed2 \\
         --results=experiments/results/quickstart.jsonl

@@ -39,6 +39,7 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many there are.", 1)
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is: 0, ...", 0)
+HELP = ("--help", "-help", "--helpshort", "-h")
 PLACES = ("workdir", "run", "data_dir", "results")  # flags, of one path or several
 _ADDRESS = re.compile(r".+:[0-9]{1,5}")
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=\[]+)")  # --config.model.dim=8
@@ -52,6 +53,9 @@ def run(main: Callable[[], None], is_shared: bool = False) -> None:
     """
 
     def parse(argv: Sequence[str]) -> list[str]:
+        if any(argument in HELP for argument in argv[1:]):
+            print(make_help())
+            sys.exit()
         with one_line_errors():
             check_config(argv)
             rest = flags.FLAGS(argv)
@@ -68,6 +72,18 @@ def run(main: Callable[[], None], is_shared: bool = False) -> None:
             main()
 
     app.run(guarded, flags_parser=parse)
+
+
+def make_help() -> str:
+    """The docstring of the script that runs, and all flags of it and its parts."""
+    values, main = flags.FLAGS, sys.argv[0]
+    for module, defined in values.flags_by_module_dict().items():
+        if module.startswith("experiments."):
+            for flag in defined:
+                values.register_key_flag_for_module(main, flag)
+    shown = values.main_module_help().strip().partition("\n")[2]
+    text = (sys.modules["__main__"].__doc__ or "").strip()
+    return f"{text}\n\nFlags:\n{shown}"
 
 
 def connect(is_shared: bool) -> None:

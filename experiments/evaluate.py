@@ -1,4 +1,4 @@
-"""Evaluates run directories by problem length and draws the figures.
+r"""Evaluates run directories by problem length and draws the figures.
 
     python -m experiments.evaluate --run=DIR/ar,DIR/ar_relay --workdir=DIR/evaluation
     python -m experiments.evaluate --run=experiments/checkpoints/arithmetic \\

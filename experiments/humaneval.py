@@ -1,4 +1,4 @@
-"""HumanEval as the REST paper runs it: 164 prompts, plain against drafts.
+r"""HumanEval as the REST paper runs it: 164 prompts, plain against drafts.
 
     python -m experiments.humaneval --run=CodeLlama-7b-Instruct-hf --datastore=STORE \
         --data=HumanEval.jsonl.gz --num_draft=64 --workdir=OUT [--nucleus] [--execute]
@@ -16,8 +16,8 @@ from absl import flags
 from etils import epath
 from tqdm import tqdm
 
-from experiments import command, paper_table
-from experiments.paper_table import Protocol, Row
+from experiments import command, qa_protocol
+from experiments.qa_protocol import Protocol, Row
 from relay_jax import files
 from relay_jax.config import SamplingConfig
 from relay_jax.data.corpora import read_json_objects
@@ -42,11 +42,11 @@ _EXECUTE = flags.DEFINE_bool(
 
 
 def main() -> None:
-    problems = read_problems(paper_table.read_data())
+    problems = read_problems(qa_protocol.read_data())
     if _EXECUTE.value:
         sandbox.check()
     questions = [Question(key, (it["prompt"],)) for key, it in problems.items()]
-    lines = paper_table.run(PROTOCOL, questions)
+    lines = qa_protocol.run(PROTOCOL, questions)
     if not _EXECUTE.value:
         return
     told = []

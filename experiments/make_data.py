@@ -1,4 +1,4 @@
-"""Writes a TFDS dataset of solved problems, for buckets of kind "tfds".
+r"""Writes a TFDS dataset of solved problems, for buckets of kind "tfds".
 
     python -m experiments.make_data --task=arithmetic --lengths=1,15 --data_dir=DIR
     ./launch/beam.sh python -m experiments.make_data --task=arithmetic --lengths=1,15 \

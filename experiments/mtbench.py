@@ -1,4 +1,4 @@
-"""MT-Bench as the REST paper runs it: 80 questions of two turns, plain against drafts.
+r"""MT-Bench as the REST paper runs it: 80 questions of two turns, plain against drafts.
 
     python -m experiments.mtbench --run=vicuna-7b-v1.5 --datastore=STORE \
         --data=mt_bench_questions.jsonl --num_draft=64 --workdir=OUT [--nucleus]
@@ -9,8 +9,8 @@ the same command goes on. Only speed is measured; answers are in OUT/records.jso
 
 from etils import epath
 
-from experiments import command, paper_table
-from experiments.paper_table import Protocol, Row
+from experiments import command, qa_protocol
+from experiments.qa_protocol import Protocol, Row
 from relay_jax.config import SamplingConfig
 from relay_jax.data.corpora import read_json_objects
 from relay_jax.rest.qa_benchmark import Question
@@ -29,7 +29,7 @@ PROTOCOL = Protocol(
 
 
 def main() -> None:
-    paper_table.run(PROTOCOL, read_questions(paper_table.read_data()))
+    qa_protocol.run(PROTOCOL, read_questions(qa_protocol.read_data()))
 
 
 def read_questions(file: epath.Path) -> list[Question]:

@@ -1,4 +1,4 @@
-"""The whole RELAY method with one command: five models, chains, tables and figures.
+r"""The whole RELAY method with one command: five models, chains, tables and figures.
 
     python -m experiments.quickstart
     python -m experiments.quickstart --seed=1 --workdir=runs/quickstart1

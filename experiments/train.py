@@ -1,4 +1,4 @@
-"""Trains a model: a looped model, an AR model, or a language model of source code.
+r"""Trains a model: a looped model, an AR model, or a language model of source code.
 
     python -m experiments.train --config=experiments/configs/tiny.py --workdir=/tmp/tiny
     python -m experiments.train --workdir=runs/lis/looped_aligned \\

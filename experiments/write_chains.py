@@ -1,4 +1,4 @@
-"""Generates chains for longer problems with a trained model (stage II of RELAY).
+r"""Generates chains for longer problems with a trained model (stage II of RELAY).
 
     python -m experiments.write_chains --config=experiments/configs/chains.py \\
         --config.model=/tmp/tiny --workdir=/tmp/chains

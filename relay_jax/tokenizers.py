@@ -76,7 +76,8 @@ class IdTokenizer(NamedTuple):
         return (
             f"{self.folder} has neither {' nor '.join(TOKENIZER_FILES[:2])}, and its "
             f"model has {self.vocab_size} text tokens; name its tokenizer with "
-            "--tokenizer, or use token ids (rest_generate: --prompt_ids --print_ids)"
+            "tokenizer, or use token ids (experiments/generate.py: --prompt_ids "
+            "--print_ids)"
         )
 
 

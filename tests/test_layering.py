@@ -30,6 +30,11 @@ MAY_IMPORT = {
     "training": BASE | {"tasks", "data", "models", "evaluation"},
     "relay": BASE
     | {"tasks", "data", "models", "decoding", "rest", "evaluation", "training"},
+    # The Python API, on top of everything.
+    "datastores": BASE | {"data", "rest"},
+    "generation": BASE | {"decoding", "rest", "datastores"},
+    "solver": BASE | {"tasks", "data", "evaluation"},
+    "pretrained": BASE | {"models", "training", "generation", "solver"},
 }
 UNSTABLE = ("flax.nnx", "jax._src", "jax.core", "jax.pmap", "tensorflow")
 HEAVY = (

@@ -1,8 +1,8 @@
-"""Times a training step, optionally beside the same step in PyTorch.
+r"""Times a training step, optionally beside the same step in PyTorch.
 
-    python -m experiments.benchmarks.train --baseline --records=FILE.jsonl \\
+    python -m experiments.benchmarks.train --baseline --records=FILE.jsonl \
         --config=experiments/configs/quickstart.py:arithmetic/looped_aligned
-    taskset -c 0 python -m experiments.benchmarks.train --batch_size=16 \\
+    taskset -c 0 python -m experiments.benchmarks.train --batch_size=16 \
         --config=experiments/configs/tiny.py
 
 Times the project's own step on batches of its own pipeline, for each bucket of the

@@ -95,7 +95,7 @@ def load_targets(path: epath.PathLike) -> list[Target]:
     Raises:
       ValueError: the file is no such file, or its arrays do not fit each other.
     """
-    remedy = "experiments/make_targets.py makes one"
+    remedy = "experiments/replay.py --make makes one"
     tokens, starts, prompts = read_integer_arrays(path, ARRAYS, remedy)
     if len(starts) == len(prompts):
         starts = np.append(starts, len(tokens))

@@ -27,7 +27,7 @@ from relay_jax.decoding.drafter import DecodedText
 
 NO_LOGITS = (
     "drafts from the model's own logits, and there are none: measure it while a model "
-    "decodes (rest_benchmark), not in a replay"
+    "decodes (benchmarks/drafters.py), not in a replay"
 )
 
 

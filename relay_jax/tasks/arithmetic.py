@@ -13,12 +13,19 @@ as `1+2-3` may have been extended at either end.
 """
 
 import dataclasses
+import re
 
 import jax.numpy as jnp
 import numpy as np
 
 from relay_jax.base import Array, Bool, Examples, Host, Int, Scratchpad
-from relay_jax.tasks.task import TOKEN_TYPE, check_length, empty_tokens, last_number
+from relay_jax.tasks.task import (
+    TOKEN_TYPE,
+    check_length,
+    empty_tokens,
+    last_number,
+    problem_content,
+)
 from relay_jax.vocabulary import (
     ARI,
     CLOSE,
@@ -33,6 +40,8 @@ from relay_jax.vocabulary import (
 )
 
 RIGHT_HEAVY_TRIES = 4  # expressions, of which the longest is used
+_SHAPES = dict(zip((OPEN, CLOSE, PLUS, MINUS, TIMES, DIVIDE), "()++++"))
+_OPERATION = re.compile(r"\(n\+n\)|n\+n")  # what a round takes back
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +59,7 @@ class Arithmetic:
 
     name = "arithmetic"
     token = ARI
+    end = EQUALS
     answer_in_chain = True
     semantic_options = ("modulus",)
 
@@ -57,6 +67,26 @@ class Arithmetic:
         p = self.modulus
         if p < 2 or any(p % divisor == 0 for divisor in range(2, int(p**0.5) + 1)):
             raise ValueError(f"arithmetic: modulus must be a prime, got {p}")
+
+    def problem_length(self, problem: Int[Host, " p"]) -> int:
+        ids = problem_content(self, problem)
+        numbers = [i - FIRST_NUMBER for i in ids if i >= FIRST_NUMBER]
+        if max(numbers, default=0) >= self.modulus:
+            raise ValueError(
+                f"arithmetic: numbers are 0..{self.modulus - 1}, modulo {self.modulus}; "
+                f"got {max(numbers)}"
+            )
+        form = "".join(_SHAPES.get(i, "n" if i >= FIRST_NUMBER else "?") for i in ids)
+        shorter = _OPERATION.sub("n", form, count=1)
+        while shorter != form:
+            form, shorter = shorter, _OPERATION.sub("n", shorter, count=1)
+        length = sum(PLUS <= i <= DIVIDE for i in ids)
+        if form != "n" or not length:
+            raise ValueError(
+                "arithmetic: a problem is numbers with + - * / between them, and "
+                "brackets around operations, as in (2+3)*4="
+            )
+        return length
 
     def num_rounds(self, length: int) -> int:
         return length

@@ -13,7 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from relay_jax.base import Array, Examples, Host, Int, Scratchpad
-from relay_jax.tasks.task import TOKEN_TYPE, check_length, empty_tokens, last_number
+from relay_jax.tasks.task import (
+    TOKEN_TYPE,
+    check_length,
+    empty_tokens,
+    last_number,
+    problem_content,
+)
 from relay_jax.vocabulary import (
     BAR,
     COMMA,
@@ -44,6 +50,7 @@ class EditDistance:
 
     name = "edit_distance"
     token = ED
+    end = SEP
     answer_in_chain = False
     semantic_options = ()
 
@@ -56,6 +63,24 @@ class EditDistance:
             raise ValueError(
                 f"edit_distance: max_extra must be 0 or more, got {self.max_extra}"
             )
+
+    def problem_length(self, problem: Int[Host, " p"]) -> int:
+        ids = problem_content(self, problem)
+        bars = [place for place, token in enumerate(ids) if token == BAR]
+        letters = [FIRST_LETTER <= i < FIRST_LETTER + NUM_LETTERS for i in ids]
+        if len(bars) != 1 or sum(letters) != len(ids) - 1 or not 0 < bars[0]:
+            raise ValueError(
+                "edit_distance: a problem is two strings of letters a-z with | between "
+                "them, as in ab|acb"
+            )
+        first, second = bars[0], len(ids) - bars[0] - 1
+        if not 0 <= second - first <= self.max_extra:
+            raise ValueError(
+                "edit_distance: the second string is at most "
+                f"{self.max_extra} letters longer than the first, and never shorter; got "
+                f"{first} and {second} letters"
+            )
+        return first
 
     def num_rounds(self, length: int) -> int:
         return length

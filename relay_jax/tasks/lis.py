@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from relay_jax.base import Array, Examples, Host, Int, Scratchpad
-from relay_jax.tasks.task import TOKEN_TYPE, check_length, empty_tokens
+from relay_jax.tasks.task import TOKEN_TYPE, check_length, empty_tokens, problem_content
 from relay_jax.vocabulary import FIRST_NUMBER, LIS, PAD, SEP
 
 MAX_RUNS = 3
@@ -37,6 +37,7 @@ class LongestIncreasingSubsequence:
 
     name = "lis"
     token = LIS
+    end = SEP
     answer_in_chain = False
     semantic_options = ("group",)
 
@@ -47,6 +48,16 @@ class LongestIncreasingSubsequence:
                 f"group {self.group}, smallest {self.smallest} and number_range "
                 f"{self.number_range}"
             )
+
+    def problem_length(self, problem: Int[Host, " p"]) -> int:
+        ids = problem_content(self, problem)
+        numbers = [i - FIRST_NUMBER for i in ids]
+        if not all(self.smallest <= n < self.number_range for n in numbers):
+            raise ValueError(
+                f"lis: a problem is numbers {self.smallest}..{self.number_range - 1} "
+                f"with spaces between them, as in {self.smallest} {self.number_range - 1}"
+            )
+        return len(numbers)
 
     def num_rounds(self, length: int) -> int:
         return -(-length // self.group)

@@ -20,6 +20,7 @@ class Task(Protocol):
 
     name: str
     token: int  # the task token, first in every problem
+    end: int  # the token that ends every problem
     answer_in_chain: bool  # whether the last round is the answer itself
 
     @property
@@ -29,6 +30,11 @@ class Task(Protocol):
 
     def sample(self, rng: np.random.Generator, length: Int[Host, " b"]) -> Examples:
         """One random problem of each length, with its chain and answer."""
+        ...
+
+    def problem_length(self, problem: Int[Host, " p"]) -> int:
+        """The length of a problem, given as its tokens. Raises ValueError where it is
+        none of this task's problems."""
         ...
 
     def num_rounds(self, length: int) -> int:
@@ -95,6 +101,20 @@ def check_length(task: Task, length: Int[Host, " b"], lowest: int = 1) -> None:
             f"{task.max_number(longest)}, but tokens can only represent numbers up to "
             f"{room}; use shorter problems or smaller numbers"
         )
+
+
+def problem_content(task: Task, problem: Int[Host, " p"]) -> list[int]:
+    """The tokens between the task token and the end mark of a problem.
+
+    Raises:
+      ValueError: it does not begin and end with them.
+    """
+    ids = problem.tolist()
+    if len(ids) < 3 or ids[0] != task.token or ids[-1] != task.end:
+        raise ValueError(
+            f"{task.name}: a problem has tokens between its task token and its end mark"
+        )
+    return ids[1:-1]
 
 
 def empty_tokens(*shape: SupportsIndex) -> Host:

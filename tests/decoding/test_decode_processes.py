@@ -38,7 +38,7 @@ def test_texts_are_those_of_plain_decoding_in_one_process(tmp_path, mesh, num_dr
     assert len(store.shards) > 2
     outputs = finish(
         start(
-            "experiments.rest_generate",
+            "experiments.generate",
             *(f"--run={tmp_path}/run", f"--datastore={tmp_path}/store"),
             *("--prompt_ids=5,6,7", "--prompt_ids=8,9", "--max_new_tokens=70"),
             *("--print_ids", "--ignore_eos", "--index=mesh"),

@@ -50,12 +50,12 @@ def run(tmp_path_factory):
 
 def test_there_and_back_again(run, tmp_path):
     folder, again = tmp_path / "hugging_face", tmp_path / "again"
-    done = script("convert", f"--from={run}", f"--hugging_face={folder}")
+    done = script("export", f"--from={run}", "--to=hugging_face", f"--workdir={folder}")
     assert done.returncode == 0, done.stderr
     assert (folder / hf_weights.WEIGHTS).exists() and (
         folder / "tokenizer.model"
     ).exists()
-    done = script("convert", f"--from={folder}", f"--workdir={again}")
+    done = script("export", f"--from={folder}", "--to=run", f"--workdir={again}")
     assert done.returncode == 0, done.stderr
     (_, params), (config, found) = map(checkpoint.load_params, (run, again))
     assert config_io.to_dict(config.model) == config_io.to_dict(config.model) | LLAMA
@@ -63,7 +63,7 @@ def test_there_and_back_again(run, tmp_path):
 
     prompt = "--prompt=def f1(", "--max_new_tokens=12", "--num_draft=4", "--ignore_eos"
     how = f"--run={folder}", "--drafter=prompt_lookup", *prompt
-    spread = script("rest_generate", *how, "--mesh=1,1", "--print_ids")
+    spread = script("generate", *how, "--mesh=1,1", "--print_ids")
     assert spread.returncode == 0, spread.stderr
     assert len(spread.stdout.split(",")) == 12
     # What the folder says of the tokens that end a text goes along, both ways.
@@ -72,11 +72,13 @@ def test_there_and_back_again(run, tmp_path):
     assert (values["bos_token_id"], values["eos_token_id"]) == (1, 2)
     file.write_text(json.dumps(values | {"eos_token_id": [5, 9]}))
     (folder / "special_tokens_map.json").write_text("{}")
-    for source, flag, target in (
-        (folder, "workdir", tmp_path / "run"),
+    for source, form, target in (
+        (folder, "run", tmp_path / "run"),
         (tmp_path / "run", "hugging_face", tmp_path / "last"),
     ):
-        done = script("convert", f"--from={source}", f"--{flag}={target}")
+        done = script(
+            "export", f"--from={source}", f"--to={form}", f"--workdir={target}"
+        )
         assert done.returncode == 0, done.stderr
         assert hf_config.read_special(target, "eos_token_id") == (5, 9)
         assert (target / "special_tokens_map.json").exists()
@@ -84,9 +86,9 @@ def test_there_and_back_again(run, tmp_path):
     assert (last["bos_token_id"], last["eos_token_id"]) == (1, [5, 9])
     assert config_io.to_dict(hf_config.read_model(tmp_path / "last")) == ours
 
-    taken = refusal("convert", f"--from={folder}", f"--workdir={again}")
+    taken = refusal("export", f"--from={folder}", "--to=run", f"--workdir={again}")
     assert f"{again} holds a model already" in taken
-    many = refusal("rest_generate", *how, f"--run={again}", "--mesh=1,64")
+    many = refusal("generate", *how, f"--run={again}", "--mesh=1,64")
     assert "a mesh of 1 x 1 x 64 (data, fsdp, tensor) does not fit the 1 dev" in many
 
 
@@ -99,8 +101,8 @@ def test_a_tokenizer_with_too_many_words_is_refused(run, tmp_path):
     (small / "config.json").write_text(json.dumps(values))
     (small / "tokenizer.model").write_bytes((run / "tokenizer.model").read_bytes())
     flags = f"--run={small}", "--drafter=prompt_lookup", "--prompt=x"
-    message = refusal("rest_generate", *flags)
-    assert "words, the model 99; give the model's own with --tokenizer" in message
+    message = refusal("generate", *flags)
+    assert "tokens, the model 99; give the model's own" in message
 
 
 def test_ids_need_no_tokenizer(tmp_path):
@@ -110,12 +112,14 @@ def test_ids_need_no_tokenizer(tmp_path):
     build_datastore([np.arange(3, 99)], tmp_path / "store", **vocab)
     how = f"--run={tmp_path}/m", "--prompt_ids=5,6,7", "--max_new_tokens=9"
     ids = *how, "--print_ids", "--ignore_eos"
-    plain = script("rest_generate", *ids, "--drafter=none")
+    plain = script("generate", *ids, "--drafter=none")
     assert plain.returncode == 0, plain.stderr
     assert len(plain.stdout.split(",")) == 9
     store = f"--datastore={tmp_path}/store", "--num_draft=8"
-    drafted = script("rest_generate", *ids, *store)
+    drafted = script("generate", *ids, *store)
     assert drafted.returncode == 0, drafted.stderr
     assert drafted.stdout == plain.stdout
-    message = refusal("rest_generate", *how, "--drafter=none")
-    assert "or give and take ids (rest_generate: --prompt_ids --print_ids)" in message
+    message = refusal("generate", *how, "--drafter=none")
+    assert (
+        "use token ids (experiments/generate.py: --prompt_ids --print_ids)" in message
+    )

@@ -7,7 +7,7 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from experiments import drafting, prompting
+from experiments import flags as shared
 from relay_jax.config import ModelConfig, TrainConfig
 from relay_jax.models import hf_weights
 from relay_jax.rest import autotune
@@ -16,6 +16,9 @@ from relay_jax.training.step import init_params
 from relay_jax.vocabulary import TaskTokenizer
 
 TOKENIZER = TaskTokenizer(12)
+shared.define_model()
+shared.define_drafting()
+shared.define_prompts()
 LLAMA = ModelConfig(
     kind="decoder",
     num_layers=1,
@@ -38,20 +41,20 @@ def parsed():
 
 
 def test_num_draft_is_auto_or_numbers():
-    assert drafting.read_sizes() == [autotune.AUTOTUNE]
+    assert shared.read_sizes() == [autotune.AUTOTUNE]
     with flagsaver.flagsaver(num_draft="8,auto, 64", drafter="prompt_lookup"):
-        drafts, store = drafting.from_flags()
+        drafts, store = shared.open_drafts()
         assert [draft.num_draft for draft in drafts] == [8, autotune.AUTOTUNE, 64]
-        assert store is drafting.load_index(store) is None
+        assert store is shared.load_index(store) is None
         with pytest.raises(ValueError, match="takes one size here, got '8,auto, 64'"):
-            drafting.one(drafts)
+            shared.only(drafts)
     for wrong in ("many", "-1", "", "8,"):
         refused = pytest.raises(ValueError, match="must be auto or whole numbers")
         with flagsaver.flagsaver(num_draft=wrong), refused:
-            drafting.read_sizes()
+            shared.read_sizes()
     refused = pytest.raises(ValueError, match="num_draft must be 0..320")
     with flagsaver.flagsaver(num_draft="999", drafter="prompt_lookup"), refused:
-        drafting.from_flags()
+        shared.open_drafts()
 
 
 def test_prompts_come_from_text_and_files(tmp_path):
@@ -74,9 +77,9 @@ def test_prompts_come_from_text_and_files(tmp_path):
         "prompt_tokens": 4,
     }
     with flagsaver.flagsaver(**values):
-        prompts = prompting.read_prompts(TOKENIZER)
-        assert prompting.read_prompts(TOKENIZER, 3) == prompts[:3]
-        assert prompting.source().endswith("code," + f"{tmp_path}/tokens.npy")
+        prompts = shared.read_prompts(TOKENIZER)
+        assert shared.read_prompts(TOKENIZER, 3) == prompts[:3]
+        assert shared.prompt_source().endswith("code," + f"{tmp_path}/tokens.npy")
     texts = ["0=", "1+2=", "3*4=", "5-1=", "(1)=", "1+2+", "9*8*"]
     expected = [TOKENIZER.encode(text) for text in texts]
     assert prompts == [expected[0], [2, 3], *expected[1:]]
@@ -87,7 +90,7 @@ def test_documents_are_cut_into_pieces_and_first_prompts_left_out(tmp_path):
     np.save(tmp_path / "tokens.npy", np.array(documents, np.uint16))
     values = {"token_array": f"{tmp_path}/tokens.npy", "prompt_tokens": 2}
     with flagsaver.flagsaver(piece_tokens=4, **values):
-        prompts = prompting.read_prompts(TOKENIZER)
+        prompts = shared.read_prompts(TOKENIZER)
     assert prompts == [
         [10, 11],
         [14, 15],
@@ -95,23 +98,23 @@ def test_documents_are_cut_into_pieces_and_first_prompts_left_out(tmp_path):
         [30, 31],
     ]  # a piece of 2 is too short
     with flagsaver.flagsaver(piece_tokens=4, skip_prompts=1, **values):
-        assert prompting.read_prompts(TOKENIZER, 2) == prompts[1:3]
-        assert prompting.read_prompts(TOKENIZER) == prompts[1:]
+        assert shared.read_prompts(TOKENIZER, 2) == prompts[1:3]
+        assert shared.read_prompts(TOKENIZER) == prompts[1:]
 
 
 def test_a_mix_takes_a_store_if_there_is_one():
     with flagsaver.flagsaver(num_draft="8"):
-        drafts, store = drafting.from_flags(names=["mixed", "token_recycling"])
+        drafts, store = shared.open_drafts(names=["mixed", "token_recycling"])
         assert [draft.drafter for draft in drafts] == ["mixed", "token_recycling"]
         assert store is None
         with pytest.raises(
             ValueError, match="rest_paper and rest need one; --drafter=m"
         ):
-            drafting.from_flags(names=["mixed", "rest"])
+            shared.open_drafts(names=["mixed", "rest"])
         with flagsaver.flagsaver(datastore="/nowhere"):
-            drafting.from_flags(names=["token_recycling"])
+            shared.open_drafts(names=["token_recycling"])
             with pytest.raises(ValueError, match="/nowhere is not a datastore"):
-                drafting.from_flags(names=["mixed"])
+                shared.open_drafts(names=["mixed"])
 
 
 @pytest.mark.parametrize(
@@ -126,7 +129,7 @@ def test_a_mix_takes_a_store_if_there_is_one():
 )
 def test_bad_prompts(values, message):
     with flagsaver.flagsaver(**values), pytest.raises(ValueError, match=message):
-        prompting.read_prompts(TOKENIZER)
+        shared.read_prompts(TOKENIZER)
 
 
 @pytest.fixture
@@ -143,35 +146,35 @@ def test_a_model_of_text_is_not_given_the_task_vocabulary(folder):
     )
     with flagsaver.flagsaver(run=str(folder)):
         with pytest.raises(ValueError, match=expected_message):
-            prompting.open_run()
-        _, tokenizer = prompting.open_run(needs_words=False)
+            shared.open_model()
+        tokenizer = shared.open_model(needs_text=False).tokenizer
         assert (tokenizer.vocab_size, tokenizer.identity) == (320, "")
         for use in (lambda: tokenizer.encode("a"), lambda: tokenizer.decode([1])):
             with pytest.raises(ValueError, match=expected_message):
                 use()
         with flagsaver.flagsaver(tokenizer="relay:12"):
-            assert prompting.open_run()[1] == TOKENIZER
+            assert shared.open_model().tokenizer == TOKENIZER
 
 
 def test_a_tokenizer_must_end_texts_as_the_model_does(folder):
     (folder / "generation_config.json").write_text('{"eos_token_id": [5, 1]}')
     with flagsaver.flagsaver(run=str(folder), tokenizer="relay:12"):
-        assert prompting.end_ids(prompting.open_run()[1]) == (5, 1)
+        assert shared.open_model().eos_ids == (5, 1)
         (folder / "generation_config.json").write_text('{"eos_token_id": [5, 9]}')
         expected_message = (
             "relay:12 ends a text with the token 1, but .*llama with 5, 9; give"
         )
         with pytest.raises(ValueError, match=expected_message):
-            prompting.open_run()
+            shared.open_model()
 
 
 def test_the_type_of_a_run_is_its_own(tmp_path):
     expected_message = (
-        f"--dtype=bfloat16 is for a Hugging Face folder, but {tmp_path} is a run"
+        f"dtype=bfloat16 is for a Hugging Face folder, but {tmp_path} is a run"
     )
     refused = pytest.raises(ValueError, match=expected_message)
     with flagsaver.flagsaver(run=str(tmp_path), dtype="bfloat16"), refused:
-        prompting.open_run()
+        shared.open_model()
 
 
 @pytest.mark.parametrize(
@@ -185,7 +188,7 @@ def test_the_type_of_a_run_is_its_own(tmp_path):
 def test_a_wrong_model_is_told_before_the_datastore_is_loaded(
     folder, tmp_path, values, message, monkeypatch
 ):
-    monkeypatch.setitem(drafting.INDEXES, "device", None)
+    monkeypatch.setitem(shared.INDEXES, "device", None)
     hf_weights.save_params(init_params(TrainConfig(model=LLAMA)), LLAMA, folder, 20_000)
     (folder / hf_weights.WEIGHTS).unlink()
     sorted(folder.glob("model-*"))[1].unlink()
@@ -194,4 +197,4 @@ def test_a_wrong_model_is_told_before_the_datastore_is_loaded(
     values = values | {"run": str(folder), "tokenizer": "relay:12"}
     refused = pytest.raises(ValueError, match=message)
     with flagsaver.flagsaver(datastore=str(store.path), **values), refused:
-        drafting.from_flags(prompting.open_run()[1])
+        shared.open_drafts(shared.open_model().tokenizer)

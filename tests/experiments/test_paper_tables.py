@@ -12,7 +12,7 @@ import sys
 import pytest
 from etils import epath
 
-from experiments import humaneval, mtbench, paper_table
+from experiments import humaneval, mtbench, qa_protocol
 from relay_jax import config_io
 from relay_jax.config import CorpusConfig, TrainConfig
 from relay_jax.data.language_corpus import prepare_corpus
@@ -104,7 +104,7 @@ def test_a_chat_answers_every_line_and_tells_its_speed(run):
     arguments = *run, "--template=llama2"
     done = script("chat", *arguments, given=lines)
     assert done.returncode == 0, done.stderr
-    told = re.findall(r"\[(\d+) tokens, [\d.]+ a second, M = ([\d.]+)\]", done.stdout)
+    told = re.findall(r"\[(\d+) tokens, [\d.]+ per second, M = ([\d.]+)\]", done.stdout)
     assert len(told) == 2 and all(1 <= int(new) <= 8 for new, _ in told)
     alone = script("chat", *arguments, "--drafter=none", given=lines)
     speed = re.compile(r"\[.*\]")
@@ -126,31 +126,36 @@ def test_a_chat_ends_with_the_length_of_its_model(run, tmp_path):
     )
     assert re.search(told, done.stdout)
     long = "--max_new_tokens=12", "--prompt=def f"
-    done = script("rest_generate", *run, f"--run={tmp_path}/run", *long)
+    done = script("generate", *run, f"--run={tmp_path}/run", *long)
     assert "more than the 12 that the model was made for" in done.stderr
 
 
-# On a made-up clock every look at an answer takes a second and reading a prompt an hour;
-# the first answer is ended by Ctrl-C.
+# On a made-up clock reading a prompt takes an hour, and what is decoded between two looks
+# at an answer a second; the first answer is ended by Ctrl-C.
 WATCHED = """
 import types
-from experiments import chat, command, drafting
-clock, answers, read, watch = [0.0], [], chat._read, drafting.watch
-chat.time = types.SimpleNamespace(perf_counter=lambda: clock[0])
+from experiments import chat, command
+from relay_jax.rest import request
+clock, answers = [0.0], []
+run, begin, advance = chat.run, request._begin, request._advance
+request.time = types.SimpleNamespace(perf_counter=lambda: clock[0])
 
-def read_slowly(*given):
+def begin_slowly(*given):
     clock[0] += 3600
-    return read(*given)
+    return begin(*given)
+
+def advance_slowly(*given):
+    clock[0] += 1
+    return advance(*given)
 
 def watched(*given):
     answers.append(given)
-    for number, state in enumerate(watch(*given)):
-        clock[0] += 1
-        yield state
+    for number, output in enumerate(run(*given)):
+        yield output
         if number == 1 and len(answers) == 1:
             raise KeyboardInterrupt
 
-chat._read, drafting.watch = read_slowly, watched
+chat.run, request._begin, request._advance = watched, begin_slowly, advance_slowly
 command.run(chat.main)
 """
 
@@ -167,7 +172,7 @@ def test_ctrl_c_ends_an_answer_and_decoding_alone_is_timed(run, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(" [ended]") == 1
-    told = re.findall(r"\[(\d+) tokens, ([\d.]+) a second", done.stdout)
+    told = re.findall(r"\[(\d+) tokens, ([\d.]+) per second", done.stdout)
     assert len(told) == 2
     assert all(float(rate) >= int(new) / 4 for new, rate in told)
 
@@ -175,7 +180,7 @@ def test_ctrl_c_ends_an_answer_and_decoding_alone_is_timed(run, tmp_path):
 def test_a_drafter_that_chose_plain_is_told_from_plain_decoding():
     common = {"num_draft": 0, "M": 1.0, "ms_per_token": 2.0, "speed_up": 1.0}
     total = [common | {"drafter": name, "same_texts": 1.0} for name in ("none", "rest")]
-    told = paper_table.make_table(total, ()).splitlines()
+    told = qa_protocol.make_table(total, ()).splitlines()
     assert told[1].startswith("plain  ") and told[2].startswith("rest (chose plain)  ")
 
 

@@ -357,9 +357,9 @@ def test_the_speed_of_the_tasks_is_recorded(tmp_path):
 
 def test_decode_steps_are_measured_against_the_memory(tmp_path):
     file = tmp_path / "records.jsonl"
-    small = ["--shape=tiny", "--steps=2", "--held=16", "--store_tokens=4000"]
+    small = ["--shape=tiny", "--steps=2", "--text_length=16", "--store_tokens=4000"]
     small += ["--num_draft=4", f"--trace={tmp_path}/trace"]
-    done = script("decode_benchmark", *small, f"--records={file}")
+    done = script("benchmarks.decode", *small, f"--records={file}")
     assert done.returncode == 0, done.stderr
     lines = list(files.read_lines(file))
     drafters = ["prompt_lookup", "token_recycling", "rest", "mixed"]
@@ -375,10 +375,10 @@ def test_decode_steps_are_measured_against_the_memory(tmp_path):
 def test_a_shipped_model_is_evaluated_and_not_written_over(tmp_path):
     done = script("train", *TINY, f"--workdir={tmp_path}/tiny")
     assert done.returncode == 0, done.stderr
-    places = [f"--run={tmp_path}/tiny", f"--workdir={tmp_path}/ship"]
-    done = script("ship", *places)
+    places = [f"--from={tmp_path}/tiny", "--to=weights", f"--workdir={tmp_path}/ship"]
+    done = script("export", *places)
     assert done.returncode == 0, done.stderr
-    assert "holds a model already" in refusal("ship", *places)
+    assert "holds a model already" in refusal("export", *places)
     chosen = ["--lengths=1,3", "--step=2", "--count=8"]
     place = f"--workdir={tmp_path}/evaluation"
     done = script("evaluate", f"--run={tmp_path}/ship", *chosen, place)
@@ -417,33 +417,33 @@ def test_drafts_from_a_store_change_no_text(tmp_path):
     texts = np.tile(np.arange(41, 51), 30)
     targets = tmp_path / "targets.npz"
     np.savez(targets, tokens=texts, starts=[0, 200], prompt_lengths=[20, 20])
-    done = script("rest_replay", store, f"--targets={targets}", "--timed_calls=5")
+    done = script("replay", store, f"--targets={targets}", "--timed_calls=5")
     assert done.returncode == 0, done.stderr
     line = json.loads(done.stdout)
     assert line["drafter"] == "rest" and line["tokens"] == 260
     assert line["M"] > 5  # the text repeats itself
     assert line["steps"] == round(260 / line["M"])
 
-    told = refusal("rest_replay", f"--targets={targets}", "--drafter=token_recycling")
-    assert "measure it while a model decodes (rest_benchmark" in told
+    told = refusal("replay", f"--targets={targets}", "--drafter=token_recycling")
+    assert "measure it while a model decodes (benchmarks/drafters.py" in told
 
     prompt = "--prompt=[ARI] 1+2*3=", "--max_new_tokens=30", "--ignore_eos"
     fixed = "--drafter=prompt_lookup", "--num_draft=8"
-    plain = script("rest_generate", run, "--drafter=none", *prompt)
+    plain = script("generate", run, "--drafter=none", *prompt)
     assert plain.returncode == 0, plain.stderr
     assert "30 tokens in 30 steps (M = 1.00)" in plain.stderr
     ids = script(
-        *("rest_generate", run, "--drafter=none", "--print_ids"),
+        *("generate", run, "--drafter=none", "--print_ids"),
         *("--prompt_ids=2,42,11,43,13,44,8", *prompt[1:]),
     )
-    drafted = script("rest_generate", run, *fixed, *prompt)
+    drafted = script("generate", run, *fixed, *prompt)
     assert drafted.stdout == plain.stdout
-    assert in_a_terminal("rest_generate", run, *fixed, *prompt) == plain.stdout
+    assert in_a_terminal("generate", run, *fixed, *prompt) == plain.stdout
     assert len(ids.stdout.split(",")) == 30
 
     arguments = "--task=arithmetic", "--length=2", "--count=4", "--repeats=1"
     done = script(
-        *("rest_benchmark", run, *arguments, f"--workdir={tmp_path}/bench"),
+        *("benchmarks.drafters", run, *arguments, f"--workdir={tmp_path}/bench"),
         *("--drafters=prompt_lookup", "--num_draft=4,auto"),
         f"--tree_size_cache={tmp_path}/times.json",
     )
@@ -460,7 +460,7 @@ def test_drafts_from_a_store_change_no_text(tmp_path):
     assert (tmp_path / "bench" / "speed.png").stat().st_size > 1000
     assert "speed-up" in done.stdout
 
-    foreign = refusal("rest_generate", run, store, *prompt)
+    foreign = refusal("generate", run, store, *prompt)
     assert "was built with the tokenizer 'relay-tasks-v1-12'" in foreign
 
 

@@ -47,7 +47,7 @@ def test_the_run_directory_is_all_that_drafting_needs(tmp_path):
     done = script("build_datastore", store, *corpus)
     assert done.returncode == 0, done.stderr
     done = script(
-        *("rest_benchmark", f"--run={run}", store, f"--workdir={tmp_path}/bench"),
+        *("benchmarks.drafters", f"--run={run}", store, f"--workdir={tmp_path}/bench"),
         *(f"--token_array={run}/held_out.npy", "--prompt_tokens=20", "--count=2"),
         *("--drafters=rest", "--num_draft=8", "--max_new_tokens=12", "--repeats=1"),
     )
@@ -65,10 +65,10 @@ def test_the_run_directory_is_all_that_drafting_needs(tmp_path):
     texts = []
     for index in ("device", "mesh", "host"):
         arguments = f"--run={run}", store, f"--index={index}", *prompt
-        done = script("rest_generate", *arguments, devices=3)
+        done = script("generate", *arguments, devices=3)
         assert done.returncode == 0, done.stderr
         texts.append(done.stdout)
-    done = script("rest_generate", f"--run={run}", untold, *prompt)
+    done = script("generate", f"--run={run}", untold, *prompt)
     assert "untold does not tell its tokenizer (build_datastore: --tok" in done.stderr
     texts.append(done.stdout)
     assert len(set(texts)) == 1 and len(texts[0]) > 5

@@ -107,5 +107,5 @@ def test_files_that_hold_no_targets(tmp_path):
     (tmp_path / "t.npz").write_bytes(content[:-100])
     with pytest.raises(ValueError, match=r"t.npz cannot be read \(File is not a zip"):
         load_targets(tmp_path / "t.npz")
-    with pytest.raises(ValueError, match="experiments/make_targets.py makes one"):
+    with pytest.raises(ValueError, match="experiments/replay.py --make makes one"):
         load_targets(tmp_path / "none.npz")

@@ -1,11 +1,12 @@
-"""A looped model drafts what an AR model writes: tokens a step, speed, by length.
+r"""Times an autoregressive model whose chains a looped model drafts, by problem length.
 
-    python -m experiments.foretell --looped=DIR/looped_aligned --run=DIR/ar_relay \\
-        --task=arithmetic --lengths=4,8 --workdir=OUT
+    python -m experiments.benchmarks.looped_drafter --looped=DIR/looped_aligned \
+        --run=DIR/ar_relay --task=arithmetic --lengths=4,8 --workdir=OUT
 
-Plain decoding, drafts from the text's own past (`context`), from a datastore if one is
-given (`rest`), and from the looped model's chains (`guess`), in turns; the texts must be the
-same. Appends to OUT/records.jsonl and draws OUT/speed.png of the longest problems.
+Compared are plain decoding, drafts from the text's own past (`prompt_lookup`), from a
+datastore if there is one (`rest`), and from the looped model's chains (`looped`), in
+turns; the texts must be the same. Appends to OUT/records.jsonl and draws OUT/speed.png
+of the longest problems.
 """
 
 from absl import flags
@@ -25,15 +26,21 @@ from relay_jax.tasks import make_task
 from relay_jax.training import checkpoint
 from relay_jax.vocabulary import TaskTokenizer
 
-_LOOPED = flags.DEFINE_string("looped", None, "The looped model's run.", required=True)
-_RUN = flags.DEFINE_string("run", None, "The decoder's run.", required=True)
-_TASK = flags.DEFINE_string("task", None, "Whose problems are solved.", required=True)
-_LENGTHS = flags.DEFINE_string("lengths", None, "With commas.", required=True)
-_COUNT = flags.DEFINE_integer("count", 32, "Problems a length.", 1)
+_LOOPED = flags.DEFINE_string(
+    "looped", None, "The looped model's run directory.", required=True
+)
+_RUN = flags.DEFINE_string("run", None, "The decoder's run directory.", required=True)
+_TASK = flags.DEFINE_string(
+    "task", None, "The task whose problems are solved.", required=True
+)
+_LENGTHS = flags.DEFINE_string(
+    "lengths", None, "Lengths of problems: 4,8.", required=True
+)
+_COUNT = flags.DEFINE_integer("count", 32, "Number of problems of each length.", 1)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Texts at once.", 1)
 _NUM_DRAFT = flags.DEFINE_integer("num_draft", 64, "Nodes of the draft tree.", 1)
-_DEPTH = flags.DEFINE_integer("draft_depth", 48, "Tokens of a guess that are tried.", 1)
-_STORE = flags.DEFINE_string("datastore", "", "One of chains (`rest_store`).")
+_DEPTH = flags.DEFINE_integer("draft_depth", 48, "Depth of the draft tree.", 1)
+_STORE = flags.DEFINE_string("datastore", "", "A datastore of chains.")
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Measured rounds.", 1)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the problems.", 0, MAX_SEED)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where records go.", required=True)
@@ -59,7 +66,7 @@ def main() -> None:
     drafts += [DraftConfig("rest", **size)] * bool(store)
     drafts += [DraftConfig("looped", depth=_DEPTH.value, **size)]
     index, found = load_index(store) if store else None, []
-    for length in tqdm(lengths, desc="foretell"):
+    for length in tqdm(lengths, desc="lengths"):
         found = looped_drafter.compare(
             *(looped, decoder, task, length, drafts),
             count=_COUNT.value,

@@ -1,11 +1,11 @@
-"""What a decode step costs, beside what the device's memory permits.
+"""Times decode steps beside the limit that the device's memory bandwidth sets.
 
-    python -m experiments.decode_benchmark --shape=llama2_7b --records=FILE.jsonl
+    python -m experiments.benchmarks.decode --shape=llama2_7b --records=FILE.jsonl
 
-Random parameters of a known shape, drawn on the device: time does not depend on what they
-say. Measured are plain steps, steps that verify a tree drafted from the text's own past
-(`context`), and from a datastore of random tokens too (`rest`), in one run; with
-`--peer`, transformers' own greedy `generate` of the same shape after them.
+The parameters are random, of a known shape: the time does not depend on their values.
+Measured are plain steps, and steps that verify a draft tree of each drafter, from a
+datastore of random tokens where it needs one, in one run; with --baseline, transformers'
+own greedy `generate` of the same shape after them.
 """
 
 import dataclasses
@@ -60,15 +60,19 @@ _SHAPE = flags.DEFINE_enum("shape", "llama2_7b", list(SHAPES), "The model's shap
 _DTYPE = flags.DEFINE_enum(
     "dtype", "bfloat16", ["bfloat16", "float32", "float16"], "Parameters and compute."
 )
-_HELD = flags.DEFINE_integer("held", 512, "Tokens of the text so far.", 1)
+_TEXT_LENGTH = flags.DEFINE_integer(
+    "text_length", 512, "Number of tokens of the text so far.", 1
+)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 1, "Texts at once.", 1)
-_UNSTACK = flags.DEFINE_bool("unstack", True, "Each layer by itself, as scripts do.")
+_UNSTACK = flags.DEFINE_bool(
+    "unstack", True, "Keep the layers' parameters apart, as decoding does."
+)
 _STEPS = flags.DEFINE_integer("steps", 32, "Steps of one measurement.", 1)
 _NUM_DRAFT = flags.DEFINE_integer("num_draft", 64, "Nodes of the draft tree.", 1)
 _STORE_TOKENS = flags.DEFINE_integer(
     "store_tokens", 10_000_000, "Random tokens of the datastore; 0: none.", 0
 )
-_PEER = flags.DEFINE_bool("peer", False, "Time transformers too (needs torch).")
+_BASELINE = flags.DEFINE_bool("baseline", False, "Time transformers too (needs torch).")
 _TRACE = flags.DEFINE_string("trace", "", "A directory for profiles of some steps.")
 _RECORDS = flags.DEFINE_string("records", "", "A file that lines are appended to.")
 
@@ -80,23 +84,23 @@ def main() -> None:
     bandwidth = roofline.bandwidth(2**32 if "llama" in _SHAPE.value else 2**28)
     params = roofline.random_params(model)
     params = jax.block_until_ready(unstack_layers(params) if _UNSTACK.value else params)
-    held, batch_size = _HELD.value, _BATCH_SIZE.value
-    size = roofline.read_bytes(params, model, held, batch_size)
-    least = size / bandwidth
-    about = command.describe() | {
+    text_length, batch_size = _TEXT_LENGTH.value, _BATCH_SIZE.value
+    size = roofline.read_bytes(params, model, text_length, batch_size)
+    limit = size / bandwidth
+    setting = command.describe() | {
         "device": jax.devices()[0].device_kind,
         "shape": _SHAPE.value,
         "dtype": _DTYPE.value,
         "unstacked": _UNSTACK.value,
-        "cached_tokens": held,
+        "cached_tokens": text_length,
         "batch_size": batch_size,
         "read_gigabytes": round(size / 1e9, 3),
         "bandwidth_gigabytes_per_second": round(bandwidth / 1e9, 1),
-        "limit_ms": round(least * 1e3, 4),
+        "limit_ms": round(limit * 1e3, 4),
     }
     print(
-        f"{about['device']}: reads {about['bandwidth_gigabytes_per_second']} GB/s; a plain "
-        f"step must read {about['read_gigabytes']} GB: {about['limit_ms']} ms"
+        f"{setting['device']}: reads {setting['bandwidth_gigabytes_per_second']} GB/s; a plain "
+        f"step must read {setting['read_gigabytes']} GB: {setting['limit_ms']} ms"
     )
     kinds = {"plain": (PLAIN, None)}
     small = {"num_draft": _NUM_DRAFT.value}
@@ -109,40 +113,40 @@ def main() -> None:
     plain = None
     for name, (draft, index) in kinds.items():
         work = {
-            "text_length": held,
+            "text_length": text_length,
             "batch_size": batch_size,
             "num_steps": _STEPS.value,
         }
         trace = _TRACE.value and f"{_TRACE.value}/{name}"
         found = roofline.time_steps(params, model, draft, index, trace=trace, **work)
         plain = plain or found.seconds
-        line = about | {
+        line = setting | {
             "step": name,
             "num_draft": draft.num_draft,
             "store_tokens": _STORE_TOKENS.value if index is not None else 0,
             "ms_per_step": round(found.seconds * 1e3, 4),
             "ms_min": round(found.min * 1e3, 4),
             "ms_max": round(found.max * 1e3, 4),
-            "share_of_limit": round(least / found.seconds, 4),
+            "share_of_limit": round(limit / found.seconds, 4),
             "times_plain_step": round(found.seconds / plain, 4),
         }
-        _tell(line)
-    if _PEER.value:
+        _report(line)
+    if _BASELINE.value:
         del params, kinds
         gc.collect()
-        seconds = time_transformers(model, held, batch_size, 2 * _STEPS.value)
-        line = about | {"step": "transformers", "num_draft": 0, "store_tokens": 0}
-        _tell(
+        seconds = time_transformers(model, text_length, batch_size, 2 * _STEPS.value)
+        line = setting | {"step": "transformers", "num_draft": 0, "store_tokens": 0}
+        _report(
             line
             | {
                 "ms_per_step": round(seconds * 1e3, 4),
-                "share_of_limit": round(least / seconds, 4),
+                "share_of_limit": round(limit / seconds, 4),
                 "times_plain_step": round(seconds / plain, 4),
             }
         )
 
 
-def _tell(line: dict) -> None:
+def _report(line: dict) -> None:
     print(
         f"{line['step']:>12} {line['num_draft']:>3} nodes: {line['ms_per_step']:.3f} ms, "
         f"{line['share_of_limit']:.0%} of the limit, {line['times_plain_step']:.2f} plain "
@@ -165,7 +169,7 @@ def random_index(vocab_size: int, num_tokens: int):
 
 
 def time_transformers(
-    model: ModelConfig, held: int, batch_size: int, num_tokens: int
+    model: ModelConfig, text_length: int, batch_size: int, num_tokens: int
 ) -> float:
     """Seconds a token of transformers' greedy `generate`, after the prompt is read."""
     import torch
@@ -177,12 +181,12 @@ def time_transformers(
     config.eos_token_id = config.pad_token_id = None
     torch.set_default_dtype(getattr(torch, model.dtype))
     with torch.device(device), torch.no_grad():
-        peer = transformers.AutoModelForCausalLM.from_config(config).eval()
-        prompt = torch.randint(1, model.vocab_size, (batch_size, held))
+        baseline = transformers.AutoModelForCausalLM.from_config(config).eval()
+        prompt = torch.randint(1, model.vocab_size, (batch_size, text_length))
 
         def generate(count: int) -> float:
             before = time.perf_counter()
-            peer.generate(
+            baseline.generate(
                 prompt,
                 attention_mask=torch.ones_like(prompt),
                 do_sample=False,

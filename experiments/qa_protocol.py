@@ -1,7 +1,7 @@
-"""What `humaneval.py` and `mtbench.py` share: flags, the trial, and the two tables.
+"""What `humaneval.py` and `mtbench.py` share: flags, the benchmark, the two tables.
 
-The paper's figures are those of its Table 1 (one A6000, float16, batch size 1); M is of
-its Tables 2 and 3, where it tells it.
+The paper's figures are those of its Table 1 (one A6000, float16, batch size 1); M is from
+its Tables 2 and 3, as far as they have it.
 """
 
 from collections.abc import Sequence
@@ -11,23 +11,33 @@ from absl import flags
 from etils import epath
 from tqdm import tqdm
 
-from experiments import command, drafting, prompting
+from experiments import command
+from experiments import flags as shared
 from relay_jax import aliases, files
 from relay_jax.chat_template import TEMPLATES
-from relay_jax.config import MAX_SEED, SamplingConfig
+from relay_jax.config import SamplingConfig
 from relay_jax.rest import qa_benchmark
 from relay_jax.rest.drafters import PLAIN
 
-_DATA = flags.DEFINE_string("data", None, "The questions' file.", required=True)
+shared.define_model()
+shared.define_drafting()
+shared.define_seed()
+_DATA = flags.DEFINE_string("data", None, "The file of questions.", required=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where records go.", required=True)
-_COUNT = flags.DEFINE_integer("count", 0, "The first questions alone; 0: all.", 0)
-_NUCLEUS = flags.DEFINE_bool("nucleus", False, "Sample, as the paper does; or greedy.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of the noise when sampling.", 0, MAX_SEED)
+_COUNT = flags.DEFINE_integer(
+    "count", 0, "Number of questions, the first ones; 0: all.", 0
+)
+_NUCLEUS = flags.DEFINE_bool(
+    "nucleus", False, "Sample as the paper does; or decode greedily."
+)
 _MAX_NEW_TOKENS = flags.DEFINE_integer(
-    "max_new_tokens", 0, "Of an answer; 0: as the paper.", 0
+    "max_new_tokens", 0, "Maximum number of tokens of an answer; 0: as in the paper.", 0
 )
 _TEMPLATE = flags.DEFINE_enum(
-    "template", "", ["", *TEMPLATES], "How a model is asked; default: as in the paper."
+    "template",
+    "",
+    ["", *TEMPLATES],
+    "The model's conversation format; default: as in the paper.",
 )
 
 
@@ -36,7 +46,7 @@ class Row(NamedTuple):
 
     model: str
     sampling: str
-    plain_ms: float  # a token
+    plain_ms: float  # per token, as is `rest_ms`
     rest_ms: float
     rest_M: float | None = None
 
@@ -59,7 +69,7 @@ def read_data() -> epath.Path:
 
 
 def run(protocol: Protocol, questions: Sequence[qa_benchmark.Question]) -> list[dict]:
-    """Asks all questions, prints both tables, and gives the records' lines.
+    """Asks all questions, prints both tables and returns the records.
 
     Raises:
       ValueError: the model, its tokenizer and the datastore do not fit; the directory
@@ -67,29 +77,30 @@ def run(protocol: Protocol, questions: Sequence[qa_benchmark.Question]) -> list[
     """
     if not questions:
         raise ValueError(f"--data: {_DATA.value} holds no question")
-    config, tokenizer = prompting.open_run()
-    drafts, store = drafting.from_flags(tokenizer)
-    draft = drafting.one(drafts)
+    folder = shared.open_model()
+    drafts, store = shared.open_drafts(folder.tokenizer)
+    draft = shared.only(drafts)
     path = epath.Path(_WORKDIR.value)
     command.make_folder(path)
     settings = _settings(path, protocol)
-    index = drafting.load_index(store)
+    index = shared.load_index(store)
+    lm = shared.load_model(folder, index)
     benchmark = qa_benchmark.QaBenchmark(
-        params=prompting.load_params(config, index),
-        model=config.model,
-        tokenizer=tokenizer,
-        eos_id=prompting.end_ids(tokenizer),
+        params=lm.params,
+        model=lm.config,
+        tokenizer=lm.tokenizer,
+        eos_id=lm.eos_ids,
         template=TEMPLATES[settings["template"]],
         draft=draft,
         sampling=protocol.nucleus if _NUCLEUS.value else SamplingConfig(),
         max_new_tokens=settings["max_new_tokens"],
         index=index,
-        seed=_SEED.value,
+        seed=shared.FLAGS.seed,
     )
     questions = questions[: _COUNT.value or None]
     file = path / "records.jsonl"
     benchmark = qa_benchmark.choose_tree_size(
-        benchmark, questions[0], file, drafting.cache_file()
+        benchmark, questions[0], file, shared.cache_file()
     )
     lines = qa_benchmark.run_benchmark(benchmark, questions, file)
     lines = list(tqdm(lines, total=len(questions), unit="question"))
@@ -101,20 +112,22 @@ def run(protocol: Protocol, questions: Sequence[qa_benchmark.Question]) -> list[
 
 
 def make_table(total: Sequence[dict[str, Any]], rows: Sequence[Row]) -> str:
-    """What was measured, and what the paper tells."""
-    told = [f"{'measured':<28}{'M':>7}{'ms a token':>12}{'speed-up':>10}"]
+    """The measured figures, and below them the paper's."""
+    lines = [f"{'measured':<28}{'M':>7}{'ms a token':>12}{'speed-up':>10}"]
     for line in total:
         nodes = f"{line['num_draft']} nodes" if line["num_draft"] else "chose plain"
         is_plain = line["drafter"] == PLAIN.drafter
         name = "plain" if is_plain else f"{line['drafter']} ({nodes})"
-        told.append(_row(name, line["M"], line["ms_per_token"], line["speed_up"]))
-    told.append("the paper, on one A6000")
+        lines.append(_row(name, line["M"], line["ms_per_token"], line["speed_up"]))
+    lines.append("the paper, on one A6000")
     for row in rows:
         name = f"{row.model}, {row.sampling}"
-        told.append(_row(f"{name}: plain", 1.0, row.plain_ms, 1.0))
-        told.append(_row("  REST", row.rest_M, row.rest_ms, row.plain_ms / row.rest_ms))
+        lines.append(_row(f"{name}: plain", 1.0, row.plain_ms, 1.0))
+        lines.append(
+            _row("  REST", row.rest_M, row.rest_ms, row.plain_ms / row.rest_ms)
+        )
     same = total[-1]["same_texts"]
-    return "\n".join([*told, f"answers that are those of plain decoding: {same:.1%}"])
+    return "\n".join([*lines, f"answers that are those of plain decoding: {same:.1%}"])
 
 
 def _row(name: str, rate: float | None, ms: float, speed_up: float) -> str:
@@ -123,27 +136,29 @@ def _row(name: str, rate: float | None, ms: float, speed_up: float) -> str:
 
 
 def _settings(path: epath.Path, protocol: Protocol) -> dict[str, Any]:
-    """All that a directory's answers depend on, kept in it.
+    """Everything that a directory's answers depend on; the directory keeps it.
 
     Raises:
-      ValueError: it holds answers of other settings.
+      ValueError: it holds answers with other settings.
     """
     fixed = ("run", "dtype", "tokenizer", "datastore", "drafter", "num_draft")
     settings = {name: flags.FLAGS[name].value for name in (*fixed, "draft_depth")}
     settings |= {
         "data": _DATA.value,
         "nucleus": _NUCLEUS.value,
-        "seed": _SEED.value,
+        "seed": shared.FLAGS.seed,
         "max_new_tokens": _MAX_NEW_TOKENS.value or protocol.max_new_tokens,
         "template": _TEMPLATE.value or protocol.template,
     }
     file = path / "settings.json"
-    held = aliases.upgrade_record(files.read_json(file)) if file.exists() else settings
+    before = (
+        aliases.upgrade_record(files.read_json(file)) if file.exists() else settings
+    )
     for name, value in settings.items():
-        was = held.get(name, flags.FLAGS[name].default)  # a flag that did not exist yet
-        if was != value:
+        old = before.get(name, flags.FLAGS[name].default)  # a flag of a later version
+        if old != value:
             raise ValueError(
-                f"{path} holds answers with --{name}={was}, not {value}; give another "
+                f"{path} holds answers with --{name}={old}, not {value}; give another "
                 "--workdir"
             )
     files.write_json(file, settings)

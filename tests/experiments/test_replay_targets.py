@@ -23,7 +23,7 @@ TOKENIZER = TaskTokenizer(12)
 
 def make(path, *arguments, tokenizer="relay:12", run=script):
     file = f"--targets={path}/targets.npz"
-    return run("make_targets", file, f"--tokenizer={tokenizer}", *arguments)
+    return run("replay", "--make", file, f"--tokenizer={tokenizer}", *arguments)
 
 
 def read_targets(path):

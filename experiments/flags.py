@@ -1,0 +1,339 @@
+"""The flags that several scripts share, in groups, and what is opened by them.
+
+A script calls the `define_*` functions of the groups that it has, at its top; the other
+functions read them. Everything else is a call of `relay_jax`, as a notebook makes it.
+"""
+
+import functools
+import itertools
+import sys
+from collections.abc import Iterator, Sequence
+
+import jax
+from absl import flags
+from etils import epath
+from jax.sharding import Mesh
+
+from experiments import command
+from relay_jax import generation, pretrained
+from relay_jax.config import MAX_SEED, DraftConfig, MeshConfig, SamplingConfig
+from relay_jax.data import corpora
+from relay_jax.generation import LanguageModel
+from relay_jax.models.sharding import make_mesh
+from relay_jax.pretrained import ModelFolder
+from relay_jax.rest import drafters, step_times
+from relay_jax.rest import index as indexes
+from relay_jax.rest.autotune import AUTOTUNE, PROBE
+from relay_jax.rest.datastore import Datastore, open_datastore
+from relay_jax.rest.index import AnyIndex, HostIndex, MeshIndex
+from relay_jax.rest.request import GenerationOutput, check_draft
+from relay_jax.tokenizers import Tokenizer
+
+FLAGS = flags.FLAGS
+# The looped drafter needs a looped model: experiments/benchmarks/looped_drafter.py.
+DRAFTERS = [name for name in drafters.DRAFTERS if name != "looped"]
+INDEXES = {
+    "device": indexes.load_index,
+    "mesh": lambda store: indexes.load_index(store, mesh(everywhere=True)),
+    "host": HostIndex,
+}
+
+
+@functools.cache
+def define_mesh() -> None:
+    flags.DEFINE_string(
+        "mesh", "1,1", "Devices that the model is spread over: fsdp,tensor."
+    )
+
+
+@functools.cache
+def define_model() -> None:
+    """Which model decodes."""
+    define_mesh()
+    flags.DEFINE_string(
+        "run",
+        None,
+        "The decoder: a run directory, or a Hugging Face folder.",
+        required=True,
+    )
+    flags.DEFINE_enum(
+        "dtype",
+        "",
+        ["", "float32", "bfloat16", "float16"],
+        "Type of a Hugging Face model; default: its own.",
+    )
+    flags.DEFINE_string(
+        "tokenizer", "", "A tokenizer's file or folder; default: that of the run."
+    )
+
+
+@functools.cache
+def define_sampling(max_new_tokens: int) -> None:
+    """How the next token is chosen, and how many there are."""
+    flags.DEFINE_integer(
+        "max_new_tokens", max_new_tokens, "Maximum number of new tokens.", 1, 2**30
+    )
+    flags.DEFINE_float("temperature", 0.0, "Sampling temperature; 0 is greedy.")
+    flags.DEFINE_float(
+        "top_p", 1.0, "Sample from the likeliest tokens of this total probability."
+    )
+    flags.DEFINE_integer("top_k", 0, "Sample from the k likeliest tokens; 0: all.")
+    define_seed()
+
+
+@functools.cache
+def define_seed(of: str = "of sampling") -> None:
+    flags.DEFINE_integer("seed", 0, f"Seed {of}.", 0, MAX_SEED)
+
+
+@functools.cache
+def define_drafting(num_draft: str = "auto", drafter: bool = True) -> None:
+    """Which drafter, from which datastore, and the size of its trees.
+
+    Args:
+      drafter: whether there is one, --drafter.
+    """
+    flags.DEFINE_string("datastore", "", "A datastore's directory.")
+    if drafter:
+        flags.DEFINE_enum("drafter", "rest", DRAFTERS, "The drafter.")
+    flags.DEFINE_string(
+        "num_draft",
+        num_draft,
+        "Nodes of the draft tree; auto: the size that pays here, as measured, or none. "
+        f"The first {PROBE} tokens are then decoded plainly.",
+    )
+    flags.DEFINE_integer("draft_depth", 10, "Depth of the draft tree.", 1)
+    flags.DEFINE_enum(
+        "index",
+        "device",
+        list(INDEXES),
+        "Where the datastore is searched: on the first device, spread over all devices "
+        "(shard by shard: build it with at least as many), or on the host, in its "
+        "files (a few blocks of which are checked, unless --verify_datastore).",
+    )
+    flags.DEFINE_bool("verify_datastore", False, "Check every byte of the datastore.")
+    flags.DEFINE_string(
+        "tree_size_cache",
+        "",
+        "File that keeps measured step times; default: in ~/.cache/relay_jax.",
+    )
+
+
+@functools.cache
+def define_prompts() -> None:
+    """What is continued."""
+    flags.DEFINE_multi_string("prompt", [], "A text to continue; repeatable.")
+    flags.DEFINE_multi_string("prompt_ids", [], "A prompt as token ids: 1,2,3.")
+    flags.DEFINE_string("prompt_file", "", "A file with a prompt on each line.")
+    flags.DEFINE_list("prompts_jsonl", [], "JSON-lines files, a prompt on each line.")
+    flags.DEFINE_string("prompt_key", "prompt", "JSON field of the prompt.")
+    flags.DEFINE_list("files", [], "Files, folders or patterns to continue.")
+    flags.DEFINE_string("token_array", "", "A .npy file of documents to continue.")
+    flags.DEFINE_integer(
+        "piece_tokens", 0, "Cut documents into pieces of so many tokens first; 0: none."
+    )
+    flags.DEFINE_integer("skip_prompts", 0, "Number of prompts to skip.")
+    flags.DEFINE_integer(
+        "prompt_tokens", 64, "Tokens of a document that are the prompt.", 1
+    )
+
+
+def mesh(everywhere: bool = False) -> Mesh:
+    """The mesh of --mesh.
+
+    Args:
+      everywhere: whether all devices take part, the rest of them along `data`; always
+        so where there are several processes.
+
+    Raises:
+      ValueError: it does not fit the devices.
+    """
+    everywhere |= jax.process_count() > 1
+    fsdp, tensor = command.whole_numbers("mesh", FLAGS.mesh, 2)
+    if min(fsdp, tensor) < 1:
+        raise ValueError(f"--mesh must be 1 or more along each axis, got {FLAGS.mesh}")
+    return make_mesh(MeshConfig(0 if everywhere else 1, fsdp, tensor))
+
+
+def open_model(needs_text: bool = True) -> ModelFolder:
+    """The folder of --run, checked; its parameters are not read yet.
+
+    Args:
+      needs_text: whether text is read or shown, for which token ids do not suffice.
+
+    Raises:
+      ValueError: it holds no decoder, or lacks weights; there is no tokenizer, or it is
+        another model's; --mesh does not fit the devices.
+    """
+    mesh()
+    folder = pretrained.open_folder(
+        FLAGS.run, dtype=FLAGS.dtype, tokenizer=FLAGS.tokenizer
+    )
+    pretrained.check_decoder(folder, needs_text)
+    return folder
+
+
+def load_model(folder: ModelFolder, index: AnyIndex | None) -> LanguageModel:
+    """The model, spread over --mesh, on the devices of the index.
+
+    Raises:
+      ValueError: parameters are missing, damaged, or of another shape.
+    """
+    return folder.load_decoder(index.mesh if isinstance(index, MeshIndex) else mesh())
+
+
+def open_drafts(
+    tokenizer: Tokenizer | None = None, names: Sequence[str] = ()
+) -> tuple[list[DraftConfig], Datastore | None]:
+    """Draft configs and the opened datastore, None where none is needed.
+
+    One config for each drafter and each size of --num_draft; `AUTOTUNE` stands for auto.
+
+    Args:
+      tokenizer: the model's, which must be the datastore's.
+      names: the drafters; by default the one of --drafter.
+
+    Raises:
+      ValueError: a drafter is unknown; the datastore is missing, damaged, or another
+        tokenizer's.
+    """
+    names = names or [FLAGS.drafter]
+    drafts = [
+        generation.make_draft(name, size, FLAGS.draft_depth)
+        for name, size in itertools.product(names, read_sizes())
+    ]
+    needy = [name for name in names if name in drafters.NEEDS_DATASTORE]
+    if needy and not FLAGS.datastore:
+        raise ValueError(
+            f"--datastore is missing: {' and '.join(drafters.NEEDS_DATASTORE)} need one; "
+            "--drafter=mixed and --drafter=prompt_lookup work without"
+        )
+    searched = {drafters.DRAFTERS[draft.drafter].index for draft in drafts}
+    is_open = FLAGS.datastore and drafters.DATASTORE in searched
+    store = _open_datastore(tokenizer) if is_open else None
+    for draft in drafts:
+        check_draft(draft, store)
+    return drafts, store
+
+
+def _open_datastore(tokenizer: Tokenizer | None) -> Datastore:
+    store = open_datastore(
+        FLAGS.datastore, tokenizer=tokenizer, verify=FLAGS.verify_datastore
+    )
+    if tokenizer and not store.tokenizer:
+        print(
+            f"{store.path} does not name its tokenizer (build_datastore: --tokenizer "
+            "or --tokenizer_identity); its tokens are taken to be the model's",
+            file=sys.stderr,
+        )
+    return store
+
+
+def load_index(store: Datastore | None) -> AnyIndex | None:
+    """The index of a datastore, in the form of --index. Large: load it last.
+
+    Raises:
+      ValueError: a file is damaged; the index serves one process, and there are several.
+    """
+    if store and jax.process_count() > 1 and FLAGS.index != "mesh":
+        raise ValueError(
+            f"--index={FLAGS.index} is searched by one process; several of them search "
+            "together with --index=mesh"
+        )
+    return INDEXES[FLAGS.index](store) if store else None
+
+
+def sampling() -> SamplingConfig:
+    """How the next token is chosen. Raises ValueError where a flag is out of range."""
+    return SamplingConfig(FLAGS.temperature, FLAGS.top_p, FLAGS.top_k)
+
+
+def report_size(output: GenerationOutput, before: int | None) -> int:
+    """Prints how large the draft tree was chosen, and when drafts stopped paying.
+
+    Args:
+      before: what this returned for the last output; None at first.
+    """
+    if output.tuned and before is None:
+        print(output.tuned.summary(), file=sys.stderr)
+    elif before and not output.num_draft:
+        print("drafts do not pay any more: going on plainly", file=sys.stderr)
+    return output.num_draft
+
+
+def read_sizes() -> list[int]:
+    """The sizes of --num_draft. Raises ValueError where it holds something else."""
+    parts = [part.strip() for part in FLAGS.num_draft.split(",")]
+    if not all(part == "auto" or part.isdecimal() for part in parts):
+        raise ValueError(
+            "--num_draft must be auto or whole numbers with commas, got "
+            f"{FLAGS.num_draft!r}"
+        )
+    return [AUTOTUNE if part == "auto" else int(part) for part in parts]
+
+
+def only(drafts: list[DraftConfig]) -> DraftConfig:
+    """The only draft config. Raises ValueError where there are several."""
+    if len(drafts) > 1:
+        raise ValueError(f"--num_draft takes one size here, got {FLAGS.num_draft!r}")
+    return drafts[0]
+
+
+def cache_file() -> epath.Path:
+    """The file that keeps measured step times."""
+    return epath.Path(FLAGS.tree_size_cache or step_times.default_file())
+
+
+def read_prompts(tokenizer: Tokenizer, count: int = 0) -> list[list[int]]:
+    """The prompts of all flags, as token ids; at most `count` of them if it is given.
+
+    Raises:
+      ValueError: a file is missing or holds something else; there is no prompt.
+    """
+    stop = FLAGS.skip_prompts + count if count else None
+    prompts = list(itertools.islice(_prompts(tokenizer), FLAGS.skip_prompts, stop))
+    if not prompts:
+        raise ValueError(
+            "no prompt: give --prompt, --prompt_ids, --prompt_file, --prompts_jsonl, or "
+            "--files or --token_array with documents longer than --prompt_tokens "
+            f"({FLAGS.prompt_tokens})"
+        )
+    return prompts
+
+
+def prompt_source() -> str:
+    """Where the prompts come from, for records."""
+    files = [*FLAGS.prompts_jsonl, *FLAGS.files]
+    return ",".join(filter(None, [FLAGS.prompt_file, *files, FLAGS.token_array]))
+
+
+def _prompts(tokenizer: Tokenizer) -> Iterator[list[int]]:
+    yield from map(tokenizer.encode, FLAGS.prompt)
+    for ids in FLAGS.prompt_ids:
+        yield list(command.whole_numbers("prompt_ids", ids))
+    if FLAGS.prompt_file:
+        file = epath.Path(FLAGS.prompt_file)
+        if not file.exists():
+            raise ValueError(f"--prompt_file: {file} does not exist")
+        for line in file.read_text().splitlines():
+            if line.strip():
+                yield tokenizer.encode(line)
+    if FLAGS.prompts_jsonl:
+        files = corpora.find_files(FLAGS.prompts_jsonl)
+        yield from map(
+            tokenizer.encode, corpora.read_json_lines(files, FLAGS.prompt_key)
+        )
+    documents = corpora.read_files(corpora.find_files(FLAGS.files))
+    yield from _beginnings(map(tokenizer.encode, documents))
+    if FLAGS.token_array:
+        yield from _beginnings(corpora.read_tokens(FLAGS.token_array, tokenizer.eos_id))
+
+
+def _beginnings(documents) -> Iterator[list[int]]:
+    """The first tokens of every document, or piece of one, that continues after them."""
+    for document in documents:
+        size = FLAGS.piece_tokens or len(document) or 1
+        for first in range(0, len(document), size):
+            piece = document[first : first + size]
+            if len(piece) > FLAGS.prompt_tokens + 1:
+                yield list(map(int, piece[: FLAGS.prompt_tokens]))

@@ -1,0 +1,85 @@
+r"""Continues prompts with a trained decoder, with drafts or without.
+
+    python -m experiments.generate --run=DIR/ar --drafter=prompt_lookup \
+        --prompt='[ARI] (2+3)*4=' --show_accepted
+    python -m experiments.generate --run=DIR/ar --datastore=STORE --seed=1 \
+        --prompt_file=prompts.txt --temperature=0.8 --top_p=0.95
+    python -m experiments.generate --run=DIR/ar --drafter=none \
+        --prompt_ids=2,43,11 --print_ids --ignore_eos
+
+The text is the same, whatever drafts. In a terminal it is shown while it is generated.
+The size of the draft tree is measured (--num_draft=auto): where drafts do not pay, none
+are made.
+"""
+
+import sys
+
+import jax
+from absl import flags
+
+from experiments import command
+from experiments import flags as shared
+from relay_jax.decoding import decode
+from relay_jax.rest.request import GenerationOutput, Request, run
+
+shared.define_model()
+shared.define_sampling(max_new_tokens=256)
+shared.define_drafting()
+shared.define_prompts()
+_PRINT_IDS = flags.DEFINE_bool("print_ids", False, "Print token ids instead of text.")
+_IGNORE_EOS = flags.DEFINE_bool("ignore_eos", False, "Go on after the end of a text.")
+_SHOW = flags.DEFINE_bool("show_accepted", False, "Mark accepted drafts: «like this».")
+STREAM_STEPS = 8  # forward passes between two looks at the text
+
+
+def main() -> None:
+    sampling = shared.sampling()
+    folder = shared.open_model(needs_text=not _PRINT_IDS.value)
+    drafts, store = shared.open_drafts(folder.tokenizer)
+    draft = shared.only(drafts)
+    prompts = shared.read_prompts(folder.tokenizer)
+    decode.pad_prompts(prompts, folder.config.model.vocab_size)  # checks them
+    index = shared.load_index(store)
+    lm = shared.load_model(folder, index)
+    request = Request(
+        params=lm.params,
+        model=lm.config,
+        tokenizer=lm.tokenizer,
+        prompts=prompts,
+        max_new_tokens=shared.FLAGS.max_new_tokens,
+        eos_ids=decode.NO_EOS if _IGNORE_EOS.value else lm.eos_ids,
+        draft=draft,
+        index=index,
+        sampling=sampling,
+        seed=shared.FLAGS.seed,
+        cache_file=shared.cache_file(),
+    )
+    is_watched = sys.stdout.isatty() and jax.process_count() == 1
+    streams = is_watched and len(prompts) == 1
+    shown, size, output = "", None, None
+    for output in run(request, STREAM_STEPS if streams else 0):
+        size = shared.report_size(output, size)
+        if streams:
+            (text,) = show(output)
+            print(text[len(shown) :], end="", flush=True)
+            shown = text
+    assert output is not None
+    print("" if streams else "\n".join(show(output)))
+    print(
+        f"{output.num_tokens} tokens in {sum(output.num_steps)} steps "
+        f"(M = {output.tokens_per_step:.2f})",
+        file=sys.stderr,
+    )
+
+
+def show(output: GenerationOutput) -> list[str]:
+    """The new text for each prompt, or its ids; accepted drafts in quotes if asked."""
+    if _SHOW.value:
+        return output.marked_texts(as_ids=_PRINT_IDS.value)
+    if _PRINT_IDS.value:
+        return [",".join(map(str, ids)) for ids in output.token_ids]
+    return output.texts
+
+
+if __name__ == "__main__":
+    command.run(main, is_shared=True)

@@ -1,0 +1,141 @@
+r"""Replays known texts against a drafter, without a model: tokens per step and its time.
+
+    python -m experiments.replay --targets=FILE.npz --datastore=DIR --drafter=rest \
+        --num_draft=64
+
+prints one JSON line. M is the mean number of tokens per step; the drafter is the very
+one that decoding uses. With --make, the texts are made: prompts and what follows them.
+
+    python -m experiments.replay --make --targets=FILE.npz --tokenizer=code.model \
+        --jsonl=HumanEval.jsonl.gz --text_key=canonical_solution --every=2 --offset=1
+    python -m experiments.replay --make --targets=FILE.npz --tokenizer=code.model \
+        --files='held_out/**/*.py' --prompt_tokens=32
+    python -m experiments.replay --make --targets=FILE.npz --count=40 \
+        --tokenizer=RUN/tokenizer.model --token_array=RUN/held_out.npy
+
+Prompt and text of a JSON line are encoded together where the prompt's own tokens stay as
+they are, else each by itself: a model is given the prompt's tokens.
+The file's format: `relay_jax/rest/replay.py`.
+"""
+
+import itertools
+import json
+from collections.abc import Iterator
+
+import numpy as np
+from absl import flags
+
+from experiments import command
+from experiments import flags as shared
+from relay_jax.data import corpora
+from relay_jax.rest import drafters, replay
+from relay_jax.rest.replay import Target
+from relay_jax.tokenizers import Tokenizer, load_tokenizer
+
+shared.define_mesh()
+shared.define_drafting(num_draft="64")  # no model, so no step to time
+_TARGETS = flags.DEFINE_string("targets", None, "A .npz file of texts.", required=True)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Texts at once.", 1)
+_TIMED = flags.DEFINE_integer("timed_calls", 500, "Single calls timed.", 1)
+_MAKE = flags.DEFINE_bool("make", False, "Make --targets; what follows is for this.")
+_TOKENIZER = flags.DEFINE_string(
+    "tokenizer",
+    "",
+    "A tokenizer's file or folder, or relay:64 (the task vocabulary, 64 numbers).",
+)
+_JSONL = flags.DEFINE_list("jsonl", [], "JSON-lines files (or .gz), a text a line.")
+_PROMPT_KEY = flags.DEFINE_string("prompt_key", "prompt", "JSON field of the prompt.")
+_TEXT_KEY = flags.DEFINE_string("text_key", "text", "JSON field of what follows it.")
+_FILES = flags.DEFINE_list("files", [], "Files, folders or patterns, a text each.")
+_TOKEN_ARRAY = flags.DEFINE_string("token_array", "", "A .npy file of documents.")
+_PROMPT_TOKENS = flags.DEFINE_integer(
+    "prompt_tokens", 32, "Tokens of a document that are the prompt.", 1
+)
+_EVERY = flags.DEFINE_integer("every", 1, "Take one text in so many.", 1)
+_OFFSET = flags.DEFINE_integer("offset", 0, "Index of the first text to take.", 0)
+_COUNT = flags.DEFINE_integer("count", None, "Maximum number of texts.", 1)
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing file.")
+
+
+def main() -> None:
+    if _MAKE.value:
+        make_targets()
+    else:
+        replay_targets()
+
+
+def replay_targets() -> None:
+    if "auto" in shared.FLAGS.num_draft:
+        raise ValueError("--num_draft must be a number here: there is no model to time")
+    drafts, store = shared.open_drafts()
+    draft = shared.only(drafts)
+    drafters.check(draft, store, has_logits=False)
+    targets = replay.load_targets(_TARGETS.value)
+    if store is not None:
+        replay.check_targets(targets, store.vocab_size)
+    index = shared.load_index(store)
+    scores = replay.replay_targets(
+        targets, index, draft, _BATCH_SIZE.value, progress=True
+    )
+    new, steps, nodes = np.sum(scores, axis=0)
+    texts = replay.sample_texts(targets, _TIMED.value)
+    seconds = replay.time_drafter(texts, index, draft)
+    means = [score.new_tokens / score.steps for score in scores]
+    line = {
+        "drafter": draft.drafter,
+        "num_draft": draft.num_draft,
+        "M": round(float(new / steps), 4),
+        "M_mean_of_texts": round(float(np.mean(means)), 4),
+        "steps": int(steps),
+        "tokens": int(new),
+        "texts": len(scores),
+        "nodes_per_step": round(float(nodes / steps), 2),
+        "drafter_ms_median": round(float(np.median(seconds)) * 1e3, 4),
+        "drafter_ms_p99": round(float(np.quantile(seconds, 0.99)) * 1e3, 4),
+    }
+    print(json.dumps(line | command.describe()))
+
+
+def make_targets() -> None:
+    if not _TOKENIZER.value:
+        raise ValueError("--make needs --tokenizer, whose tokens the texts will be")
+    replay.check_place(_TARGETS.value, _OVERWRITE.value)
+    tokenizer = load_tokenizer(_TOKENIZER.value)
+    chosen = itertools.islice(_texts(tokenizer), _OFFSET.value, None, _EVERY.value)
+    longer = (target for target in chosen if len(target.tokens) > target.prompt_length)
+    targets = list(itertools.islice(longer, _COUNT.value))
+    replay.save_targets(_TARGETS.value, targets, _OVERWRITE.value)
+    new = sum(len(target.tokens) - target.prompt_length for target in targets)
+    print(f"{_TARGETS.value}: {len(targets)} texts, {new:,} tokens after their prompts")
+
+
+def _texts(tokenizer: Tokenizer) -> Iterator[Target]:
+    """All texts of the source in the flags."""
+    sources = [bool(source.value) for source in (_JSONL, _FILES, _TOKEN_ARRAY)]
+    if sum(sources) != 1:
+        raise ValueError("give one of --jsonl, --files and --token_array")
+    if _JSONL.value:
+        files = corpora.find_files(_JSONL.value)
+        keys = _PROMPT_KEY.value, _TEXT_KEY.value
+        for prompt, text in corpora.read_json_fields(files, keys):
+            yield _encode(prompt, text, tokenizer)
+        return
+    if _FILES.value:
+        texts = corpora.read_files(corpora.find_files(_FILES.value))
+        documents = map(tokenizer.encode, texts)
+    else:
+        documents = corpora.read_tokens(_TOKEN_ARRAY.value, tokenizer.eos_id)
+    for document in documents:
+        yield Target(np.array(document, np.int32), _PROMPT_TOKENS.value)
+
+
+def _encode(prompt: str, text: str, tokenizer: Tokenizer) -> Target:
+    prompt_ids, ids = tokenizer.encode(prompt), tokenizer.encode(prompt + text)
+    if ids[: len(prompt_ids)] != prompt_ids:
+        begin = len(tokenizer.encode(""))  # what a tokenizer puts before every text
+        ids = [*prompt_ids, *tokenizer.encode(text)[begin:]]
+    return Target(np.array(ids, np.int32), len(prompt_ids))
+
+
+if __name__ == "__main__":
+    command.run(main)

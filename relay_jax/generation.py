@@ -1,0 +1,235 @@
+"""A language model with its tokenizer, and the text that it generates.
+
+    lm = relay_jax.load("FOLDER")
+    out = lm.generate(["def fib(n):"], max_new_tokens=128, datastore="STORE")
+    print(out.texts[0], out.tokens_per_step)
+
+Drafts never change what is generated: a datastore and a drafter only save time.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jax.sharding import Mesh
+
+from relay_jax.base import PyTree
+from relay_jax.config import MAX_SEED, DraftConfig, ModelConfig, SamplingConfig
+from relay_jax.datastores import open_index
+from relay_jax.decoding import decode
+from relay_jax.rest import drafters
+from relay_jax.rest.autotune import AUTOTUNE
+from relay_jax.rest.request import GenerationOutput, Request, run
+from relay_jax.tokenizers import IdTokenizer, Tokenizer
+
+STREAM_STEPS = 8  # forward passes between two pieces of a stream
+
+
+class LanguageModel(NamedTuple):
+    """A decoder with its tokenizer. `relay_jax.load` makes one."""
+
+    config: ModelConfig
+    params: PyTree  # unstacked, one subtree for each layer
+    tokenizer: Tokenizer
+    eos_ids: tuple[int, ...]  # each of them ends a text
+    name: str = ""
+    mesh: Mesh | None = None  # of the parameters, if they are spread over devices
+
+    def generate(self, prompts: Any, **options: Any) -> GenerationOutput:
+        """Continues prompts, all of them at once.
+
+        Args:
+          prompts: one text or several, or the token ids of one text or several.
+          **options: see `make_request`.
+
+        Raises:
+          ValueError: see `make_request`.
+        """
+        *_, output = run(self.make_request(prompts, **options))
+        return output
+
+    def stream(self, prompt: Any, **options: Any) -> Iterator[str]:
+        """Continues one prompt; yields its text piece by piece, as it is generated.
+
+        Args:
+          prompt: one text, or its token ids.
+          **options: see `make_request`.
+
+        Raises:
+          ValueError: see `make_request`; there are several prompts.
+        """
+        request = self.make_request(prompt, **options)
+        if len(request.prompts) != 1:
+            raise ValueError(
+                f"stream continues one prompt, got {len(request.prompts)}; call it for "
+                "each, or take generate, which continues them all at once"
+            )
+        return _pieces(run(request, STREAM_STEPS))
+
+    def make_request(
+        self,
+        prompts: Any,
+        *,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        seed: int = 0,
+        stop: str | Sequence[str] = (),
+        eos_token_id: int | Sequence[int] | None = None,
+        ignore_eos: bool = False,
+        datastore: Any = None,
+        drafter: str | None = None,
+        num_draft: int | str = "auto",
+        draft_depth: int = 10,
+        max_length: int = 0,
+        cache_file: Any = None,
+    ) -> Request:
+        """The request that `generate` and `stream` run, checked.
+
+        Args:
+          prompts: one text or several, or the token ids of one text or several.
+          max_new_tokens: maximum number of new tokens for each prompt.
+          temperature: of sampling; 0 is greedy.
+          top_p: sample from the likeliest tokens of this total probability.
+          top_k: sample from this many likeliest tokens; 0: from all.
+          seed: of sampling; prompt i uses `fold_in(key(seed), i)`.
+          stop: strings before which a text is cut.
+          eos_token_id: token ids that end a text; by default the model's.
+          ignore_eos: whether to go on after the end of a text.
+          datastore: a directory, an opened `Datastore` or its index. The datastore that
+            was used last stays on the device.
+          drafter: a name of `rest.drafters.DRAFTERS`; by default "rest" with a
+            datastore and "prompt_lookup" without. "none" decodes plainly.
+          num_draft: nodes of a draft tree; "auto" measures which size pays, on the
+            first `autotune.PROBE` tokens, which are decoded plainly.
+          draft_depth: maximum depth of a draft tree.
+          max_length: number of tokens, prompt included, at which texts end; 0: no limit.
+          cache_file: file that keeps measured step times; by default in ~/.cache.
+
+        Raises:
+          ValueError: an argument is out of range, a prompt is empty or holds unknown
+            token ids, the datastore is missing or another tokenizer's.
+        """
+        if drafter is None:
+            drafter = "prompt_lookup" if datastore is None else "rest"
+        draft = make_draft(drafter, num_draft, draft_depth)
+        if not 0 <= seed <= MAX_SEED:
+            raise ValueError(f"seed must be 0..{MAX_SEED}, got {seed}")
+        ids = encode_prompts(prompts, self.tokenizer)
+        sampling = SamplingConfig(float(temperature), float(top_p), top_k)
+        needs_text = [stop] if isinstance(stop, str) else list(stop)
+        if "" in needs_text:
+            raise ValueError("a stop string is empty; give at least one character")
+        if needs_text and isinstance(self.tokenizer, IdTokenizer):
+            raise ValueError(self.tokenizer.refusal())
+        is_used = drafters.DRAFTERS[drafter].index == drafters.DATASTORE
+        index = open_index(datastore, self.tokenizer, self.mesh) if is_used else None
+        return Request(
+            params=self.params,
+            model=self.config,
+            tokenizer=self.tokenizer,
+            prompts=ids,
+            max_new_tokens=max_new_tokens,
+            eos_ids=self._end_ids(eos_token_id, ignore_eos),
+            draft=draft,
+            index=index,
+            sampling=sampling,
+            seed=seed,
+            stop=tuple(needs_text),
+            max_length=max_length,
+            cache_file=cache_file,
+        )
+
+    def _end_ids(
+        self, eos_token_id: int | Sequence[int] | None, ignore_eos: bool
+    ) -> decode.EndIds:
+        if ignore_eos:
+            return decode.NO_EOS
+        if eos_token_id is None:
+            return self.eos_ids
+        ids = tuple(np.atleast_1d(np.asarray(eos_token_id)).tolist())
+        size = self.config.vocab_size
+        wrong = [i for i in ids if type(i) is not int or not 0 <= i < size]
+        if wrong or not ids:
+            raise ValueError(
+                f"eos_token_id must be token ids 0..{size - 1}, got {eos_token_id!r}; "
+                "ignore_eos=True goes on after the end of a text"
+            )
+        return ids
+
+
+def make_draft(
+    drafter: str, num_draft: int | str = "auto", depth: int = 10
+) -> DraftConfig:
+    """The draft config of a drafter's name and size.
+
+    Args:
+      num_draft: nodes of the draft tree; "auto" or `AUTOTUNE` leaves it open.
+
+    Raises:
+      ValueError: an unknown drafter, or another size.
+    """
+    names = [name for name in drafters.DRAFTERS if name != "looped"]
+    if drafter not in names:
+        raise ValueError(
+            f"unknown drafter {drafter!r}; valid drafters: {', '.join(names)}"
+        )
+    size = AUTOTUNE if num_draft == "auto" else num_draft
+    if not isinstance(size, int) or (size < 0 and size != AUTOTUNE):
+        raise ValueError(
+            f"num_draft must be 'auto' or a number of nodes, 0 or more, got {num_draft!r}"
+        )
+    if not isinstance(depth, int) or depth < 1:
+        raise ValueError(f"draft_depth must be 1 or more, got {depth!r}")
+    if drafter == "none":
+        return drafters.PLAIN
+    return DraftConfig(drafter=drafter, num_draft=size, depth=depth)
+
+
+def encode_prompts(prompts: Any, tokenizer: Tokenizer) -> list[list[int]]:
+    """The token ids of each prompt.
+
+    Args:
+      prompts: one text or several, or the token ids of one text or several.
+
+    Raises:
+      ValueError: they are something else, or there is none.
+    """
+    if isinstance(prompts, str) or _is_ids(prompts):
+        prompts = [prompts]
+    if not isinstance(prompts, (Sequence, np.ndarray)) or not len(prompts):
+        raise ValueError(
+            "prompts must be a text, token ids, or a list of them that is not empty, "
+            f"got {prompts!r}"
+        )
+    encoded = []
+    for prompt in prompts:
+        if isinstance(prompt, str):
+            encoded.append(list(tokenizer.encode(prompt)))
+        elif _is_ids(prompt):
+            encoded.append([int(token) for token in prompt])
+        else:
+            raise ValueError(
+                f"a prompt must be a text or a list of token ids, got {prompt!r}"
+            )
+    return encoded
+
+
+def _is_ids(prompt: Any) -> bool:
+    """Whether it is a sequence of whole numbers, at least one."""
+    if isinstance(prompt, str) or not isinstance(prompt, (Sequence, np.ndarray)):
+        return False
+    return len(prompt) > 0 and all(
+        isinstance(token, (int, np.integer)) and not isinstance(token, bool)
+        for token in prompt
+    )
+
+
+def _pieces(outputs: Iterator[GenerationOutput]) -> Iterator[str]:
+    shown = ""
+    for output in outputs:
+        (text,) = output.texts
+        if text != shown:
+            yield text[len(shown) :]
+            shown = text

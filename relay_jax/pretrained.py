@@ -1,0 +1,154 @@
+"""Models from folders: Hugging Face folders and run directories.
+
+    model = relay_jax.load("FOLDER")
+
+`open_folder` reads and checks everything but the parameters, in milliseconds, so that
+whatever else may be wrong is found before they are loaded.
+"""
+
+from typing import NamedTuple
+
+from etils import epath
+from jax.sharding import Mesh
+
+from relay_jax.base import PyTree
+from relay_jax.config import TrainConfig
+from relay_jax.generation import LanguageModel
+from relay_jax.models import hf_config, hf_weights
+from relay_jax.models.decoder import unstack_layers
+from relay_jax.solver import LoopedSolver, make_solver
+from relay_jax.tokenizers import (
+    IdTokenizer,
+    Tokenizer,
+    load_run_tokenizer,
+    load_tokenizer,
+)
+from relay_jax.training import checkpoint, run_dir
+
+
+class ModelFolder(NamedTuple):
+    """A checked folder of a model; its parameters are not read yet."""
+
+    path: epath.Path
+    config: TrainConfig
+    tokenizer: Tokenizer
+    eos_ids: tuple[int, ...]  # the folder's, else the tokenizer's
+    is_hugging_face: bool
+
+    def load_params(self, mesh: Mesh | None = None) -> PyTree:
+        """The parameters, spread over a mesh, or on the first device.
+
+        Raises:
+          ValueError: they are missing, damaged, or of another shape.
+        """
+        if self.is_hugging_face:
+            return hf_weights.load_params(self.path, self.config.model, mesh)
+        return checkpoint.load_params(self.path, mesh)[1]
+
+    def load_decoder(self, mesh: Mesh | None = None) -> LanguageModel:
+        """The decoder with its parameters. Raises ValueError: see `load_params`."""
+        return LanguageModel(
+            config=self.config.model,
+            params=unstack_layers(self.load_params(mesh)),
+            tokenizer=self.tokenizer,
+            eos_ids=self.eos_ids,
+            name=self.config.name,
+            mesh=mesh if mesh is not None and mesh.size > 1 else None,
+        )
+
+
+def load(
+    path: epath.PathLike,
+    *,
+    dtype: str = "",
+    tokenizer: epath.PathLike = "",
+    mesh: Mesh | None = None,
+) -> LanguageModel | LoopedSolver:
+    """Loads a model: a decoder as `LanguageModel`, a looped model as `LoopedSolver`.
+
+    Args:
+      path: a Hugging Face folder (Llama, Mistral, Qwen2) or a run directory.
+      dtype: of a Hugging Face model's parameters and compute, "float32", "bfloat16" or
+        "float16"; by default the folder's.
+      tokenizer: a tokenizer's file or folder; by default the model's.
+      mesh: devices over which the parameters are spread, `models.sharding.make_mesh`;
+        by default they are on the first.
+
+    Raises:
+      ValueError: it is not a model's folder; a file is missing, damaged or unsupported;
+        the tokenizer is another model's.
+    """
+    folder = open_folder(path, dtype=dtype, tokenizer=tokenizer)
+    if folder.config.model.kind == "looped":
+        return make_solver(folder.config, folder.load_params(mesh))
+    return folder.load_decoder(mesh)
+
+
+def open_folder(
+    path: epath.PathLike, *, dtype: str = "", tokenizer: epath.PathLike = ""
+) -> ModelFolder:
+    """Reads and checks a model's folder, but for its parameters.
+
+    Args:
+      dtype, tokenizer: see `load`.
+
+    Raises:
+      ValueError: see `load`.
+    """
+    path = epath.Path(path)
+    is_hugging_face = hf_config.is_hugging_face(path)
+    if is_hugging_face:
+        model = hf_config.read_model(path, dtype)
+        config = TrainConfig(model=model, name=path.name)
+        hf_weights.check(path, model)
+    elif dtype:
+        raise ValueError(
+            f"dtype={dtype} is for a Hugging Face folder, but {path} is a run "
+            "directory, whose config fixes the type; leave dtype out"
+        )
+    else:
+        config = run_dir.read_config(path)
+    opened = _open_tokenizer(path, config, tokenizer, is_hugging_face)
+    eos_ids = hf_config.read_special(path, "eos_token_id") or (opened.eos_id,)
+    return ModelFolder(path, config, opened, eos_ids, is_hugging_face)
+
+
+def check_decoder(folder: ModelFolder, needs_text: bool = True) -> None:
+    """Raises ValueError where a folder holds no decoder, or none that text can be given
+    to, if `needs_text`."""
+    kind = folder.config.model.kind
+    if kind != "decoder":
+        raise ValueError(
+            f"{folder.path} holds a {kind} model; decoding needs a decoder"
+        )
+    if needs_text and isinstance(folder.tokenizer, IdTokenizer):
+        raise ValueError(folder.tokenizer.refusal())
+
+
+def _open_tokenizer(
+    path: epath.Path,
+    config: TrainConfig,
+    name: epath.PathLike,
+    is_hugging_face: bool,
+) -> Tokenizer:
+    """The named tokenizer, else the folder's; see `load`."""
+    model = config.model
+    if name:
+        tokenizer = load_tokenizer(name)
+    else:
+        tokenizer = load_run_tokenizer(path, model.num_numbers, model.text_vocab_size)
+    # Some published models have room for tokens to come: fewer is no error there.
+    may_be_fewer = is_hugging_face or not name
+    too_few = tokenizer.vocab_size < model.vocab_size and not may_be_fewer
+    if tokenizer.vocab_size > model.vocab_size or too_few:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, the model "
+            f"{model.vocab_size}; give the model's own tokenizer"
+        )
+    ends = hf_config.read_special(path, "eos_token_id")
+    if name and ends and tokenizer.eos_id not in ends:
+        raise ValueError(
+            f"the tokenizer {name} ends a text with the token {tokenizer.eos_id}, but "
+            f"{path} with {', '.join(map(str, ends))}; give the model's own tokenizer"
+        )
+    return tokenizer

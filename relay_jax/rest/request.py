@@ -1,0 +1,313 @@
+"""A request: prompts, and how they are continued with drafts.
+
+    for output in run(Request(...), steps_per_output=8):
+        print(output.texts)
+
+This is the loop around `decode.advance` that chat, generation and the question
+benchmarks share: it reads the prompts, chooses the size of the draft tree if that is
+open, compiles, and then decodes, timed, a few steps at a time.
+"""
+
+import bisect
+import itertools
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import logging
+
+from relay_jax.base import Host, Int, PyTree
+from relay_jax.config import DraftConfig, ModelConfig, SamplingConfig
+from relay_jax.decoding import decode
+from relay_jax.decoding.decode import DecodeState
+from relay_jax.rest import autotune, drafters
+from relay_jax.rest.autotune import AUTOTUNE, TunedDraft
+from relay_jax.rest.drafters import PLAIN, make_drafter
+from relay_jax.tokenizers import UNFINISHED, Tokenizer, decode_spans
+
+MIN_ROOM = 64  # of prompts; rooms are powers of two, so that few programs are compiled
+WATCH_STEPS = 128  # steps between two looks at whether drafts pay
+STOP_STEPS = 16  # steps between two searches for stop strings
+
+
+class Request(NamedTuple):
+    """A model, prompts, and everything that the generated tokens depend on."""
+
+    params: PyTree
+    model: ModelConfig
+    tokenizer: Tokenizer
+    prompts: list[list[int]]
+    max_new_tokens: int  # for each prompt
+    eos_ids: decode.EndIds  # each of them ends a text
+    draft: DraftConfig = PLAIN  # num_draft may be `AUTOTUNE`
+    index: Any = None  # of the datastore
+    sampling: SamplingConfig = decode.GREEDY
+    seed: int = 0  # row i uses `fold_in(key(seed), i)`
+    stop: tuple[str, ...] = ()  # strings before which a text is cut
+    max_length: int = 0  # tokens, with the prompt, at which texts end; 0: no limit
+    cache_file: Any = None  # of measured step times
+
+
+class GenerationOutput(NamedTuple):
+    """Generated tokens, a list for each prompt, and what they took."""
+
+    token_ids: list[list[int]]  # new tokens; the one that ends a text is among them
+    prompt_token_ids: list[list[int]]
+    drafted: list[list[bool]]  # which new tokens were drafted and accepted
+    finish_reasons: list[str | None]  # "stop", "length", or None: not finished
+    num_steps: list[int]  # forward passes that generated tokens, for each prompt
+    seconds: float  # of decoding; neither reading the prompts nor compiling counts
+    prompt_seconds: float  # of reading the prompts, and of compiling what reads them
+    num_draft: int  # nodes of a step's draft tree; 0: decoding plainly
+    tuned: TunedDraft | None  # how the tree's size was chosen, if it was open
+    tokenizer: Tokenizer
+    stop: tuple[str, ...] = ()
+
+    @property
+    def texts(self) -> list[str]:
+        """The new text for each prompt. An unfinished one ends with a whole character."""
+        return [self._text(row) for row in range(len(self.token_ids))]
+
+    @property
+    def num_tokens(self) -> int:
+        """New tokens of all texts."""
+        return sum(map(len, self.token_ids))
+
+    @property
+    def tokens_per_step(self) -> float:
+        """M of the REST paper: new tokens of a forward pass, on average."""
+        return self.num_tokens / max(sum(self.num_steps), 1)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """New tokens of all texts in a second of decoding."""
+        return self.num_tokens / max(self.seconds, 1e-9)
+
+    def marked_texts(self, as_ids: bool = False) -> list[str]:
+        """The texts with accepted drafts in quotes: «like this».
+
+        Args:
+          as_ids: whether to show token ids instead of text.
+        """
+        return [self._marked(row, as_ids) for row in range(len(self.token_ids))]
+
+    def _text(self, row: int) -> str:
+        size = len(self.token_ids[row])
+        (text,) = _read_spans(self, row, [0, size])
+        found = [text.find(string) for string in self.stop if string in text]
+        if found or self.finish_reasons[row]:
+            return text[: min(found, default=len(text))]
+        # It may go on with the rest of a character, or of a stop string.
+        begun = [
+            text[-size:]
+            for string in self.stop
+            for size in range(1, len(string))
+            if text.endswith(string[:size])
+        ]
+        return text.removesuffix(max(begun, key=len, default="")).rstrip(UNFINISHED)
+
+    def _marked(self, row: int, as_ids: bool) -> str:
+        new, drafted = self.token_ids[row], np.array(self.drafted[row], bool)
+        changes = np.flatnonzero(np.diff(drafted)) + 1
+        cuts = [0, *changes.tolist(), len(new)]
+        if as_ids:
+            pairs = itertools.pairwise(cuts)
+            parts = [",".join(map(str, new[a:b])) for a, b in pairs]
+        else:
+            parts = _read_spans(self, row, cuts)
+        marked = zip(parts, cuts) if new else ()
+        return "".join(f"«{text}»" if drafted[cut] else text for text, cut in marked)
+
+
+def run(request: Request, steps_per_output: int = 0) -> Iterator[GenerationOutput]:
+    """Decodes a request and yields what there is before the first step and after every
+    `steps_per_output` steps, at last the whole; 0: after as many as possible.
+
+    Where the tree's size was open and drafts stop paying, it goes on plainly.
+
+    Raises:
+      ValueError: a setting is out of range, a prompt is empty or holds unknown token
+        ids, the drafter lacks its datastore.
+    """
+    state, output = _begin(request)
+    draft, tuned, seconds = request.draft, None, 0.0
+    if draft.num_draft == AUTOTUNE:
+        state, tuned = autotune.autotune(
+            *(request.params, state, request.index),
+            draft=draft,
+            cache_file=request.cache_file,
+            **_settings(request),
+        )
+        draft = tuned.draft
+        seconds = float(np.max(np.asarray(state.steps))) * tuned.seconds[0]
+    draft = autotune.resize(draft, draft.num_draft)
+    for used in {draft, PLAIN} if tuned else {draft}:
+        state = _advance(request, state, used, 0)  # compiles
+    num_steps = steps_per_output or _num_steps(request, tuned)
+    while True:
+        state, output = _look(request, state, output)
+        size = draft.num_draft
+        yield output._replace(seconds=seconds, tuned=tuned, num_draft=size)
+        if all(output.finish_reasons):
+            return
+        before, begin = _progress(state), time.perf_counter()
+        state = _advance(request, state, draft, num_steps)
+        seconds += time.perf_counter() - begin
+        if tuned and draft.num_draft and not tuned.pays(*(_progress(state) - before)):
+            draft = PLAIN
+
+
+def check_draft(draft: DraftConfig, index: Any) -> None:
+    """Raises ValueError at a draft config that cannot work with this index; its size may
+    be `AUTOTUNE`."""
+    is_open = draft.num_draft == AUTOTUNE
+    drafters.check(autotune.resize(draft, 1) if is_open else draft, index)
+
+
+def warn_of_length(model: ModelConfig, prompt: int, new: int) -> None:
+    """Logs a warning where texts outgrow the model's context length.
+
+    Args:
+      prompt, new: numbers of tokens.
+    """
+    if 0 < model.context_length < prompt + new:
+        logging.warning(
+            "a prompt of %d tokens and %d new ones are more than the %d that the model "
+            "was made for; what it generates beyond them may be nonsense",
+            *(prompt, new, model.context_length),
+        )
+
+
+def _begin(request: Request) -> tuple[DecodeState, GenerationOutput]:
+    """The state after the prompts, and the output that holds them alone."""
+    check_draft(request.draft, request.index)
+    if request.max_new_tokens < 1:
+        raise ValueError(
+            f"max_new_tokens must be 1 or more, got {request.max_new_tokens}"
+        )
+    model, prompts, limit = request.model, request.prompts, request.max_length
+    longest = max(map(len, prompts), default=0)
+    if not limit:
+        warn_of_length(model, longest, request.max_new_tokens)
+    room = max(MIN_ROOM, 1 << max(longest - 1, 0).bit_length())
+    padded = decode.pad_prompts(prompts, model.vocab_size, room)
+    begin = time.perf_counter()
+    state = decode.start(
+        request.params,
+        *padded,
+        decode.request_keys(request.seed, len(prompts)),
+        autotune.start_drafter(request.draft),
+        model=model,
+        max_new_tokens=request.max_new_tokens,
+    )
+    state = jax.block_until_ready(state)
+    seconds = time.perf_counter() - begin
+    if limit:
+        stop = jax.numpy.minimum(state.stop, limit)
+        state = state._replace(stop=stop, done=state.done | (state.length >= stop))
+    output = GenerationOutput(
+        token_ids=[[] for _ in prompts],
+        prompt_token_ids=[[int(token) for token in prompt] for prompt in prompts],
+        drafted=[[] for _ in prompts],
+        finish_reasons=[None for _ in prompts],
+        num_steps=[0 for _ in prompts],
+        seconds=0.0,
+        prompt_seconds=seconds,
+        num_draft=0,
+        tuned=None,
+        tokenizer=request.tokenizer,
+        stop=request.stop,
+    )
+    return state, output
+
+
+def _settings(request: Request) -> dict[str, Any]:
+    return {
+        "model": request.model,
+        "sampling": request.sampling,
+        "eos_id": request.eos_ids,
+    }
+
+
+def _advance(request: Request, state, draft: DraftConfig, num_steps: int):
+    state = decode.advance(
+        *(request.params, state, make_drafter(draft)),
+        request.index if draft.num_draft else None,
+        num_steps=num_steps,
+        **_settings(request),
+    )
+    return jax.block_until_ready(state)
+
+
+def _num_steps(request: Request, tuned: TunedDraft | None) -> int:
+    """Steps between two outputs where nobody watches."""
+    if request.stop:
+        return STOP_STEPS
+    return WATCH_STEPS if tuned and tuned.draft.num_draft else decode.NO_LIMIT
+
+
+def _progress(state: DecodeState) -> Int[Host, "2"]:
+    """Tokens and steps of all rows so far."""
+    return np.array([int(state.length.sum()), int(state.steps.sum())])
+
+
+def _look(
+    request: Request, state: DecodeState, output: GenerationOutput
+) -> tuple[DecodeState, GenerationOutput]:
+    """The output so far. Rows that hold a stop string are done."""
+    tokens, drafted, length, done, steps = map(
+        np.asarray, (state.tokens, state.drafted, state.length, state.done, state.steps)
+    )
+    eos_ids = np.atleast_1d(request.eos_ids)
+    new_ids, new_drafted, reasons = [], [], []
+    for row, prompt in enumerate(request.prompts):
+        first = len(prompt)
+        ids = tokens[row, first : length[row]].tolist()
+        reason = None
+        if done[row]:
+            reason = "stop" if ids and ids[-1] in eos_ids else "length"
+        at = _stop_index(output, row, ids) if request.stop else len(ids)
+        if at < len(ids) or _has_stop(output, row, ids):
+            ids, reason = ids[:at], "stop"
+        new_ids.append(ids)
+        new_drafted.append(drafted[row, first : first + len(ids)].tolist())
+        reasons.append(reason)
+    output = output._replace(
+        token_ids=new_ids,
+        drafted=new_drafted,
+        finish_reasons=reasons,
+        num_steps=steps.tolist(),
+    )
+    ended = np.array([reason is not None for reason in reasons])
+    if np.any(ended & ~done):
+        state = state._replace(done=state.done | ended)
+    return state, output
+
+
+def _has_stop(output: GenerationOutput, row: int, ids: list[int]) -> bool:
+    """Whether the text of these new tokens holds a stop string."""
+    if not output.stop:
+        return False
+    prompt = output.prompt_token_ids[row]
+    cuts = [len(prompt), len(prompt) + len(ids)]
+    (text,) = decode_spans(output.tokenizer, [*prompt, *ids], cuts)
+    return any(string in text for string in output.stop)
+
+
+def _stop_index(output: GenerationOutput, row: int, ids: list[int]) -> int:
+    """How many of the new tokens there are when the first stop string is complete; all
+    of them where there is none."""
+    counts = range(len(ids) + 1)
+    has_stop = bisect.bisect_left(
+        counts, True, key=lambda count: _has_stop(output, row, ids[:count])
+    )
+    return min(has_stop, len(ids))
+
+
+def _read_spans(output: GenerationOutput, row: int, cuts: list[int]) -> list[str]:
+    """The text between cuts in a row's new tokens, as it reads after the prompt."""
+    prompt = output.prompt_token_ids[row]
+    ids = [*prompt, *output.token_ids[row]]
+    return decode_spans(output.tokenizer, ids, [len(prompt) + cut for cut in cuts])
