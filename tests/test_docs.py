@@ -48,11 +48,6 @@ MODEL = ModelConfig(
 )
 
 
-pending = pytest.mark.skipif(
-    not hasattr(relay_jax, "load"), reason="the API is on its way"
-)
-
-
 class Block(NamedTuple):
     """A fenced block of a page."""
 
@@ -139,7 +134,6 @@ def all_commands():
     ]
 
 
-@pending
 def test_every_command_is_understood():
     """Each flag exists, each config loads, each script is there."""
     asked = []
@@ -194,7 +188,6 @@ def folder(tmp_path_factory):
     return path
 
 
-@pending
 @pytest.mark.parametrize("block", EXAMPLES, ids=lambda block: block.where)
 def test_examples_run(block, folder, tmp_path, monkeypatch, capsys):
     for path in folder.iterdir():
@@ -210,7 +203,6 @@ def test_examples_run(block, folder, tmp_path, monkeypatch, capsys):
         assert "round 3: 10" in capsys.readouterr().out
 
 
-@pending
 def test_every_argument_of_the_api_is_described():
     page = (ROOT / "docs" / "api.md").read_text()
     functions = (
@@ -253,7 +245,6 @@ def test_a_table_follows_its_records(monkeypatch):
         make_tables.fill("<!-- table: nope -->\n<!-- end -->")
 
 
-@pending
 @pytest.mark.parametrize("name", NAMES)
 def test_paths_and_links_lead_somewhere(name):
     text = (ROOT / name).read_text()
@@ -278,7 +269,6 @@ def slug(heading):
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
-@pending
 def test_the_code_map_is_right():
     """Every file of the README's tree is there, and defines the names beside it."""
     (tree,) = [b for b in blocks("README.md") if b.language == "text"]
