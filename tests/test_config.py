@@ -139,7 +139,7 @@ def bucket(**values):
         (
             {"model": {"input_injection": "memory"}},
             (
-                "config.model.input_injection must be one of 'hidden', 'problem', 'feedback', "
+                "config.model.input_injection must be one of 'hidden', 'feedback', "
                 "got 'memory'"
             ),
         ),

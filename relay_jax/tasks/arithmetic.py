@@ -146,9 +146,9 @@ class Arithmetic:
         tokens[:, 1] = EQUALS
         for k in range(longest):  # k operators so far
             used = min(self.problem_size(k + 1) - 1, width)
-            grown = self._grow_once(rng, tokens[:, :used], k, right_half)
+            extended = self._grow_once(rng, tokens[:, :used], k, right_half)
             active = k < length
-            tokens[active, :used] = grown[active]
+            tokens[active, :used] = extended[active]
         return tokens
 
     def _grow_once(self, rng, tokens, num_operators: int, right_half: bool):
@@ -169,14 +169,14 @@ class Arithmetic:
         added = np.where(bracket, 4, 2)[:, None]  # tokens besides the number's
         index = np.arange(width)[None]
         moved = index - added * (index > column[:, None] + added)
-        grown = np.take_along_axis(tokens, moved, axis=1)
-        grown[row[bracket], column[bracket]] = OPEN
-        grown[row[bracket], column[bracket] + 4] = CLOSE
+        extended = np.take_along_axis(tokens, moved, axis=1)
+        extended[row[bracket], column[bracket]] = OPEN
+        extended[row[bracket], column[bracket] + 4] = CLOSE
         start = column + bracket
-        grown[row, start] = FIRST_NUMBER + x
-        grown[row, start + 1] = operator
-        grown[row, start + 2] = FIRST_NUMBER + y
-        return grown
+        extended[row, start] = FIRST_NUMBER + x
+        extended[row, start + 1] = operator
+        extended[row, start + 2] = FIRST_NUMBER + y
+        return extended
 
     def _reduce(self, tokens, active):
         """Replaces the leftmost operation that can be done by its value.
