@@ -34,7 +34,7 @@ from relay_jax.relay import chain_generator
 from relay_jax.relay.chain_generator import FILTERS, ChainGenerator
 from relay_jax.tasks import Task, make_task
 from relay_jax.training import checkpoint, run_dir
-from relay_jax.training.validate import COUNT, SEED, check_range, check_ranges
+from relay_jax.training.ranges import COUNT, SEED, check_range, check_ranges
 from relay_jax.vocabulary import PAD
 
 RANGES = {"batch_size": COUNT, "seed": SEED}

@@ -76,7 +76,7 @@ def config(*changes):
         ),
         (
             ("loss.forcing_end", 0.5, ("data.buckets.arithmetic.sampled_rounds", 2)),
-            "sampled_rounds trains rounds by themselves, after true ones: it needs",
+            "sampled_rounds trains rounds independently, each after true ones: it needs",
         ),
         (("seed", -1), "seed must be 0 to 4294967295, got -1"),
         (("seed", 2**32), "seed must be 0 to 4294967295, got 4294967296"),
@@ -112,7 +112,7 @@ def config(*changes):
         ),
         (
             ("model.position", {}, ("model.head_dim", 3)),
-            "scheme='rope' turns pairs of numbers, but a head has 3; give an even",
+            "scheme='rope' rotates pairs of dimensions, but a head has 3; give an even",
         ),
         (("num_steps", 0), "num_steps must be 1 or more, got 0"),
         (("log_every_steps", 0), "log_every_steps must be 1 or more, got 0"),
@@ -133,22 +133,22 @@ def config(*changes):
         ),
         (
             ("loss.value_gap_prob", 0.5),
-            "loss.value_gap_prob is 0.5: it needs a loss.max_value_offset of lis alone, here {}",
+            "loss.value_gap_prob is 0.5: it needs a loss.max_value_offset of lis alone, got {}",
         ),
         (
             ("loss.value_gap_prob", 0.5, ("loss.max_value_offset", {"arithmetic": 2})),
-            "needs a loss.max_value_offset of lis alone, here {'arithmetic': 2}",
+            "needs a loss.max_value_offset of lis alone, got {'arithmetic': 2}",
         ),
         (
             (
                 *("loss.value_gap_prob", 0.5, ("loss.max_value_offset", {"lis": 2})),
                 ("loss.forcing_end", 0.5),
             ),
-            "(loss.forcing_start and loss.forcing_end 1), here 0.5; set it to 0",
+            "(loss.forcing_start and loss.forcing_end 1), got 0.5; set it to 0",
         ),
         (
             ("loss.value_gap_prob", 0.5, ("loss.max_value_offset", {"lis": 2})),
-            "is for LIS and a looped model with input_injection='feedback', here arithmetic",
+            "is for LIS and a looped model with input_injection='feedback', got arithmetic",
         ),
         (
             ("model.position.slope_reach", 5),
