@@ -31,7 +31,7 @@ Gradient = Callable[[LoopedBatch | DecoderBatch, Key[Array, ""]], tuple[PyTree, 
 
 
 class TrainState(NamedTuple):
-    """Everything that a checkpoint holds."""
+    """What a training step updates and a checkpoint saves."""
 
     step: Int[Array, ""]
     params: PyTree
@@ -72,26 +72,36 @@ def init_state(config: TrainConfig, params: PyTree) -> TrainState:
 
 
 def teacher_forcing(config: LossConfig, progress: Float[Array, ""]):
-    """The share of rounds that the teacher feeds back, linear over the run."""
+    """The probability of feeding back a true round, linear over the run.
+
+    Args:
+      progress: the share of the run's steps that are done.
+    """
     return config.forcing_start + progress * (config.forcing_end - config.forcing_start)
 
 
-def make_train_step(config: TrainConfig, layout: PyTree = None):
+def make_train_step(config: TrainConfig, shardings: PyTree = None):
     """The jitted step. It compiles once per (task, number of loops, batch shape).
 
     Args:
-      layout: where each part of the state lies (`models.sharding.param_shardings`).
+      shardings: of each part of the state (`models.sharding.param_shardings`).
+
+    Returns:
+      A function (state, batch, *, task, num_loops) -> (state, metrics), which donates
+      the state.
     """
     optimizer = make_optimizer(config.optimizer, config.num_steps)
     objective = OBJECTIVES[config.model.kind]
     run_key = jax.random.fold_in(jax.random.key(config.seed), TRAIN)
-    lies = layout and {"out_shardings": (layout, layout.step)}  # metrics: everywhere
+    options = {}
+    if shardings:  # metrics are replicated, as the step's number is
+        options = {"out_shardings": (shardings, shardings.step)}
 
     @functools.partial(
         jax.jit,
         static_argnames=("task", "num_loops"),
         donate_argnums=0,
-        **lies or {},
+        **options,
     )
     def train_step(
         state: TrainState,
@@ -116,8 +126,8 @@ def make_train_step(config: TrainConfig, layout: PyTree = None):
             )
 
         grads, metrics = accumulate(gradient, batch, key, config.data.accumulate)
-        if layout:
-            grads = jax.lax.with_sharding_constraint(grads, layout.params)
+        if shardings:
+            grads = jax.lax.with_sharding_constraint(grads, shardings.params)
         metrics["grad_norm"] = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -127,10 +137,11 @@ def make_train_step(config: TrainConfig, layout: PyTree = None):
 
 
 def accumulate(gradient: Gradient, batch, key: Key[Array, ""], num: int):
-    """Gradient and metrics of a batch, computed in `num` parts one after the other.
+    """The gradient and metrics of a batch, computed in `num` parts one after the other.
 
-    They are those of the whole batch: each part counts by what it trains on, tokens or
-    examples. Only the noise (dropout, forcing, shifts) is drawn anew for each part.
+    They are those of the whole batch: each part is weighted by the number of tokens or
+    examples that it trains. Only the noise (dropout, teacher forcing, augmentations)
+    differs: each part draws from a key of its own.
     """
     if num == 1:
         return gradient(batch, key)
@@ -140,8 +151,8 @@ def accumulate(gradient: Gradient, batch, key: Key[Array, ""], num: int):
 
     def add(total, inputs):
         part, key, share = inputs
-        found = gradient(part, key)
-        return jax.tree.map(lambda t, x: t + share * x, total, found), None
+        result = gradient(part, key)
+        return jax.tree.map(lambda t, x: t + share * x, total, result), None
 
     first = jax.tree.map(lambda x: x[0], (parts, keys))
     like = jax.eval_shape(gradient, *first)
@@ -151,9 +162,10 @@ def accumulate(gradient: Gradient, batch, key: Key[Array, ""], num: int):
 
 
 def split(batch: LoopedBatch | DecoderBatch, num: int) -> LoopedBatch | DecoderBatch:
-    """A batch in `num` parts, on a new first axis.
+    """A batch in `num` parts, along a new first axis.
 
-    Part i has every `num`-th example: then each device has some of every part.
+    Part i has every `num`-th example from the i-th on, so that each device has examples
+    of every part.
     """
 
     def cut(name, x):
@@ -167,7 +179,7 @@ def split(batch: LoopedBatch | DecoderBatch, num: int) -> LoopedBatch | DecoderB
 
 
 def _num_trained(batch: LoopedBatch | DecoderBatch) -> Int[Array, ""]:
-    """What a loss is the mean over: tokens of the decoder, examples of a looped model."""
+    """What the loss is a mean over: a decoder's tokens, a looped model's examples."""
     if isinstance(batch, DecoderBatch):
         return batch.trained[:, 1:].sum()
     return jnp.array(len(batch.problem))

@@ -1,4 +1,4 @@
-"""Rounds trained independently: all of them together are the whole chains."""
+"""Rounds trained independently: together they are the whole chains."""
 
 import jax
 import jax.numpy as jnp

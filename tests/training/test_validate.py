@@ -1,4 +1,4 @@
-"""What is wrong with a training config is said before any work, naming it."""
+"""Errors in a training config are reported before any work, by name."""
 
 import math
 
