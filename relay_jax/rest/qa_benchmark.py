@@ -7,11 +7,9 @@ continues with the next question.
 """
 
 import dataclasses
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from etils import epath
 
@@ -20,10 +18,9 @@ from relay_jax.base import PyTree
 from relay_jax.config import DraftConfig, ModelConfig, SamplingConfig
 from relay_jax.decoding import decode
 from relay_jax.rest import autotune
-from relay_jax.rest.drafters import PLAIN, make_drafter
-from relay_jax.tokenizers import Tokenizer, decode_spans
-
-MIN_PROMPT_WIDTH = 64  # padded widths are powers of two, for few compilations
+from relay_jax.rest.drafters import PLAIN
+from relay_jax.rest.request import Request, prompt_room, run
+from relay_jax.tokenizers import Tokenizer
 
 
 class Question(NamedTuple):
@@ -103,15 +100,9 @@ def choose_tree_size(
             draft=dataclasses.replace(benchmark.draft, num_draft=size)
         )
     ids = benchmark.tokenizer.encode(benchmark.template(question.turns[:1], ()))
-    _, fit = autotune.autotune(
-        *(benchmark.params, _prefill(benchmark, ids), benchmark.index),
-        model=benchmark.model,
-        draft=benchmark.draft,
-        sampling=benchmark.sampling,
-        eos_id=benchmark.eos_id,
-        cache_file=cache_file,
-    )
-    size = fit.draft.num_draft
+    tuned = next(run(_request(benchmark, ids, cache_file))).tuned
+    assert tuned is not None
+    size = tuned.draft.num_draft
     return benchmark._replace(
         draft=dataclasses.replace(benchmark.draft, num_draft=size)
     )
@@ -157,7 +148,7 @@ def _answer(benchmark: QaBenchmark, ids: list[int], compiled: set) -> Answer:
     benchmark = benchmark._replace(
         draft=autotune.resize(benchmark.draft, benchmark.draft.num_draft)
     )
-    case = (_prompt_width(ids), benchmark.draft)
+    case = (prompt_room(len(ids)), benchmark.draft)
     if case not in compiled:
         _decode(benchmark, ids)
         compiled.add(case)
@@ -165,41 +156,30 @@ def _answer(benchmark: QaBenchmark, ids: list[int], compiled: set) -> Answer:
 
 
 def _decode(benchmark: QaBenchmark, ids: list[int]) -> Answer:
-    start = time.perf_counter()
-    state = jax.block_until_ready(_prefill(benchmark, ids))
-    prompt_end = time.perf_counter()
-    state = jax.block_until_ready(
-        decode.advance(
-            *(benchmark.params, state, make_drafter(benchmark.draft)),
-            benchmark.index if benchmark.draft.num_draft else None,
-            model=benchmark.model,
-            sampling=benchmark.sampling,
-            eos_id=benchmark.eos_id,
-        )
+    *_, output = run(_request(benchmark, ids))
+    return Answer(
+        text=output.texts[0],
+        new_tokens=output.num_tokens,
+        steps=output.num_steps[0],
+        seconds=output.seconds,
+        prompt_seconds=output.prompt_seconds,
     )
-    seconds = time.perf_counter() - prompt_end
-    length = int(state.length[0])
-    tokens = np.asarray(state.tokens[0, :length])
-    (text,) = decode_spans(benchmark.tokenizer, tokens, [len(ids), length])
-    steps = int(state.steps[0])
-    return Answer(text, length - len(ids), steps, seconds, prompt_end - start)
 
 
-def _prefill(benchmark: QaBenchmark, ids: list[int]) -> decode.DecodeState:
-    """The decode state after the prompt."""
-    prompt = decode.pad_prompts([ids], benchmark.model.vocab_size, _prompt_width(ids))
-    return decode.start(
-        benchmark.params,
-        *prompt,
-        decode.request_keys(benchmark.seed, 1),
-        autotune.start_drafter(benchmark.draft),
+def _request(benchmark: QaBenchmark, ids: list[int], cache_file: Any = None) -> Request:
+    return Request(
+        params=benchmark.params,
         model=benchmark.model,
+        tokenizer=benchmark.tokenizer,
+        prompts=[ids],
         max_new_tokens=benchmark.max_new_tokens,
+        eos_ids=benchmark.eos_id,
+        draft=benchmark.draft,
+        index=benchmark.index,
+        sampling=benchmark.sampling,
+        seed=benchmark.seed,
+        cache_file=cache_file,
     )
-
-
-def _prompt_width(ids: list[int]) -> int:
-    return max(MIN_PROMPT_WIDTH, 1 << (len(ids) - 1).bit_length())
 
 
 def _describe_answer(draft: DraftConfig, answer: Answer) -> dict[str, Any]:

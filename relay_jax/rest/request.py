@@ -159,6 +159,11 @@ def run(request: Request, steps_per_output: int = 0) -> Iterator[GenerationOutpu
             draft = PLAIN
 
 
+def prompt_room(length: int) -> int:
+    """The padded length of prompts of which the longest has `length` tokens."""
+    return max(MIN_ROOM, 1 << max(length - 1, 0).bit_length())
+
+
 def check_draft(draft: DraftConfig, index: Any) -> None:
     """Raises ValueError at a draft config that cannot work with this index; its size may
     be `AUTOTUNE`."""
@@ -191,8 +196,7 @@ def _begin(request: Request) -> tuple[DecodeState, GenerationOutput]:
     longest = max(map(len, prompts), default=0)
     if not limit:
         warn_of_length(model, longest, request.max_new_tokens)
-    room = max(MIN_ROOM, 1 << max(longest - 1, 0).bit_length())
-    padded = decode.pad_prompts(prompts, model.vocab_size, room)
+    padded = decode.pad_prompts(prompts, model.vocab_size, prompt_room(longest))
     begin = time.perf_counter()
     state = decode.start(
         request.params,
