@@ -144,7 +144,8 @@ def run(request: Request, steps_per_output: int = 0) -> Iterator[GenerationOutpu
         seconds = float(np.max(np.asarray(state.steps))) * tuned.seconds[0]
     draft = autotune.resize(draft, draft.num_draft)
     for used in {draft, PLAIN} if tuned else {draft}:
-        state = _advance(request, state, used, 0)  # compiles
+        for _ in range(2):  # compiles, for the state of `start` and of `advance`
+            state = _advance(request, state, used, 0)
     num_steps = steps_per_output or _num_steps(request, tuned)
     while True:
         state, output = _look(request, state, output)
