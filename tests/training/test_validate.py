@@ -43,13 +43,13 @@ def config(*changes):
         (
             ("model.text_vocab_size", 20),
             (
-                "arithmetic: model.text_vocab_size is 20, so the model's words are those of "
-                "text, not of the tasks; set it to 0"
+                "arithmetic: model.text_vocab_size is 20, so the model's vocabulary is for "
+                "text, not for the tasks; set it to 0"
             ),
         ),
         (
             ("data.buckets", {"b": TEXT}, ("model", DECODER)),
-            "arithmetic: model.text_vocab_size is 20, so the model's words are those of text",
+            "arithmetic: model.text_vocab_size is 20, so the model's vocabulary is for text",
         ),
         (("model.num_heads", 0), "model.num_heads must be 1 or more, got 0"),
         (("model.dim", 0), "model.dim must be 1 or more, got 0"),
