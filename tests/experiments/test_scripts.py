@@ -202,6 +202,8 @@ def test_quickstart_from_end_to_end(tmp_path):
         "        run.num_steps = 4\n"
         "        run.model.dim = 16\n"
         "        run.evaluation.final = 8\n"
+        "    # After fewer steps it may predict no answer, so that no chain is usable.\n"
+        "    config.runs.looped_aligned.num_steps = 60\n"
         "    counts = config.chains.chains_arithmetic.counts\n"
         "    for length in counts:\n"
         "        counts[length] = 8\n"
