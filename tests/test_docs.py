@@ -20,6 +20,7 @@ import pytest
 
 import relay_jax
 from docs import make_tables
+from relay_jax import aliases
 from relay_jax import config as configs
 from relay_jax.config import ModelConfig, TrainConfig
 from relay_jax.data.language_corpus import train_tokenizer
@@ -296,6 +297,20 @@ def test_the_readme_is_short_and_its_first_screen_has_no_placeholder():
     first = "\n".join(lines[:40])
     assert "./launch/local.sh" in first and "./launch/test.sh" in first
     assert first.count("![") == 1 and "OWNER" not in first
+
+
+def test_the_changelog_names_what_there_is_now():
+    text = (ROOT / "CHANGELOG.md").read_text()
+    for names in re.findall(r"^\| .* \| (`relay_jax\..*`) \|$", text, re.MULTILINE):
+        package = ""
+        for name in re.findall(r"`([\w.]+)`", names):
+            name = name if name.startswith("relay_jax.") else f"{package}.{name}"
+            package = name.rpartition(".")[0]
+            file = ROOT / f"{name.replace('.', '/')}.py"
+            assert file.exists(), f"CHANGELOG.md: there is no {name}"
+    for old, new in (aliases.CONFIG_KEYS | aliases.DRAFTERS).items():
+        for name in (old, new):
+            assert re.search(rf"\b{name}\b", text), f"CHANGELOG.md lacks {name}"
 
 
 def test_nothing_depends_on_files_outside_the_repository():
