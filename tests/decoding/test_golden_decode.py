@@ -1,0 +1,123 @@
+"""Decoding gives the tokens, steps and drafts that it gave when they were recorded.
+
+`golden_decode.json` was recorded with the code of November 2026, before drafters became
+functions, with the shipped quickstart models: a decoder that was trained on the looped
+model's chains, and that looped model as a drafter. To record it anew, after a change that
+is meant to change drafts:
+
+    PYTHONPATH=. python tests/decoding/test_golden_decode.py
+"""
+
+import functools
+import json
+import pathlib
+import tempfile
+
+import numpy as np
+import pytest
+
+from relay_jax.config import DraftConfig, SamplingConfig
+from relay_jax.data.alignment import flatten, sizes
+from relay_jax.decoding import decode, result
+from relay_jax.evaluation import accuracy
+from relay_jax.relay import looped_drafter
+from relay_jax.rest.build import build_datastore
+from relay_jax.rest.drafters import make_drafter
+from relay_jax.rest.index import add_recent, load_index
+from relay_jax.tasks import make_task
+from relay_jax.tokenizers import TaskTokenizer
+from relay_jax.training import checkpoint
+
+FILE = pathlib.Path(__file__).with_name("golden_decode.json")
+CHECKPOINTS = pathlib.Path(__file__).parents[2] / "experiments/checkpoints/quickstart"
+GOLDEN = json.loads(FILE.read_text())
+SAMPLINGS = {"greedy": SamplingConfig(), "sampled": SamplingConfig(0.8, 0.95)}
+
+
+@functools.cache
+def setting():
+    """Model, prompts, and what each drafter looks into."""
+    config, params = checkpoint.load_params(CHECKPOINTS / "ar_relay")
+    looped_config, looped_params = checkpoint.load_params(
+        CHECKPOINTS / "looped_aligned"
+    )
+    task = make_task("arithmetic", {"modulus": 5})
+    tokenizer = TaskTokenizer(config.model.num_numbers)
+    stored = accuracy.test_problems(task, [5, 6], 40, 7, final=False)
+    tokens, _ = flatten(stored, task)
+    documents = [row[:size] for row, size in zip(tokens, sizes(tokens))]
+    problems = accuracy.test_problems(task, [4, 6], 2, 0, final=True)
+    rows = zip(problems.problem, sizes(problems.problem))
+    prompts = [row[:size] for row, size in rows]
+    looped = looped_drafter.draft_texts(
+        looped_params, looped_config.model, task, problems, 4
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        store = build_datastore(
+            documents,
+            f"{folder}/store",
+            tokenizer=tokenizer.identity,
+            vocab_size=tokenizer.vocab_size,
+            eos_id=tokenizer.eos_id,
+        )
+        index = load_index(store)
+    recent = add_recent(index, tokenizer.eos_id, 256).append(documents[0])
+    indexes = {
+        "rest_paper": index,
+        "rest": index,
+        "rest_recent": recent,
+        "mixed": index,
+        "looped": looped,
+    }
+    return config.model, params, tokenizer.eos_id, prompts, indexes
+
+
+def generate(name, sampling):
+    model, params, eos_id, prompts, indexes = setting()
+    drafter = name.removesuffix("_recent")
+    state = decode.decode(
+        params,
+        prompts,
+        make_drafter(DraftConfig(drafter, 0 if name == "none" else 16)),
+        indexes.get(name),
+        model=model,
+        max_new_tokens=72,
+        eos_id=eos_id,
+        sampling=SAMPLINGS[sampling],
+        seed=3,
+    )
+    lengths = [len(prompt) for prompt in prompts]
+    new = result.new_tokens(state, lengths)
+    drafted = np.asarray(state.drafted).astype(int)
+    flags = [
+        "".join(map(str, row[start : start + len(tokens)]))
+        for row, start, tokens in zip(drafted, lengths, new)
+    ]
+    return {
+        "steps": np.asarray(state.steps).tolist(),
+        "tokens": [tokens.tolist() for tokens in new],
+        "drafted": flags,
+    }
+
+
+@pytest.mark.parametrize("case", GOLDEN)
+def test_tokens_steps_and_drafts_are_the_recorded_ones(case):
+    assert generate(*case.split("/")) == GOLDEN[case]
+
+
+def test_every_drafter_is_recorded():
+    for name in ("none", "prompt_lookup", "rest_paper", "rest", "looped", "mixed"):
+        assert f"{name}/greedy" in GOLDEN and f"{name}/sampled" in GOLDEN
+    texts = {json.dumps(GOLDEN[case]["tokens"]) for case in GOLDEN}
+    assert len(texts) == 1  # no drafter changes a text; at .8 this model is sure
+    steps = {json.dumps(GOLDEN[case]["steps"]) for case in GOLDEN}
+    assert len(steps) > 5
+
+
+if __name__ == "__main__":
+    recorded = {case: generate(*case.split("/")) for case in GOLDEN}
+    cases = []
+    for case, values in recorded.items():
+        lines = [f'"{key}": {json.dumps(value)}' for key, value in values.items()]
+        cases.append(f' "{case}": {{\n  ' + ",\n  ".join(lines) + "\n }")
+    FILE.write_text("{\n" + ",\n".join(cases) + "\n}\n")
