@@ -8,7 +8,7 @@ of this length has rounds. Nothing but the model computes the answer.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 
@@ -49,7 +49,7 @@ class LoopedSolver(NamedTuple):
     @overload
     def solve(self, problems: Sequence[str]) -> list[Solution]: ...
 
-    def solve(self, problems: str | Sequence[str]) -> Solution | list[Solution]:
+    def solve(self, problems: Any) -> Solution | list[Solution]:
         """Solves one problem, or several at once.
 
         Args:
@@ -139,7 +139,7 @@ def make_solver(config: TrainConfig, params: PyTree) -> LoopedSolver:
 
 
 def _solve(
-    solver: LoopedSolver, task: Task, problems: list[Int[Host, " p"]]
+    solver: LoopedSolver, task: Task, problems: list[Int[Host, "_"]]
 ) -> list[Solution]:
     length = np.array([task.problem_length(ids) for ids in problems])
     num_rounds = np.array([task.num_rounds(int(n)) for n in length])

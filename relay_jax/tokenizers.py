@@ -75,8 +75,8 @@ class IdTokenizer(NamedTuple):
         """The error message, with the remedies."""
         return (
             f"{self.folder} has neither {' nor '.join(TOKENIZER_FILES[:2])}, and its "
-            f"model has {self.vocab_size} text tokens; name its tokenizer with "
-            "tokenizer, or use token ids (experiments/generate.py: --prompt_ids "
+            f"model has {self.vocab_size} text tokens; name its tokenizer (--tokenizer, "
+            "tokenizer=), or use token ids (experiments/generate.py: --prompt_ids "
             "--print_ids)"
         )
 

@@ -173,8 +173,8 @@ def test_a_text_ends_at_other_tokens_and_lengths(lm):
         ([None], {}, "a prompt must be a text or a list of token ids, got None"),
         ([[1.5]], {}, r"a prompt must be a text or a list of token ids, got \[1.5\]"),
         ("", {}, "a prompt is empty: decoding continues a text, so give at least"),
-        ([[2, 999]], {}, "the prompt holds the token id 999, but the model's vocab"),
-        ("hello?", {}, r"'\?' is not in the closed task vocabulary"),
+        ([[2, 999]], {}, "the prompt contains the token id 999, but the model's vocab"),
+        ("hello?", {}, r"'\?' is not in the task vocabulary"),
         ("1", {"max_new_tokens": 0}, "max_new_tokens must be 1 or more, got 0"),
         ("1", {"temperature": -1.0}, "temperature must be 0 or more and finite"),
         ("1", {"top_p": 2.0}, "top_p above 0 and at most 1"),
@@ -211,7 +211,7 @@ def test_a_datastore_is_built_of_files_and_texts(lm, tmp_path):
         relay_jax.build_datastore(path, **build)
     again = relay_jax.build_datastore(path, overwrite=True, **build)
     assert again.num_documents == 1
-    for files, message in ((["/no/*.py"], "'/no/[*].py' names no file"), ((), "docum")):
+    for files, message in ((["/no/*.py"], "no file matches '/no/"), ((), "docum")):
         with pytest.raises(ValueError, match=message):
             relay_jax.build_datastore(
                 tmp_path / "new", files=files, tokenizer=TOKENIZER
@@ -327,7 +327,7 @@ def test_a_solved_problem_reads_as_text():
         ("edit_distance", "abc|ab", "never shorter; got 3 and 2 letters"),
         ("lis", "3 4", "a problem is numbers 401..801 with spaces between them"),
         ("arithmetic", "x", "a problem is numbers"),
-        ("arithmetic", "2?", "is not in the closed task vocabulary"),
+        ("arithmetic", "2?", "is not in the task vocabulary"),
     ],
 )
 def test_a_malformed_problem_ends_in_a_clear_line(name, problem, message):
