@@ -12,7 +12,7 @@ from relay_jax.training.validate import check
 
 LIS = {"task": "lis", "lengths": (1, 40), "options": {"group": 40}}
 TEXT = {"task": "text", "lengths": (1, 8), "kind": "text", "path": "text.npy"}
-DECODER = {"kind": "decoder", "vocab_size": 20}
+DECODER = {"kind": "decoder", "text_vocab_size": 20}
 
 
 def config(*changes):
