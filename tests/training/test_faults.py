@@ -1,4 +1,4 @@
-"""What a run survives: other devices, numbers that are none, a full disk, a kill."""
+"""Faults that a run survives: other devices, NaN, a full disk, SIGKILL."""
 
 import os
 import signal
@@ -13,35 +13,30 @@ from relay_jax import config as configs
 from relay_jax import config_io, files
 from relay_jax.models.sharding import make_mesh, with_shardings
 from relay_jax.training import checkpoint, loop, run_dir
-from tests.training.test_loop import ROOT, small
+from tests.training.runs import FLAGS, OFTEN, small, stop_after
 
-OFTEN = {"checkpoint_every_seconds": 0.0}
+MESH = {"fsdp": 2, "tensor": 2}
 
 
-def stop_after(monkeypatch, step):
-    """A SIGTERM once the metrics of a step are written."""
-    append = files.append_lines
-
-    def ask(path, lines):
-        append(path, lines)
-        if path.name == "metrics.jsonl" and lines[-1]["step"] == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(files, "append_lines", ask)
+def unmeasured(**changes):
+    """A run without evaluations."""
+    return small(evaluation={"lengths": {}}, **changes)
 
 
 def losses(path):
     return [line["loss"] for line in files.read_lines(path / "metrics.jsonl")]
 
 
-def test_a_run_goes_on_on_another_mesh(tmp_path, monkeypatch):
-    """Also with other parts of a batch, and recomputing: none of these is what it is."""
-    loop.train(small(), tmp_path / "whole")
+def test_a_run_is_resumed_on_another_mesh(tmp_path, monkeypatch):
+    """And with gradient accumulation and remat: they do not change what is computed."""
+    loop.train(unmeasured(), tmp_path / "whole")
     with monkeypatch.context() as patch:
         stop_after(patch, 3)
         with pytest.raises(loop.Stopped, match="stopped at step 3"):
-            loop.train(small(mesh={"fsdp": 2, "tensor": 2}), tmp_path / "cut")
-    values = config_io.to_dict(small(mesh={"data": 2}, keep_checkpoints=1, **OFTEN))
+            loop.train(unmeasured(mesh=MESH), tmp_path / "cut")
+    values = config_io.to_dict(
+        unmeasured(mesh={"data": 2}, keep_checkpoints=1, **OFTEN)
+    )
     values["data"]["accumulate"], values["model"]["remat"] = 2, True
     loop.train(config_io.build(configs.TrainConfig, values), tmp_path / "cut")
     np.testing.assert_allclose(*(losses(tmp_path / d) for d in ("cut", "whole")), 1e-5)
@@ -49,13 +44,14 @@ def test_a_run_goes_on_on_another_mesh(tmp_path, monkeypatch):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), *ends)
 
 
-def test_a_state_is_read_where_it_is_to_lie(tmp_path):
-    """No device holds a whole matrix when a run goes on, or begins where another ended."""
-    config = small(num_steps=2, mesh={"fsdp": 2, "tensor": 2})
+def test_a_state_is_sharded_from_the_start(tmp_path):
+    """No device holds a whole matrix when a run is resumed, or starts from another's
+    parameters."""
+    config = unmeasured(mesh=MESH)
     loop.train(config, tmp_path / "run")
     mesh = make_mesh(config.mesh)
     like = with_shardings(jax.eval_shape(lambda: loop.fresh_state(config)), mesh)
-    for settings, folder in ((config, "run"), (small(init_from="run"), "next")):
+    for settings, folder in ((config, "run"), (unmeasured(init_from="run"), "next")):
         with checkpoint.make_manager(tmp_path / folder, 1) as manager:
             path = tmp_path / folder
             state, _ = loop.first_state(settings, path, manager, like, mesh)
@@ -65,21 +61,8 @@ def test_a_state_is_read_where_it_is_to_lie(tmp_path):
         assert kernel.addressable_shards[0].data.size == kernel.size // 4
 
 
-def test_a_directory_of_an_earlier_version_goes_on(tmp_path):
-    """There, `data.num_devices` was what `mesh.data` is now."""
-    loop.train(small(num_steps=2), tmp_path)
-    file = tmp_path / "config.json"
-    held = files.read_json(file)
-    del held["mesh"], held["data"]["accumulate"]
-    held["data"]["num_devices"] = 4
-    files.write_json(file, held)
-    assert run_dir.read_config(tmp_path).mesh == configs.MeshConfig(data=4)
-    (tmp_path / "summary.json").unlink()
-    assert loop.train(small(num_steps=2), tmp_path)["steps"] == 2
-
-
 def spoil(monkeypatch, step, name):
-    """The step's metrics are not a number, and so is what it makes of the state."""
+    """Makes metrics and parameters NaN from a step on."""
     make = loop.make_train_step
 
     def make_spoilt(*args):
@@ -101,22 +84,21 @@ def spoil(monkeypatch, step, name):
 
 @pytest.mark.parametrize("name", ["loss", "grad_norm"])
 @pytest.mark.parametrize("often", [OFTEN, {}], ids=["saving", "logging"])
-def test_the_first_step_without_a_number_is_named_and_not_saved(
+def test_the_first_step_that_is_not_finite_is_named_and_not_saved(
     name, often, tmp_path, monkeypatch
 ):
-    """Whether the next thing is a checkpoint or a line of the log."""
+    """Whether a checkpoint or a line of metrics comes next."""
     spoil(monkeypatch, 3, name)
     config = small(log_every_steps=5, **often)
     with pytest.raises(FloatingPointError, match=f"{name} is nan at step 3; the check"):
         loop.train(config, tmp_path)
-    kept = run_dir.checkpoint_steps(tmp_path)
-    assert kept == ([1, 2] if often else [])
+    assert run_dir.checkpoint_steps(tmp_path) == ([1, 2] if often else [])
     if often:
         params = checkpoint.load_params(tmp_path)[1]
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
 
 
-def test_too_small_a_disk_is_told_before_training(tmp_path, monkeypatch):
+def test_too_small_a_disk_is_refused_before_training(tmp_path, monkeypatch):
     few = type("Usage", (), {"free": 100_000})
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: few)
     message = r"has 100,000 bytes of free disk, but 3 checkpoints of \d+,\d+ bytes are"
@@ -165,9 +147,9 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint(tiny_disk, monkeypatch)
 
 
 KILLED = """
-import os, pathlib, signal, sys, threading, time
+import os, pathlib, signal, sys, threading
 from relay_jax.training import loop
-from tests.training.test_faults import OFTEN, small
+from tests.training.test_faults import AVERAGING, small
 folder = pathlib.Path(sys.argv[1]) / "checkpoints"
 def watch():
     while True:
@@ -175,23 +157,30 @@ def watch():
         if "2" in names and any("tmp" in name for name in names):
             os.kill(os.getpid(), signal.SIGKILL)
 threading.Thread(target=watch, daemon=True).start()
-loop.train(small(**OFTEN), sys.argv[1])
+loop.train(small(**AVERAGING), sys.argv[1])
 """
+AVERAGING = OFTEN | {"optimizer": {"average_share": 0.5}}
 
 
-def test_killed_while_it_writes_a_checkpoint_it_goes_on_from_the_one_before(tmp_path):
-    flags = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "PYTHONPATH": str(ROOT)}
+def test_killed_while_it_writes_a_checkpoint_a_run_ends_with_the_same_parameters(
+    tmp_path,
+):
+    """A real SIGKILL: the run is resumed from the checkpoint before."""
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path / "cut")],
-        env=os.environ | flags,
+        env=os.environ | FLAGS,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
     names = [path.name for path in (tmp_path / "cut" / "checkpoints").iterdir()]
-    assert any("tmp" in name for name in names), names  # it was in the midst of it
+    assert any("tmp" in name for name in names), names  # it was writing one
+    assert not (tmp_path / "cut" / "summary.json").exists()
     checkpoint.load_params(tmp_path / "cut")
-    again = loop.train(small(**OFTEN), tmp_path / "cut")
-    whole = loop.train(small(**OFTEN), tmp_path / "whole")
+    again = loop.train(small(**AVERAGING), tmp_path / "cut")
+    whole = loop.train(small(**AVERAGING), tmp_path / "whole")
     assert again["params_sha256"] == whole["params_sha256"]
+    lines = [files.read_lines(tmp_path / d / "metrics.jsonl") for d in ("whole", "cut")]
+    lines = [[(line["step"], line["loss"]) for line in each] for each in lines]
+    assert lines[0] == lines[1] and len(lines[0]) == 6

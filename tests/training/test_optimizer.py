@@ -1,4 +1,4 @@
-"""The optimizers: which parameters Muon takes, and what its update is."""
+"""The optimizers: the schedule, the parameters that Muon updates, the average."""
 
 import jax
 import jax.numpy as jnp
@@ -6,10 +6,21 @@ import numpy as np
 import pytest
 
 from relay_jax.config import ModelConfig, OptimizerConfig, TrainConfig
-from relay_jax.training.optimizer import make_optimizer, trained_params
+from relay_jax.training.optimizer import make_optimizer, make_schedule, trained_params
 from relay_jax.training.step import init_params
 
 SMALL = {"num_layers": 2, "dim": 16, "num_heads": 2, "mlp_dim": 32, "num_numbers": 8}
+
+
+def test_schedule_is_linear_with_warm_up():
+    config = OptimizerConfig(learning_rate=2.0, warmup_share=0.1)
+    schedule = make_schedule(config, 100)
+    values = [float(schedule(step)) for step in (0, 5, 10, 55, 100)]
+    assert values == pytest.approx([0.0, 1.0, 2.0, 1.0, 0.0])
+    flat = OptimizerConfig(learning_rate=2.0, warmup_share=0.1, constant_share=0.5)
+    schedule = make_schedule(flat, 100)
+    values = [float(schedule(step)) for step in (10, 60, 80, 100)]
+    assert values == pytest.approx([2.0, 2.0, 1.0, 0.0])
 
 
 def first_update(kind, params, grads):
@@ -17,9 +28,9 @@ def first_update(kind, params, grads):
         kind=kind, learning_rate=1.0, warmup_share=0.0, weight_decay=0.0, clip_norm=1e9
     )
     optimizer = make_optimizer(config, 100)
-    state = optimizer.init(params)
-    _, state = optimizer.update(grads, state, params)  # the warm-up's step of size 0
-    return optimizer.update(grads, state, params)[0]
+    update = jax.jit(optimizer.update)
+    _, state = update(grads, optimizer.init(params), params)  # warm-up: rate 0
+    return update(grads, state, params)[0]
 
 
 @pytest.mark.parametrize("kind", ["looped", "decoder"])
@@ -70,11 +81,12 @@ def test_the_average_is_over_the_last_share_of_the_steps():
     params = {"words": jnp.zeros(3)}
     optimizer, without = make_optimizer(config, steps), make_optimizer(plain, steps)
     state, other, passed = optimizer.init(params), without.init(params), []
+    update, update_without = jax.jit(optimizer.update), jax.jit(without.update)
     assert trained_params(params, other) is params
     for step in range(steps):
         grads = {"words": jnp.sin(jnp.arange(3.0) + step)}
-        updates, state = optimizer.update(grads, state, params)
-        expected, other = without.update(grads, other, params)
+        updates, state = update(grads, state, params)
+        expected, other = update_without(grads, other, params)
         np.testing.assert_array_equal(updates["words"], expected["words"])
         params = {"words": params["words"] + updates["words"]}
         passed.append(np.asarray(params["words"]))
