@@ -98,7 +98,7 @@ def fresh_state(config: TrainConfig) -> TrainState:
 
 def first_state(
     config: TrainConfig,
-    path: epath.Path,
+    path: epath.PathLike,
     manager: ocp.CheckpointManager,
     like: TrainState,
     mesh: Mesh,
