@@ -99,7 +99,7 @@ def replay_targets() -> None:
 def make_targets() -> None:
     if not _TOKENIZER.value:
         raise ValueError("--make needs --tokenizer, whose tokens the texts will be")
-    replay.check_place(_TARGETS.value, _OVERWRITE.value)
+    replay.check_path(_TARGETS.value, _OVERWRITE.value)
     tokenizer = load_tokenizer(_TOKENIZER.value)
     chosen = itertools.islice(_texts(tokenizer), _OFFSET.value, None, _EVERY.value)
     longer = (target for target in chosen if len(target.tokens) > target.prompt_length)
