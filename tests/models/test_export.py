@@ -63,8 +63,9 @@ def test_the_shipped_models_are_those_of_their_configs(task, num_params):
     config, params = checkpoint.load_params(f"experiments/checkpoints/{task}")
     config_values = length_extrapolation.get_config(f"{task}/looped_aligned").to_dict()
     wanted = config_io.build(TrainConfig, config_values)
-    # Trained with bfloat16 compute, and shipped for machines without; two of them in two
-    # calls (about.json), so that steps and rates are others, and LIS before it had gaps.
+    # Trained with bfloat16 compute, but shipped for machines without it. Two of them were
+    # trained in two calls (about.json), so that their steps and rates differ, and LIS
+    # before there was `value_gap_prob`.
     model = dataclasses.replace(wanted.model, dtype="float32")
     unchanged = {"optimizer": config.optimizer, "num_steps": config.num_steps}
     unchanged["evaluation"] = config.evaluation

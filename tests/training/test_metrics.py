@@ -1,4 +1,4 @@
-"""What a run tells of its speed, and the trace of some of its steps."""
+"""Metrics of a run: its speed, and the profile of some of its steps."""
 
 import contextlib
 import dataclasses
@@ -62,12 +62,12 @@ def test_a_run_that_goes_on_traces_what_is_left(tmp_path, monkeypatch, steps):
     with pytest.raises(loop.Stopped, match="stopped at step 2"):
         loop.train(small(), tmp_path, steps)
     (begun,) = (tmp_path / "profile").rglob("*.xplane.pb")
-    written = begun.stat().st_mtime_ns
+    first_written = begun.stat().st_mtime_ns
     stop = lambda: False
     assert loop.train(small(), tmp_path, steps)["steps"] == 4
     traces = (tmp_path / "profile").rglob("*.xplane.pb")
     newest = max(trace.stat().st_mtime_ns for trace in traces)
-    assert (newest > written) == (steps[-1] > 2)
+    assert (newest > first_written) == (steps[-1] > 2)
 
 
 def test_evaluation_is_no_training_time(tmp_path, monkeypatch):

@@ -85,7 +85,7 @@ def read_lines_of(folder: pathlib.Path):
 
 
 def wait_for_lines(folder, started, count):
-    """Until the metrics of so many steps are there."""
+    """Waits for the metrics of `count` steps."""
     metrics = folder / "metrics.jsonl"
     while not metrics.exists() or metrics.read_text().count("\n") < count:
         assert not any(process.poll() for process in started), started[0].communicate()
@@ -93,9 +93,9 @@ def wait_for_lines(folder, started, count):
 
 
 def test_a_signal_to_one_process_stops_both_and_both_go_on(tmp_path):
-    """Parameters, optimizer and batch lie on the devices of both; sums of two numbers
-    do not depend on their order, so all is the same to the bit. A worker of each leaves
-    nothing behind that is told after the last line."""
+    """Parameters, optimizer and batch are sharded over the devices of both; sums of two
+    numbers do not depend on their order, so all results are bit-identical. The data
+    workers leave nothing to print after the last line."""
     run, sizes = tmp_path / "two", (1, 2, 2)
     two = train("text", run, sizes, num_workers=1)
     wait_for_lines(run, two, 2)
