@@ -21,12 +21,12 @@ PRELOADED = (
 _servers: dict[str, subprocess.Popen] = {}
 
 
-def run_script(module, arguments, environment, cwd=ROOT, given=""):
+def run_script(module, arguments, environment, cwd=ROOT, stdin=""):
     """As `subprocess.run` of `python -m MODULE ARGUMENTS...`, with captured text."""
     server = _server(environment)
     with tempfile.TemporaryDirectory() as folder:
         files = {name: f"{folder}/{name}" for name in ("stdin", "stdout", "stderr")}
-        pathlib.Path(files["stdin"]).write_text(given)
+        pathlib.Path(files["stdin"]).write_text(stdin)
         request = {"module": module, "arguments": arguments, "files": files}
         request |= {"environment": environment, "cwd": str(cwd)}
         server.stdin.write(json.dumps(request) + "\n")

@@ -93,7 +93,7 @@ def test_a_removed_setting_is_named(setting, values):
     )
 
 
-def test_records_are_read_in_the_new_words(tmp_path):
+def test_records_are_read_with_the_new_names(tmp_path):
     file = tmp_path / "records.jsonl"
     old = [
         {"drafter": "context", "chosen": True, "ms_a_step": 2.5, "speed_up_least": 1},
@@ -134,13 +134,13 @@ def shipped_files(pattern):
     return found
 
 
-def test_shipped_records_use_the_new_words():
+def test_shipped_records_use_the_new_names():
     for file in shipped_files("results/*.jsonl"):
         lines = [json.loads(line) for line in file.read_text().splitlines()]
         assert list(files.read_lines(file)) == lines, file
 
 
-def test_shipped_configs_use_the_new_words():
+def test_shipped_configs_use_the_new_names():
     for file in shipped_files("checkpoints/**/config.json"):
         values = json.loads(file.read_text())
         assert aliases.upgrade_config(values) == values, file

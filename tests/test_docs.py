@@ -79,10 +79,10 @@ def commands(text):
     lexer = shlex.shlex(text, posix=True, punctuation_chars=";&|<>\n")
     lexer.whitespace, lexer.commenters, lexer.whitespace_split = " \t", "", True
     variables, command = {}, []
-    for word in [*lexer, ";"]:
-        word = re.sub(r"\$(\w+)", lambda m: variables.get(m[1], "0"), word)
-        if word.strip() and word not in BREAKS:
-            command.append(word)
+    for part in [*lexer, ";"]:
+        part = re.sub(r"\$(\w+)", lambda m: variables.get(m[1], "0"), part)
+        if part.strip() and part not in BREAKS:
+            command.append(part)
             continue
         while command and re.fullmatch(r"\w+=.*", command[0], re.DOTALL):
             name, _, value = command.pop(0).partition("=")
@@ -139,7 +139,7 @@ def test_every_command_is_understood():
     """Each flag exists, each config loads, each script is there."""
     asked = []
     for where, command in all_commands():
-        command = [word for part in command for word in split_variable(part)]
+        command = [argument for part in command for argument in split_variable(part)]
         program = command[0]
         if program.startswith("./launch/"):
             script = ROOT / program
@@ -169,9 +169,9 @@ def test_every_command_is_understood():
     assert not refused, "\n".join(refused)
 
 
-def split_variable(word):
-    """A whole command that a variable held is several words."""
-    return shlex.split(word) if word.startswith("python -m ") else [word]
+def split_variable(argument):
+    """The arguments of a whole command that was in a variable."""
+    return shlex.split(argument) if argument.startswith("python -m ") else [argument]
 
 
 @pytest.fixture(scope="module")

@@ -103,8 +103,8 @@ def test_drafts_change_no_text(lm, store, tmp_path):
     plain = lm.generate(PROMPTS, max_new_tokens=NEW, drafter="none")
     assert plain.num_draft == 0 and not any(map(any, plain.drafted))
     assert plain.tokens_per_step == 1
-    for given in (store, str(store.path), load_index(store)):
-        out = lm.generate(PROMPTS, max_new_tokens=NEW, datastore=given, num_draft=8)
+    for datastore in (store, str(store.path), load_index(store)):
+        out = lm.generate(PROMPTS, max_new_tokens=NEW, datastore=datastore, num_draft=8)
         assert out.token_ids == plain.token_ids and out.num_draft == 8
     tuned = lm.generate(PROMPTS, max_new_tokens=NEW, cache_file=tmp_path / "times.json")
     assert tuned.token_ids == plain.token_ids
@@ -248,8 +248,9 @@ def test_a_run_and_a_hugging_face_folder_are_loaded(tmp_path):
     for text in (lambda: ids.generate("1+"), lambda: out.texts):
         with pytest.raises(ValueError, match="has neither tokenizer.model nor"):
             text()
-    words = relay_jax.load(folder, tokenizer="relay:12", dtype="bfloat16")
-    assert words.tokenizer == TOKENIZER and words.config.param_dtype == "bfloat16"
+    with_tokenizer = relay_jax.load(folder, tokenizer="relay:12", dtype="bfloat16")
+    assert with_tokenizer.tokenizer == TOKENIZER
+    assert with_tokenizer.config.param_dtype == "bfloat16"
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [5, 1]}))
     assert relay_jax.load(folder, tokenizer="relay:12").eos_ids == (5, 1)
 

@@ -168,7 +168,7 @@ def test_tokens_that_cannot_be_added(llama, tmp_path, settings, message):
         load_tokenizer(folder)
 
 
-def test_a_space_before_a_text_is_kept(llama):
+def test_a_leading_space_is_preserved(llama):
     """As in SentencePiece itself and in the published tokenizer.json of Llama-2, whose
     normalizer prepends a space to every part."""
     from tokenizers import normalizers

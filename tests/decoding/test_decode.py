@@ -1,4 +1,4 @@
-"""The decode loop: whatever is drafted, the text is that of plain decoding.
+"""The decode loop: with any drafts the text is that of plain decoding.
 
 Nearly all the time goes into compiling, so that tests share shapes: eight prompts, room
 for 16 tokens and for 24 new ones. The whole matrix of cases is among the slow tests.
@@ -80,7 +80,7 @@ def exact():
 
 @functools.cache
 def params_of(name):
-    """Random parameters, sharp enough that a text has a few likely words."""
+    """Random parameters, sharp enough that a text has a few likely tokens."""
     params = init_params(TrainConfig(model=MODELS[name]))
     leaves, shape = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
@@ -96,7 +96,7 @@ def prompts_of(num, seed=0):
 
 
 def language(rng, num):
-    """Token ids in which a few phrases repeat, and how each goes on is half open."""
+    """Token ids in which a few phrases repeat, and each continuation is half random."""
     phrases = np.random.default_rng(7).integers(2, VOCAB, (12, 6))
     texts = []
     while sum(map(len, texts)) < num:
@@ -128,7 +128,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def learnt_store(tmp_path_factory):
-    """The language that the trained model speaks, other texts of it."""
+    """Other texts of the language that the model was trained on."""
     path = tmp_path_factory.mktemp("learnt") / "store"
     vocab = {"tokenizer": "test", "vocab_size": VOCAB, "eos_id": EOS}
     text = language(np.random.default_rng(2), 3_000)
@@ -165,7 +165,7 @@ def run(
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """What the models themselves say: drafts from it are often right."""
+    """Texts that the models generate: drafts from them are often right."""
     path = tmp_path_factory.mktemp("store") / "store"
     texts = []
     for name, seed in itertools.product(MODELS, (5, 6)):
@@ -176,15 +176,15 @@ def store(tmp_path_factory):
     return build_datastore(texts, path, **vocab)
 
 
-def compile_anew(monkeypatch, name, *static):
-    """Has a jitted function of `decode` traced again, with what it calls by now."""
+def compile_again(monkeypatch, name, *static):
+    """Has a jitted function of `decode` traced again, with the patched names it uses."""
     inner = getattr(decode, name).__wrapped__
 
     @functools.wraps(inner)
-    def anew(*args, **rest):
+    def traced_again(*args, **rest):
         return inner(*args, **rest)
 
-    jitted = jax.jit(anew, static_argnames=("model", *static))
+    jitted = jax.jit(traced_again, static_argnames=("model", *static))
     monkeypatch.setattr(decode, name, jitted)
 
 
@@ -283,12 +283,12 @@ def test_prompts_longer_than_a_chunk_are_read_whole(monkeypatch):
     prompts = prompts_of(8)
     whole = run("rope", prompts)
     monkeypatch.setattr(decode, "CHUNK", 3)
-    compile_anew(monkeypatch, "read_prompts", "observe", "max_new_tokens")
+    compile_again(monkeypatch, "read_prompts", "observe", "max_new_tokens")
     same(whole, run("rope", prompts))
 
 
 @pytest.mark.parametrize("draft", [PLAIN, DRAFTS[2]], ids=lambda d: d.drafter)
-def test_limits_are_kept_to_the_token(draft, store, monkeypatch):
+def test_limits_hold_to_the_token(draft, store, monkeypatch):
     index, prompts = load_index(store), prompts_of(8)
     index = index if draft.num_draft else None
     long = run("rope", prompts, eos_id=decode.NO_EOS)
@@ -312,7 +312,7 @@ def test_limits_are_kept_to_the_token(draft, store, monkeypatch):
 
 @pytest.mark.parametrize("draft", [PLAIN, DRAFTS[2]], ids=lambda d: d.drafter)
 def test_a_text_stops_at_its_end(draft, store):
-    """Any word can be the end of text: also one inside an accepted branch."""
+    """Any token can be the end of text: also one inside an accepted branch."""
     index, prompts, stopped = load_index(store), prompts_of(8), 0
     index = index if draft.num_draft else None
     long = run("rope", prompts, eos_id=decode.NO_EOS)
@@ -361,7 +361,7 @@ def test_the_host_index_decodes_alike(store):
 
 @pytest.mark.parametrize("draft", STORED, ids=lambda draft: draft.drafter)
 def test_a_store_over_all_devices_decodes_alike(draft, store, tmp_path):
-    """With more devices than shards; parameters that lie on one device are copied."""
+    """With more devices than shards; parameters on one device are copied."""
     params, prompts = jax.device_put(params_of("rope"), jax.devices()[0]), prompts_of(8)
     texts = np.split(store.shards[0].tokens, 5 * np.arange(1, 200))
     vocab = {"tokenizer": "test", "vocab_size": VOCAB, "eos_id": EOS}
@@ -378,7 +378,7 @@ def test_a_store_over_all_devices_decodes_alike(draft, store, tmp_path):
     np.testing.assert_array_equal(spread.steps, whole.steps)
 
 
-def test_drafted_marks_what_was_drafted_and_kept(store):
+def test_drafted_marks_the_accepted_draft_tokens(store):
     prompts = prompts_of(8)
     state = run("rope", prompts, DRAFTS[2], load_index(store))
     new = np.asarray(state.length) - list(map(len, prompts))
@@ -482,14 +482,14 @@ def test_every_accepted_node_matters(monkeypatch, store, broken):
     index, prompts = load_index(store), prompts_of(8)
     plain = run("rope", prompts)
     monkeypatch.setattr(decode, "accept", broken)
-    compile_anew(monkeypatch, "advance", "drafter", "sampling")
+    compile_again(monkeypatch, "advance", "drafter", "sampling")
     drafted = run("rope", prompts, DRAFTS[2], index)
     assert not np.array_equal(plain.tokens, drafted.tokens)
 
 
 def test_bfloat16_differs_at_near_ties_only(store):
-    """Where the first difference stands, both words are almost as likely; and such
-    places are few, or the test would say nothing."""
+    """At the first difference both tokens are almost equally likely; and such
+    positions are few, or the test would show nothing."""
     model, index = dataclasses.replace(ROPE, dtype="bfloat16"), load_index(store)
     params = params_of("rope")
     apply = jax.jit(lambda t: Decoder(model).apply({"params": params}, t)[0])
@@ -541,7 +541,7 @@ def test_the_cache_is_not_copied(store):
 
 
 def test_a_vocabulary_beyond_16_bits(tmp_path):
-    """Llama 3 has 128,256 words; a store then keeps 32-bit tokens."""
+    """Llama 3 has 128,256 tokens; a store then keeps 32-bit tokens."""
     vocab_size = 128_256
     model = ModelConfig(
         kind="decoder",

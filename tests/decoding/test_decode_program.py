@@ -63,7 +63,7 @@ def test_one_compilation_for_a_batch_size_and_a_tree_size(tmp_path):
     assert programs() == (first[0] + 1, first[1] + 2)
 
 
-def test_one_compilation_on_a_mesh_however_often_one_looks(tmp_path, caplog):
+def test_one_compilation_on_a_mesh_for_any_number_of_pieces(tmp_path, caplog):
     index = load_index(make_store(tmp_path), make_mesh(MeshConfig(data=0)))
     params = shard_like(init_params(TrainConfig(model=MODEL)), index)
     tokens, length = decode.pad_prompts(make_prompts(0), VOCAB, 9)

@@ -54,7 +54,7 @@ def test_the_drawn_tree():
 def test_the_heaviest_prefixes_are_chosen(pack_uint16, seed, depth_decay):
     rng = np.random.default_rng(seed)
     batch_size, num, size, num_draft = 8, 12, 5, 15
-    top = 2**16 - 2 if pack_uint16 else 130_000  # the largest word there can be
+    top = 2**16 - 2 if pack_uint16 else 130_000  # the largest token id
     tokens = rng.integers(top - 3, top + 1, (batch_size, num, size))
     length = rng.integers(0, size + 1, (batch_size, num, 1))
     tokens = np.where(np.arange(size) < length, tokens, END)
@@ -88,7 +88,7 @@ def test_the_heaviest_prefixes_are_chosen(pack_uint16, seed, depth_decay):
             assert set(np.flatnonzero(tree.ancestors[b, node])) == above
 
 
-def test_of_equal_weights_the_nearer_token_is_taken_where_they_fade():
+def test_of_equal_weights_the_nearer_token_is_taken_with_depth_decay():
     tree = BUILD(rows_of([(1, 2, 3), (4,)], [10, 8]), 2, False, 0.7)
     assert set(paths(tree).values()) == {(), (1,), (4,)}
 

@@ -97,8 +97,8 @@ def params():
     tokens = jnp.zeros((1, 1), jnp.int32)
     past = init_cache(1, 1)["layers"], jnp.zeros((1, 1), bool)
     mask = jnp.ones((1, 1, 1), bool)
-    made = OtherDecoder().init(jax.random.key(0), tokens, tokens, mask, past)["params"]
-    leaves, structure = jax.tree.flatten(made)
+    fresh = OtherDecoder().init(jax.random.key(0), tokens, tokens, mask, past)["params"]
+    leaves, structure = jax.tree.flatten(fresh)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     noisy = [x + 0.3 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys)]
     return jax.tree.unflatten(structure, noisy)
@@ -131,11 +131,11 @@ def generate_naively(params, sampling):
 
 
 @pytest.mark.parametrize("sampling", [SamplingConfig(), SamplingConfig(0.7, 0.9)])
-def test_another_model_generates_its_own_texts(params, sampling, tmp_path):
+def test_another_model_is_decoded_exactly(params, sampling, tmp_path):
     """With and without drafts, greedy and sampled; drafts from its texts are right."""
     expected = generate_naively(params, sampling)
-    words = {"tokenizer": "test", "vocab_size": VOCAB, "eos_id": 0}
-    index = load_index(build_datastore(expected, tmp_path / "store", **words))
+    vocab_info = {"tokenizer": "test", "vocab_size": VOCAB, "eos_id": 0}
+    index = load_index(build_datastore(expected, tmp_path / "store", **vocab_info))
     settings = {"model": OTHER, "max_new_tokens": NEW, "sampling": sampling}
     plain = decode.decode(params, PROMPTS, **settings)
     for draft in [None, *DRAFTS]:
@@ -150,7 +150,7 @@ def test_another_model_generates_its_own_texts(params, sampling, tmp_path):
     assert len(np.unique(np.concatenate(expected))) > 4
 
 
-def test_an_equal_config_compiles_nothing_anew(params):
+def test_an_equal_config_is_not_compiled_again(params):
     """A drafter is a static argument: made once per config, it is the same object."""
     settings = {"model": OTHER, "max_new_tokens": NEW}
     config = {"drafter": "prompt_lookup", **SIZES}

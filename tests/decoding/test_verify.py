@@ -12,7 +12,7 @@ from relay_jax.decoding.verify import accept, filter_logits, sample
 
 
 def by_sorting(logits, sampling):
-    """Which words may be drawn, as usually written."""
+    """The tokens that may be sampled, in the usual formulation."""
     logits = logits.astype(np.float64) / sampling.temperature
     order = np.argsort(-logits)
     allowed = order[: sampling.top_k] if sampling.top_k else order
@@ -62,8 +62,8 @@ def test_samples_have_the_exact_distribution(top_p):
     assert statistic < 25  # 5 degrees of freedom: one in ten thousand
 
 
-def test_noise_depends_on_request_and_place_alone():
-    """A node d below the root at place p draws like a root at place p + d."""
+def test_noise_depends_on_request_and_position_alone():
+    """A node d below the root at position p draws like a root at position p + d."""
     sampling = SamplingConfig(1.0)
     keys = request_keys(0, 2)
     logits = jnp.zeros((2, 3, 40))
@@ -79,7 +79,7 @@ def test_noise_depends_on_request_and_place_alone():
 
 
 def walk(tree, token, row):
-    """The branch that the model would have said, node by node."""
+    """The branch that the model predicts, node by node."""
     path = [0]
     while True:
         following = [

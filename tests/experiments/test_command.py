@@ -37,7 +37,7 @@ def test_errors_of_a_user_end_in_a_line():
 
 
 @pytest.mark.parametrize("folder", ["file/run", "/proc/x/y"])
-def test_a_folder_that_cannot_be_made_is_named(tmp_path, folder):
+def test_a_folder_that_cannot_be_created_is_named(tmp_path, folder):
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit) as stop, command.one_line_errors():
         command.make_folder(epath.Path(tmp_path / folder))
@@ -46,7 +46,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path, folder):
     assert " cannot be used: " in line
 
 
-def test_a_folder_that_is_made_is_empty(tmp_path):
+def test_a_new_folder_is_empty(tmp_path):
     for _ in range(2):  # it may be there already
         command.make_folder(epath.Path(tmp_path / "a" / "b"))
     assert not list((tmp_path / "a" / "b").iterdir())
@@ -59,7 +59,7 @@ def test_a_folder_that_is_made_is_empty(tmp_path):
         *(("--run=a,,b", "run"), ("--data_dir=", "data_dir")),
     ],
 )
-def test_a_place_that_is_given_is_not_empty(argument, name):
+def test_an_empty_path_is_refused(argument, name):
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", "runs", "", flag_values=values)
     flags.DEFINE_string("data_dir", "", "", flag_values=values)
@@ -73,7 +73,7 @@ def test_a_place_that_is_given_is_not_empty(argument, name):
         command.check_places(values)
 
 
-def test_records_can_be_written_before_there_are_any(tmp_path):
+def test_the_records_file_must_be_writable_but_need_not_exist(tmp_path):
     values = flags.FlagValues()
     flags.DEFINE_string("records", "", "", flag_values=values)
     for path_value in (tmp_path / "records.jsonl", ""):
@@ -115,7 +115,9 @@ def test_records_can_be_written_before_there_are_any(tmp_path):
         ({"num_processes": 2}, True, "--num_processes and --process_id need --coord"),
     ],
 )
-def test_who_takes_part_is_told_in_full(path_value, is_shared, message, monkeypatch):
+def test_the_flags_of_a_cluster_must_be_complete(
+    path_value, is_shared, message, monkeypatch
+):
     monkeypatch.setattr(jax.distributed, "initialize", None)
     refused = pytest.raises(ValueError, match=message)
     with flagsaver.flagsaver(**path_value), refused:

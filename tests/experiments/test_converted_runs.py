@@ -1,4 +1,4 @@
-"""A Hugging Face folder and a run directory say the same, and turn into each other."""
+"""A Hugging Face folder and a run directory are equivalent and convert both ways."""
 
 import json
 
@@ -40,7 +40,7 @@ def run(tmp_path_factory):
         sentence_iterator=iter([f"def f{i}(x): return x + {i}" for i in range(99)]),
         model_prefix=str(path / "tokenizer"),
         model_type="bpe",
-        vocab_size=300,  # fewer than the model's words, as in Qwen
+        vocab_size=300,  # fewer than the model's tokens, as in Qwen
         hard_vocab_limit=False,
         byte_fallback=True,
         minloglevel=2,
@@ -66,7 +66,7 @@ def test_there_and_back_again(run, tmp_path):
     spread = script("generate", *how, "--mesh=1,1", "--print_ids")
     assert spread.returncode == 0, spread.stderr
     assert len(spread.stdout.split(",")) == 12
-    # What the folder says of the tokens that end a text goes along, both ways.
+    # The end-of-text tokens that the folder names are converted too, both ways.
     file, ours = folder / "config.json", config_io.to_dict(config.model)
     values = json.loads(file.read_text())
     assert (values["bos_token_id"], values["eos_token_id"]) == (1, 2)
@@ -92,7 +92,7 @@ def test_there_and_back_again(run, tmp_path):
     assert "a mesh of 1 x 1 x 64 (data, fsdp, tensor) does not fit the 1 dev" in many
 
 
-def test_a_tokenizer_with_too_many_words_is_refused(run, tmp_path):
+def test_a_tokenizer_larger_than_the_vocabulary_is_refused(run, tmp_path):
     file = run / "config.json"
     small = tmp_path / "small"
     small.mkdir()

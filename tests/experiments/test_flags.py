@@ -140,7 +140,7 @@ def folder(tmp_path):
     return tmp_path / "llama"
 
 
-def test_a_model_of_text_is_not_given_the_task_vocabulary(folder):
+def test_a_model_of_text_does_not_get_the_task_vocabulary(folder):
     expected_message = (
         "llama has neither tokenizer.model nor tokenizer.json, and its model has 320"
     )
@@ -168,7 +168,7 @@ def test_a_tokenizer_must_end_texts_as_the_model_does(folder):
             shared.open_model()
 
 
-def test_the_type_of_a_run_is_its_own(tmp_path):
+def test_the_dtype_of_a_run_cannot_be_overridden(tmp_path):
     expected_message = (
         f"dtype=bfloat16 is for a Hugging Face folder, but {tmp_path} is a run"
     )
@@ -185,7 +185,7 @@ def test_the_type_of_a_run_is_its_own(tmp_path):
         ({"mesh": "1"}, "--mesh must be 2 whole numbers with commas, got '1'"),
     ],
 )
-def test_a_wrong_model_is_told_before_the_datastore_is_loaded(
+def test_a_wrong_model_is_refused_before_the_datastore_is_loaded(
     folder, tmp_path, values, message, monkeypatch
 ):
     monkeypatch.setitem(shared.INDEXES, "device", None)

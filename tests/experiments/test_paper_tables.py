@@ -95,43 +95,45 @@ def test_mtbench_asks_two_turns(run, tmp_path):
     line = json.loads((tmp_path / "out" / "records.jsonl").read_text())
     assert len(line["turns"]) == 2 and line["category"] == "writing"
     (tmp_path / "data.jsonl").write_text("{}")
-    told = refusal("mtbench", *run, data, f"--workdir={tmp_path}/new")
-    assert "data.jsonl, line 1 is no question of MT-Bench" in told
+    message = refusal("mtbench", *run, data, f"--workdir={tmp_path}/new")
+    assert "data.jsonl, line 1 is no question of MT-Bench" in message
 
 
-def test_a_chat_answers_every_line_and_tells_its_speed(run):
+def test_a_chat_answers_every_line_and_reports_its_speed(run):
     lines = "def f\n\n/new\nclass\n/quit\nnever read\n"
     arguments = *run, "--template=llama2"
-    done = script("chat", *arguments, given=lines)
+    done = script("chat", *arguments, stdin=lines)
     assert done.returncode == 0, done.stderr
-    told = re.findall(r"\[(\d+) tokens, [\d.]+ per second, M = ([\d.]+)\]", done.stdout)
-    assert len(told) == 2 and all(1 <= int(new) <= 8 for new, _ in told)
-    alone = script("chat", *arguments, "--drafter=none", given=lines)
+    reports = re.findall(
+        r"\[(\d+) tokens, [\d.]+ per second, M = ([\d.]+)\]", done.stdout
+    )
+    assert len(reports) == 2 and all(1 <= int(new) <= 8 for new, _ in reports)
+    alone = script("chat", *arguments, "--drafter=none", stdin=lines)
     speed = re.compile(r"\[.*\]")
     assert speed.sub("", alone.stdout) == speed.sub("", done.stdout)
 
 
-def test_a_chat_ends_with_the_length_of_its_model(run, tmp_path):
+def test_a_chat_ends_when_the_context_of_its_model_is_full(run, tmp_path):
     shutil.copytree(run[0].removeprefix("--run="), tmp_path / "run")
     file = tmp_path / "run" / "config.json"
     values = json.loads(file.read_text())
     values["model"]["context_length"] = 12
     file.write_text(json.dumps(values))
     lines = "x + 1\nx\n/new\n" + "function " * 20
-    done = script("chat", *run, f"--run={tmp_path}/run", given=lines)
+    done = script("chat", *run, f"--run={tmp_path}/run", stdin=lines)
     assert done.returncode == 0, done.stderr
     assert "the 12 tokens that the model was made for are used up" in done.stdout
-    told = (
+    expected = (
         r"with this question the conversation has \d+ tokens, but the model was made f"
     )
-    assert re.search(told, done.stdout)
+    assert re.search(expected, done.stdout)
     long = "--max_new_tokens=12", "--prompt=def f"
     done = script("generate", *run, f"--run={tmp_path}/run", *long)
     assert "more than the 12 that the model was made for" in done.stderr
 
 
-# On a made-up clock reading a prompt takes an hour, and what is decoded between two looks
-# at an answer a second; the first answer is ended by Ctrl-C.
+# On a simulated clock reading a prompt takes an hour, and decoding between two outputs
+# takes a second; Ctrl-C ends the first answer.
 WATCHED = """
 import types
 from experiments import chat, command
@@ -140,17 +142,17 @@ clock, answers = [0.0], []
 run, begin, advance = chat.run, request._begin, request._advance
 request.time = types.SimpleNamespace(perf_counter=lambda: clock[0])
 
-def begin_slowly(*given):
+def begin_slowly(*args):
     clock[0] += 3600
-    return begin(*given)
+    return begin(*args)
 
-def advance_slowly(*given):
+def advance_slowly(*args):
     clock[0] += 1
-    return advance(*given)
+    return advance(*args)
 
-def watched(*given):
-    answers.append(given)
-    for number, output in enumerate(run(*given)):
+def watched(*args):
+    answers.append(args)
+    for number, output in enumerate(run(*args)):
         yield output
         if number == 1 and len(answers) == 1:
             raise KeyboardInterrupt
@@ -172,25 +174,25 @@ def test_ctrl_c_ends_an_answer_and_decoding_alone_is_timed(run, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(" [ended]") == 1
-    told = re.findall(r"\[(\d+) tokens, ([\d.]+) per second", done.stdout)
-    assert len(told) == 2
-    assert all(float(rate) >= int(new) / 4 for new, rate in told)
+    reports = re.findall(r"\[(\d+) tokens, ([\d.]+) per second", done.stdout)
+    assert len(reports) == 2
+    assert all(float(rate) >= int(new) / 4 for new, rate in reports)
 
 
-def test_a_drafter_that_chose_plain_is_told_from_plain_decoding():
+def test_the_table_distinguishes_a_drafter_without_drafts_from_plain_decoding():
     common = {"num_draft": 0, "M": 1.0, "ms_per_token": 2.0, "speed_up": 1.0}
     total = [common | {"drafter": name, "same_texts": 1.0} for name in ("none", "rest")]
-    told = qa_protocol.make_table(total, ()).splitlines()
-    assert told[1].startswith("plain  ") and told[2].startswith("rest (chose plain)  ")
+    rows = qa_protocol.make_table(total, ()).splitlines()
+    assert rows[1].startswith("plain  ") and rows[2].startswith("rest (chose plain)  ")
 
 
 def test_a_completion_ends_where_the_function_ends():
-    told = humaneval.program(PROBLEM, "    return 2 * x\n\nprint(double(1))\n")
-    assert "print" not in told and told.endswith("check(double)")
-    assert compile(told, "program", "exec")
+    program = humaneval.program(PROBLEM, "    return 2 * x\n\nprint(double(1))\n")
+    assert "print" not in program and program.endswith("check(double)")
+    assert compile(program, "program", "exec")
 
 
-def test_the_original_problems_pass_with_their_own_solutions():
+def test_the_original_problems_pass_with_the_canonical_solutions():
     file = DATA / "HumanEval.jsonl.gz"
     if not file.exists():
         pytest.skip(f"{file} is not there")
@@ -199,8 +201,8 @@ def test_the_original_problems_pass_with_their_own_solutions():
     if not EXECUTE:
         pytest.skip("this machine cannot shut programs in")
     for problem in list(problems.values())[::20]:
-        told = humaneval.program(problem, problem["canonical_solution"])
-        assert sandbox.run(told) == "passed", problem["task_id"]
+        program = humaneval.program(problem, problem["canonical_solution"])
+        assert sandbox.run(program) == "passed", problem["task_id"]
 
 
 GOOD = {

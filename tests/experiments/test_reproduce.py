@@ -84,7 +84,7 @@ def test_every_recipe_has_what_the_figures_and_tables_need(name):
         check_stages(planned)
 
 
-def test_a_figure_has_its_own_stages_and_no_others():
+def test_a_figure_runs_the_stages_it_needs_and_no_others():
     def chosen(figure):
         needs = FIGURES[figure]
         plans = paper_figures.read_experiments("paper", needs)
@@ -107,7 +107,9 @@ def test_a_figure_has_its_own_stages_and_no_others():
 @pytest.mark.parametrize(
     ("figure", "phase", "paper_length"), [("5", 5, 105), ("6", 1, 101)]
 )
-def test_hits_are_those_of_who_writes_the_self_made_chains(figure, phase, paper_length):
+def test_hit_matrices_are_of_the_model_that_generates_the_chains(
+    figure, phase, paper_length
+):
     for name in RECIPES:
         needs = FIGURES[figure]
         config = paper_figures.read_experiments(name, needs)["multitask"]
@@ -185,7 +187,7 @@ def test_a_figure_in_pieces_is_the_figure_in_one(tmp_path, monkeypatch, capsys):
     assert (cut / "figures" / "figure_6.png").read_bytes() == image
 
 
-def test_a_figure_by_length_is_drawn_from_the_lines_that_are_its_own(
+def test_a_figure_by_length_uses_the_records_of_its_experiment_alone(
     tmp_path, monkeypatch
 ):
     """Other experiments and models stand in the same records."""
@@ -228,7 +230,7 @@ def test_hyper_parameters_stand_beside_the_papers():
     assert "0.0001" in result and "5e-05" in result
 
 
-def test_what_a_filter_kept_too_few_of_is_told(tmp_path):
+def test_too_few_chains_after_a_filter_are_reported(tmp_path):
     needs = FIGURES["5"]
     plans = paper_figures.read_experiments("small", needs)
     chains = plans["multitask"].chains
@@ -311,7 +313,7 @@ def test_wrong_inputs_end_in_a_clear_line(tmp_path):
     )
 
 
-def test_the_script_tells_what_it_would_do_and_stops_in_time(tmp_path):
+def test_a_dry_run_trains_nothing_and_a_run_stops_in_time(tmp_path):
     small_two = "--figure=2", "--recipe=small", f"--workdir={tmp_path}/work"
     done = script(*small_two, "--dry_run")
     assert done.returncode == 0, done.stderr

@@ -38,9 +38,9 @@ def environment(devices=1):
     }
 
 
-def script(name, *arguments, cwd=ROOT, devices=1, given=""):
+def script(name, *arguments, cwd=ROOT, devices=1, stdin=""):
     return run_script(
-        f"experiments.{name}", arguments, environment(devices), cwd, given
+        f"experiments.{name}", arguments, environment(devices), cwd, stdin
     )
 
 
@@ -103,18 +103,19 @@ def test_stages_follow_one_another(tmp_path):
         *("answer_accuracy.png", "chain_accuracy.png", "token_accuracy.png"),
         "hit_matrix_arithmetic_3.png",
     }
-    kept = (tmp_path / "tiny" / "records.jsonl").read_text()
+    records = (tmp_path / "tiny" / "records.jsonl").read_text()
     rest = f"--workdir={tmp_path}/tiny", "--overwrite"
-    told = refusal("evaluate", *arguments[:1], *rest)
+    message = refusal("evaluate", *arguments[:1], *rest)
     assert (
         "tiny is a run directory (it has config.json), whose records must stay; "
-        in told
+        in message
     )
-    assert (tmp_path / "tiny" / "records.jsonl").read_text() == kept
+    assert (tmp_path / "tiny" / "records.jsonl").read_text() == records
     twice = f"--run={tmp_path}/tiny,{tmp_path}/tiny", f"--workdir={tmp_path}/twice"
-    told = refusal("evaluate", *twice, "--count=1")
+    message = refusal("evaluate", *twice, "--count=1")
     assert (
-        "both evaluate 'looped_aligned' with seed 0 on arithmetic, which would" in told
+        "both evaluate 'looped_aligned' with seed 0 on arithmetic, which would"
+        in message
     )
     again = refusal("evaluate", *arguments)
     assert "has an evaluation; pass --overwrite to replace it" in again
@@ -165,29 +166,32 @@ def test_stages_follow_one_another(tmp_path):
 def test_bad_input_ends_in_a_clear_line_before_any_training(
     tmp_path, arguments, message
 ):
-    told = refusal("train", TINY[0], *arguments, f"--workdir={tmp_path}/run")
-    assert message in told
+    error = refusal("train", TINY[0], *arguments, f"--workdir={tmp_path}/run")
+    assert message in error
     assert not (tmp_path / "run").exists()
 
 
-def test_the_config_that_is_there_by_default_is_checked_as_well(tmp_path):
+def test_the_default_config_is_checked_as_well(tmp_path):
     arguments = "--config.runs.arr.num_steps=3", f"--workdir={tmp_path}/run"
-    told = refusal("quickstart", *arguments)
-    assert "unknown key config.runs.arr; valid keys: ar, ar_control, ar_r" in told
-    told = refusal("quickstart", "--config.runs.ar.seed=3", arguments[1])
+    message = refusal("quickstart", *arguments)
+    assert "unknown key config.runs.arr; valid keys: ar, ar_control, ar_r" in message
+    message = refusal("quickstart", "--config.runs.ar.seed=3", arguments[1])
     assert (
-        "config.runs.ar.seed is 3, but every stage of a quickstart has the se" in told
+        "config.runs.ar.seed is 3, but every stage of a quickstart has the se"
+        in message
     )
     shown = script("quickstart", "--help")
     assert "--config:" in shown.stdout and "--jobs:" in shown.stdout
 
 
 @pytest.mark.parametrize("name", ["train", "quickstart"])
-def test_a_directory_that_cannot_be_made_ends_in_a_clear_line(tmp_path, name):
+def test_a_directory_that_cannot_be_created_ends_in_a_clear_line(tmp_path, name):
     (tmp_path / "file").write_text("")
     config = [TINY[0]] if name == "train" else []
-    told = refusal(name, *config, f"--workdir={tmp_path}/file/run")
-    assert f"{tmp_path}/file" in told and "cannot be used: Not a directory" in told
+    message = refusal(name, *config, f"--workdir={tmp_path}/file/run")
+    assert (
+        f"{tmp_path}/file" in message and "cannot be used: Not a directory" in message
+    )
 
 
 @pytest.mark.slow
@@ -228,9 +232,9 @@ def test_quickstart_from_end_to_end(tmp_path):
     assert tables(again.stdout) == tables(done.stdout)
 
 
-def tables(told):
-    """What a quickstart prints between what it did and where that is."""
-    return told[told.index("answer_accuracy") : told.index("figures:")]
+def tables(output):
+    """The tables that a quickstart prints between its progress and its paths."""
+    return output[output.index("answer_accuracy") : output.index("figures:")]
 
 
 @pytest.mark.parametrize("experiment", quickstart.EXPERIMENTS)
@@ -374,16 +378,20 @@ def test_decode_steps_are_measured_against_the_memory(tmp_path):
         assert line["share_of_limit"] == pytest.approx(ratio, abs=2e-3)
 
 
-def test_a_shipped_model_is_evaluated_and_not_written_over(tmp_path):
+def test_an_exported_model_is_evaluated_and_not_overwritten(tmp_path):
     done = script("train", *TINY, f"--workdir={tmp_path}/tiny")
     assert done.returncode == 0, done.stderr
-    places = [f"--from={tmp_path}/tiny", "--to=weights", f"--workdir={tmp_path}/ship"]
-    done = script("export", *places)
+    arguments = [
+        f"--from={tmp_path}/tiny",
+        "--to=weights",
+        f"--workdir={tmp_path}/ship",
+    ]
+    done = script("export", *arguments)
     assert done.returncode == 0, done.stderr
-    assert "holds a model already" in refusal("export", *places)
+    assert "holds a model already" in refusal("export", *arguments)
     chosen = ["--lengths=1,3", "--step=2", "--count=8"]
-    place = f"--workdir={tmp_path}/evaluation"
-    done = script("evaluate", f"--run={tmp_path}/ship", *chosen, place)
+    workdir = f"--workdir={tmp_path}/evaluation"
+    done = script("evaluate", f"--run={tmp_path}/ship", *chosen, workdir)
     assert done.returncode == 0, done.stderr
     lines = files.read_lines(tmp_path / "evaluation/records.jsonl")
     assert {line["length"] for line in lines} == {1, 3}
@@ -401,19 +409,21 @@ def test_drafts_from_a_store_change_no_text(tmp_path):
     for number in range(5):
         file = tmp_path / "corpus" / f"{number}.txt"
         file.write_text(f"[ARI] 1+{number}*2= 1+{number}= 3" * 20)
-    words = f"--files={tmp_path}/corpus", "--tokenizer=relay:12"
-    done = script("build_datastore", store, *words, f"--records={tmp_path}/built.jsonl")
+    corpus = f"--files={tmp_path}/corpus", "--tokenizer=relay:12"
+    done = script(
+        "build_datastore", store, *corpus, f"--records={tmp_path}/built.jsonl"
+    )
     assert done.returncode == 0, done.stderr
     assert "5 documents, 1,205 tokens in 1 shards, " in done.stdout
     (built,) = files.read_lines(tmp_path / "built.jsonl")
     assert built["tokens"] == 1205 and 6 < built["bytes_per_token"] < 8.5
     assert built["tokens_per_cpu_second"] > 0 and built["opening_ms"] > 0
     assert built["command"].startswith("python -m experiments.build_datastore")
-    assert "give --overwrite" in refusal("build_datastore", store, *words)
+    assert "give --overwrite" in refusal("build_datastore", store, *corpus)
     more = "--extend", "--every=2"
-    done = script("build_datastore", store, *words, *more)
+    done = script("build_datastore", store, *corpus, *more)
     assert "8 documents, 1,928 tokens in 2 shards, " in done.stdout, done.stderr
-    foreign = *words[:1], "--tokenizer=relay:13", "--extend"
+    foreign = *corpus[:1], "--tokenizer=relay:13", "--extend"
     assert "build a store of its own" in refusal("build_datastore", store, *foreign)
 
     texts = np.tile(np.arange(41, 51), 30)
@@ -426,8 +436,8 @@ def test_drafts_from_a_store_change_no_text(tmp_path):
     assert line["M"] > 5  # the text repeats itself
     assert line["steps"] == round(260 / line["M"])
 
-    told = refusal("replay", f"--targets={targets}", "--drafter=token_recycling")
-    assert "measure it while a model decodes (benchmarks/drafters.py" in told
+    message = refusal("replay", f"--targets={targets}", "--drafter=token_recycling")
+    assert "measure it while a model decodes (benchmarks/drafters.py" in message
 
     prompt = "--prompt=[ARI] 1+2*3=", "--max_new_tokens=30", "--ignore_eos"
     fixed = "--drafter=prompt_lookup", "--num_draft=8"
@@ -486,7 +496,7 @@ def test_collect_results_joins_the_seeds_of_a_quickstart(tmp_path):
             **common, length=2, metric="hit_accuracy", value=0.5, round=0, position=0
         )
         files.append_lines(run / "hit_records.jsonl", [hit])
-    alone = tmp_path / "alone"  # a training by itself
+    alone = tmp_path / "alone"  # a single training
     alone.mkdir()
     files.append_lines(alone / "run.jsonl", [{"command": "c", "seed": 2}])
     files.append_lines(alone / "metrics.jsonl", losses)
@@ -516,9 +526,10 @@ def test_collect_results_joins_the_seeds_of_a_quickstart(tmp_path):
     assert done.returncode == 0, done.stderr
     assert list(files.read_lines(tmp_path / "again.jsonl")) == lines
     twice = f"--run={tmp_path}/seed0,{tmp_path}/seed0", f"--results={tmp_path}/y.jsonl"
-    told = refusal("collect_results", *twice)
+    message = refusal("collect_results", *twice)
     assert (
-        "both evaluate 'ar' with seed 0 on lis, which would count as two seeds" in told
+        "both evaluate 'ar' with seed 0 on lis, which would count as two seeds"
+        in message
     )
     missing = refusal(
         "collect_results", f"--run={tmp_path}", f"--results={tmp_path}/y.jsonl"

@@ -55,7 +55,7 @@ def test_the_run_directory_is_all_that_drafting_needs(tmp_path):
     lines = list(files.read_lines(tmp_path / "bench" / "records.jsonl"))
     assert [line["drafter"] for line in lines] == ["none", "rest"]
     assert lines[0]["texts"] == 2 and lines[0]["prompts"].endswith("held_out.npy")
-    # The ids alone, and nothing said of whose they are.
+    # Token ids alone, without the name of their tokenizer.
     untold = f"--datastore={tmp_path}/untold"
     done = script(
         *("build_datastore", untold, corpus[0], "--eos_id=1", "--vocab_size=340")

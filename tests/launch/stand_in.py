@@ -1,7 +1,7 @@
 """Stands in for the programs that launchers call, under the name of each of them.
 
-$WORLD is a directory. Every call is a line of its `calls.jsonl`. What is to happen is
-told by its other files: `states` (a line for each answer of `describe`, the last one stays),
+$WORLD is a directory. Every call is a line of its `calls.jsonl`. Its other files set
+what happens: `states` (a line for each answer of `describe`, the last one stays),
 `workers` (how many the slice has), `dropped` (the connection is lost at the end,
 so gcloud sends the command again), `jobset` (there is one), `squeue` (its answer).
 """

@@ -254,7 +254,7 @@ def test_to_delete_is_a_dry_run_too(world, name):
         ("slurm", ["python"], "cannot use python: "),
     ],
 )
-def test_what_is_missing_or_wrong_is_said_in_one_line(world, name, arguments, message):
+def test_missing_or_wrong_values_end_in_one_line(world, name, arguments, message):
     status, output, errors = world.launch(name, *arguments, "--go", *command())
     assert (status, output) == (1, "")
     assert errors.startswith(f"relay_jax: {message}")
@@ -303,7 +303,7 @@ def test_help_is_the_head_of_the_script(world):
         ("SUSPENDING\nSUSPENDED\nACTIVE", ["describe", "delete", "create", "describe"]),
     ],
 )
-def test_the_queued_resource_is_made_or_used(world, states, verbs):
+def test_the_queued_resource_is_created_or_used(world, states, verbs):
     world.configure(states=states)
     status, _, errors = world.launch("tpu_pod", *TPU, "--spot", "--go", *command())
     assert status == 0, errors
@@ -412,7 +412,7 @@ def test_a_lost_connection_is_no_success(world):
     status, _, errors = world.launch("tpu_pod", *TPU, "--delete", "--go", *command())
     assert status != 0 and world.verbs()[-1] == "ssh"  # nothing is deleted
     assert errors.splitlines()[-1] == "relay_jax: n is still there, and costs"
-    assert len(world.programs()) == 1  # and nothing is begun anew
+    assert len(world.programs()) == 1  # and nothing is started again
 
 
 def test_the_same_call_again_lets_the_earlier_command_save_first(world):
@@ -650,7 +650,7 @@ def test_run_needs_a_kind_of_machine_and_a_command(world):
     ("overrides", "expected"),
     [({}, "glibc.malloc.hugetlb=1"), ({"GLIBC_TUNABLES": ""}, "")],
 )
-def test_large_pages_are_asked_for_unless_the_user_says(overrides, expected):
+def test_large_pages_are_requested_unless_the_user_sets_them(overrides, expected):
     shell = 'source launch/environment.sh; large_pages; printf %s "$GLIBC_TUNABLES"'
     inherited = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
     command = ["bash", "-euc", shell]
@@ -687,7 +687,7 @@ def test_launchers_are_short():
             assert len(path.read_text().splitlines()) <= 60, path
 
 
-def test_shellcheck_has_nothing_to_say():
+def test_shellcheck_finds_nothing():
     beside = pathlib.Path(sys.executable).with_name("shellcheck")
     shellcheck = beside if beside.exists() else shutil.which("shellcheck")
     if not shellcheck:

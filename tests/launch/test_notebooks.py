@@ -1,4 +1,4 @@
-"""The notebooks, every cell of them, each in a process and a directory of its own."""
+"""Every cell of the notebooks, each in a separate process and directory."""
 
 import ast
 import json
@@ -138,7 +138,7 @@ def test_what_is_missing_is_cloned_and_installed_once(tmp_path):
 
 def test_relay_runs(tmp_path):
     fast = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    lines, told = measure("relay", tmp_path, "test", **fast)
+    lines, output = measure("relay", tmp_path, "test", **fast)
     models = "looped_aligned", "ar"
     expected = {(model, length) for model in models for length in range(1, 9)}
     assert (
@@ -146,20 +146,20 @@ def test_relay_runs(tmp_path):
     )
     drawn = {file.name for file in tmp_path.glob("runs/relay_test/figures/*.png")}
     assert {"chain_accuracy.png", "hit_matrix_arithmetic_8.png"} < drawn
-    answers = re.findall(r"= (\d+) \(true: (\d+)\)", told)  # of the shipped model
+    answers = re.findall(r"= (\d+) \(true: (\d+)\)", output)  # of the shipped model
     assert len(answers) == 4 and all(one == other for one, other in answers)
 
 
 def test_rest_runs(tmp_path):
     fast = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    lines, told = measure("rest", tmp_path, "test", **fast)
+    lines, output = measure("rest", tmp_path, "test", **fast)
     check_rest(lines)
-    assert "24 tokens in 24 steps, and in " in told
+    assert "24 tokens in 24 steps, and in " in output
     assert len(list((tmp_path / "runs" / "rest_test").glob("*.png"))) == 2
 
 
 @pytest.mark.slow
-def test_relay_shows_in_minutes_what_it_says(tmp_path):
+def test_relay_reaches_its_accuracies_in_minutes(tmp_path):
     lines, _ = measure("relay", tmp_path, "smoke")
     found = accuracies(lines)
     for model in ("looped_aligned", "ar"):
@@ -168,8 +168,8 @@ def test_relay_shows_in_minutes_what_it_says(tmp_path):
 
 
 @pytest.mark.slow
-def test_rest_shows_in_minutes_what_it_says(tmp_path):
-    lines, told = measure("rest", tmp_path, "smoke")
+def test_rest_reaches_its_speed_in_minutes(tmp_path):
+    lines, output = measure("rest", tmp_path, "smoke")
     check_rest(lines)
-    assert "«" in told
+    assert "«" in output
     assert lines[2]["M"] > 2

@@ -40,7 +40,7 @@ def test_only_numbers_within_the_largest_step_can_be_predicted():
 
 
 def test_numbers_are_read_as_steps_from_their_left():
-    """Two rows with the same steps look alike, whatever their numbers."""
+    """Two rows with the same steps look alike for any numbers."""
     model = CONFIGS["differences"]
     bound = make_model(model).bind({"params": make_params(model)})
 

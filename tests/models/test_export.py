@@ -27,7 +27,7 @@ def ship(folder, config, params, **rest):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_what_is_shipped_is_read_as_any_run(tmp_path, dtype):
+def test_an_exported_model_is_read_as_any_run(tmp_path, dtype):
     params = init_params(SMALL)
     ship(tmp_path, SMALL, params, dtype=dtype)
     config, found = checkpoint.load_params(tmp_path)

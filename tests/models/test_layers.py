@@ -142,7 +142,7 @@ def test_directional_mask_drawn():
     np.testing.assert_array_equal(seen[0, 1], np.triu(np.ones((3, 3), bool)))
 
 
-def test_digits_share_their_places():
+def test_digits_share_their_position():
     model = dataclasses.replace(MODEL, number_code="digits", num_numbers=256)
     params = Embedding(model).init(jax.random.key(0))
     table = np.asarray(Embedding(model).apply(params))

@@ -23,7 +23,7 @@ from tests.looped_setups import CONFIGS, SMALL, make_batch, make_params, run
         ("differences", "edit_distance"),
     ],
 )
-def test_iterations_past_an_examples_own_rounds_change_nothing(name, task_name):
+def test_iterations_past_the_rounds_of_an_example_change_nothing(name, task_name):
     """The first T of T' > T iterations are the T iterations, and each answer is read
     after the example's own T, not after the last iteration."""
     model, params = CONFIGS[name], make_params(CONFIGS[name])
@@ -38,7 +38,7 @@ def test_iterations_past_an_examples_own_rounds_change_nothing(name, task_name):
     np.testing.assert_allclose(few.answer_logits, many.answer_logits, atol=1e-4)
 
 
-def test_select_iteration_takes_each_examples_own_last_one():
+def test_select_iteration_takes_the_last_one_of_each_example():
     last = jnp.arange(4)[:, None, None] * 10 + jnp.arange(3)[None, :, None]  # [4, 3, 1]
     selected = select_iteration(last, jnp.array([1, 4, 2]))
     np.testing.assert_array_equal(selected, [[[0]], [[31]], [[12]]])

@@ -30,7 +30,7 @@ def test_columns_count_from_the_right_however_few_are_predicted():
     np.testing.assert_array_equal(memory, AFTER)
 
 
-def test_vectors_are_written_as_their_tokens_are():
+def test_vectors_are_aligned_as_their_tokens_are():
     table = jnp.stack([jnp.arange(30.0), -jnp.arange(30.0)], axis=1)
     vectors = table[MEMORY], table[ROUND], table[jnp.maximum(CONSTANTS, 0)]
     memory = write_values(*vectors, COPY_FROM, CONSTANTS)

@@ -109,7 +109,7 @@ def test_the_nearest_of_equal_matches_has_the_largest_weight():
         assert int(rows.tokens[0, best, 0]) == first
 
 
-def test_the_drafter_needs_a_guess():
+def test_the_drafter_needs_a_looped_model():
     with pytest.raises(
         ValueError, match="'looped' needs a looped draft, and there is none"
     ):

@@ -35,7 +35,7 @@ def test_dependencies():
     }
 
 
-def test_self_made_chains_come_in_phases():
+def test_generated_chains_come_in_phases():
     planned = plan(paper, "lis")
     assert stages.dependencies(planned["chains_self_loop_1"]) == {
         "ar",

@@ -33,7 +33,7 @@ MODEL = ModelConfig(
         ({0: 1.0}, {0: 1.0}, 0),
     ],
 )
-def test_the_size_with_the_most_tokens_a_second(seconds, rates, size):
+def test_the_size_with_the_highest_rate_is_chosen(seconds, rates, size):
     fit = choose(DRAFT, seconds, rates)
     assert fit.draft.num_draft == size
     assert fit.draft.drafter == ("rest" if size else "none")
@@ -43,7 +43,7 @@ def test_the_size_with_the_most_tokens_a_second(seconds, rates, size):
 def store(tmp_path_factory):
     path = tmp_path_factory.mktemp("store") / "store"
     texts = np.random.default_rng(0).integers(2, 12, (40, 30))
-    texts[:, 5:] = np.arange(25) % 9 + 2  # half of it can be told
+    texts[:, 5:] = np.arange(25) % 9 + 2  # half of it is predictable
     vocab = {"tokenizer": "test", "vocab_size": 12, "eos_id": 1}
     return build_datastore(list(texts), path, **vocab)
 

@@ -1,4 +1,4 @@
-"""Plain decoding against drafters: what is compared, and what is told of it."""
+"""Plain decoding against drafters: what is compared and reported."""
 
 import jax
 import numpy as np
@@ -35,7 +35,7 @@ def dear(monkeypatch):
     )
 
 
-def test_every_drafter_is_told_of_against_plain_decoding(dear, tmp_path):
+def test_every_drafter_is_compared_with_plain_decoding(dear, tmp_path):
     lines = benchmark.compare(make_work(), [CONTEXT, TUNED], 2, tmp_path / "times.json")
     assert [line["drafter"] for line in lines] == [
         "none",
@@ -61,7 +61,7 @@ def test_every_drafter_is_told_of_against_plain_decoding(dear, tmp_path):
         figures.speed_by_drafter([], tmp_path / "speed.png")
 
 
-def test_what_recycles_is_timed_with_what_it_knows(monkeypatch):
+def test_token_recycling_is_timed_with_its_table(monkeypatch):
     """Also the drafter alone, with a table that a decode has filled."""
     drafts = [CONTEXT, DraftConfig("token_recycling", num_draft=4)]
     tables, real = [], benchmark.time_drafter
@@ -136,8 +136,8 @@ def test_a_store_over_a_mesh_is_compared_alike(dear, tmp_path):
     assert all(line["same_texts"] == 1 for line in lines)
 
 
-def test_a_live_index_learns_what_was_finished(tmp_path):
-    """The second prompt is the first one again: its text has been heard."""
+def test_an_index_with_recent_texts_adds_finished_ones(tmp_path):
+    """The second prompt is the first one again: its text has been added."""
     vocab = {"tokenizer": "test", "vocab_size": 12, "eos_id": 1}
     store = build_datastore([np.array([2, 3])], tmp_path / "store", **vocab)
     loaded = load_index(store)

@@ -96,7 +96,7 @@ def old_setting(drafter):
     return setting | {"device": "TPU v5", "devices": 8, "cores": 112, "jax": "0.10.2"}
 
 
-def test_cached_step_times_are_used_and_kept(tmp_path):
+def test_cached_step_times_are_used_and_preserved(tmp_path):
     file = shutil.copy(STEP_TIMES, tmp_path / "cache.json")
     measured = []
 

@@ -66,7 +66,7 @@ def test_a_finished_text_is_drafted_when_it_is_asked_for_again(
     assert after.steps.sum() <= max_steps < before.steps.sum()
 
 
-def test_only_the_last_texts_are_kept_and_drafts_stop_at_their_end(store):
+def test_only_the_last_texts_stay_and_drafts_stop_at_their_end(store):
     live = add_recent(load_index(store), EOS, 8)
     live = live.append(np.array([5, 6, 7, 8]))
     np.testing.assert_array_equal(live.recent, [-2, -2, -2, 5, 6, 7, 8, EOS])
@@ -95,7 +95,7 @@ def test_a_store_is_extended_while_it_is_open(store):
     np.testing.assert_array_equal(
         whole[store.num_tokens :], np.concatenate([[*text, EOS] for text in texts])
     )
-    # What is open goes on as it was; the new one finds the new texts too.
+    # An open index is unchanged; a new one finds the new texts too.
     ends = np.zeros((1, 8), np.int32)
     ends[0, :6] = texts[2][:6]
     text = DecodedText(jnp.asarray(ends), jnp.array([6]))

@@ -19,7 +19,7 @@ from relay_jax.rest.replay import (
 TEXTS = [Target(np.arange(2, 9, dtype=np.int32), 3), Target(np.arange(4, 6), 1)]
 
 
-def test_targets_are_kept_in_a_file(tmp_path):
+def test_targets_are_saved_in_a_file(tmp_path):
     file = tmp_path / "targets.npz"
     save_targets(file, TEXTS)
     for one, two in zip(load_targets(file), TEXTS, strict=True):

@@ -31,7 +31,7 @@ def make_store(path, shard_tokens=10_000, vocab_size=50, seed=0):
 def queries(num=24, seed=1):
     rng = np.random.default_rng(seed)
     tokens = rng.integers(2, 6, size=(num, 40))
-    tokens[0] = 49  # a word that the corpus does not have
+    tokens[0] = 49  # a token that the corpus does not have
     length = rng.integers(1, 41, size=num)
     return retrieval.last_tokens(jnp.asarray(tokens), jnp.asarray(length))
 
@@ -181,12 +181,12 @@ def test_host_and_mesh_find_what_the_device_finds(
 
 
 def expected_tokens(found):
-    """The rows of each query, whatever their order: a tree does not depend on it."""
+    """The sorted rows of each query: a tree does not depend on their order."""
     rows = zip(np.asarray(found.length).tolist(), np.asarray(found.tokens).tolist())
     return [sorted((n, t) for n, t in zip(*row) if n) for row in rows]
 
 
-def test_own_text_prefers_long_then_late_matches():
+def test_prompt_lookup_prefers_long_then_late_matches():
     text = [7, 8, 9, 3, 4, 7, 8, 9, 5, 8, 9, 6, 7, 8, 9]
     tokens = jnp.asarray([text + [0] * 5])
     length = jnp.asarray([len(text)])
@@ -198,7 +198,7 @@ def test_own_text_prefers_long_then_late_matches():
     )
 
 
-def test_own_text_ends_where_the_text_ends():
+def test_prompt_lookup_ends_where_the_text_ends():
     tokens = jnp.asarray([[5, 6, 5, 6, 9, 9]])
     length = jnp.asarray([4])
     query = retrieval.last_tokens(tokens, length)

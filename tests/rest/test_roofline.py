@@ -28,21 +28,21 @@ def test_read_bytes_by_hand():
     attention = 16 * 16 + 2 * 16 * 8 + 16 * 16  # query, key and value, out
     layer = attention + 3 * 16 * 32 + 2 * 16
     cache = 2 * 2 * 10 * 2 * 4  # keys and values, layers, tokens, groups, width
-    numbers = 2 * layer + 16 + 64 * 16 + 1 * 16 + cache  # norm, head, one word
+    numbers = 2 * layer + 16 + 64 * 16 + 1 * 16 + cache  # norm, head, one token
     params = roofline.random_params(MODEL)
     assert roofline.read_bytes(params, MODEL, 10, 1) == 4 * numbers
     apart = unstack_layers(roofline.random_params(MODEL))
     assert roofline.read_bytes(apart, MODEL, 10, 1) == 4 * numbers
-    more = roofline.read_bytes(params, MODEL, 10, 3)  # two more words, two more caches
+    more = roofline.read_bytes(params, MODEL, 10, 3)  # two more tokens, two more caches
     assert more == 4 * (numbers + 2 * 16 + 2 * cache)
 
 
-def test_tied_words_are_read_as_the_head():
+def test_tied_embeddings_are_read_as_the_head():
     tied = dataclasses.replace(MODEL, tie_embeddings=True)
     both = [
         roofline.read_bytes(roofline.random_params(m), m, 0, 1) for m in (MODEL, tied)
     ]
-    assert both[0] - both[1] == 4 * 16  # the one word that is read besides
+    assert both[0] - both[1] == 4 * 16  # the one token that is read besides
 
 
 @pytest.mark.parametrize("draft", [PLAIN, DraftConfig("prompt_lookup", 4, depth=2)])

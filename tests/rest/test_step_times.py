@@ -71,7 +71,7 @@ def one_each(sizes):
     return dict.fromkeys(sizes, 1.0)
 
 
-def test_a_file_that_cannot_be_written_is_ignored(tmp_path):
+def test_an_unwritable_file_is_ignored(tmp_path):
     (tmp_path / "file").write_text("")
     below = tmp_path / "file" / "cache.json"
     assert step_seconds(one_each, SIZES, {}, below) == one_each(SIZES)

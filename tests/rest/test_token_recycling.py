@@ -1,4 +1,4 @@
-"""The followers of each word, against dictionaries and plain loops."""
+"""The adjacency table, against dictionaries and plain loops."""
 
 import collections
 import itertools
@@ -34,7 +34,7 @@ DRAFT_PATHS = jax.jit(
 
 
 def drawn_table(rng, vocab_size=VOCAB, num=3):
-    """Some words have few followers that are known, some none."""
+    """Some tokens have few known successors, some none."""
     tokens = np.argsort(rng.random((vocab_size, vocab_size)), axis=1)[:, :num]
     chance = -np.sort(-rng.dirichlet(np.ones(num + 1), vocab_size)[:, :num], axis=1)
     known = np.arange(num) < rng.integers(0, num + 2, (vocab_size, 1))
@@ -52,7 +52,7 @@ def params_of(scale=1.0):
     return jax.tree.unflatten(shape, noisy)
 
 
-def test_the_likeliest_words_come_first():
+def test_the_likeliest_tokens_come_first():
     logits = np.random.default_rng(0).normal(size=(2, 3, VOCAB)).astype(np.float32)
     candidates = token_recycling.top_candidates(jnp.asarray(logits), 4)
     order = np.argsort(-logits, axis=-1)[..., :4]
@@ -63,8 +63,8 @@ def test_the_likeliest_words_come_first():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_what_is_told_last_is_kept(seed):
-    """A dictionary that is written place by place, in each place text by text."""
+def test_the_last_update_of_an_entry_stays(seed):
+    """A dictionary that is updated position by position, at each one text by text."""
     rng = np.random.default_rng(seed)
     table = drawn_table(rng)
     entries = {
@@ -93,7 +93,7 @@ def test_what_is_told_last_is_kept(seed):
 
 
 def likely_paths(table, root, num_paths, depth):
-    """Path -> chance: of each depth the likeliest, one word longer than those before."""
+    """Path -> chance: the likeliest of each depth, one token longer than the last."""
     found, beam = {}, {(): 1.0}
     for _ in range(depth):
         longer = {}

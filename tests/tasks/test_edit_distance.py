@@ -101,7 +101,7 @@ def test_letters_and_lengths_are_distributed_as_documented():
 
 def test_every_number_of_edits_and_every_kind_occurs():
     """Pairs one edit apart: an insertion costs 2, a replacement 3 (a deletion would
-    leave s2 shorter than s1, so it replaces), and a letter by itself 0."""
+    leave s2 shorter than s1, so it replaces), and equal letters cost 0."""
     _, examples = sample(np.full(6000, 10), using=24)
     counts = np.bincount(examples.answer - FIRST_NUMBER, minlength=4)
     assert counts[1] == 0

@@ -5,7 +5,7 @@ import pytest
 
 from relay_jax.training import loop
 
-MADE = {}
+TRAIN_STEPS = {}
 
 
 @pytest.fixture(autouse=True)
@@ -17,8 +17,8 @@ def shared_train_steps(monkeypatch):
         parts = config.model, config.optimizer, config.loss, config.data.accumulate
         leaves, tree = jax.tree.flatten(shardings)
         key = repr((parts, config.seed, config.num_steps)), str(tree), tuple(leaves)
-        if key not in MADE:
-            MADE[key] = make(config, shardings)
-        return MADE[key]
+        if key not in TRAIN_STEPS:
+            TRAIN_STEPS[key] = make(config, shardings)
+        return TRAIN_STEPS[key]
 
     monkeypatch.setattr(loop, "make_train_step", make_shared)

@@ -39,7 +39,7 @@ def test_the_work_of_a_step_is_that_of_its_batch():
     assert work.flops == step_flops(config, 8, 10)
 
 
-def test_speed_and_trace_are_written(tmp_path):
+def test_speed_and_trace_are_recorded(tmp_path):
     loop.train(small(), tmp_path, range(2, 4))
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [2, 4]
@@ -54,7 +54,7 @@ def test_speed_and_trace_are_written(tmp_path):
 
 
 @pytest.mark.parametrize("steps", [range(2, 5), range(1, 3)])
-def test_a_run_that_goes_on_traces_what_is_left(tmp_path, monkeypatch, steps):
+def test_a_resumed_run_traces_the_remaining_steps(tmp_path, monkeypatch, steps):
     """It was stopped after step 2, within the steps to be traced or at their end."""
     monkeypatch.setattr(loop, "stop_requested", lambda: contextlib.nullcontext(stop))
     metrics = tmp_path / "metrics.jsonl"
@@ -62,12 +62,12 @@ def test_a_run_that_goes_on_traces_what_is_left(tmp_path, monkeypatch, steps):
     with pytest.raises(loop.Stopped, match="stopped at step 2"):
         loop.train(small(), tmp_path, steps)
     (begun,) = (tmp_path / "profile").rglob("*.xplane.pb")
-    first_written = begun.stat().st_mtime_ns
+    first_modified = begun.stat().st_mtime_ns
     stop = lambda: False
     assert loop.train(small(), tmp_path, steps)["steps"] == 4
     traces = (tmp_path / "profile").rglob("*.xplane.pb")
     newest = max(trace.stat().st_mtime_ns for trace in traces)
-    assert (newest > first_written) == (steps[-1] > 2)
+    assert (newest > first_modified) == (steps[-1] > 2)
 
 
 def test_evaluation_is_no_training_time(tmp_path, monkeypatch):
@@ -87,7 +87,7 @@ def test_evaluation_is_no_training_time(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("steps", [range(3), range(3, 6)])
-def test_steps_that_there_are_not_cannot_be_traced(tmp_path, steps):
+def test_steps_outside_the_run_cannot_be_traced(tmp_path, steps):
     with pytest.raises(ValueError, match=r"the run has the steps 1 to 4"):
         loop.train(small(), tmp_path / "run", steps)
     assert not (tmp_path / "run").exists()

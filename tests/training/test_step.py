@@ -100,9 +100,9 @@ def test_bfloat16_and_remat_train_alike_on_a_mesh(kind):
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_no_device_ever_holds_a_whole_matrix(optimizer):
-    """Parameters, moments and the average, at birth and after a step."""
-    settings = config("decoder", optimizer, model={"num_numbers": 7})  # 48 words
+def test_no_device_holds_a_whole_matrix(optimizer):
+    """Parameters, moments and the average, after initialization and after a step."""
+    settings = config("decoder", optimizer, model={"num_numbers": 7})  # 48 tokens
     _, state = run(settings, (2, 2, 2), num=1)
     for tree in (begin(settings, make_mesh(MeshConfig(2, 2, 2)))[0], state):
         parts = named_leaves(tree)
@@ -138,7 +138,7 @@ def test_parts_count_by_what_they_train_on(monkeypatch):
     assert abs(parts[0]["loss"] / whole[0]["loss"] - 1) > 1e-4
 
 
-def test_parts_draw_their_own_noise():
+def test_parts_draw_independent_noise():
     key, batch = jax.random.key(0), np.ones((4, 2), np.int32)
     draw = lambda part, key: (jax.random.uniform(key), {})
     parts = steps.DecoderBatch(batch, batch > 0)

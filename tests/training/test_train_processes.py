@@ -92,7 +92,7 @@ def wait_for_lines(folder, started, count):
         time.sleep(0.02)
 
 
-def test_a_signal_to_one_process_stops_both_and_both_go_on(tmp_path):
+def test_a_signal_to_one_process_stops_both_and_both_resume(tmp_path):
     """Parameters, optimizer and batch are sharded over the devices of both; sums of two
     numbers do not depend on their order, so all results are bit-identical. The data
     workers leave nothing to print after the last line."""
@@ -132,7 +132,7 @@ def test_sums_over_more_devices_differ_by_rounding_alone(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_process_takes_the_other_along_and_both_go_on(tmp_path):
+def test_a_killed_process_ends_the_other_and_both_resume(tmp_path):
     """It neither trains on alone nor waits for the dead one at its end."""
     run, sizes = tmp_path / "two", (0, 1, 1)
     two = train("text", run, sizes, devices=1)

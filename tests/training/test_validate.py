@@ -230,7 +230,7 @@ def test_the_parameters_to_start_from_must_fit(tmp_path):
     assert not (tmp_path / "third").exists()
 
 
-def test_a_run_that_goes_on_does_not_need_its_start_any_more(tmp_path):
+def test_a_resumed_run_does_not_need_its_initial_parameters(tmp_path):
     few = (("num_steps", 2), ("evaluation.final", 4), ("data.batch_size", 4))
     loop.train(config(*few), tmp_path / "first")
     second = config(*few, ("init_from", "first"))
