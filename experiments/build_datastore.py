@@ -15,14 +15,16 @@ r"""Builds a datastore for REST from a corpus.
         --beam_options='--direct_num_workers=8 --direct_running_mode=multi_processing'
 
 The corpora of the paper, as published, are the recipes of `relay_jax/data/published_corpora.py`.
-Interrupted, it leaves nothing that opens, or the store that was to be replaced; the same
-command goes on with the shards that were sorted. Memory: about 20 bytes for each token of
-a shard (--shard_tokens), 36 where it holds more than 65,536 different words.
+When interrupted, it leaves nothing that can be opened, or the store that was to be
+replaced; the same command resumes with the shards that are sorted already. Memory:
+about 20 bytes for each token of a shard (--shard_tokens), 36 if the vocabulary has more
+than 65,536 tokens.
 
 With --runner, the workers of Apache Beam do the work, and write the same files: each takes
 a part of the corpus (a file of JSON lines or of a recipe, 256 of --files, 8,192 examples of
---tfds; a token array is one part), then a shard. All paths must be of a disk that every
-worker sees; until the store is whole, its tokens lie beside it once more.
+--tfds; a token array is one part), then a shard. All paths must be on a disk that
+every worker can access; until the store is complete, the disk also has a second copy of
+its tokens.
 """
 
 import itertools
@@ -48,11 +50,13 @@ from relay_jax.rest.build_beam import build_datastore_beam
 from relay_jax.rest.datastore import Datastore, open_datastore
 from relay_jax.tokenizers import Tokenizer, load_tokenizer
 
-_DATASTORE = flags.DEFINE_string("datastore", None, "The directory to be.")
+_DATASTORE = flags.DEFINE_string(
+    "datastore", None, "The directory of the new datastore."
+)
 _TOKENIZER = flags.DEFINE_string(
     "tokenizer",
     "",
-    "A tokenizer's file or folder, or relay:64 (task words, 64 numbers).",
+    "A tokenizer's file or folder, or relay:64 (the task vocabulary, 64 numbers).",
 )
 _FILES = flags.DEFINE_list("files", [], "Files, folders or patterns: a document each.")
 _JSONL = flags.DEFINE_list("jsonl", [], "JSON-lines files: a document a line.")
@@ -64,30 +68,39 @@ _RECIPE = flags.DEFINE_enum(
 _DATA_DIR = flags.DEFINE_string(
     "data_dir",
     "",
-    "The recipe's folder, as published, or where TFDS datasets are kept.",
+    "The recipe's folder, as published, or that of TFDS datasets.",
 )
 _TEXT_KEY = flags.DEFINE_string("text_key", "text", "Field of the text.")
 _TOKEN_ARRAY = flags.DEFINE_string("token_array", "", "A .npy file of token ids.")
-_EOS_ID = flags.DEFINE_integer("eos_id", None, "Token array: ends a document.")
-_VOCAB_SIZE = flags.DEFINE_integer("vocab_size", None, "Token array: number of words.")
+_EOS_ID = flags.DEFINE_integer(
+    "eos_id", None, "Token array: the token that ends a document."
+)
+_VOCAB_SIZE = flags.DEFINE_integer("vocab_size", None, "Token array: vocabulary size.")
 _TOKENIZER_ID = flags.DEFINE_string(
     "tokenizer_identity",
     "",
-    "Token array: whose ids these are. Untold, any model with as many words drafts with "
-    "them as if they were its own: never another text, but perhaps no help.",
+    "Token array: the tokenizer that the ids are from. Without it, any model with the "
+    "same vocabulary size can draft from them: its text is the same, but the drafts "
+    "may be useless.",
 )
-_SHARD_TOKENS = flags.DEFINE_integer("shard_tokens", SHARD_TOKENS, "Sorted at once.")
-_EVERY = flags.DEFINE_integer("every", 1, "Take one document in so many.", 1)
+_SHARD_TOKENS = flags.DEFINE_integer(
+    "shard_tokens", SHARD_TOKENS, "Tokens of a shard, sorted at once."
+)
+_EVERY = flags.DEFINE_integer("every", 1, "Take one of this many documents.", 1)
 _EXTEND = flags.DEFINE_bool(
-    "extend", False, "Add the documents to the store that is there, as further shards."
+    "extend", False, "Add the documents to the existing store, as further shards."
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing store.")
-_RUNNER = flags.DEFINE_string("runner", "", "Of Apache Beam, e.g. DirectRunner.")
+_RUNNER = flags.DEFINE_string(
+    "runner", "", "An Apache Beam runner, such as DirectRunner."
+)
 _BEAM_OPTIONS = flags.DEFINE_string(
-    "beam_options", "", "Of the runner, as on a command line: '--NAME=VALUE ...'."
+    "beam_options",
+    "",
+    "Options of the runner, as on a command line: '--NAME=VALUE ...'.",
 )
 _RECORDS = flags.DEFINE_string(
-    "records", "", "A file to which what was measured is added, as a JSON line."
+    "records", "", "A file to append the measurements to, as a JSON line."
 )
 flags.mark_flag_as_required("datastore")
 OPENINGS = 5
@@ -101,16 +114,16 @@ def main() -> None:
         "--recipe": _RECIPE.value,
         "--token_array": _TOKEN_ARRAY.value,
     }
-    given = [name for name, value in sources.items() if value]
-    if len(given) != 1:
+    requested = [name for name, value in sources.items() if value]
+    if len(requested) != 1:
         raise ValueError(
-            f"give one of {', '.join(sources)}, got {' and '.join(given) or 'none'}"
+            f"give one of {', '.join(sources)}, got {' and '.join(requested) or 'none'}"
         )
     if _RUNNER.value:
-        logging.set_verbosity(logging.ERROR)  # Beam speaks of much
+        logging.set_verbosity(logging.ERROR)  # Beam logs a lot
     workers = find_workers(_RUNNER.value, _BEAM_OPTIONS.value)
     start, busy = time.monotonic(), time.process_time()
-    parts, options = _read(given[0], bool(workers))
+    parts, options = _read(requested[0], bool(workers))
     options |= {"shard_tokens": _SHARD_TOKENS.value, "overwrite": _OVERWRITE.value}
     if workers:
         if _EVERY.value > 1 or _EXTEND.value:
@@ -125,7 +138,7 @@ def main() -> None:
         else:
             store = build_datastore(shown, _DATASTORE.value, **options)
     seconds, cpu_seconds = time.monotonic() - start, time.process_time() - busy
-    # What other processes spent is not known here.
+    # The CPU time of other processes is not known here.
     line = measure(store, seconds, None if workers else cpu_seconds)
     rate = line["tokens_per_cpu_second"]
     speed = f", {rate:,} tokens a CPU-second" if rate else ""
@@ -139,20 +152,24 @@ def main() -> None:
 
 
 def _extend(documents: Iterable, options: dict) -> Datastore:
-    """Adds to a store, whose words must be those of the documents."""
+    """Adds documents to the existing store, which must have the same tokenizer.
+
+    Raises:
+      ValueError: the tokenizer, vocabulary size or end token is another.
+    """
     store = open_datastore(_DATASTORE.value)
     for name in ("tokenizer", "vocab_size", "eos_id"):
-        held, given = getattr(store, name), options[name]
-        if held != given:
+        stored, expected = getattr(store, name), options[name]
+        if stored != expected:
             raise ValueError(
-                f"{store.path} has {name} {held!r}, the documents {given!r}; build a "
-                "store of its own"
+                f"{store.path} has {name} {stored!r}, the documents {expected!r}; "
+                "build a separate store for them"
             )
     return extend_datastore(store.path, documents, options["shard_tokens"])
 
 
 def measure(store: Datastore, seconds: float, cpu_seconds: float | None) -> dict:
-    """What building the store took, what it takes on disk, and how fast it opens."""
+    """The time of building the store, its size on disk, and the time of opening it."""
     size = sum(file.stat().length for file in store.path.iterdir())
     openings = []
     for _ in range(OPENINGS):
@@ -172,31 +189,32 @@ def measure(store: Datastore, seconds: float, cpu_seconds: float | None) -> dict
 
 
 def _read(source: str, is_spread: bool) -> tuple[list[Callable[[], Iterable]], dict]:
-    """Parts of the corpus, which give token ids of documents, and whose ids they are."""
-    told = {"eos_id": _EOS_ID.value, "vocab_size": _VOCAB_SIZE.value}
+    """Functions that read parts of the corpus as token ids of documents, and the
+    options of `build_datastore` that describe the vocabulary."""
+    vocabulary = {"eos_id": _EOS_ID.value, "vocab_size": _VOCAB_SIZE.value}
     if not _TOKENIZER.value and source != "--token_array":
-        raise ValueError(f"{source} needs --tokenizer, whose words the store will hold")
+        raise ValueError(f"{source} needs --tokenizer, which encodes the documents")
     if source == "--token_array" and _TOKENIZER.value:
         tokenizer = load_tokenizer(_TOKENIZER.value)
-        _check_told(told, tokenizer)
+        _check_vocabulary(vocabulary, tokenizer)
         whole = partial(corpora.read_tokens, _TOKEN_ARRAY.value, tokenizer.eos_id)
-        return [whole], _words(tokenizer)
+        return [whole], _vocabulary_options(tokenizer)
     if source == "--token_array":
-        if None in told.values():
+        if None in vocabulary.values():
             raise ValueError(
                 "--token_array needs --tokenizer, or --eos_id and --vocab_size"
             )
-        whole = partial(corpora.read_tokens, _TOKEN_ARRAY.value, told["eos_id"])
-        return [whole], told | {"tokenizer": _TOKENIZER_ID.value}
+        whole = partial(corpora.read_tokens, _TOKEN_ARRAY.value, vocabulary["eos_id"])
+        return [whole], vocabulary | {"tokenizer": _TOKENIZER_ID.value}
     parts = _texts(source, is_spread)
     tokenizer = load_tokenizer(_TOKENIZER.value)
     if is_spread:
         name = _TOKENIZER.value, tokenizer.identity
-        return [partial(corpora.encode_part, p, *name) for p in parts], _words(
-            tokenizer
-        )
-    texts = itertools.chain.from_iterable(part() for part in parts)
-    return [partial(corpora.encode, texts, tokenizer)], _words(tokenizer)
+        encoded = [partial(corpora.encode_part, part, *name) for part in parts]
+    else:
+        texts = itertools.chain.from_iterable(part() for part in parts)
+        encoded = [partial(corpora.encode, texts, tokenizer)]
+    return encoded, _vocabulary_options(tokenizer)
 
 
 def _texts(source: str, is_spread: bool) -> list[Callable[[], Iterable[str]]]:
@@ -218,16 +236,17 @@ def _texts(source: str, is_spread: bool) -> list[Callable[[], Iterable[str]]]:
     return [partial(corpora.read_tfds, name, part, key, folder) for part in splits]
 
 
-def _check_told(told: dict, tokenizer: Tokenizer) -> None:
-    for name, value in told.items():
-        own = getattr(tokenizer, name)
-        if value not in (None, own):
+def _check_vocabulary(vocabulary: dict, tokenizer: Tokenizer) -> None:
+    for name, value in vocabulary.items():
+        expected = getattr(tokenizer, name)
+        if value not in (None, expected):
             raise ValueError(
-                f"--{name}={value}, but the --tokenizer has {own}; leave --{name} out"
+                f"--{name}={value}, but the --tokenizer has {expected}; leave --{name} "
+                "out"
             )
 
 
-def _words(tokenizer: Tokenizer) -> dict:
+def _vocabulary_options(tokenizer: Tokenizer) -> dict:
     return {
         "tokenizer": tokenizer.identity,
         "vocab_size": tokenizer.vocab_size,

@@ -24,23 +24,28 @@ from ml_collections import ConfigDict, config_flags
 from relay_jax import aliases, config_io, files
 from relay_jax import config as configs
 
-SCRIPTS = {  # what each kind of config is for
+SCRIPTS = {  # the script of each kind of config
     configs.TrainConfig: "train",
     configs.LanguageConfig: "train",
     configs.ChainsConfig: "write_chains",
     configs.RelayConfig: "quickstart",
 }
-COORDINATOR = "RELAY_JAX_COORDINATOR"  # the environment's word for --coordinator
+COORDINATOR = "RELAY_JAX_COORDINATOR"  # the environment variable for --coordinator
 _COORDINATOR = flags.DEFINE_string(
     "coordinator",
     None,
-    "Of several processes that do this work together: HOST:PORT of the first one, or "
-    f"auto where the cluster tells (Cloud TPU, GKE, Slurm, MPI). Default: ${COORDINATOR}.",
+    "If several processes do the work together: HOST:PORT of the first one, or auto on "
+    "a cluster that JAX detects (Cloud TPU, GKE, Slurm, MPI). Default: "
+    f"${COORDINATOR}.",
 )
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many there are.", 1)
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is: 0, ...", 0)
+_NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "Number of these processes.", 1
+)
+_PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "Index of this process, from 0.", 0
+)
 HELP = ("--help", "-help", "--helpshort", "-h")
-PLACES = ("workdir", "run", "data_dir", "results")  # flags, of one path or several
+PATH_FLAGS = ("workdir", "run", "data_dir", "results")  # of one path or several
 _ADDRESS = re.compile(r".+:[0-9]{1,5}")
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=\[]+)")  # --config.model.dim=8
 
@@ -59,7 +64,7 @@ def run(main: Callable[[], None], is_shared: bool = False) -> None:
         with one_line_errors():
             check_config(argv)
             rest = flags.FLAGS(argv)
-            check_places(flags.FLAGS)
+            check_paths(flags.FLAGS)
             return rest
 
     def guarded(argv: Sequence[str]) -> None:
@@ -68,7 +73,7 @@ def run(main: Callable[[], None], is_shared: bool = False) -> None:
             sys.exit(f"error: unexpected arguments {' '.join(argv[1:])}")
         with one_line_errors():
             connect(is_shared)
-        with gone_if_failed(), one_line_errors():
+        with exit_at_once_if_failed(), one_line_errors():
             main()
 
     app.run(guarded, flags_parser=parse)
@@ -87,14 +92,15 @@ def make_help() -> str:
 
 
 def connect(is_shared: bool) -> None:
-    """Meets the other processes, if there are to be any; the first one alone prints.
+    """Connects to the other processes, if there are any; only the first one prints.
 
     Raises:
-      ValueError: the flags do not tell who takes part, or the script is not shared.
+      ValueError: the flags do not identify the processes, or the script runs as one
+        process only.
     """
-    given = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+    values = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
     if not is_shared:
-        if given != (None, None, None):
+        if values != (None, None, None):
             raise ValueError(
                 f"{_module()} is the work of one process: start it once, without "
                 "--coordinator, --num_processes and --process_id"
@@ -105,36 +111,36 @@ def connect(is_shared: bool) -> None:
                 "for one task (--gpus=1 --nodes=1 of launch/slurm.sh, one worker)"
             )
         return
-    where, count, own = given
-    where = os.environ.get(COORDINATOR, "") if where is None else where
-    if where == "auto":
+    address, count, index = values
+    address = os.environ.get(COORDINATOR, "") if address is None else address
+    if address == "auto":
         try:
-            jax.distributed.initialize(None, count, own)
+            jax.distributed.initialize(None, count, index)
         except (RuntimeError, ValueError) as error:
             raise ValueError(
                 f"--coordinator=auto finds no cluster here ({error}); give "
                 "--coordinator=HOST:PORT, --num_processes and --process_id, or none"
             ) from None
-    elif where:
+    elif address:
         if (
-            not _ADDRESS.fullmatch(where)
+            not _ADDRESS.fullmatch(address)
             or count is None
-            or own is None
-            or own >= count
+            or index is None
+            or index >= count
         ):
             raise ValueError(
                 "--coordinator=HOST:PORT needs --num_processes and a --process_id below "
-                f"it, got {where!r}, {count} and {own}; or give --coordinator=auto"
+                f"it, got {address!r}, {count} and {index}; or give --coordinator=auto"
             )
-        jax.distributed.initialize(where, count, own)
-    elif (count, own) != (None, None):
+        jax.distributed.initialize(address, count, index)
+    elif (count, index) != (None, None):
         raise ValueError("--num_processes and --process_id need --coordinator")
     if not files.is_main_process():
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _started_here() -> int:
-    """How many processes a launcher has started side by side, as far as one is told."""
+    """The number of processes that a launcher has started, from the environment."""
     if os.environ.get(COORDINATOR) != "auto":
         return 1
     hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").count(",") + 1
@@ -142,9 +148,9 @@ def _started_here() -> int:
 
 
 @contextlib.contextmanager
-def gone_if_failed() -> Iterator[None]:
-    """Of several processes, one that fails is gone at once: waiting at the exit for the
-    others, which wait for it, it would keep them from seeing that."""
+def exit_at_once_if_failed() -> Iterator[None]:
+    """If one of several processes fails, it exits at once. JAX would otherwise wait at
+    the exit for the others, which wait for this one and would not notice it."""
     try:
         yield
     except BaseException as error:
@@ -157,11 +163,12 @@ def gone_if_failed() -> Iterator[None]:
 
 
 def first_alone(work: Callable[[], Any]) -> Any:
-    """The result of what one process makes, and others then find made."""
-    made = work() if files.is_main_process() else None
+    """The result of `work`, which the first process does before all others: they find
+    its files."""
+    result = work() if files.is_main_process() else None
     if jax.distributed.is_initialized():
         multihost_utils.sync_global_devices("first_alone")
-    return made if files.is_main_process() else work()
+    return result if files.is_main_process() else work()
 
 
 @contextlib.contextmanager
@@ -170,28 +177,28 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except flags.Error as error:
-        told = " ".join(str(error).split())
-        sys.exit(f"error: {told} (--help lists the flags)")
+        message = " ".join(str(error).split())
+        sys.exit(f"error: {message} (--help lists the flags)")
     except OSError as error:
-        place, reason = error.filename or "a file", error.strerror or error
+        path, reason = error.filename or "a file", error.strerror or error
         sys.exit(
-            f"error: {place} cannot be used: {reason}; give a path of an existing disk "
+            f"error: {path} cannot be used: {reason}; give a path of an existing disk "
             "that you may read and write, with room on it"
         )
     except (ValueError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
     except jax.errors.JaxRuntimeError as error:
-        told = str(error)
-        if "RESOURCE_EXHAUSTED" not in told and "Out of memory" not in told:
+        message = str(error)
+        if "RESOURCE_EXHAUSTED" not in message and "Out of memory" not in message:
             raise
         sys.exit(
-            f"error: the device has too little memory ({told[:200]}); ask for "
+            f"error: the device has too little memory ({message[:200]}); ask for "
             "less: a smaller batch, fewer tokens, a narrower type"
         )
 
 
 def make_folder(path: epath.Path) -> None:
-    """Makes a directory and shows, before the work for it, that it can be written."""
+    """Makes a directory and checks that it is writable, before any long work."""
     path.mkdir(parents=True, exist_ok=True)
     if not files.is_main_process():
         return
@@ -200,21 +207,21 @@ def make_folder(path: epath.Path) -> None:
     probe.unlink()
 
 
-def check_places(values: flags.FlagValues) -> None:
-    """Raises ValueError where a flag that says where things are was given, but empty, or
-    where --records, which are written last, cannot be."""
-    for name in PLACES:
+def check_paths(values: flags.FlagValues) -> None:
+    """Raises ValueError if a flag of paths is set, but empty, or if --records, which is
+    written last, could not be written."""
+    for name in PATH_FLAGS:
         if name in values and values[name].present:
-            given = values[name].value
-            places = given if isinstance(given, list) else [given]
-            if not places or "" in places:
+            value = values[name].value
+            paths = value if isinstance(value, list) else [value]
+            if not paths or "" in paths:
                 raise ValueError(f"--{name} has an empty name in it; give a path")
-    if "records" in values and (given := values["records"].value):
-        file = epath.Path(given)
+    if "records" in values and (path := values["records"].value):
+        file = epath.Path(path)
         if file.is_dir() or not file.parent.is_dir():
             raise ValueError(
-                f"--records={given} cannot be written: it must be a file in a directory "
-                "that there is; make the directory first, or give another file"
+                f"--records={path} cannot be written: it must be a file in an existing "
+                "directory; create the directory first, or give another file"
             )
 
 
@@ -225,19 +232,19 @@ def check_config(argv: Sequence[str], default: str = "") -> None:
     Raises:
       ValueError: there is no such file, part or key, or the file has an error.
     """
-    given = default
+    selected = default
     for argument, following in zip(argv, [*argv[1:], ""]):
         name, equals, value = argument.partition("=")
         if name in ("-config", "--config"):
-            given = value if equals else following
-    if not given:
+            selected = value if equals else following
+    if not selected:
         return
-    file, colon, part = given.partition(":")
+    file, colon, part = selected.partition(":")
     if not pathlib.Path(file).is_file():
         path = pathlib.Path(file)
         if new := aliases.CONFIG_FILES.get(path.name):
             new += f"{'/' if ':' in new else ':'}{part}" if part else ""
-            raise ValueError(f"--config: {given} is now {path.parent / new}")
+            raise ValueError(f"--config: {selected} is now {path.parent / new}")
         raise ValueError(
             f"--config: there is no file {file!r}; give a Python file with a "
             "get_config(), such as experiments/configs/tiny.py"
@@ -248,7 +255,7 @@ def check_config(argv: Sequence[str], default: str = "") -> None:
         raise
     except Exception as error:  # a config is a program: anything can be wrong with it
         kind = type(error).__name__
-        raise ValueError(f"--config={given} fails with {kind}: {error}") from error
+        raise ValueError(f"--config={selected} fails with {kind}: {error}") from error
     for override in filter(None, map(_OVERRIDE.match, argv)):
         _check_key(values, override[1].split("."))
 
@@ -269,7 +276,7 @@ def build(cls: type, values: dict):
     """The config of a script, from the nested dict of its flag.
 
     Raises:
-      ValueError: it is another script's, or wrong (`config_io.build`).
+      ValueError: it is a config of another script, or invalid (`config_io.build`).
     """
 
     def fits(kind):
@@ -278,17 +285,19 @@ def build(cls: type, values: dict):
     other = [script for kind, script in SCRIPTS.items() if fits(kind)]
     if other and not fits(cls):
         file = config_flags.get_config_filename(flags.FLAGS["config"])
-        told = f"--config={file} is for python -m experiments.{other[0]}"
+        message = f"--config={file} is for python -m experiments.{other[0]}"
         if cls is configs.TrainConfig and "runs" in values:
             mark = "/" if ":" in file else ":TASK/"  # quickstart.py:lis/ar
             runs = ", ".join(values["runs"])
-            told += f"; for one of its runs give --config={file}{mark}RUN, RUN: {runs}"
-        raise ValueError(told)
+            message += (
+                f"; for one of its runs give --config={file}{mark}RUN, RUN: {runs}"
+            )
+        raise ValueError(message)
     return config_io.build(cls, values)
 
 
 def whole_numbers(name: str, text: str, count: int = 0) -> tuple[int, ...]:
-    """`"1,8"` -> (1, 8). Raises ValueError where a flag holds something else."""
+    """`"1,8"` -> (1, 8). Raises ValueError if the flag has any other value."""
     parts = text.split(",")
     if not all(part.strip().isdecimal() for part in parts) or (
         count and len(parts) != count
@@ -299,9 +308,9 @@ def whole_numbers(name: str, text: str, count: int = 0) -> tuple[int, ...]:
 
 
 def describe() -> dict[str, str]:
-    """What a recorded figure must be told with: command, commit, machine, versions.
+    """The provenance to record with every figure: command, commit, machine, versions.
 
-    Where work takes long, ask at its start: the checkout may change meanwhile.
+    Call this before any long work: the checkout may change meanwhile.
     """
     cpu = [
         line.split(":")[1].strip()
@@ -319,8 +328,8 @@ def describe() -> dict[str, str]:
 
 
 def _commit() -> str:
-    """Of the checkout; a copy of one, on a machine that is lent, is told by
-    $RELAY_JAX_COMMIT."""
+    """The commit of the checkout, or "unknown"; $RELAY_JAX_COMMIT replaces it where the
+    code is a copy without a repository."""
     root = pathlib.Path(__file__).parents[1]
     git = ["git", "-C", str(root), "describe", "--always", "--dirty"]
     try:
@@ -331,7 +340,7 @@ def _commit() -> str:
 
 
 def _module() -> str:
-    """The script that runs, as `python -m` names it, wherever the checkout lies."""
+    """The running script as a module for `python -m`, wherever the checkout is."""
     parts = pathlib.Path(sys.argv[0]).with_suffix("").parts
     start = -2 if parts[-2:-1] == ("benchmarks",) else -1
     return ".".join(["experiments", *parts[start:]])

@@ -70,7 +70,7 @@ def requested_lengths(run: str, config: TrainConfig) -> Lengths:
     """The lengths that the flags request for each task.
 
     Raises:
-      ValueError: the flags name no task, or one that the model cannot be given.
+      ValueError: the flags name no task, or one that the model cannot solve.
     """
     known = config.evaluation.lengths
     tasks = [_TASK.value] if _TASK.value else list(known)

@@ -1,4 +1,4 @@
-"""The flags that several scripts share, in groups, and what is opened by them.
+"""The flags that several scripts share, in groups, and functions that read them.
 
 A script calls the `define_*` functions of the groups that it has, at its top; the other
 functions read them. Everything else is a call of `relay_jax`, as a notebook makes it.
@@ -48,7 +48,7 @@ def define_mesh() -> None:
 
 @functools.cache
 def define_model() -> None:
-    """Which model decodes."""
+    """The flags that select the model."""
     define_mesh()
     flags.DEFINE_string(
         "run",
@@ -69,7 +69,7 @@ def define_model() -> None:
 
 @functools.cache
 def define_sampling(max_new_tokens: int) -> None:
-    """How the next token is chosen, and how many there are."""
+    """The flags of sampling, and of the number of new tokens."""
     flags.DEFINE_integer(
         "max_new_tokens", max_new_tokens, "Maximum number of new tokens.", 1, 2**30
     )
@@ -88,10 +88,10 @@ def define_seed(of: str = "of sampling") -> None:
 
 @functools.cache
 def define_drafting(num_draft: str = "auto", drafter: bool = True) -> None:
-    """Which drafter, from which datastore, and the size of its trees.
+    """The flags of the drafter, its datastore, and the size of its trees.
 
     Args:
-      drafter: whether there is one, --drafter.
+      drafter: whether to define --drafter.
     """
     flags.DEFINE_string("datastore", "", "A datastore's directory.")
     if drafter:
@@ -115,13 +115,13 @@ def define_drafting(num_draft: str = "auto", drafter: bool = True) -> None:
     flags.DEFINE_string(
         "tree_size_cache",
         "",
-        "File that keeps measured step times; default: in ~/.cache/relay_jax.",
+        "File of measured step times; default: in ~/.cache/relay_jax.",
     )
 
 
 @functools.cache
 def define_prompts() -> None:
-    """What is continued."""
+    """The flags of the prompts."""
     flags.DEFINE_multi_string("prompt", [], "A text to continue; repeatable.")
     flags.DEFINE_multi_string("prompt_ids", [], "A prompt as token ids: 1,2,3.")
     flags.DEFINE_string("prompt_file", "", "A file with a prompt on each line.")
@@ -130,7 +130,9 @@ def define_prompts() -> None:
     flags.DEFINE_list("files", [], "Files, folders or patterns to continue.")
     flags.DEFINE_string("token_array", "", "A .npy file of documents to continue.")
     flags.DEFINE_integer(
-        "piece_tokens", 0, "Cut documents into pieces of so many tokens first; 0: none."
+        "piece_tokens",
+        0,
+        "Cut documents into pieces of this many tokens first; 0: do not cut.",
     )
     flags.DEFINE_integer("skip_prompts", 0, "Number of prompts to skip.")
     flags.DEFINE_integer(
@@ -162,8 +164,8 @@ def open_model(needs_text: bool = True) -> ModelFolder:
       needs_text: whether text is read or shown, for which token ids do not suffice.
 
     Raises:
-      ValueError: it holds no decoder, or lacks weights; there is no tokenizer, or it is
-        another model's; --mesh does not fit the devices.
+      ValueError: it contains no decoder, or lacks weights; there is no tokenizer, or
+        it is another model's; --mesh does not fit the devices.
     """
     mesh()
     folder = pretrained.open_folder(
@@ -244,12 +246,12 @@ def load_index(store: Datastore | None) -> AnyIndex | None:
 
 
 def sampling() -> SamplingConfig:
-    """How the next token is chosen. Raises ValueError where a flag is out of range."""
+    """The sampling config of the flags. Raises ValueError if one is out of range."""
     return SamplingConfig(FLAGS.temperature, FLAGS.top_p, FLAGS.top_k)
 
 
 def report_size(output: GenerationOutput, before: int | None) -> int:
-    """Prints how large the draft tree was chosen, and when drafts stopped paying.
+    """Prints the chosen size of the draft tree, and when drafts stopped paying.
 
     Args:
       before: what this returned for the last output; None at first.
@@ -257,12 +259,12 @@ def report_size(output: GenerationOutput, before: int | None) -> int:
     if output.tuned and before is None:
         print(output.tuned.summary(), file=sys.stderr)
     elif before and not output.num_draft:
-        print("drafts do not pay any more: going on plainly", file=sys.stderr)
+        print("drafts no longer pay: continuing without them", file=sys.stderr)
     return output.num_draft
 
 
 def read_sizes() -> list[int]:
-    """The sizes of --num_draft. Raises ValueError where it holds something else."""
+    """The sizes of --num_draft. Raises ValueError if it has any other value."""
     parts = [part.strip() for part in FLAGS.num_draft.split(",")]
     if not all(part == "auto" or part.isdecimal() for part in parts):
         raise ValueError(
@@ -280,7 +282,7 @@ def only(drafts: list[DraftConfig]) -> DraftConfig:
 
 
 def cache_file() -> epath.Path:
-    """The file that keeps measured step times."""
+    """The file of measured step times."""
     return epath.Path(FLAGS.tree_size_cache or step_times.default_file())
 
 
@@ -288,7 +290,7 @@ def read_prompts(tokenizer: Tokenizer, count: int = 0) -> list[list[int]]:
     """The prompts of all flags, as token ids; at most `count` of them if it is given.
 
     Raises:
-      ValueError: a file is missing or holds something else; there is no prompt.
+      ValueError: a file is missing or has another format; there is no prompt.
     """
     stop = FLAGS.skip_prompts + count if count else None
     prompts = list(itertools.islice(_prompts(tokenizer), FLAGS.skip_prompts, stop))

@@ -7,9 +7,9 @@ r"""Continues prompts with a trained decoder, with drafts or without.
     python -m experiments.generate --run=DIR/ar --drafter=none \
         --prompt_ids=2,43,11 --print_ids --ignore_eos
 
-The text is the same, whatever drafts. In a terminal it is shown while it is generated.
-The size of the draft tree is measured (--num_draft=auto): where drafts do not pay, none
-are made.
+The text is the same with every drafter. In a terminal it is shown while it is
+generated. The size of the draft tree is chosen by measuring (--num_draft=auto): where
+drafts do not pay, none are used.
 """
 
 import sys
@@ -27,7 +27,9 @@ shared.define_sampling(max_new_tokens=256)
 shared.define_drafting()
 shared.define_prompts()
 _PRINT_IDS = flags.DEFINE_bool("print_ids", False, "Print token ids instead of text.")
-_IGNORE_EOS = flags.DEFINE_bool("ignore_eos", False, "Go on after the end of a text.")
+_IGNORE_EOS = flags.DEFINE_bool(
+    "ignore_eos", False, "Continue after the end of a text."
+)
 _SHOW = flags.DEFINE_bool("show_accepted", False, "Mark accepted drafts: «like this».")
 STREAM_STEPS = 8  # forward passes between two looks at the text
 

@@ -3,10 +3,10 @@ r"""HumanEval as the REST paper runs it: 164 prompts, plain against drafts.
     python -m experiments.humaneval --run=CodeLlama-7b-Instruct-hf --datastore=STORE \
         --data=HumanEval.jsonl.gz --num_draft=64 --workdir=OUT [--nucleus] [--execute]
 
-At most 512 new tokens, greedy or at temperature 0.8 and top-p 0.95. Interrupted, the
-same command goes on. Completions, M and ms a token of every prompt are in
-OUT/records.jsonl. With --execute every completion is also run against the problem's
-tests, shut in (`relay_jax/rest/sandbox.py`), for pass@1: OUT/executed.jsonl.
+At most 512 new tokens, greedy or at temperature 0.8 and top-p 0.95. When
+interrupted, the same command resumes. Completions, M and ms a token of every prompt are
+in OUT/records.jsonl. With --execute every completion is also run against the problem's
+tests, in a sandbox (`relay_jax/rest/sandbox.py`), for pass@1: OUT/executed.jsonl.
 """
 
 import re
@@ -37,7 +37,7 @@ PROTOCOL = Protocol(
 )
 FIELDS = ("task_id", "prompt", "test", "entry_point")
 _EXECUTE = flags.DEFINE_bool(
-    "execute", False, "Run what the model wrote, shut in, for pass@1."
+    "execute", False, "Run the completions in a sandbox, for pass@1."
 )
 
 
@@ -49,25 +49,25 @@ def main() -> None:
     lines = qa_protocol.run(PROTOCOL, questions)
     if not _EXECUTE.value:
         return
-    told = []
+    results = []
     for line in tqdm(lines, unit="program"):
         for answer in line["turns"][0]:
             result = sandbox.run(program(problems[line["question"]], answer["text"]))
-            about = {"question": line["question"], "drafter": answer["drafter"]}
-            told.append(about | {"result": result})
+            setting = {"question": line["question"], "drafter": answer["drafter"]}
+            results.append(setting | {"result": result})
     file = epath.Path(flags.FLAGS.workdir) / "executed.jsonl"
-    files.write_lines(file, told)
-    for drafter in dict.fromkeys(line["drafter"] for line in told):
-        results = [line["result"] for line in told if line["drafter"] == drafter]
-        passed = results.count("passed")
-        print(f"pass@1, {drafter}: {passed / len(results):.1%} of {len(results)}")
+    files.write_lines(file, results)
+    for drafter in dict.fromkeys(line["drafter"] for line in results):
+        outcomes = [it["result"] for it in results if it["drafter"] == drafter]
+        passed = outcomes.count("passed")
+        print(f"pass@1, {drafter}: {passed / len(outcomes):.1%} of {len(outcomes)}")
 
 
 def read_problems(file: epath.Path) -> dict[str, dict[str, Any]]:
     """The problems by their names, from a JSON-lines file that may be gzipped.
 
     Raises:
-      ValueError: it holds something else.
+      ValueError: a line is not a problem of HumanEval.
     """
     problems = {}
     for number, problem in read_json_objects(file):
@@ -82,7 +82,7 @@ def read_problems(file: epath.Path) -> dict[str, dict[str, Any]]:
 
 
 def program(problem: dict[str, Any], completion: str) -> str:
-    """The function, as far as the completion stays inside it, and its tests."""
+    """The program that tests a completion, cut where it leaves the function."""
     body = re.split(r"\n(?=\S)", completion, maxsplit=1)[0]
     check = f"check({problem['entry_point']})"
     return f"{problem['prompt']}{body}\n\n{problem['test']}\n{check}"

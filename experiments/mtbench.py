@@ -3,8 +3,9 @@ r"""MT-Bench as the REST paper runs it: 80 questions of two turns, plain against
     python -m experiments.mtbench --run=vicuna-7b-v1.5 --datastore=STORE \
         --data=mt_bench_questions.jsonl --num_draft=64 --workdir=OUT [--nucleus]
 
-At most 1,024 new tokens a turn, greedy or at temperature 0.7 and top-p 0.8. Interrupted,
-the same command goes on. Only speed is measured; answers are in OUT/records.jsonl.
+At most 1,024 new tokens a turn, greedy or at temperature 0.7 and top-p 0.8. When
+interrupted, the same command resumes. Only speed is measured; answers are in
+OUT/records.jsonl.
 """
 
 from etils import epath
@@ -36,14 +37,14 @@ def read_questions(file: epath.Path) -> list[Question]:
     """The questions of a JSON-lines file that may be gzipped.
 
     Raises:
-      ValueError: it holds something else.
+      ValueError: a line is not a question of MT-Bench.
     """
     questions = []
     for number, line in read_json_objects(file):
         key, turns, category = map(line.get, ("question_id", "turns", "category"))
         is_list = isinstance(turns, list) and turns
-        is_told = isinstance(key, int | str) and isinstance(category, str)
-        if not is_told or not is_list or not all(isinstance(t, str) for t in turns):
+        is_labeled = isinstance(key, int | str) and isinstance(category, str)
+        if not is_labeled or not is_list or not all(isinstance(t, str) for t in turns):
             raise ValueError(
                 f"{file}, line {number} is no question of MT-Bench: it needs a "
                 "question_id, a category, and a list of texts under 'turns'"

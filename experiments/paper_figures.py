@@ -38,7 +38,7 @@ Stages = dict[str, dict[str, stages.StageConfig]]  # by experiment and name
 
 
 class Requirements(NamedTuple):
-    """What a figure or a table is made from."""
+    """The runs and measurements of a figure or a table."""
 
     experiments: tuple[str, ...]
     stages: tuple[str, ...]  # the runs that it shows, or the chains that it counts

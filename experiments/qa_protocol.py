@@ -1,7 +1,7 @@
-"""What `humaneval.py` and `mtbench.py` share: flags, the benchmark, the two tables.
+"""The common part of `humaneval.py` and `mtbench.py`: flags, the benchmark, two tables.
 
 The paper's figures are those of its Table 1 (one A6000, float16, batch size 1); M is from
-its Tables 2 and 3, as far as they have it.
+its Tables 2 and 3, where these have it.
 """
 
 from collections.abc import Sequence
@@ -52,7 +52,7 @@ class Row(NamedTuple):
 
 
 class Protocol(NamedTuple):
-    """What a benchmark of the paper fixes."""
+    """The settings of a benchmark that the paper fixes."""
 
     max_new_tokens: int
     nucleus: SamplingConfig
@@ -61,7 +61,7 @@ class Protocol(NamedTuple):
 
 
 def read_data() -> epath.Path:
-    """--data. Raises ValueError where there is no such file."""
+    """--data. Raises ValueError if there is no such file."""
     file = epath.Path(_DATA.value)
     if not file.exists():
         raise ValueError(f"--data: {file} does not exist")
@@ -73,7 +73,7 @@ def run(protocol: Protocol, questions: Sequence[qa_benchmark.Question]) -> list[
 
     Raises:
       ValueError: the model, its tokenizer and the datastore do not fit; the directory
-        holds records of other settings.
+        has records of other settings.
     """
     if not questions:
         raise ValueError(f"--data: {_DATA.value} holds no question")
@@ -136,10 +136,10 @@ def _row(name: str, rate: float | None, ms: float, speed_up: float) -> str:
 
 
 def _settings(path: epath.Path, protocol: Protocol) -> dict[str, Any]:
-    """Everything that a directory's answers depend on; the directory keeps it.
+    """Every setting that the answers depend on; it is stored in their directory.
 
     Raises:
-      ValueError: it holds answers with other settings.
+      ValueError: the directory has answers with other settings.
     """
     fixed = ("run", "dtype", "tokenizer", "datastore", "drafter", "num_draft")
     settings = {name: flags.FLAGS[name].value for name in (*fixed, "draft_depth")}

@@ -3,8 +3,8 @@ r"""Replays known texts against a drafter, without a model: tokens per step and 
     python -m experiments.replay --targets=FILE.npz --datastore=DIR --drafter=rest \
         --num_draft=64
 
-prints one JSON line. M is the mean number of tokens per step; the drafter is the very
-one that decoding uses. With --make, the texts are made: prompts and what follows them.
+prints one JSON line. M is the mean number of tokens per step; the drafter is the one
+that decoding uses. With --make, the file of texts is written: prompts and what follows.
 
     python -m experiments.replay --make --targets=FILE.npz --tokenizer=code.model \
         --jsonl=HumanEval.jsonl.gz --text_key=canonical_solution --every=2 --offset=1
@@ -13,8 +13,8 @@ one that decoding uses. With --make, the texts are made: prompts and what follow
     python -m experiments.replay --make --targets=FILE.npz --count=40 \
         --tokenizer=RUN/tokenizer.model --token_array=RUN/held_out.npy
 
-Prompt and text of a JSON line are encoded together where the prompt's own tokens stay as
-they are, else each by itself: a model is given the prompt's tokens.
+Prompt and text of a JSON line are encoded together if this does not change the prompt's
+tokens, which are what a model reads; otherwise each is encoded separately.
 The file's format: `relay_jax/rest/replay.py`.
 """
 
@@ -36,8 +36,10 @@ shared.define_mesh()
 shared.define_drafting(num_draft="64")  # no model, so no step to time
 _TARGETS = flags.DEFINE_string("targets", None, "A .npz file of texts.", required=True)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Texts at once.", 1)
-_TIMED = flags.DEFINE_integer("timed_calls", 500, "Single calls timed.", 1)
-_MAKE = flags.DEFINE_bool("make", False, "Make --targets; what follows is for this.")
+_TIMED = flags.DEFINE_integer("timed_calls", 500, "Number of calls that are timed.", 1)
+_MAKE = flags.DEFINE_bool(
+    "make", False, "Write --targets; the flags below are for this."
+)
 _TOKENIZER = flags.DEFINE_string(
     "tokenizer",
     "",
@@ -45,13 +47,13 @@ _TOKENIZER = flags.DEFINE_string(
 )
 _JSONL = flags.DEFINE_list("jsonl", [], "JSON-lines files (or .gz), a text a line.")
 _PROMPT_KEY = flags.DEFINE_string("prompt_key", "prompt", "JSON field of the prompt.")
-_TEXT_KEY = flags.DEFINE_string("text_key", "text", "JSON field of what follows it.")
+_TEXT_KEY = flags.DEFINE_string("text_key", "text", "JSON field of its continuation.")
 _FILES = flags.DEFINE_list("files", [], "Files, folders or patterns, a text each.")
 _TOKEN_ARRAY = flags.DEFINE_string("token_array", "", "A .npy file of documents.")
 _PROMPT_TOKENS = flags.DEFINE_integer(
     "prompt_tokens", 32, "Tokens of a document that are the prompt.", 1
 )
-_EVERY = flags.DEFINE_integer("every", 1, "Take one text in so many.", 1)
+_EVERY = flags.DEFINE_integer("every", 1, "Take one of this many texts.", 1)
 _OFFSET = flags.DEFINE_integer("offset", 0, "Index of the first text to take.", 0)
 _COUNT = flags.DEFINE_integer("count", None, "Maximum number of texts.", 1)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing file.")
@@ -98,7 +100,7 @@ def replay_targets() -> None:
 
 def make_targets() -> None:
     if not _TOKENIZER.value:
-        raise ValueError("--make needs --tokenizer, whose tokens the texts will be")
+        raise ValueError("--make needs --tokenizer, which encodes the texts")
     replay.check_path(_TARGETS.value, _OVERWRITE.value)
     tokenizer = load_tokenizer(_TOKENIZER.value)
     chosen = itertools.islice(_texts(tokenizer), _OFFSET.value, None, _EVERY.value)

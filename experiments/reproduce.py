@@ -5,8 +5,8 @@
     python -m experiments.reproduce --table=3 --minutes=10
 
 Runs the stages that the figure needs and no others, measures them, and draws. After a
-signal or --minutes, the same command resumes, on another machine too: the work directory
-is all that it needs. Figures with the same work directory share their stages. Exit code
+signal or --minutes, the same command resumes, on another machine too: it needs only
+the work directory. Figures with the same work directory share their stages. Exit code
 143: stopped before the end.
 """
 
@@ -33,7 +33,7 @@ _WORKDIR = flags.DEFINE_string(
     "workdir", "", "The work directory; default: runs/RECIPE."
 )
 _MINUTES = flags.DEFINE_float(
-    "minutes", math.inf, "Save and stop after so many minutes.", 0
+    "minutes", math.inf, "Save and stop after this many minutes.", 0
 )
 _STAGES = flags.DEFINE_list(
     "stages",

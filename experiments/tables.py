@@ -1,4 +1,4 @@
-"""The tables of the RELAY paper as text, beside what was planned and made here.
+"""The tables of the RELAY paper as text, beside the numbers planned and generated here.
 
 settings            Tables 1 and 2: hyper-parameters of a recipe and of `configs/paper.py`
 sample_counts       Tables 3 and 4: the paper's, planned and generated numbers of samples
@@ -116,8 +116,8 @@ def _merged_samples(
         counts = [str(paper.PLANS[task].num_originals), str(num_originals), "drawn"]
         rows.append([task, lengths, *counts])
         for length in sorted({*planned, *original}, key=int):
-            made = generated.get((name, int(length)))
-            counts = original.get(length), planned.get(length), made
+            count = generated.get((name, int(length)))
+            counts = original.get(length), planned.get(length), count
             shown = ["-" if count is None else str(count) for count in counts]
             rows.append([task, length, *shown])
     return align_columns(rows)

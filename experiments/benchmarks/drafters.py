@@ -48,7 +48,7 @@ _LIVE = flags.DEFINE_integer(
     "recent_tokens",
     0,
     "Draft from the texts that each drafter has finished too, beside the datastore: "
-    "from their last tokens, so many.",
+    "from this many of their last tokens.",
     0,
 )
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Measured rounds.", 1)
@@ -59,7 +59,9 @@ def main() -> None:
     config = folder.config
     drafts, store = shared.open_drafts(folder.tokenizer, _DRAFTERS.value)
     if _LIVE.value and not store:
-        raise ValueError("--live_tokens needs --datastore, beside which texts are kept")
+        raise ValueError(
+            "--live_tokens needs --datastore, to which the texts' tokens are added"
+        )
     if _TASK.value:
         prompts = problems(config)
     else:
@@ -86,7 +88,7 @@ def main() -> None:
         return
     for line in lines:
         if line["autotuned"] and not line["num_draft"]:
-            reason = "drafts would not pay here; it decodes plainly"
+            reason = "drafts would not pay here; it decodes without them"
             print(f"{line['drafter']}: {reason}", file=sys.stderr)
     setting = {
         "model": config.name,

@@ -56,8 +56,8 @@ def main() -> None:
         check_lengths(task, (length, length), decoder[0].model, "test")
     store = None
     if _STORE.value:
-        words = TaskTokenizer(decoder[0].model.num_numbers)
-        store = open_datastore(_STORE.value, tokenizer=words)
+        tokenizer = TaskTokenizer(decoder[0].model.num_numbers)
+        store = open_datastore(_STORE.value, tokenizer=tokenizer)
     path = epath.Path(_WORKDIR.value)
     command.make_folder(path)
     call = command.describe()
@@ -75,9 +75,9 @@ def main() -> None:
             repeats=_REPEATS.value,
             seed=_SEED.value,
         )
-        about = {"model": decoder[0].name, "looped": looped[0].name, "prompts": name}
-        about |= {"store_tokens": store.num_tokens if store else 0}
-        found = [line | about | call for line in found]
+        setting = {"model": decoder[0].name, "looped": looped[0].name, "prompts": name}
+        setting |= {"store_tokens": store.num_tokens if store else 0}
+        found = [line | setting | call for line in found]
         files.append_lines(path / "records.jsonl", found)
         last = found[-1]
         print(f"\n{name}, length {length}: the looped model is right in", end=" ")

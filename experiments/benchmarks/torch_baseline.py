@@ -156,8 +156,8 @@ def translate(name: str, leaves: dict[str, Array]) -> np.ndarray:
     return np.concatenate(parts)
 
 
-# Linen paths by PyTorch name; embedding tables have the same name in both.
-PATHS = {"marks": ["marks"]}
+# Linen paths by PyTorch name; other embedding tables have the same name in both.
+PATHS = {"marks": ["marks"], "embedding": ["words/words"]}
 for _name in ("attention_norm", "feed_forward_norm", "norm"):
     PATHS |= {f"{_name}.weight": [f"{_name}/scale"], f"{_name}.bias": [f"{_name}/bias"]}
 for _name, _leaf in (("weight", "kernel"), ("bias", "bias")):

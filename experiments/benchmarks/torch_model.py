@@ -6,7 +6,8 @@ attention is `scaled_dot_product_attention`; position biases and rotations are c
 once per step instead of once per loop; the logits of all rounds are one product after the
 last loop, and within a loop only where the model is fed its own rounds.
 
-Parameters have the names of the linen modules whose parameters they hold.
+Parameters are named after the linen modules that they correspond to; the exceptions are
+in `torch_baseline.PATHS`.
 """
 
 import math
@@ -116,7 +117,7 @@ class TorchModel(nn.Module):
         self.model, self.loss = model, loss
         self.layers = nn.ModuleList(Layer(model) for _ in range(model.num_layers))
         self.norm = make_norm(model)
-        tables = ["words", "head"]
+        tables = ["embedding", "head"]
         if model.kind == "looped":
             tables = ["problem_words", "round_head", "answer_head"]
             if model.input_injection == "feedback":
@@ -143,7 +144,7 @@ class TorchModel(nn.Module):
     def decoder_loss(self, batch: DecoderBatch) -> Tensor:
         tokens, targets = batch.tokens[:, :-1], batch.tokens[:, 1:]
         trained = batch.trained[:, 1:].float()
-        x = F.embedding(tokens, self.words)
+        x = F.embedding(tokens, self.embedding)
         for layer, positions in zip(self.layers, self.positions(tokens.shape[1])):
             x = layer(x, positions)
         logits = F.linear(self.norm(x), self.head).float()

@@ -111,11 +111,11 @@ def check_baseline() -> None:
 def without_extras(config: TrainConfig) -> TrainConfig:
     """The config with AdamW and whole chains, which is what the baseline implements."""
     if config.optimizer.kind != "adamw":
-        print(f"AdamW instead of {config.optimizer.kind}, which the baseline has not")
+        print(f"AdamW instead of {config.optimizer.kind}, which the baseline lacks")
         optimizer = dataclasses.replace(config.optimizer, kind="adamw")
         config = dataclasses.replace(config, optimizer=optimizer)
     if any(bucket.sampled_rounds for bucket in config.data.buckets.values()):
-        print("whole chains instead of sampled rounds, which the baseline has not")
+        print("whole chains instead of sampled rounds, which the baseline lacks")
         buckets = {
             name: dataclasses.replace(bucket, sampled_rounds=0)
             for name, bucket in config.data.buckets.items()

@@ -27,7 +27,7 @@ def make_workload(
     """Draws batches of one bucket and times the data pipeline.
 
     Args:
-      workdir: a run directory's place, beside which the chains of a bucket are.
+      workdir: the path of a run directory, beside which the chains of a bucket are.
     """
     alone = dataclasses.replace(bucket, start_share=0.0)
     data = dataclasses.replace(config.data, buckets={"alone": alone})

@@ -4,8 +4,8 @@ twice the length.
     --config=experiments/configs/quickstart.py:lis                  the whole method
     --config=experiments/configs/quickstart.py:lis/looped_aligned   one run, for train.py
 
-`EXPERIMENTS` lists what there is: each task, all of them in one model (`multitask`), and
-the paper's self-made-chain baselines on arithmetic (`self_made`).
+`EXPERIMENTS` lists the experiments: each task, all tasks in one model (`multitask`),
+and the paper's self-made-chain baselines on arithmetic (`self_made`).
 """
 
 from typing import NamedTuple

@@ -66,7 +66,7 @@ class EditDistance:
 
     def problem_length(self, problem: Int[Host, " p"]) -> int:
         ids = problem_content(self, problem)
-        bars = [place for place, token in enumerate(ids) if token == BAR]
+        bars = [index for index, token in enumerate(ids) if token == BAR]
         letters = [FIRST_LETTER <= i < FIRST_LETTER + NUM_LETTERS for i in ids]
         if len(bars) != 1 or sum(letters) != len(ids) - 1 or not 0 < bars[0]:
             raise ValueError(

@@ -65,12 +65,12 @@ def test_an_empty_path_is_refused(argument, name):
     flags.DEFINE_string("data_dir", "", "", flag_values=values)
     flags.DEFINE_list("run", None, "", flag_values=values)
     values(["script", "--workdir=a", "--run=a,b"])
-    command.check_places(values)
+    command.check_paths(values)
     values(["script", argument])
     with pytest.raises(
         ValueError, match=f"--{name} has an empty name in it; give a pa"
     ):
-        command.check_places(values)
+        command.check_paths(values)
 
 
 def test_the_records_file_must_be_writable_but_need_not_exist(tmp_path):
@@ -78,13 +78,13 @@ def test_the_records_file_must_be_writable_but_need_not_exist(tmp_path):
     flags.DEFINE_string("records", "", "", flag_values=values)
     for path_value in (tmp_path / "records.jsonl", ""):
         values(["script", f"--records={path_value}"])
-        command.check_places(values)
+        command.check_paths(values)
     for path_value in (tmp_path / "no" / "records.jsonl", tmp_path):
         values(["script", f"--records={path_value}"])
         with pytest.raises(
             ValueError, match=f"--records={path_value} cannot be written"
         ):
-            command.check_places(values)
+            command.check_paths(values)
 
 
 @pytest.mark.parametrize(
