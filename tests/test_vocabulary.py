@@ -116,28 +116,6 @@ DIALECT = {
     "told",
 }
 FOREIGN = {"most_common"}  # collections.Counter
-# Names that the code has not lost yet.
-PENDING = frozenset(
-    [
-        "about",
-        "given",
-        "held",
-        "kept",
-        "least",
-        "made",
-        "most",
-        "own",
-        "peer",
-        "place",
-        "places",
-        "said",
-        "tell",
-        "told",
-        "word",
-        "words",
-        "written",
-    ]
-)
 # Old names that have another meaning as strings: `EvaluationConfig.context`.
 OTHER_MEANINGS = {"context"}
 # The only file that knows names of earlier versions, and this one, which lists them.
@@ -178,11 +156,10 @@ def banned_words(name):
 
 
 def test_identifiers_are_the_fields_words():
-    banned = BANNED.keys() - PENDING
     found = [
         line
         for path, source in python_sources()
-        for line in banned_names(path, source, banned)
+        for line in banned_names(path, source, BANNED.keys())
     ]
     assert not found, "\n".join(found)
 
@@ -204,7 +181,7 @@ def test_a_banned_name_is_found_with_its_place_and_remedy():
 @pytest.mark.parametrize("folder", ["relay_jax", "experiments"])
 def test_old_names_of_settings_and_records_are_in_aliases_alone(folder):
     old = aliases.CONFIG_KEYS.keys() | aliases.DRAFTERS.keys()
-    old = (old | aliases.RECORD_KEYS.keys()) - OTHER_MEANINGS - PENDING
+    old = (old | aliases.RECORD_KEYS.keys()) - OTHER_MEANINGS
     found = [
         f"{path}:{node.lineno}: {node.value!r}"
         for path, source in python_sources()
