@@ -57,7 +57,7 @@ def test_a_config_has_the_new_keys_and_the_users_names():
 
 
 @pytest.mark.parametrize("cls", [TrainConfig, DraftConfig])
-def test_a_config_of_this_version_stays_as_it_is(cls):
+def test_a_config_of_this_version_is_unchanged(cls):
     values = to_dict(cls())
     assert aliases.upgrade_config(values) == values
 

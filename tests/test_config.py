@@ -52,7 +52,7 @@ def variants(cls):
 
 
 @pytest.mark.parametrize("cls", [TrainConfig, ChainsConfig, RelayConfig, DraftConfig])
-def test_every_field_comes_back_through_json(cls):
+def test_every_field_survives_a_round_trip_through_json(cls):
     seen = set()
     for name, config in variants(cls):
         seen.add(name)

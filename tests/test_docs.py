@@ -34,7 +34,7 @@ PAGES = [*make_tables.pages(), *OTHERS]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PATH = re.compile(r"`((?:relay_jax|experiments|tests|launch|docs)/[^`\s]*)`")
-# Words at which one command of a line ends and another begins.
+# Tokens at which one command of a line ends and another begins.
 BREAKS = {"&&", "||", ";", "|", "do", "done", "then"}
 MODEL = ModelConfig(
     kind="decoder",
@@ -113,7 +113,7 @@ def test_every_block_has_a_language_that_is_tested():
     assert len(EXAMPLES) >= 4
 
 
-def test_commands_are_taken_apart():
+def test_blocks_are_split_into_commands():
     text = """
 for s in 0 1; do ./launch/local.sh --seed=$s; done  # twice
 A="python -m experiments.train --config=x \\
@@ -221,7 +221,7 @@ def test_every_argument_of_the_api_is_described():
         assert f"`{name}`" in page, f"docs/api.md: {name} is missing"
 
 
-def test_tables_are_those_of_the_records():
+def test_tables_match_the_records():
     for page in make_tables.pages():
         text = page.read_text()
         assert make_tables.fill(text) == text, (
@@ -247,7 +247,7 @@ def test_a_table_follows_its_records(monkeypatch):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_paths_and_links_lead_somewhere(name):
+def test_paths_and_links_exist(name):
     text = (ROOT / name).read_text()
     for path in PATH.findall(text):
         path = path.partition(":")[0]
@@ -299,7 +299,7 @@ def test_the_readme_is_short_and_its_first_screen_has_no_placeholder():
     assert first.count("![") == 1 and "OWNER" not in first
 
 
-def test_the_changelog_names_what_there_is_now():
+def test_new_names_in_the_changelog_exist():
     text = (ROOT / "CHANGELOG.md").read_text()
     for names in re.findall(r"^\| .* \| (`relay_jax\..*`) \|$", text, re.MULTILINE):
         package = ""

@@ -1,4 +1,4 @@
-"""Imports go one way. Each part may import itself and what stands beside it here."""
+"""Imports go one way. Each part may import itself and the parts listed here."""
 
 import ast
 import pathlib
@@ -17,7 +17,7 @@ BASE = {
     *("", "aliases", "base", "beam", "chat_template", "config"),
     *("config_io", "files", "subword_tokenizers", "tokenizers", "vocabulary"),
 }
-# Training evaluates while it runs, so evaluation stands below it. Evaluation decodes, but
+# Training evaluates while it runs, so evaluation is below it. Evaluation decodes, but
 # knows no datastore: training never reaches retrieval.
 MAY_IMPORT = {
     "base": BASE,
@@ -111,11 +111,11 @@ def test_imports_go_one_way():
     assert not edges
 
 
-def test_tasks_and_rest_never_meet():
+def test_tasks_and_rest_never_import_each_other():
     assert not {"rest"} & MAY_IMPORT["tasks"] and "tasks" not in MAY_IMPORT["rest"]
 
 
-def test_no_module_imports_itself_by_way_of_others():
+def test_there_are_no_import_cycles():
     names = {
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(
             ".__init__"

@@ -16,7 +16,7 @@ def test_ids_are_as_drawn_in_the_docstring():
     assert TaskTokenizer().vocab_size == 297
 
 
-def test_every_pair_of_tokens_comes_back():
+def test_every_pair_of_tokens_survives_a_round_trip():
     tokenizer = TaskTokenizer(13)
     for left in range(tokenizer.vocab_size):
         for right in range(tokenizer.vocab_size):
@@ -24,7 +24,7 @@ def test_every_pair_of_tokens_comes_back():
             assert tokenizer.encode(text) == [left, right], text
 
 
-def test_random_texts_come_back():
+def test_random_texts_survive_a_round_trip():
     tokenizer = TaskTokenizer(300)
     rng = np.random.default_rng(0)
     for _ in range(200):

@@ -1,4 +1,4 @@
-"""Corpora: what is read from files, and which files are errors."""
+"""Corpora: the documents read from files, and the files that are errors."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""Published corpora, with a few made-up records of the same layout."""
+"""Published corpora, with a few invented records of the same layout."""
 
 import json
 import sys

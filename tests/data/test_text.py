@@ -125,7 +125,7 @@ def test_a_corpus_is_prepared_once_and_lossless(folder, tmp_path):
         ends = np.flatnonzero(tokens == tokenizer.eos_id)
         documents = np.split(tokens, ends + 1)[:-1]
         assert [tokenizer.decode(d[:-1]) for d in documents] == texts[is_test]
-    (run / "train.npy").unlink()  # it is not made again
+    (run / "train.npy").unlink()  # it is not prepared again
     assert prepare_corpus(config, 340, run) == summary
     with pytest.raises(ValueError, match="has a corpus of .* give another --workdir"):
         prepare_corpus(config, 341, run)

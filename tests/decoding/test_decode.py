@@ -177,7 +177,7 @@ def store(tmp_path_factory):
 
 
 def compile_again(monkeypatch, name, *static):
-    """Has a jitted function of `decode` traced again, with the patched names it uses."""
+    """Has a jitted function of `decode` traced again, with patched names."""
     inner = getattr(decode, name).__wrapped__
 
     @functools.wraps(inner)
@@ -219,7 +219,7 @@ def test_drafting_changes_nothing_but_the_number_of_steps(name, draft, sampling,
 
 
 @pytest.mark.parametrize("sampling", ["greedy", "top_p"])
-def test_a_trained_model_is_drafted_well_and_changed_in_nothing(
+def test_drafts_save_steps_of_a_trained_model_and_change_no_text(
     sampling, trained, learnt_store
 ):
     index, prompts = load_index(learnt_store), learnt_prompts(8, 0)
@@ -390,7 +390,7 @@ def test_drafted_marks_the_accepted_draft_tokens(store):
         assert not np.any(state.drafted[row, : len(prompt)])
 
 
-def test_accepted_drafts_stand_in_quotes(store):
+def test_accepted_drafts_are_shown_in_quotes(store):
     state = run("rope", prompts_of(3), DRAFTS[2], load_index(store))
     size = state.tokens.shape[1]
     drafted = np.zeros((3, size), bool)

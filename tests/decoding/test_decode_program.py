@@ -1,4 +1,4 @@
-"""The compiled decode loop: how often it is made, and what it must not hold."""
+"""The compiled decode loop: how often it is compiled, and what it must not contain."""
 
 import dataclasses
 

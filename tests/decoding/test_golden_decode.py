@@ -2,8 +2,8 @@
 
 `golden_decode.json` was recorded with the code of November 2026, before drafters became
 functions, with the shipped quickstart models: a decoder that was trained on the looped
-model's chains, and that looped model as a drafter. To record it again, after a change that
-is meant to change drafts:
+model's chains, and that looped model as a drafter. To record it again, after a change
+that is meant to change drafts:
 
     PYTHONPATH=. python tests/decoding/test_golden_decode.py
 """

@@ -1,8 +1,8 @@
 """Another JAX model behind the loop: a second Flax decoder, written for this test.
 
-It shares nothing with ours: learned absolute positions, attention of its own without
-heads, entries laid out by layer, a cache that is a dictionary. Its oracle reads the whole
-text again for every token.
+It shares nothing with ours: learned absolute positions, attention without heads,
+entries laid out by layer, a cache that is a dictionary. Its oracle reads the whole text
+again for every token.
 """
 
 import flax.linen as nn

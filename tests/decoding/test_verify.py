@@ -38,14 +38,14 @@ def test_rounding_never_filters_everything():
 
 
 def choose_one(logits, sampling, keys, positions):
-    """What follows a text of each length in `place`: [b] logits rows, one node each."""
+    """The token at each of `positions`: [b] logits rows, one node each."""
     none = jnp.zeros((len(positions), 1), jnp.int32)
     return sample(logits[:, None], sampling, keys, positions, none, 0).token[:, 0]
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.8])
 def test_samples_have_the_exact_distribution(top_p):
-    """Chi-square over 40,000 draws at different places and of different requests."""
+    """Chi-square over 40,000 draws at different positions and of different requests."""
     sampling = SamplingConfig(0.7, top_p)
     logits = jnp.asarray([1.0, 0.2, -0.5, 2.0, 0.0, -2.0])
     exact = np.asarray(jax.nn.softmax(filter_logits(logits, sampling)))

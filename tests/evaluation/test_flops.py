@@ -84,7 +84,7 @@ def test_xla_counts_little_more(kind):
 
 
 @pytest.mark.parametrize("kind", ("looped", "decoder"))
-def test_a_run_is_its_steps(kind):
+def test_the_operations_of_a_run_are_those_of_its_steps(kind):
     """If all problems of a bucket have one length, batches have the maximal width."""
     options = {"group": 5, "smallest": 41, "number_range": 99}
     whole = {"task": "lis", "lengths": (20, 20), "options": options}

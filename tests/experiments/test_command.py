@@ -32,7 +32,7 @@ def test_errors_of_a_user_end_in_a_line():
     assert ending(full).startswith("error: the device has too little memory (RESOURCE")
     with pytest.raises(jax.errors.JaxRuntimeError), command.one_line_errors():
         raise jax.errors.JaxRuntimeError("INTERNAL: a mistake")
-    with pytest.raises(TypeError), command.one_line_errors():  # a mistake of ours
+    with pytest.raises(TypeError), command.one_line_errors():  # a programming error
         raise TypeError
 
 
@@ -131,7 +131,7 @@ def test_a_cluster_is_asked_for_by_a_flag_or_the_environment(monkeypatch):
         ("", None, True, []),
         ("", "auto", True, [(None, None, None)]),
         ("auto", None, True, [(None, None, None)]),
-        ("auto", "", True, []),  # the flag is stronger
+        ("auto", "", True, []),  # the flag has precedence
         ("auto", None, False, []),
     ]:
         monkeypatch.setenv(command.COORDINATOR, default)
@@ -146,7 +146,7 @@ def test_a_cluster_is_asked_for_by_a_flag_or_the_environment(monkeypatch):
                 ValueError, match="of one process, and 2 were started: "
             ):
                 command.connect(False)
-            patch.delenv(command.COORDINATOR)  # a job of the user's own
+            patch.delenv(command.COORDINATOR)  # a job that the user started
             command.connect(False)
     monkeypatch.undo()
     refused = pytest.raises(ValueError, match="auto finds no cluster here")

@@ -48,7 +48,7 @@ def run(tmp_path_factory):
     return path
 
 
-def test_there_and_back_again(run, tmp_path):
+def test_a_run_survives_a_round_trip(run, tmp_path):
     folder, again = tmp_path / "hugging_face", tmp_path / "again"
     done = script("export", f"--from={run}", "--to=hugging_face", f"--workdir={folder}")
     assert done.returncode == 0, done.stderr

@@ -32,7 +32,7 @@ PROBLEM = {
 try:
     sandbox.check()
     EXECUTE = ["--execute"]
-except ValueError:  # this machine cannot shut programs in
+except ValueError:  # this machine cannot isolate programs
     EXECUTE = []
 
 

@@ -85,8 +85,8 @@ def test_half_of_human_eval(tmp_path):
     assert decoded == [tuple(pair) for pair in pairs[1::2]]
 
 
-def test_what_a_tokenizer_puts_before_a_text_stands_there_once(tmp_path):
-    """Llama's kind: begin of text, and a space of its own before the first word."""
+def test_the_prefix_that_a_tokenizer_adds_occurs_once(tmp_path):
+    """Llama's kind: begin of text, and an additional space before the first word."""
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(["the cat sat", "on the mat"] * 9),
         model_prefix=str(tmp_path / "words"),

@@ -28,7 +28,7 @@ FAST = {"log_every_steps": 10}
 
 
 def tiny(min_steps, **plans):
-    """The paper's recipe with next to nothing of everything."""
+    """The paper's recipe with the smallest possible sizes."""
 
     def get_config(which):
         chosen, run = relay_recipe.select_plans(plans, which)
@@ -190,7 +190,7 @@ def test_a_figure_in_pieces_is_the_figure_in_one(tmp_path, monkeypatch, capsys):
 def test_a_figure_by_length_uses_the_records_of_its_experiment_alone(
     tmp_path, monkeypatch
 ):
-    """Other experiments and models stand in the same records."""
+    """The same records contain other experiments and models."""
     calls = []
     monkeypatch.setattr(
         paper_figures.figures, "accuracy_by_length", lambda *a: calls.append(a)
@@ -220,7 +220,7 @@ def test_a_figure_by_length_uses_the_records_of_its_experiment_alone(
     ]
 
 
-def test_hyper_parameters_stand_beside_the_papers():
+def test_hyper_parameters_are_shown_next_to_the_papers():
     plans = paper_figures.read_experiments("small", TABLES["1"])
     result = tables.settings("table_1", plans["multitask"], "small").splitlines()
     rows = {line[:16].strip(): line[16:].split() for line in result}
@@ -248,7 +248,7 @@ def test_too_few_chains_after_a_filter_are_reported(tmp_path):
     ]
 
 
-def test_samples_stand_beside_the_papers():
+def test_samples_are_shown_next_to_the_papers():
     plans = paper_figures.read_experiments("small", TABLES["3"])
     config = plans["multitask"]
 
@@ -282,7 +282,7 @@ def test_samples_stand_beside_the_papers():
         (["--figure=2", "--table=1"], "give one of --figure=2|4|5|6|7 and --table=1"),
     ],
 )
-def test_what_is_asked_for_must_be_in_the_paper(arguments, message):
+def test_only_figures_and_tables_of_the_paper_are_accepted(arguments, message):
     options = dict(argument.removeprefix("--").split("=") for argument in arguments)
     with pytest.raises(ValueError) as error:
         paper_figures.find_result(options.get("figure", ""), options.get("table", ""))

@@ -62,7 +62,7 @@ def in_a_terminal(name, *arguments):
 
 
 def refusal(name, *arguments, **rest):
-    """The one line on stderr with which a script refuses what it was given."""
+    """The one line on stderr with which a script refuses its arguments."""
     done = script(name, *arguments, **rest)
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
@@ -196,7 +196,7 @@ def test_a_directory_that_cannot_be_created_ends_in_a_clear_line(tmp_path, name)
 
 @pytest.mark.slow
 def test_quickstart_from_end_to_end(tmp_path):
-    """Tiny everything, but all stages, the table, the figures and the records."""
+    """All stages, the table, the figures and the records, with tiny models."""
     file = tmp_path / "small.py"
     file.write_text(
         "from experiments.configs import quickstart\n"
@@ -266,7 +266,7 @@ def shrink(run):
 
 
 def write_true_chains(run, chains, path):
-    """What the chains buckets of a shrunk run are to be made of."""
+    """Writes true chains for the chains buckets of a shrunk run."""
     for bucket in run.data.buckets.values():
         if bucket.kind == "chains" and not (path / bucket.path).exists():
             shortest, longest = bucket.lengths

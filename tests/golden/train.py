@@ -3,8 +3,8 @@
     python tests/golden/train.py tiny 20
     python tests/golden/train.py arithmetic/looped_aligned 200
 
-The test beside it compares them with `train.json`. To record again (after a change that is
-meant to change results): python tests/golden/train.py --record
+The test beside it compares them with `train.json`. To record again (after a change
+that is meant to change results): python tests/golden/train.py --record
 """
 
 import hashlib

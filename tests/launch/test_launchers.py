@@ -1,5 +1,5 @@
 """Every launcher from its command line to the user's program, which really runs here;
-only the clouds and clusters between them are stood in for (`stand_in.py`)."""
+only the clouds and clusters between them are simulated (`stand_in.py`)."""
 
 import json
 import os
@@ -55,8 +55,8 @@ with open(f"{os.environ['WORLD']}/program{place}.json", "w") as file:
     }, file)
 print("said by", place)
 """
-# Says that it runs; at its first SIGTERM it saves and ends, at a second one it dies, as a
-# training does.
+# Records that it runs; at its first SIGTERM it saves and ends, at a second one it dies,
+# as a training does.
 TRAINING = """
 import os, pathlib, signal, sys, time
 world, place = pathlib.Path(os.environ["WORLD"]), os.environ.get("SLURM_PROCID", "0")
@@ -318,7 +318,7 @@ def test_the_queued_resource_is_created_or_used(world, states, verbs):
 
 
 @pytest.mark.parametrize("state", ["FAILED", "SUSPENDED", ""])
-def test_a_resource_that_comes_to_nothing_ends_in_one_line(world, state):
+def test_a_resource_that_fails_or_disappears_ends_in_one_line(world, state):
     world.configure(states=f"\nPROVISIONING\n{state}")
     status, _, errors = world.launch("tpu_pod", *TPU, "--go", *command())
     assert status == 1
@@ -327,7 +327,7 @@ def test_a_resource_that_comes_to_nothing_ends_in_one_line(world, state):
     assert last.startswith(f"relay_jax: n is {state or 'gone'}: gcloud compute tpus ")
 
 
-def test_what_gcloud_refuses_is_not_taken_for_a_missing_resource(world):
+def test_an_error_of_gcloud_does_not_count_as_a_missing_resource(world):
     world.configure(states="PERMISSION_DENIED: who are you")
     status, _, errors = world.launch("tpu_pod", *TPU, "--go", *command())
     assert (status, world.verbs()) == (1, ["describe"])

@@ -66,12 +66,12 @@ def accuracies(lines, metric="answer_accuracy"):
     return {(line["model"], line["length"]): line["value"] for line in found}
 
 
-def test_both_are_there():
+def test_both_notebooks_exist():
     assert set(NOTEBOOKS) == {"relay", "rest"}
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_a_notebook_is_whole_and_holds_no_output(name):
+def test_a_notebook_is_complete_and_has_no_output(name):
     book = read(name)
     assert (book["nbformat"], book["nbformat_minor"]) == (4, 5)
     assert set(book) == {"cells", "metadata", "nbformat", "nbformat_minor"}

@@ -149,7 +149,7 @@ def load(folder, mesh=None):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_logits_are_those_of_transformers_there_and_back(
+def test_logits_match_transformers_before_and_after_a_round_trip(
     name, models, folders, tmp_path
 ):
     model, params = load(folders[name])
@@ -179,7 +179,7 @@ CACHED = ("llama2", "long_vicuna", "mistral", "qwen2")
         for name in FAMILIES
     ],
 )
-def test_texts_are_those_of_transformers(name, models, folders):
+def test_texts_match_transformers(name, models, folders):
     model, params = load(folders[name])
     expected_texts = their_texts(models[name], EOS)
     assert our_texts(params, model, EOS) == expected_texts
@@ -284,7 +284,7 @@ def test_a_device_reads_only_its_shard_of_a_tensor(folders):
     assert parts["norm/scale"] == (32,)
 
 
-def test_bfloat16_is_unchanged_there_and_back(tmp_path):
+def test_bfloat16_survives_a_round_trip(tmp_path):
     make_model("llama3", torch.bfloat16).save_pretrained(tmp_path / "theirs")
     model, params = load(tmp_path / "theirs")
     special = {"eos_token_id": (5, 9), "bos_token_id": (3,)}
@@ -302,7 +302,7 @@ def test_bfloat16_is_unchanged_there_and_back(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_weights_of_two_bytes_stay_so(dtype, tmp_path):
+def test_weights_of_two_bytes_keep_their_dtype(dtype, tmp_path):
     theirs = make_model("qwen2", getattr(torch, dtype))
     theirs.save_pretrained(tmp_path)
     model, params = load(tmp_path)

@@ -1,4 +1,4 @@
-"""Layers: positions, masks, number codes, each against a literal or a slow reading."""
+"""Positions, masks and number codes, each against a literal or a slow reference."""
 
 import dataclasses
 
@@ -43,7 +43,7 @@ def slow_attention(model, params, x, positions, mask):
             g = h // (model.num_heads // groups)
             left = h < model.num_heads // 2
             keys = [j for j in range(len(x)) if mask[i, j]]
-            seen = max(len(keys), 2)  # on both sides, whichever way the head looks
+            seen = max(len(keys), 2)  # on both sides, in either direction of the head
             if scheme_config.directional_heads:
                 side = -1 if left else 1
                 keys = [j for j in keys if side * (positions[j] - positions[i]) >= 0]
@@ -79,7 +79,7 @@ def slow_attention(model, params, x, positions, mask):
 @pytest.mark.parametrize("log_length", [False, True])
 @pytest.mark.parametrize("scheme", ["rope", "relative_bias"])
 @pytest.mark.parametrize("kv_heads", [0, 2])
-def test_attention_against_a_slow_reading(scheme, log_length, directional, kv_heads):
+def test_attention_matches_a_slow_reference(scheme, log_length, directional, kv_heads):
     scheme_config = PositionConfig(
         scheme=scheme,
         max_distance=2,

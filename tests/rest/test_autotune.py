@@ -1,4 +1,4 @@
-"""The choice of the tree size, by times that are made up: no test measures anything."""
+"""The choice of the tree size, by simulated times: no test measures anything."""
 
 import dataclasses
 
@@ -72,8 +72,10 @@ def test_tokens_a_step_are_those_of_decoding(store):
 @pytest.mark.parametrize(
     "cost, drafter", [(0.01, "rest"), (1.0, "rest"), (0.01, "token_recycling")]
 )
-def test_fit_decodes_on_and_chooses(store, tmp_path, monkeypatch, cost, drafter):
-    """A step costs 1 + C x cost: cheap drafts are taken, dear ones are not."""
+def test_tuning_decodes_a_prefix_and_selects_a_size(
+    store, tmp_path, monkeypatch, cost, drafter
+):
+    """A step costs 1 + C x cost: cheap drafts are used, expensive ones are not."""
     monkeypatch.setattr(
         autotune, "_time_steps", lambda *args: {c: 1.0 + c * cost for c in args[-1]}
     )
@@ -101,7 +103,7 @@ def test_fit_decodes_on_and_chooses(store, tmp_path, monkeypatch, cost, drafter)
     np.testing.assert_array_equal(state.tokens, plain.tokens)
 
 
-def test_drafts_that_do_not_pay_are_noticed():
+def test_drafts_pay_only_if_they_save_enough_steps():
     seconds, rates = {0: 1.0, 4: 1.5}, {0: 1.0, 4: 2.0}
     fit = autotune.TunedDraft(DraftConfig(num_draft=4), seconds, rates)
     assert fit.pays(new_tokens=16, steps=10) and not fit.pays(14, 10)
@@ -130,7 +132,7 @@ def test_a_step_is_timed_on_a_copy(store):
 
 
 def test_the_time_of_a_call_is_taken_off(store, monkeypatch):
-    """On a made-up clock: a call costs 5 s, a step 1 s plain and 3 s with 4 nodes."""
+    """On a simulated clock: a call costs 5 s, a step 1 s plain and 3 s with 4 nodes."""
     params, index, now = init_params(TrainConfig(model=MODEL)), load_index(store), [0.0]
     tokens, length = decode.pad_prompts([[2, 3]], 12)
     keys = decode.request_keys(0, 1)

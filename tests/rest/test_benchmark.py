@@ -27,7 +27,7 @@ def make_work(batch_size=2):
 
 
 @pytest.fixture
-def dear(monkeypatch):
+def expensive_steps(monkeypatch):
     """A step costs 1 + C seconds, so that no draft can pay."""
     monkeypatch.setattr(autotune, "SIZES", (0, 4))
     monkeypatch.setattr(
@@ -35,7 +35,7 @@ def dear(monkeypatch):
     )
 
 
-def test_every_drafter_is_compared_with_plain_decoding(dear, tmp_path):
+def test_every_drafter_is_compared_with_plain_decoding(expensive_steps, tmp_path):
     lines = benchmark.compare(make_work(), [CONTEXT, TUNED], 2, tmp_path / "times.json")
     assert [line["drafter"] for line in lines] == [
         "none",
@@ -122,7 +122,7 @@ def test_the_drafter_is_timed_on_the_batches_that_were_decoded(monkeypatch):
     assert lines[1]["drafting_share"] == pytest.approx(0.5 / step, rel=0.02)
 
 
-def test_a_store_over_a_mesh_is_compared_alike(dear, tmp_path):
+def test_a_store_over_a_mesh_is_compared_in_the_same_way(expensive_steps, tmp_path):
     """Also with parameters that a checkpoint has put on one device."""
     vocab = {"tokenizer": "test", "vocab_size": 12, "eos_id": 1}
     texts = list(np.random.default_rng(0).integers(2, 12, (20, 20)))

@@ -182,7 +182,7 @@ def test_two_workers_may_save_the_same_file_at_once(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
 
-def test_what_a_killed_worker_leaves_is_removed(tmp_path, monkeypatch):
+def test_files_of_a_killed_worker_are_removed(tmp_path, monkeypatch):
     def killed(stream, array):
         raise KeyboardInterrupt
 

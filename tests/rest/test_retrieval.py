@@ -53,7 +53,7 @@ def continuation(tokens, position):
 
 
 def scan(store, query):
-    """(match length, continuation) of every place, the slow way."""
+    """(match length, continuation) of every position, by a slow scan."""
     for shard in store.shards:
         tokens = shard.tokens.tolist()
         for position in range(1, len(tokens) + 1):
@@ -82,7 +82,7 @@ def test_the_longest_matches_are_among_the_nearest(tmp_path, shard_tokens):
         real = set(every)
         for row, match in zip(expected_tokens.tolist(), length.tolist()):
             assert match == 0 or (match, tuple(row)) in real
-        # No place outside beats the worst inside: the rows are a neighbourhood.
+        # No entry outside matches better than the worst inside: rows are neighbours.
         if len(store.shards) == 1:
             longer = sum(length_ == best for length_, _ in every)
             assert min(longer, num // 2) <= np.sum(length == best) <= longer
@@ -105,7 +105,7 @@ def test_the_papers_policy_takes_the_longest_matches_only(tmp_path, shard_tokens
 
 
 def test_of_many_matches_evenly_spread_ones_are_taken(tmp_path):
-    """500 places match alike; the 20 taken come from all over their order."""
+    """500 entries match equally; the 20 selected are spread over all of them."""
     texts = [[i % 40 + 2, 44, 45, 46, i % 40 + 2] for i in range(500)]
     vocab = {"tokenizer": "test", "vocab_size": 50, "eos_id": EOS}
     store = build_datastore(map(np.array, texts), tmp_path / "s", **vocab)
@@ -132,8 +132,8 @@ def test_of_equal_matches_every_shard_gives_some(tmp_path, find):
 
 
 def test_of_many_short_matches_the_nearest_rows_are_a_wide_sample(tmp_path):
-    """2,000 places match one token: 256 rows, the farther the sparser, reach most of
-    them; of a longer match's 20 places none is passed over."""
+    """2,000 entries match one token: 256 rows, the farther the sparser, reach most of
+    them; of a longer match's 20 entries none is skipped."""
     texts = [[2 + i // 20, 48, 2 + i // 20] for i in range(2000)]
     vocab = {"tokenizer": "test", "vocab_size": 128, "eos_id": EOS}
     store = build_datastore(map(np.array, texts), tmp_path / "s", **vocab)
@@ -148,7 +148,7 @@ def test_of_many_short_matches_the_nearest_rows_are_a_wide_sample(tmp_path):
     )
 
 
-def test_rows_of_any_number_stay_in_reach_of_32_bits():
+def test_offsets_of_any_number_of_rows_fit_in_32_bits():
     offsets = retrieval._offsets(2001)
     assert offsets.dtype == np.int32 and len(offsets) == 2001
     assert np.all(np.diff(offsets) >= 0)

@@ -1,4 +1,4 @@
-"""What a decode step has to read, and that its time is taken of the real loop."""
+"""What a decode step has to read, and that the real loop is timed."""
 
 import dataclasses
 

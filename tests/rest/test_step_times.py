@@ -84,7 +84,7 @@ def test_the_file_can_be_chosen(monkeypatch):
     assert str(step_times.default_file()).endswith("/.cache/relay_jax/tree_sizes.json")
 
 
-def test_what_times_depend_on():
+def test_cached_times_depend_on_the_setting():
     base = {"model": MODEL, "draft": DRAFT, "sampling": decode.GREEDY, "index": None}
     one = step_times.describe_setting(**base, batch_size=1, cache_length=100)
     assert one == step_times.describe_setting(**base, batch_size=1, cache_length=120)

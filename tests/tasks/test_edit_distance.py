@@ -77,7 +77,7 @@ def test_distance_rows_of_long_strings():
 def test_two_pairs_in_five_are_independent():
     """With many letters and no room for insertions, a related pair has 1 to 40
     replacements; 40 (1 - 1/40)^k >= 15 letters stay on average. Unrelated strings
-    agree in 40/15 places or fewer."""
+    agree in 40/15 positions or fewer."""
     _, examples = sample(np.full(3000, 40), using=24, max_extra=0)
     pairs = [strings(problem) for problem in examples.problem]
     rich = [pair for pair in pairs if len(set(pair[0])) > 15]

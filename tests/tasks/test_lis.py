@@ -128,7 +128,7 @@ def test_runs_are_planted_as_in_the_description(length):
     rises = np.diff(examples.problem[:, 1 : length + 1], axis=1) > 0
     rising = np.mean(np.diff(slow, axis=1) > 0, axis=0)
     assert np.all(np.abs(rises.mean(axis=0) - rising) < error)
-    # Every place gets its share of the planted numbers.
+    # Every position gets its share of the planted numbers.
     assert np.ptp(rises.mean(axis=0)) < 0.25
 
 

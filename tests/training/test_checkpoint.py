@@ -1,4 +1,4 @@
-"""Checkpoints: what is damaged or not what was saved is never loaded."""
+"""Checkpoints: damaged or altered ones are never loaded."""
 
 import jax
 import pytest

@@ -31,7 +31,7 @@ def test_a_run_ends_with_the_average_of_its_parameters(tmp_path):
     assert checkpoint.hash_params(average) != last
 
 
-def test_a_run_under_way_is_taken_for_its_average(tmp_path, monkeypatch):
+def test_an_unfinished_run_is_read_as_its_average(tmp_path, monkeypatch):
     config = small(num_steps=3, optimizer={"average_share": 0.9})
     stop_after(monkeypatch, 2)
     with pytest.raises(loop.Stopped, match="stopped at step 2"):
@@ -110,7 +110,7 @@ def test_finished_run_is_not_trained_again(tmp_path):
 
 
 @pytest.mark.parametrize("lost", ["newest", "all"])
-def test_a_finished_run_that_lost_its_checkpoint_makes_it_again(tmp_path, lost):
+def test_a_finished_run_that_lost_its_checkpoint_saves_it_again(tmp_path, lost):
     often = small(num_steps=3, checkpoint_every_seconds=0.0)
     first = loop.train(often, tmp_path)
     folder = tmp_path / "checkpoints"
@@ -126,7 +126,7 @@ def test_a_finished_run_that_lost_its_checkpoint_makes_it_again(tmp_path, lost):
     assert again["params_sha256"] == first["params_sha256"]
 
 
-def test_run_directory_holds_all_that_a_later_stage_needs(tmp_path):
+def test_the_run_directory_has_all_that_a_later_stage_needs(tmp_path):
     summary = loop.train(small(num_steps=5), tmp_path / "run")
     config, params = checkpoint.load_params(tmp_path / "run")
     assert config == small(num_steps=5)

@@ -53,7 +53,7 @@ def test_the_papers_objective_is_the_loss_of_what_the_model_predicts(round_weigh
     assert float(parts["loss_answer"]) == pytest.approx(-answers.mean(), rel=1e-4)
 
 
-def test_the_objective_with_an_offset_is_that_of_chains_which_count_from_there():
+def test_the_objective_with_an_offset_is_that_of_chains_with_the_offset():
     task = TASKS["lis"](group=2, smallest=10, number_range=30)
     examples = task.sample(np.random.default_rng(0), np.array([5, 3, 6]))
     model = ModelConfig(input_injection="feedback", **SMALL)

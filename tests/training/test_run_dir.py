@@ -56,7 +56,7 @@ def test_a_directory_of_an_earlier_version_is_resumed(tmp_path, monkeypatch):
         loop.train(config, tmp_path / "cut")["params_sha256"]
         == (whole["params_sha256"])
     )
-    old["data"]["num_devices"] = 4  # what mesh.data is now; it may change
+    old["data"]["num_devices"] = 4  # the old name of mesh.data; it may change
     files.write_json(tmp_path / "cut" / "config.json", old)
     assert run_dir.read_config(tmp_path / "cut").mesh == MeshConfig(data=4)
     assert loop.train(config, tmp_path / "cut")["steps"] == 6
@@ -107,7 +107,7 @@ def test_a_field_that_a_config_lacks_has_its_default(tmp_path):
         run_dir.open_run(tmp_path, small())
 
 
-def test_how_a_run_is_computed_may_change_and_nothing_else(tmp_path):
+def test_only_settings_of_the_computation_may_change(tmp_path):
     config = small()
     run_dir.open_run(tmp_path, config)
     data = dataclasses.replace(config.data, num_workers=2, accumulate=2)

@@ -122,15 +122,15 @@ def test_init_does_not_depend_on_the_mesh():
 
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 2, 1)], ids=str)
 @pytest.mark.parametrize("kind", ["looped", "decoder"])
-def test_a_batch_in_parts_is_the_batch(kind, sizes):
+def test_accumulated_parts_equal_the_whole_batch(kind, sizes):
     """Without noise. The decoder's parts have different numbers of trained tokens."""
     quiet = {"dropout": 0.0}
     whole = run(config(kind, model=quiet))
     near(run(config(kind, model=quiet, data={"accumulate": 4}), sizes), whole)
 
 
-def test_parts_count_by_what_they_train_on(monkeypatch):
-    """Were each part to count alike, the test above would not pass."""
+def test_parts_are_weighted_by_their_trained_tokens(monkeypatch):
+    """With equal weights for all parts the test above would fail."""
     monkeypatch.setattr(steps, "_num_trained", lambda batch: jnp.ones(()))
     quiet = {"dropout": 0.0}
     parts, _ = run(config("decoder", model=quiet, data={"accumulate": 4}), num=1)

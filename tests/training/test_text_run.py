@@ -89,7 +89,7 @@ def test_an_interrupted_run_on_text_ends_with_the_same_parameters(
 
 
 def test_held_out_loss_is_the_mean_over_all_tokens(tmp_path):
-    """Whatever the batches; the oracle takes windows one by one."""
+    """For any batch size; the oracle evaluates windows one by one."""
     config = make(tmp_path / "run", num_steps=2)
     loop.train(config, tmp_path / "run")
     _, params = checkpoint.load_params(tmp_path / "run")

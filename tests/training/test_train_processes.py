@@ -74,7 +74,7 @@ def alone(kind, folder, sizes):
 
 
 def read_lines_of(folder: pathlib.Path):
-    """All that a run leaves and that no clock has a part in."""
+    """All results of a run that do not depend on time."""
     metrics, measured = (
         list(files.read_lines(folder / f"{name}.jsonl"))
         for name in ("metrics", "records")

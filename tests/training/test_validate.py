@@ -207,7 +207,7 @@ def test_a_refused_run_leaves_its_directory_to_the_corrected_one(tmp_path):
     assert loop.train(config(*few), tmp_path / "run")["steps"] == 1
 
 
-def test_only_round_feedback_sees_from_where_a_chain_counts(tmp_path):
+def test_value_offsets_need_round_feedback(tmp_path):
     shift = ("loss.max_value_offset", {"arithmetic": 2})
     check(config(shift, ("model.num_numbers", 12)), tmp_path)
     hidden = config(shift, ("model.input_injection", "hidden"))
