@@ -23,12 +23,12 @@ from relay_jax.tasks import make_task
 from relay_jax.training import checkpoint
 
 _RUN = flags.DEFINE_list("run", None, "Run directories, separated by commas.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "For records and figures.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "The directory of records and figures.")
 _TASK = flags.DEFINE_string("task", "", "One task; default: all of the run's config.")
 _LENGTHS = flags.DEFINE_string("lengths", "", "FIRST,LAST; default: the run's config.")
 _STEP = flags.DEFINE_integer("step", 1, "Every n-th length of --lengths.", 1)
 _COUNT = flags.DEFINE_integer("count", 1000, "Problems of each length.", 1)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the test problems.", 0, MAX_SEED)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the test problems.", 0, MAX_SEED)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an earlier evaluation.")
 flags.mark_flags_as_required(["run", "workdir"])
 Lengths = dict[str, list[int]] | None  # of each task; None: as in the run's config
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def check_workdir(path: epath.Path) -> None:
-    """Raises ValueError where an evaluation would replace other records."""
+    """Raises ValueError if an evaluation would replace other records."""
     for name in ("config.json", "checkpoints", "run.jsonl"):
         if (path / name).exists():
             raise ValueError(

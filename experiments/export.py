@@ -7,7 +7,7 @@ r"""Writes a model in another form: as a Hugging Face folder, a run, or a small 
         --workdir=experiments/checkpoints/NAME
 
 hugging_face: the folder that transformers and vLLM load, from a run. The tokenizer and
-the ids of the tokens that begin and end a text go along.
+the ids of the tokens that begin and end a text are copied too.
 
 run: a run directory from a Hugging Face folder, to train from (`init_from`). Decoding
 needs none: --run=vicuna-7b-v1.5 reads the folder itself.

@@ -187,7 +187,7 @@ def load_model(folder: ModelFolder, index: AnyIndex | None) -> LanguageModel:
 def open_drafts(
     tokenizer: Tokenizer | None = None, names: Sequence[str] = ()
 ) -> tuple[list[DraftConfig], Datastore | None]:
-    """Draft configs and the opened datastore, None where none is needed.
+    """Draft configs and the opened datastore, None if none is needed.
 
     One config for each drafter and each size of --num_draft; `AUTOTUNE` stands for auto.
 
@@ -275,7 +275,7 @@ def read_sizes() -> list[int]:
 
 
 def only(drafts: list[DraftConfig]) -> DraftConfig:
-    """The only draft config. Raises ValueError where there are several."""
+    """The only draft config. Raises ValueError if there are several."""
     if len(drafts) > 1:
         raise ValueError(f"--num_draft takes one size here, got {FLAGS.num_draft!r}")
     return drafts[0]
@@ -287,7 +287,7 @@ def cache_file() -> epath.Path:
 
 
 def read_prompts(tokenizer: Tokenizer, count: int = 0) -> list[list[int]]:
-    """The prompts of all flags, as token ids; at most `count` of them if it is given.
+    """The prompts of all flags as token ids: at most `count` of them; 0: all.
 
     Raises:
       ValueError: a file is missing or has another format; there is no prompt.

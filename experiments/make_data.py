@@ -32,7 +32,7 @@ _DATA_DIR = flags.DEFINE_string(
 _OPTIONS = flags.DEFINE_string("options", "", "Options of the task, such as modulus=5.")
 _NUM_TRAIN = flags.DEFINE_integer("num_train", 1_000_000, "Training examples.", 0)
 _NUM_TEST = flags.DEFINE_integer("num_test", 100_000, "Test examples.", 0)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the sampled examples.", 0, MAX_SEED)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the sampled examples.", 0, MAX_SEED)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the dataset.")
 _RUNNER = flags.DEFINE_string(
     "runner", "", "An Apache Beam runner, such as DirectRunner."
@@ -70,7 +70,7 @@ def main() -> None:
             delay=0.5,
             disable=bool(workers),  # workers do not report progress
         ) as bar,
-        contextlib.redirect_stdout(io.StringIO()),  # TFDS prints about downloads
+        contextlib.redirect_stdout(io.StringIO()),  # TFDS prints messages of downloads
     ):
         path = tfds_builder.build(
             config, _DATA_DIR.value, _OVERWRITE.value, bar.update, workers

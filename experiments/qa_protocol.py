@@ -23,7 +23,9 @@ shared.define_model()
 shared.define_drafting()
 shared.define_seed()
 _DATA = flags.DEFINE_string("data", None, "The file of questions.", required=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where records go.", required=True)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "The directory of records.", required=True
+)
 _COUNT = flags.DEFINE_integer(
     "count", 0, "Number of questions, the first ones; 0: all.", 0
 )

@@ -38,7 +38,7 @@ with command.one_line_errors():  # the default config and its overrides are read
         "config", str(_DEFAULT), "The experiment."
     )
 _WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "The work directory.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of every stage.", 0, configs.MAX_SEED)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of every stage.", 0, configs.MAX_SEED)
 _JOBS = flags.DEFINE_integer(
     "jobs", min(2, os.cpu_count() or 1), "Parallel stages; use 1 on an accelerator.", 1
 )

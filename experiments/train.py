@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def profiled_steps() -> range:
-    """The steps of --profile_steps. Raises ValueError where there are none."""
+    """The steps of --profile_steps. Raises ValueError if there are none."""
     if not _PROFILE.value:
         return range(0)
     first, last = command.whole_numbers("profile_steps", _PROFILE.value, 2)

@@ -58,7 +58,10 @@ SHAPES = {
 }
 _SHAPE = flags.DEFINE_enum("shape", "llama2_7b", list(SHAPES), "The model's shape.")
 _DTYPE = flags.DEFINE_enum(
-    "dtype", "bfloat16", ["bfloat16", "float32", "float16"], "Parameters and compute."
+    "dtype",
+    "bfloat16",
+    ["bfloat16", "float32", "float16"],
+    "Type of parameters and computation.",
 )
 _TEXT_LENGTH = flags.DEFINE_integer(
     "text_length", 512, "Number of tokens of the text so far.", 1

@@ -35,7 +35,9 @@ shared.define_model()
 shared.define_drafting(drafter=False)
 shared.define_prompts()
 shared.define_seed("of the task's problems")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where records go.", required=True)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "The directory of records.", required=True
+)
 _TASK = flags.DEFINE_string("task", "", "Solve problems of this task; or give prompts.")
 _LENGTH = flags.DEFINE_integer("length", None, "Length of the task's problems.", 1)
 _COUNT = flags.DEFINE_integer("count", 64, "Maximum number of prompts.", 1)

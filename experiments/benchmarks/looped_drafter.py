@@ -42,8 +42,10 @@ _NUM_DRAFT = flags.DEFINE_integer("num_draft", 64, "Nodes of the draft tree.", 1
 _DEPTH = flags.DEFINE_integer("draft_depth", 48, "Depth of the draft tree.", 1)
 _STORE = flags.DEFINE_string("datastore", "", "A datastore of chains.")
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Measured rounds.", 1)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the problems.", 0, MAX_SEED)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where records go.", required=True)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the problems.", 0, MAX_SEED)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "The directory of records.", required=True
+)
 
 
 def main() -> None:
