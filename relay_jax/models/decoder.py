@@ -1,13 +1,13 @@
 """The decoder: every auto-regressive model, from the 3-layer CoT model to a 7B Llama.
 
 It takes tokens with positions, a mask and a cache, and returns logits and the new
-tokens' keys and values. It knows no generation loop and no draft trees: a tree is a mask
-and positions like any other. The cache is read-only in the forward pass; its caller
-writes into it what was accepted (`kv_cache.write_cache`).
+tokens' keys and values. It does not distinguish draft trees from text: a tree is a mask
+and positions like any other. The cache is read-only in the forward pass; the caller
+appends the accepted tokens to it (`kv_cache.write_cache`).
 
 Layers are stacked by `nn.scan`, so that compile time does not grow with depth. For
-decoding, `unstack_layers` takes the stack apart, since every step would copy each layer
-out of it.
+decoding, `unstack_layers` separates them, as every step would otherwise copy each layer
+out of the stack.
 """
 
 from typing import Any
@@ -53,8 +53,8 @@ class Decoder(nn.Module):
         Args:
           tokens: token ids.
           positions: of the tokens in the text; by default they follow the cache.
-          mask: which new tokens see which; by default causal.
-          cache: the tokens before, which every new token sees. It is not written.
+          mask: which new tokens attend to which; by default causal.
+          cache: the earlier tokens, to which every new token attends; it is only read.
           train: whether dropout is on (needs the `dropout` key).
         """
         config = self.config
@@ -110,7 +110,7 @@ class Decoder(nn.Module):
 def past_positions(
     cache: Cache, num_rows: int, shape: tuple[int, int]
 ) -> tuple[Int[Array, "_ m"], Bool[Array, "b q m"]]:
-    """The positions of the cache's slots, and which of them each new token sees.
+    """The positions of the cache's slots, and to which of them new tokens attend.
 
     Args:
       cache: slot i of a row belongs to position i.
@@ -135,7 +135,7 @@ def run_decoder(
     """Applies the decoder to stacked or unstacked parameters.
 
     Args:
-      key: for dropout; without a key there is none.
+      key: for dropout; None turns dropout off.
       inputs: `positions`, `mask`, `cache`; see `Decoder`.
     """
     return Decoder(model, STACK in params).apply(  # type: ignore[return-value]

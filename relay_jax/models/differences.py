@@ -9,7 +9,7 @@ step from the number that the memory has in the same column:
     predicted   0   1   3   5   ,       steps 0 -1 -1 -1 from the memory
 
 A step is one of -max_difference .. max_difference, whatever the size of the numbers, so
-that numbers never met in training are predicted as well as smaller ones.
+that numbers that never occurred in training are predicted as well as smaller ones.
 """
 
 from typing import NamedTuple
@@ -26,7 +26,7 @@ from relay_jax.vocabulary import FIRST_NUMBER
 
 
 class Reference(NamedTuple):
-    """What each column's number is relative to."""
+    """The number to which each column's number is relative, if there is one."""
 
     number: Int[Array, "b n"]
     exists: Bool[Array, "b n"]
@@ -98,7 +98,7 @@ def shift_number_logits(
     steps: Float[Array, "b n _"],
     reference: Reference,
 ) -> Float[Array, "b n v"]:
-    """Logits whose numbers are those of the steps that lead there from the reference.
+    """Logits in which each number has the logit of the step to it from the reference.
 
     Numbers further away than the largest step cannot be predicted; where a column has no
     reference, numbers keep their own logits.

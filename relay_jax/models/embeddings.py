@@ -22,8 +22,7 @@ class Embedding(nn.Module):
                   nearby numbers look alike and their order is visible; on the output as
                   `digits`
 
-    With digits or waves, a number that never occurred in training has a useful vector
-    all the same.
+    With digits or waves, numbers that never occurred in training have useful vectors.
     """
 
     config: ModelConfig

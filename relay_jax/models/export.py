@@ -21,7 +21,7 @@ FILE = "params.safetensors"
 
 
 def is_exported(folder: epath.PathLike) -> bool:
-    """Whether a directory holds exported parameters."""
+    """Whether a directory contains exported parameters."""
     return (epath.Path(folder) / FILE).exists()
 
 

@@ -1,13 +1,14 @@
 """A looped model with round feedback (not in the paper).
 
-No hidden state passes from iteration to iteration. The round that one predicts is written
-into a memory, by the rules of the task's `Scratchpad`; the next one sees the memory:
+No hidden state passes from iteration to iteration. The round that an iteration predicts
+is written into a memory, by the rules of the task's `Scratchpad`; the next iteration
+reads the memory:
 
     e_t = block(embed(memory_t) [+ embed(problem)] + pointers_t)
     memory_{t+1} = write(memory_t, round_t)
 
-So errors can only pass on as tokens, and what an iteration has to compute depends neither
-on T nor on how far the chain has come: the model extrapolates to longer chains.
+So errors can propagate only as tokens, and the computation of an iteration depends
+neither on T nor on its position in the chain: the model extrapolates to longer chains.
 """
 
 from typing import Any, NamedTuple
@@ -30,7 +31,7 @@ from relay_jax.models.looped import (
 from relay_jax.models.scratchpad import read_round, write_memory
 from relay_jax.vocabulary import PAD
 
-NUM_POINTERS = 32  # pointers of a scratchpad that have a vector; 0 is no pointer
+NUM_POINTERS = 32  # pointer vectors; pointer 0 of a scratchpad means none
 
 
 class TeacherForcing(NamedTuple):
@@ -48,7 +49,7 @@ class MemoryState(NamedTuple):
 
 
 class FeedbackLoopedModel(LoopedModel):
-    """The looped model whose iterations see the rounds before them, as tokens."""
+    """A looped model whose iterations see the rounds before them, as tokens."""
 
     def setup(self):
         super().setup()
@@ -68,7 +69,12 @@ class FeedbackLoopedModel(LoopedModel):
         keep_logits: bool = False,
         columns: int = 0,
     ) -> LoopedOutput:
-        """As `LoopedModel`; `teacher` has true rounds to feed back instead."""
+        """Runs `num_loops` iterations with feedback; see `LoopedModel` for the others.
+
+        Args:
+          scratchpad: the rules of the feedback, for `num_loops` iterations.
+          teacher: true rounds to feed back instead of the predicted ones.
+        """
 
         def iteration(self, memory, inputs):
             (copy_from, constants, pointers), teacher = inputs
@@ -107,7 +113,7 @@ class FeedbackLoopedModel(LoopedModel):
         """The input of an iteration, and which of its columns attention can see."""
         x = self.embed_memory(memory, reference)
         filled = memory.tokens != PAD
-        # The boundary pad is seen too: where nothing else fits, heads can look there.
+        # The boundary pad is visible too: heads can attend to it if nothing else fits.
         seen = filled | jnp.pad(filled[:, 1:], ((0, 0), (0, 1)))
         x = jnp.where(seen[..., None], x, 0.0)
         if scratchpad.shows_problem:
@@ -120,23 +126,26 @@ class FeedbackLoopedModel(LoopedModel):
     def write(
         self, memory, rounds, logits, copy_from, constants, teacher
     ) -> MemoryState:
-        """The memory with the predicted round, or the teacher's instead."""
+        """The memory after the predicted round, or the teacher's instead."""
         tokens, _ = choose_round(rounds, teacher)
         return MemoryState(write_memory(memory.tokens, tokens, copy_from, constants))
 
     def embed_memory(
         self, memory: MemoryState, reference: Any
     ) -> Float[Array, "b n d"]:
+        """The vectors of the memory's tokens."""
         return embed(memory.tokens, self.memory_embedding())
 
     def reference(self, memory: MemoryState, scratchpad: Scratchpad) -> Any:
-        """What numbers are read and predicted relative to; here nothing."""
+        """What numbers are read and predicted relative to; here None, nothing."""
         return None
 
     def round_logits(self, hidden: Float[Array, "b n d"], reference: Any) -> Array:
+        """The logits of a round, `[b, n, v]`."""
         return project(hidden, self.round_head())
 
     def answer_logits(self, hidden: Float[Array, "b n d"], reference: Any) -> Array:
+        """The logits of the answer, `[b, n, v]`."""
         return project(hidden, self.answer_head())
 
 
@@ -146,7 +155,7 @@ def choose_round(
     """The round that is fed back, and whether it is the teacher's.
 
     Args:
-      teacher: its arrays without their axis t: those of this iteration.
+      teacher: the true rounds of this iteration, without the axis t.
     """
     tokens = read_round(rounds)
     forced = jnp.zeros(len(tokens), bool)

@@ -1,4 +1,4 @@
-"""Hugging Face weights and the decoder's parameters: Llama and its relatives, both ways.
+"""Conversion between Hugging Face weights and the decoder's parameters, both ways.
 
     ours, [l, ...] over all layers       theirs, one tensor per layer
     layers/attention/query/kernel        model.layers.7.self_attn.q_proj.weight
@@ -110,7 +110,7 @@ def load_params(
 
 
 def check(folder: epath.PathLike, model: ModelConfig) -> None:
-    """Checks a folder's weights by the headers of its files alone.
+    """Checks a folder's weights; only the headers of its files are read.
 
     Raises:
       ValueError: see `load_params`.
@@ -129,7 +129,7 @@ def save_params(
     """Writes the weights and config.json of a folder that transformers reads.
 
     Args:
-      shard_bytes: the maximal size of a file.
+      shard_bytes: the maximum size of a file.
       special: token ids for the config, see `hf_config.write_model`.
 
     Raises:

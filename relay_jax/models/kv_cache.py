@@ -33,7 +33,7 @@ def write_cache(
     new: KeyValues,
     accepted: Bool[Array, "b q"] | None = None,
 ) -> Cache:
-    """The cache with the accepted ones of `q` new positions appended to every row.
+    """The cache with the accepted ones of the q new tokens appended to every row.
 
     Args:
       new: keys and values of the last forward pass, `[l, b, q, g, e]`.
@@ -63,11 +63,11 @@ def write_nodes(
     nodes: Int[Array, "b s"],
     mask: Bool[Array, "b s"],
 ) -> Cache:
-    """Appends the entries of some nodes of a draft tree: `TargetModel.write_cache`.
+    """The decoder's `TargetModel.write_cache`: appends some nodes of a draft tree.
 
     Args:
       new: keys and values of the last forward pass, `[l, b, q, g, e]`.
-      nodes: indices into its q tokens, in the order of the text.
+      nodes: indices of its q tokens, in the order of the text.
       mask: which of them to append.
     """
     index = nodes[None, :, :, None, None]
@@ -76,6 +76,6 @@ def write_nodes(
 
 
 def constrain_cache(cache: Cache, params: PyTree) -> Cache:
-    """On a mesh the cache is sharded by heads, as the parameters are."""
+    """The cache, sharded by heads if the parameters are on a mesh, as these are."""
     values = [constrain(x, "heads", None, like=params) for x in cache.key_values]
     return Cache(KeyValues(*values), constrain(cache.length, like=params))

@@ -1,8 +1,8 @@
 """The Transformer layer that all models share: attention and feed-forward.
 
 Attention takes positions, a mask and, in a decoder, a read-only context of keys and
-values. It knows nothing of causality, loops or draft trees: the caller's mask decides
-which tokens see which.
+values. It is independent of causality, loops and draft trees: the caller's mask
+determines which tokens attend to which.
 """
 
 import functools
@@ -18,7 +18,7 @@ from relay_jax.models.positions import RelativeBias, apply_rope, directional_mas
 
 MASK_VALUE = -1e9  # a finite "minus infinity": a row without any key stays finite
 # What remat saves for the backward pass: products with parameters. Attention scores and
-# everything elementwise is recomputed.
+# all elementwise operations are recomputed.
 REMAT_POLICY = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
 
 
@@ -66,8 +66,8 @@ class Attention(nn.Module):
         Args:
           x: the new tokens.
           positions: of the new tokens.
-          mask: which new tokens see which.
-          context: earlier keys and values, under the same softmax.
+          mask: which new tokens attend to which.
+          context: earlier keys and values, which are under the same softmax.
         """
         config, position = self.config, self.config.position
         num_heads, dtype = config.num_heads, jnp.dtype(config.dtype)
@@ -136,7 +136,7 @@ def score_scale(
 def group_queries(
     query: Float[Array, "b q h e"], num_kv_heads: int
 ) -> Float[Array, "b g m e"]:
-    """Queries of the heads that share keys in one axis, `m = h / g * q`.
+    """Queries by key-value head; the queries that share one are in an axis m = h q / g.
 
     On a CPU this halves the time of the backward pass.
     """
@@ -160,9 +160,9 @@ def mix_values(
 ) -> Float[Array, "b q h*e"]:
     """Values averaged with one softmax over the keys of all blocks.
 
-    The scores of the blocks stay apart: joined, XLA would compute them one by one on a
-    GPU. The softmax's sum divides the mixed values, not the weights: on a CPU that
-    halves the time of the backward pass.
+    The scores of the blocks are not concatenated: on a GPU, XLA would then compute them
+    one by one. The softmax's sum divides the mixed values, not the weights: on a CPU
+    this halves the time of the backward pass.
     """
     batch, num_heads, num, _ = scores[0].shape
     groups, size = values[0].shape[2:]

@@ -4,8 +4,8 @@
     round t = argmax round_head(e_t)        answer = argmax answer_head(e_T)
 
 Iteration t is trained to predict round t of the chain, right-aligned in the columns of
-the problem (`data.alignment` draws it). The parameters are shared by all iterations, so
-they do not depend on T, and the first T of T' > T iterations are the T iterations.
+the problem (`data.alignment` shows how). The parameters are shared by all iterations,
+so they do not depend on T, and a run of T iterations is the beginning of a longer run.
 `feedback.py`, which is not in the paper, feeds rounds back instead of hidden states.
 """
 
@@ -25,19 +25,22 @@ from relay_jax.vocabulary import PAD
 
 
 class LoopedOutput(NamedTuple):
-    """What the model predicts in each iteration. Those past an example's own T are
-    computed too, and mean nothing: losses mask them, predictions drop them."""
+    """What the model predicts in each iteration.
 
-    rounds: Int[Array, "t b r"]  # the most likely tokens, of the last r columns
+    Iterations past an example's own T are computed too, but their predictions are
+    meaningless: losses mask them, and predicted chains leave them out.
+    """
+
+    rounds: Int[Array, "t b r"]  # the most likely tokens, in the last r columns
     confidence: Float[Array, "t b r"]  # their probabilities
     round_logits: Float[Array, "t b r v"] | None  # None unless `keep_logits`
     answer_logits: Float[Array, "b v"]  # after iteration T of each example
 
 
 class LoopedModel(nn.Module):
-    """The paper's model. `RELAY` and the vanilla looped model differ in their loss only.
+    """The paper's model; the aligned and the vanilla looped model differ in their loss.
 
-    The names of the embeddings' parameters are those of published checkpoints.
+    Parameters have the names of published checkpoints, such as "problem_words".
     """
 
     config: ModelConfig
@@ -121,7 +124,7 @@ def scan_iterations(
 def select_iteration(
     last: Shaped[Array, "t b *d"], num_rounds: Int[AnyArray, " b"]
 ) -> Shaped[Array, "b 1 *d"]:
-    """The values of each example's own iteration T, whatever iterations follow it."""
+    """The values of each example's own iteration T; later iterations are ignored."""
     index = jnp.maximum(num_rounds - 1, 0)[None, :]
     index = jnp.expand_dims(index, tuple(range(2, last.ndim)))
     return jnp.take_along_axis(last, index, axis=0)[0][:, None]
@@ -130,8 +133,10 @@ def select_iteration(
 def embed(
     ids: Int[AnyArray, "*b n"], table: Float[Array, "v d"]
 ) -> Float[Array, "*b n d"]:
-    """Rows of a table, in float32 like all that the scan carries. The product with a
-    one-hot matrix makes the gradient a matrix product too."""
+    """The vectors of tokens, in float32 like everything that the scan carries.
+
+    The product with a one-hot matrix makes the gradient a matrix product too.
+    """
     one_hot = jax.nn.one_hot(ids, table.shape[0], dtype=table.dtype)
     return (one_hot @ table).astype(jnp.float32)
 
@@ -146,7 +151,7 @@ def project(
 def predict(
     logits: Float[Array, "b r v"], keep_logits: bool
 ) -> tuple[Array, Array, Array | None]:
-    """The most likely tokens, their probabilities and, if they are kept, the logits."""
+    """The most likely tokens, their probabilities and, if `keep_logits`, the logits."""
     rounds = jnp.argmax(logits, axis=-1)
     confidence = jnp.exp(jnp.max(jax.nn.log_softmax(logits), axis=-1))
     return rounds, confidence, logits if keep_logits else None

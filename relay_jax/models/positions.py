@@ -4,7 +4,7 @@
     relative_bias   a learned number is added to each score, by head and clipped distance
 
 `directional_heads` and `log_length_scaling` combine with either (not in the paper; they
-are what lets a looped model extrapolate in length).
+enable a looped model to extrapolate in length).
 """
 
 import flax.linen as nn
@@ -53,10 +53,11 @@ def apply_rope(
 class RelativeBias(nn.Module):
     """Learned attention bias for each head and clipped relative distance.
 
-    Beyond `max_distance` only the side (left or right) matters, so that no distance is
-    ever new. With `distance_slopes`, each head and side also has a learned slope (ALiBi,
-    Press et al. 2022, has fixed ones): a head can then prefer the nearest of several
-    positions at any distance, up to `slope_reach`. `bias_scale` multiplies both.
+    Beyond `max_distance` only the side (left or right) matters, so that every distance
+    occurs in training. With `distance_slopes`, each head and side has a slope too
+    (ALiBi, Press et al. 2022; here it is learned): a head can then prefer the nearest
+    of several positions at any distance, up to `slope_reach`. `bias_scale` multiplies
+    both.
     """
 
     num_heads: int

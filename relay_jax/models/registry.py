@@ -22,7 +22,7 @@ def make_model(config: ModelConfig) -> nn.Module:
     """The linen module of a config.
 
     Raises:
-      ValueError: settings of a looped model that do not go together.
+      ValueError: no looped model has this combination of settings.
     """
     if config.kind == "decoder":
         return Decoder(config)
@@ -53,8 +53,8 @@ def run_looped(
     Args:
       problem: right-aligned problem tokens.
       num_rounds: T of each example, at most `num_loops`.
-      scratchpad: of `num_loops` iterations, for models with round feedback alone.
-      teacher: true rounds to feed back, likewise.
+      scratchpad: of `num_loops` iterations; only for models with round feedback.
+      teacher: true rounds to feed back; only for these models.
       columns: r, the number of last columns in which rounds are predicted; 0: all n.
     """
     feedback = (scratchpad, teacher) if model.uses_feedback else ()

@@ -1,12 +1,12 @@
 """The rules of a `Scratchpad`: what each round of a chain writes into the memory.
 
-They are index arrays, so the memory before any round follows from the rounds before it
+They are index arrays, so the memory before any round follows from the earlier rounds
 alone, without the model: rounds can be trained independently of each other.
 
     memory       .   .   .   0   2   4   6   ,      edit distance, before round 1
     round 1      .   .   .   .   0   2   4   ,      right-aligned, as predicted
     copy_from   -1  -1  -1  -1   4   5   6   7      its columns are copied to the memory
-    constants   -1  -1  -1   2  -1  -1  -1  -1      written whatever was predicted
+    constants   -1  -1  -1   2  -1  -1  -1  -1      written whatever the prediction
     memory       .   .   .   2   0   2   4   ,      after round 1
 """
 
@@ -19,8 +19,10 @@ from relay_jax.vocabulary import PAD
 
 
 def read_round(predicted: Int[Array, "b n"]) -> Int[Array, "b n"]:
-    """A right-aligned round as the loss trains it: it begins after the boundary pad, and
-    whatever stands further left was never trained and becomes `<pad>`.
+    """A predicted round without what is left of its boundary pad.
+
+    A right-aligned round begins after its boundary pad. The columns further left were
+    never trained and become `<pad>`:
 
         predicted   7  7  .  5  .  3  4
         round       .  .  .  .  .  3  4
@@ -35,7 +37,7 @@ def write_memory(
     copy_from: Int[Array, "b n"],
     constants: Int[Array, "b n"],
 ) -> Int[Array, "b n"]:
-    """The memory after a round that stands in the last r columns (`Scratchpad`)."""
+    """The memory after a round that occupies the last r columns (`base.Scratchpad`)."""
     return write_values(memory, round_tokens, constants, copy_from, constants)
 
 
@@ -46,7 +48,7 @@ def write_values(
     copy_from: Int[Array, "b n"],
     constants: Int[Array, "b n"],
 ) -> Any:
-    """`write_memory` for tokens or for vectors in their stead.
+    """`write_memory` for tokens or for their vectors.
 
     Args:
       memory: `[b, n]`, or vectors `[b, n, d]`; so is `constant_values`.

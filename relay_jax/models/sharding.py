@@ -61,7 +61,8 @@ def make_mesh(config: MeshConfig) -> Mesh:
     """The mesh of the first devices, as many as the config asks for.
 
     Raises:
-      ValueError: there are fewer devices, or with several processes more.
+      ValueError: there are too few devices, or a size is out of range, or several
+        processes would leave some devices unused.
     """
     sizes, available = [config.data, config.fsdp, config.tensor], jax.device_count()
     name = f"a mesh of {' x '.join(map(str, sizes))} ({', '.join(AXES)})"
@@ -92,7 +93,7 @@ def local_mesh() -> Mesh:
 
 
 def check_batch(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
-    """Checks that a batch, in `accumulate` parts, divides over the mesh.
+    """Checks that a batch, in `accumulate` parts, divides evenly over the mesh.
 
     Raises:
       ValueError: it does not.
@@ -129,8 +130,8 @@ def constrain(x: Array, *names: str | None, like: PyTree = None) -> Array:
 
     Args:
       names: of the array's last axes; see `AXIS_RULES`.
-      like: arrays on the mesh, in case `x` is not on one yet. On a single device nothing
-        is done.
+      like: arrays on the mesh, in case `x` is not on it yet. On a single device the
+        array is returned as it is.
     """
     meshes = [jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves((x, like))]
     mesh = next((mesh for mesh in meshes if not mesh.empty), None)

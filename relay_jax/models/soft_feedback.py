@@ -12,7 +12,7 @@ from relay_jax.models.scratchpad import write_memory, write_values
 class SoftFeedbackModel(FeedbackLoopedModel):
     """Feeds back the mean embedding under the predicted distribution.
 
-    The memory's tokens, the most likely ones, only decide which columns are seen.
+    The memory's tokens, the most likely ones, only determine which columns are visible.
     """
 
     def start(self, scratchpad: Scratchpad) -> MemoryState:
