@@ -1,7 +1,7 @@
-"""Value offsets (not in the paper): chains are trained with all numbers raised.
+"""Value offsets (not in the paper): an offset is added to all numbers of a chain.
 
-Values are then met in training that only longer problems have. An offset moves all that a
-chain counts: the numbers that the scratchpad starts from, the rounds and the answer.
+So training covers values that otherwise occur in longer problems only. The offset is
+added to everything that counts: the scratchpad's numbers, the rounds and the answer.
 
     LIS, offset 5      memory   0 . . . .       ->   5 . . . .
                        round    1 2 2 3 <sep>   ->   6 7 7 8 <sep>
@@ -27,13 +27,13 @@ class LoopedInputs(NamedTuple):
 
 
 class ValueOffset(NamedTuple):
-    """By how much the numbers of each chain are raised."""
+    """The offset that is added to the numbers of each chain."""
 
     by: Int[Array, " b"]
     min: Int[Array, " b"]  # smaller numbers stay as they are
 
     def apply(self, tokens: Int[AnyArray, "*t b n"]) -> Int[Array, "*t b n"]:
-        """The tokens with their numbers raised; those that are no numbers stay too."""
+        """The tokens with the offset added to numbers; other tokens are unchanged."""
         tokens = jnp.asarray(tokens)
         outer = tuple(range(tokens.ndim - 2))
         by, min_value = (jnp.expand_dims(part, (*outer, -1)) for part in self)
@@ -46,11 +46,11 @@ def sample_value_offset(
     max_offset: int,
     value_gap_prob: float = 0.0,
 ) -> ValueOffset:
-    """Half of the chains count from 0, the others from 0..max_offset, uniformly.
+    """Random offsets: 0 for half of the chains, else uniform in 0..max_offset.
 
-    With probability `value_gap_prob`, a raised chain keeps its first values, and only
-    those from a random one on are raised: values of one chain are then as far apart as in
-    longer problems.
+    With probability `value_gap_prob`, the offset is added only to the values from a
+    random one upwards: the values of one chain are then as far apart as in longer
+    problems.
     """
     zero_key, gap_key, min_key, key = jax.random.split(key, 4)
     num = rounds.shape[1]
@@ -63,12 +63,13 @@ def sample_value_offset(
 
 
 def offset_chains(batch: LoopedBatch, offset: ValueOffset) -> LoopedBatch:
-    """Chains with raised numbers, trained on what still follows from their memory.
+    """Chains with their offsets, trained on what still follows from their memory.
 
-    Where each value is one more than the largest of some others, as in LIS, raising all
-    from `offset.min` on keeps this true of all but `offset.min` itself, which follows
-    from a value below the gap; and then of those in its round, which may follow from it,
-    and of an answer after this round. None of these are trained.
+    A value gap (`offset.min` > 0) is for LIS, where each value is one more than the
+    largest of some others. This remains true of every value except `offset.min`, which
+    follows from a value below the gap. So `offset.min` is not trained, nor are the
+    larger values of its round, which may follow from it, nor the answer if that round
+    is the last.
     """
     first = FIRST_NUMBER + offset.min[None, :, None]  # the first value above the gap
     crosses = (batch.rounds == first) & (first > FIRST_NUMBER)
@@ -86,7 +87,7 @@ def offset_chains(batch: LoopedBatch, offset: ValueOffset) -> LoopedBatch:
 def offset_values(
     inputs: LoopedInputs, key: Key[Array, ""], max_offset: int, value_gap_prob: float
 ) -> LoopedInputs:
-    """The same chains, each with an offset of its own (`sample_value_offset`)."""
+    """The inputs with a random offset added to each chain (`sample_value_offset`)."""
     batch, scratchpad = inputs.batch, inputs.scratchpad
     offset = sample_value_offset(key, batch.rounds, max_offset, value_gap_prob)
     if scratchpad is not None:

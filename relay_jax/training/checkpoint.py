@@ -29,7 +29,7 @@ def make_manager(workdir: epath.PathLike, keep: int) -> ocp.CheckpointManager:
     """The asynchronous checkpoint manager of a run directory.
 
     Args:
-      keep: how many of the newest checkpoints stay.
+      keep: the number of newest checkpoints that are kept.
     """
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
     return ocp.CheckpointManager(
@@ -38,14 +38,16 @@ def make_manager(workdir: epath.PathLike, keep: int) -> ocp.CheckpointManager:
 
 
 def check_room(workdir: epath.Path, state: PyTree, keep: int) -> None:
-    """Checks that a local disk has room for the checkpoints that are still to be written:
-    `keep` of them and the one that replaces the oldest.
+    """Checks that a local disk has room for the remaining checkpoints.
+
+    These are `keep` checkpoints and the one that replaces the oldest, except for those
+    that exist already.
 
     Args:
-      state: its shapes.
+      state: the shapes of the state.
 
     Raises:
-      ValueError: it has not.
+      ValueError: there is too little room.
     """
     if not os.path.isdir(workdir):  # a bucket, for instance
         return
@@ -64,7 +66,7 @@ def save(manager: ocp.CheckpointManager, state: TrainState, seconds: float) -> N
     """Starts saving; returns once the state is copied and hashed.
 
     A state is not hashed if it is large, or if this host does not see all of it (several
-    hosts, with sharded parameters); reading it then verifies nothing. With several
+    hosts, with sharded parameters); it is then read without verification. With several
     processes, all of them must call this.
 
     Args:
@@ -125,7 +127,7 @@ def load_params(
     For a run that is under way these are what it would end with (`trained_params`).
 
     Args:
-      mesh: over which they are sharded; by default they are on the first device.
+      mesh: the mesh over which they are sharded; by default the first device.
 
     Raises:
       ValueError: it is not a run directory, has no readable checkpoint, or has lost its
@@ -203,7 +205,7 @@ def _is_visible(leaf: Any) -> bool:
 
 
 def _hash_rest(state: TrainState, seconds: float) -> str:
-    """SHA-256 of what a checkpoint holds besides the parameters."""
+    """SHA-256 of what a checkpoint contains besides the parameters."""
     rest = {"step": state.step, "opt_state": state.opt_state}
     return hash_params(rest | {"seconds": np.float64(seconds)})
 
@@ -211,7 +213,7 @@ def _hash_rest(state: TrainState, seconds: float) -> str:
 def hash_global_params(params: PyTree) -> str | None:
     """`hash_params` of parameters that several processes share; all must call it.
 
-    None if they are large and no process sees all of them.
+    It is None if they are large and no process sees all of them.
     """
     if all(map(_is_visible, jax.tree.leaves(params))):
         return hash_params(params)

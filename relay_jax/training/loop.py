@@ -55,8 +55,8 @@ def train(
       profile: steps to be profiled, counted from 1.
 
     Raises:
-      ValueError: the config, the data or the directory cannot work; before training.
-      Stopped: SIGTERM or SIGINT came to any process; the state has been saved.
+      ValueError: the config, the data or the directory cannot be used; before training.
+      Stopped: a process received SIGTERM or SIGINT; the state has been saved.
       FloatingPointError: the loss is not finite.
     """
     check(config, workdir)
@@ -129,7 +129,7 @@ def train_steps(
     profiler: Profiler,
     is_stop_requested: Callable[[], bool],
 ) -> TrainState:
-    """The state after all remaining steps; on the way it is measured and saved.
+    """The state after all remaining steps, during which it is evaluated and saved.
 
     Raises:
       Stopped: a process was asked to stop.
@@ -174,9 +174,8 @@ def train_steps(
                 profiler.after_step(step, metrics, is_last=True)
                 break
     manager.wait_until_finished()
-    if any(
-        vote.now(is_stop_requested())
-    ):  # even after the last step: not evaluated yet
+    # Also after the last step: the final evaluation is still to come.
+    if any(vote.now(is_stop_requested())):
         step = int(state.step)
         raise Stopped(f"stopped at step {step}; run the same command to resume")
     return state
@@ -185,7 +184,7 @@ def train_steps(
 def _evaluate_now(
     config: TrainConfig, state: TrainState, step: int, writer: MetricsWriter
 ) -> None:
-    """Writes the accuracy at a step; the time for it does not count as training."""
+    """Writes the accuracy at a step; this time does not count as training."""
     began = time.monotonic()
     params = trained_params(state.params, state.opt_state)
     lines = _evaluate(config, params, writer.path, final=False)

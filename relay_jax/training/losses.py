@@ -1,4 +1,4 @@
-"""The losses of the paper (section 3.2), functions of what a model predicts and of a batch."""
+"""The losses of RELAY (section 3.2), as functions of a model's output and a batch."""
 
 import jax.numpy as jnp
 import optax
@@ -15,8 +15,11 @@ def iteration_loss(
     mask: Bool[AnyArray, "t b n"],
     num_rounds: Int[AnyArray, " b"],
 ) -> Float[Array, ""]:
-    """L_iter: for each chain, the mean over its T rounds of the mean cross-entropy over
-    the positions with M_t = 1 (Eqs. 6-8). Rounds past T have an empty mask and add 0."""
+    """L_iter, the cross-entropy of the rounds of each chain (Eqs. 6-8).
+
+    It is the mean over the T rounds of the mean over the positions with M_t = 1. Rounds
+    past T have an empty mask and add 0.
+    """
     entropy = optax.softmax_cross_entropy_with_integer_labels(logits, rounds)
     num_trained = jnp.maximum(mask.sum(axis=-1), 1)
     per_round = jnp.where(mask, entropy, 0.0).sum(axis=-1) / num_trained
@@ -28,8 +31,10 @@ def answer_loss(
     answer: Int[AnyArray, " b"],
     weight: int | Int[Array, " b"] = 1,
 ) -> Float[Array, ""]:
-    """L_ans: the cross-entropy of the answer after iteration T (Eq. 9). A chain that was
-    cut before its answer (`<pad>`) adds 0."""
+    """L_ans, the cross-entropy of the answer after iteration T (Eq. 9).
+
+    A chain that was cut before its answer (`<pad>`) adds 0.
+    """
     entropy = optax.softmax_cross_entropy_with_integer_labels(logits, answer)
     return jnp.mean(jnp.where(answer != PAD, entropy * weight, 0.0))
 

@@ -34,7 +34,7 @@ class Workload(NamedTuple):
 
     examples: int = 0
     tokens: int = 0  # positions, in all loops
-    flops: int = 0  # that the model needs; see `evaluation.flops`
+    flops: int = 0  # operations that the model requires; see `evaluation.flops`
 
 
 def step_workload(
@@ -75,9 +75,9 @@ class MetricsWriter:
 
     Args:
       path: the run directory.
-      num_devices: that the run uses.
-      start: steps that were done before this process.
-      seconds: of training before this process.
+      num_devices: the number of devices that the run uses.
+      start: the number of steps that were done before this process.
+      seconds: the seconds of training before this process.
     """
 
     def __init__(
@@ -106,12 +106,12 @@ class MetricsWriter:
         return self.earlier_seconds + time.monotonic() - self.began
 
     def add(self, step: int, metrics: dict, workload: Workload) -> None:
-        """Remembers the metrics of a step without waiting for them."""
+        """Queues the metrics of a step without waiting for them."""
         self.pending[step] = metrics
         self.workload = Workload(*map(sum, zip(self.workload, workload)))
 
     def check_finite(self) -> dict[str, float]:
-        """The metrics of the last step, once all that were added have been checked.
+        """The metrics of the last step, after a check of all that are queued.
 
         Raises:
           FloatingPointError: loss or gradient of a step is not finite.
@@ -131,8 +131,9 @@ class MetricsWriter:
         return values
 
     def write(self, step: int) -> dict[str, float]:
-        """Writes a line with the metrics of the last step and the speed since the last
-        line; returns the metrics.
+        """Writes a line and returns it: the last step's metrics, and the recent speed.
+
+        The speed is that since the line before.
 
         Raises:
           FloatingPointError: see `check_finite`.
@@ -165,7 +166,7 @@ class MetricsWriter:
         return speed
 
     def exclude(self, seconds: float) -> None:
-        """Leaves seconds that were not spent on training out of the speed."""
+        """Excludes seconds that were not spent on training from the speed."""
         step, then = self.last_line
         self.last_line = step, then + seconds
 
@@ -196,7 +197,7 @@ class MetricsWriter:
 
 
 def _peak_memory() -> int:
-    """Bytes that a device has used at most; on a CPU, those of this process."""
+    """The peak memory of a device in bytes; on a CPU, that of this process."""
     stats = jax.local_devices()[0].memory_stats()
     if stats and "peak_bytes_in_use" in stats:
         return stats["peak_bytes_in_use"]

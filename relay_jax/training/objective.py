@@ -4,7 +4,7 @@
              scratchpad  `augment`        `sampled_rounds`           `losses`
 
 Without extensions this is the paper's: batch -> model -> loss. An extension is a function
-from `LoopedInputs` to `LoopedInputs`; here alone the config decides which are applied.
+from `LoopedInputs` to `LoopedInputs`; only this module reads in the config which apply.
 """
 
 import jax
@@ -37,7 +37,7 @@ def looped_objective(
     """L of Eq. 10, times the task's weight, and the metrics of the step.
 
     Args:
-      forcing: the probability with which a true round is fed back, not the predicted one.
+      forcing: the probability of feeding back a true round, not the predicted one.
       num_loops: iterations. If the batch has more rounds, this many of each chain are
         sampled and trained independently; the loss is the same on average.
     """

@@ -61,7 +61,7 @@ def average_params(share: float) -> optax.GradientTransformation:
     """
 
     def init(params):
-        copy = jax.tree.map(jnp.array, params)  # params themselves are donated
+        copy = jax.tree.map(jnp.array, params)  # the originals are donated
         return AverageState(jnp.zeros((), jnp.int32), copy)
 
     def update(updates, state, params=None):
@@ -75,8 +75,7 @@ def average_params(share: float) -> optax.GradientTransformation:
 
 
 def trained_params(params: PyTree, opt_state: PyTree) -> PyTree:
-    """The result of training: the average if the optimizer keeps one, else the last
-    parameters."""
+    """The result of training: the averaged parameters, if any, or else the last."""
     last = opt_state[-1] if isinstance(opt_state, tuple) and opt_state else None
     return last.average if isinstance(last, AverageState) else params
 

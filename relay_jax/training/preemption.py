@@ -1,7 +1,7 @@
-"""When a run stops or saves: requested by a signal or the clock, agreed on by all.
+"""Preemption: all processes of a run agree on the step at which they save or stop.
 
-A signal may reach one of several processes only, and clocks differ; but a checkpoint is
-written by all processes, at the same step.
+A signal may reach only one of several processes, and their clocks differ; but a
+checkpoint is written by all processes, at the same step.
 """
 
 import signal
@@ -22,9 +22,9 @@ class Stopped(Exception):
 
 
 class stop_requested:
-    """A context in which SIGTERM and SIGINT are only noted; a second one acts as usual.
+    """A context that records SIGTERM and SIGINT; a second signal has its usual effect.
 
-    Entering it gives a function: whether a signal has arrived.
+    Its value is a function that returns whether a signal has arrived.
     """
 
     def __enter__(self) -> Callable[[], bool]:
@@ -46,9 +46,9 @@ class stop_requested:
 class Vote:
     """Agreement of all processes, at the same step, on what any of them requests.
 
-    A single process gets its requests granted at once. Several combine theirs on the
-    devices every `VOTE_STEPS` steps and read the result at the next vote, when it has
-    long been computed: nobody waits for the device.
+    Requests of a single process are granted at once. Several processes combine theirs
+    on the devices every `VOTE_STEPS` steps and read the result at the next vote, when
+    it has long been computed, so that no process waits for the device.
     """
 
     def __init__(self, mesh: Mesh):
@@ -57,7 +57,7 @@ class Vote:
         self.any = jax.jit(lambda votes: votes.any(axis=0), out_shardings=replicated)
 
     def __call__(self, step: int, *requests: bool) -> tuple[bool, ...]:
-        """The requests that are granted after a step; a granted one may be made again."""
+        """Which requests are granted after a step; a granted one may be made again."""
         if jax.process_count() == 1:
             return requests
         granted = np.zeros(len(requests), bool)
@@ -67,7 +67,7 @@ class Vote:
         return tuple(granted.tolist())
 
     def now(self, *requests: bool) -> tuple[bool, ...]:
-        """The requests of any process, waiting for all of them."""
+        """What any process requests now; waits for all processes."""
         if jax.process_count() == 1:
             return requests
         return tuple(np.asarray(self._combine(requests)).tolist())

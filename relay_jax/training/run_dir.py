@@ -1,4 +1,4 @@
-"""Run directories: a later stage needs nothing else of a run.
+"""Run directories, which contain all that a later stage needs of a run.
 
     DIR/config.json      the whole TrainConfig
     DIR/checkpoints/     Orbax: state, seconds of training so far, SHA-256 (`checkpoint`)
@@ -19,7 +19,7 @@ from relay_jax import aliases, config_io
 from relay_jax.config import ChainsConfig, TrainConfig
 from relay_jax.files import read_json, write_json
 
-# Settings of how a run is computed, not of what: they may change when it is resumed.
+# Settings of how a run is computed, not of its result: they may change on resumption.
 MAY_CHANGE = (
     ("mesh",),
     ("data", "accumulate"),
@@ -43,15 +43,14 @@ def open_run(workdir: epath.PathLike, config: TrainConfig | ChainsConfig) -> epa
     path = epath.Path(workdir)
     if path.exists() and not path.is_dir():
         raise ValueError(f"--workdir {path} is a file; give a directory")
-    wanted = json.loads(
-        json.dumps(config_io.to_dict(config))
-    )  # JSON turns tuples to lists
+    # Via JSON, as it turns tuples into lists.
+    wanted = json.loads(json.dumps(config_io.to_dict(config)))
     if not (path / "config.json").exists():
         path.mkdir(parents=True, exist_ok=True)
         write_json(path / "config.json", wanted)
         return path
     found = _read_current(path / "config.json")
-    try:  # fields that did not exist yet have what is their default now
+    try:  # fields that did not exist then have their default of today
         found = json.loads(json.dumps(config_io.complete(type(config), found)))
     except ValueError:
         pass  # it has unknown fields: the comparison names them
@@ -109,7 +108,7 @@ def newest_step(workdir: epath.PathLike) -> int | None:
 
 
 def has_checkpoint(workdir: epath.PathLike) -> bool:
-    """Whether a run directory holds a finished checkpoint."""
+    """Whether a run directory contains a finished checkpoint."""
     return newest_step(workdir) is not None
 
 
@@ -123,7 +122,7 @@ def check_final_checkpoint(workdir: epath.PathLike) -> None:
     """Checks that a finished run still has its last checkpoint.
 
     Raises:
-      ValueError: it has lost it; an older model must not pass for the final one.
+      ValueError: it is missing; an older checkpoint must not pass for the final one.
     """
     newest, final = newest_step(workdir), _summary_step(workdir)
     if final is not None and newest != final:

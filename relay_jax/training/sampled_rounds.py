@@ -1,8 +1,8 @@
 """Sampled rounds (not in the paper): some rounds of each chain, trained independently.
 
 With round feedback, the memory before a round follows from the true rounds before it
-(`models.scratchpad`). So a round can be trained as a chain of a single one, without the
-iterations before it. The loss is that of whole chains on average.
+(`models.scratchpad`). So a round can be trained as a chain of one round, without the
+iterations before it. The expected loss is that of whole chains.
 
     chains of 3, 4 and 2 rounds; 2 are sampled of each: b = 3 chains become b k = 6
 
@@ -22,8 +22,10 @@ from relay_jax.vocabulary import PAD
 def sample_rounds(
     key: Key[Array, ""], num_rounds: Int[AnyArray, " b"], num: int
 ) -> Int[Array, "b k"]:
-    """`num` of the rounds 0..T-1 of each chain, one from each of `num` equal parts of
-    it. Every round is equally likely."""
+    """`num` of the rounds 0..T-1 of each chain, one from each of `num` equal parts.
+
+    Every round is equally likely.
+    """
     within = jax.random.uniform(key, (len(num_rounds), num))
     position = (jnp.arange(num)[None] + within) / num * num_rounds[:, None]
     return jnp.minimum(position.astype(jnp.int32), num_rounds[:, None] - 1)
@@ -32,7 +34,7 @@ def sample_rounds(
 def gather_rounds(
     values: Shaped[AnyArray, "t b *n"], sampled: Int[Array, "b k"]
 ) -> Shaped[Array, "1 b*k *n"]:
-    """The values of the sampled rounds, as those of chains of a single round."""
+    """The values of the sampled rounds, each as a chain of a single round."""
     chain = jnp.arange(len(sampled))[:, None]
     found = jnp.asarray(values)[sampled, chain]
     return found.reshape(1, -1, *found.shape[2:])
@@ -43,7 +45,7 @@ def train_sampled_rounds(
 ) -> LoopedInputs:
     """`num` rounds of each chain, each as a chain of its own after the true rounds.
 
-    Of T rounds only the last has the answer after it, so that answer counts T times.
+    Only the last of T rounds is followed by the answer, whose weight is therefore T.
     """
     batch = inputs.batch
     sampled = sample_rounds(key, batch.num_rounds, num)
@@ -68,7 +70,7 @@ def train_sampled_rounds(
 def sampled_scratchpad(
     scratchpad: Scratchpad, rounds: Int[AnyArray, "t b r"], sampled: Int[Array, "b k"]
 ) -> Scratchpad:
-    """The scratchpad before each sampled round: the true rounds before it are written."""
+    """The scratchpad of each sampled round, after the true rounds before it."""
 
     def step(memory, inputs):
         return write_memory(memory, *inputs), memory

@@ -53,7 +53,7 @@ def init_params(config: TrainConfig) -> PyTree:
 
 
 def full_scratchpad(problem: Int[Array, "b n"]) -> Scratchpad:
-    """A scratchpad of one round that makes use of every parameter a model can have."""
+    """A scratchpad of one round that uses every parameter that a model can have."""
     unused = jnp.full((1, *problem.shape), -1)
     return Scratchpad(
         initial=problem,
@@ -75,7 +75,7 @@ def teacher_forcing(config: LossConfig, progress: Float[Array, ""]):
     """The probability of feeding back a true round, linear over the run.
 
     Args:
-      progress: the share of the run's steps that are done.
+      progress: the fraction of the run's steps that are done.
     """
     return config.forcing_start + progress * (config.forcing_end - config.forcing_start)
 
@@ -179,7 +179,7 @@ def split(batch: LoopedBatch | DecoderBatch, num: int) -> LoopedBatch | DecoderB
 
 
 def _num_trained(batch: LoopedBatch | DecoderBatch) -> Int[Array, ""]:
-    """What the loss is a mean over: a decoder's tokens, a looped model's examples."""
+    """The number of terms of the loss: trained tokens of a decoder, else examples."""
     if isinstance(batch, DecoderBatch):
         return batch.trained[:, 1:].sum()
     return jnp.array(len(batch.problem))

@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a training config, found before any long work."""
+"""Checks of a training config, its data and the devices, before any long work."""
 
 import operator
 
@@ -69,11 +69,12 @@ def check_devices(config: TrainConfig) -> None:
 
 
 def check_config(config: TrainConfig) -> None:
-    """Checks a config in seconds, without a look at files or devices, which a later stage
-    may not have yet.
+    """Checks a config in seconds, without reading files or initializing devices.
+
+    So it can check later stages too, whose inputs do not exist yet.
 
     Raises:
-      ValueError: something is wrong, wherever the run is to be.
+      ValueError: something is wrong; the message names it.
     """
     check_settings(config)
     check_buckets(config)
@@ -91,7 +92,7 @@ def check_settings(config: TrainConfig) -> None:
     """Checks what does not depend on the data.
 
     Raises:
-      ValueError: a setting is out of its range, or does not go with another one.
+      ValueError: a setting is out of its range, or contradicts another one.
     """
     check_ranges(config, RANGES)
     for name, each in TASK_RANGES.items():
@@ -175,7 +176,7 @@ def _check_max_rounds(config: TrainConfig) -> None:
 
 
 def _check_names(config: TrainConfig, trained: set[str]) -> None:
-    """Settings of a task must be of an existing one."""
+    """Checks that the settings of tasks are those of existing tasks."""
     valid = sorted({*TASKS, *trained})
     for where, names in (
         ("loss.task_weights", config.loss.task_weights),
@@ -211,7 +212,7 @@ def _check_value_offset(task: Task, longest: int, config: TrainConfig) -> None:
 
 
 def _check_value_gaps(config: TrainConfig) -> None:
-    """Value gaps need true rounds: beyond a gap only the task's rule defines a chain."""
+    """Checks that value gaps are used with true rounds, for which they are defined."""
     loss, tasks = config.loss, {b.task for b in config.data.buckets.values()}
     raised = [name for name, maximum in loss.max_value_offset.items() if maximum]
     minimum = min(loss.forcing_start, loss.forcing_end)
