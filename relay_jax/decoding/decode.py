@@ -9,8 +9,8 @@ generated tokens are the same whatever is drafted; only the number of steps diff
 (REST, section 3.3).
 
 `decode` runs to the end. `start` and `advance` are its two halves, for callers that
-look at the texts in between. `run_loop` is the loop itself; `rest.replay` runs it with a
-known text in the model's stead.
+look at the texts in between. `run_loop` is the loop itself; `rest.replay` runs it on a
+known text instead of a model.
 """
 
 import functools
@@ -70,17 +70,18 @@ def decode(
     """Continues prompts to their end; `new_tokens` reads the result.
 
     Args:
-      params: of the model; an index on a mesh takes them there.
+      params: the model's parameters, which are moved to the mesh of the index if any.
       prompts: token ids, a list for each text; they may differ in length.
-      drafter: `rest.drafters.make_drafter` makes one from a `DraftConfig`.
-      index: what the drafter looks into, if it looks into anything.
+      drafter: see `rest.drafters.make_drafter`, which makes one from a `DraftConfig`.
+      index: what the drafter searches, if it searches anything.
       model: the decoder's config, or any other JAX model as a `TargetModel`.
-      max_new_tokens: of each text.
-      eos_id: the token, or the tokens, that end a text; they are generated too.
+      max_new_tokens: the maximum number of new tokens of each text.
+      eos_id: the token or tokens that end a text; the token itself is generated too.
       sampling: temperature, top-p and top-k; greedy by default.
       seed: of the sampling noise; row i uses `fold_in(key(seed), i)`.
-      width: room for prompts, so that longer ones need no new compilation.
-      drafter_state: to begin with, such as an earlier decode's; by default
+      width: the padded length of prompts, so that longer ones need no new compilation;
+        by default that of the longest.
+      drafter_state: the initial state, such as that of an earlier decode; by default
         `drafter.init`'s.
 
     Raises:
@@ -178,7 +179,7 @@ def read_prompts(
     observe: Callable[[Any, Any, Any, Any], Any],
     max_new_tokens: int,
 ) -> DecodeState:
-    """`start`, compiled; of a drafter it depends on `observe` alone."""
+    """`start`, compiled; the drafter's `observe` is all that it needs of a drafter."""
     target = make_target(model)
     batch_size, width = prompts.shape
     chunk = min(width, CHUNK)
@@ -197,8 +198,8 @@ def read_prompts(
         drafter_state = observe(drafter_state, tokens, logits, is_read)
         return target.write_cache(cache, entries, nodes, is_read), drafter_state
 
-    # The barrier: of a cache that it knows to be empty, XLA would compute the attention
-    # while it compiles.
+    # Without the barrier XLA would see that the cache is empty, and compute the
+    # attention over it while it compiles.
     empty = target.init_cache(batch_size, width + max_new_tokens)
     carry = jax.lax.optimization_barrier(empty), drafter_state
     cache, drafter_state = jax.lax.fori_loop(0, num_chunks, read, carry)
@@ -226,7 +227,7 @@ def advance(
 ) -> DecodeState:
     """Decodes until every row is done, at most `num_steps` steps. Donates `state`.
 
-    Compiled once for a batch size and a drafter, however many steps are taken.
+    It is compiled once for a batch size and a drafter, however many steps are taken.
     """
     target_model = make_target(model)
 

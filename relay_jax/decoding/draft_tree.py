@@ -8,8 +8,8 @@
     x        (2)
 
 A sequence adds its weight to each of its prefixes, so weights never rise along a path;
-with ties broken towards the shallower node, the C heaviest nodes form a tree of their
-own, and every node comes after its parent (REST, section 3.2).
+with ties broken towards the shallower node, the C heaviest nodes form a tree, and every
+node comes after its parent (REST, section 3.2).
 """
 
 from collections.abc import Iterable
@@ -22,18 +22,18 @@ import numpy as np
 from relay_jax.base import Array, Bool, Float, Int
 
 END = -1  # pads a sequence after its last token
-MAX_WEIGHT = 2**24  # all weights times their depth: float32 counts exactly up to here
+MAX_WEIGHT = 2**24  # of the sum of weights times depth: float32 is exact up to here
 
 
 class DraftSequences(NamedTuple):
     """Continuations of a text that a drafter proposes, with their weights."""
 
     tokens: Int[Array, "b r s"]  # `END` after the last
-    weight: Int[Array, "b r"]  # 0: not a sequence at all
+    weight: Int[Array, "b r"]  # 0: there is no sequence
 
 
 def concatenate_sequences(parts: Iterable[DraftSequences]) -> DraftSequences:
-    """The sequences of several sources, as those of one."""
+    """The sequences of several sources in one array."""
     return DraftSequences(*(jnp.concatenate(part, axis=1) for part in zip(*parts)))
 
 
@@ -41,14 +41,14 @@ class DraftTree(NamedTuple):
     """C drafted tokens under the text's last token, the root, which is node 0."""
 
     tokens: Int[Array, "b c"]  # of the nodes 1..C
-    parent: Int[Array, "b c"]  # a node's number; smaller than the child's
+    parent: Int[Array, "b c"]  # the parent's number, which is smaller than the child's
     depth: Int[Array, "b c"]  # 1 for a child of the root
     valid: Bool[Array, "b c"]  # a row may have fewer than C nodes
-    ancestors: Bool[Array, "b q q"]  # [i, j]: j is i, or above it; q = C + 1
+    ancestors: Bool[Array, "b q q"]  # [i, j]: j is i or an ancestor of i; q = C + 1
 
 
 class _Trie(NamedTuple):
-    """The trie of sorted sequences: each node is a cell of the array that holds them.
+    """The trie of sorted sequences: each node is a cell of the array of their tokens.
 
     Sequences that share a prefix are neighbours, and the first of them owns its node:
 
@@ -59,7 +59,7 @@ class _Trie(NamedTuple):
 
     tokens: Int[Array, "b r s"]
     owner: Int[Array, "b r s"]  # the sequence that owns the node of each prefix
-    score: Float[Array, "b r s"]  # of a node at its owner; 0 where there is none
+    score: Float[Array, "b r s"]  # of a node, at its owner; 0 elsewhere
 
 
 def make_tree(
@@ -91,7 +91,7 @@ def make_tree(
     path = jnp.where(is_above, path, -1)[..., None]
     node = jnp.where(valid, cell, -2)[:, None, None]
     above = jnp.any(path == node, axis=2)  # [b, c, c]
-    # Nodes above come first: the last of them is the parent; the root if there is none.
+    # Ancestors come first: the last of them is the parent; the root if there is none.
     number = jnp.arange(1, num_draft + 1)[None, None]
     parent = jnp.max(jnp.where(above, number, 0), axis=-1)
     depth = jnp.where(valid, column + 1, 1)
@@ -106,7 +106,7 @@ def empty_tree(batch_size: int) -> DraftTree:
 
 
 def _make_trie(sequences: DraftSequences, pack_uint16: bool, decay: float) -> _Trie:
-    """Sorts the sequences, and scores the node that each prefix's owner holds."""
+    """Sorts the sequences, and scores the node of each prefix at its owner."""
     batch_size, num, size = sequences.tokens.shape
     tokens, weight = _sort_sequences(sequences, pack_uint16)
     differs = jnp.pad(
@@ -124,8 +124,8 @@ def _make_trie(sequences: DraftSequences, pack_uint16: bool, decay: float) -> _T
     before = jnp.pad(jnp.cumsum(weight, axis=1), ((0, 0), (1, 0)))
     batch = jnp.arange(batch_size)[:, None, None]
     total = before[batch, stop] - before[:, :num, None]
-    # Whole numbers, exact in float32, whose top-k is the faster one. The decay rounds,
-    # but never lifts a node above its parent: of equals, top-k takes the parent first.
+    # Integers, exact in float32, for which top-k is faster. The decay rounds, but never
+    # ranks a node above its parent: of equal scores, top-k takes the parent's first.
     depth = jnp.arange(size)[None, None]
     is_node = owns & (tokens != END)
     score = jnp.where(is_node, total * (size + 1) + (size - depth), 0)
@@ -133,10 +133,10 @@ def _make_trie(sequences: DraftSequences, pack_uint16: bool, decay: float) -> _T
 
 
 def _sort_sequences(sequences: DraftSequences, pack_uint16: bool):
-    """Tokens and weights in lexicographic order; without weight, first and empty."""
+    """Tokens and weights in lexicographic order; sequences of weight 0 come first."""
     tokens = jnp.where(sequences.weight[..., None] > 0, sequences.tokens, END)
     size = tokens.shape[-1]
-    if pack_uint16:  # two tokens a key
+    if pack_uint16:  # two tokens per key
         padded = jnp.pad(tokens, ((0, 0), (0, 0), (0, size % 2)), constant_values=END)
         halves = (padded + 1).astype(jnp.uint32)
         keys = halves[..., ::2] << 16 | halves[..., 1::2]
@@ -155,7 +155,7 @@ def _sort_sequences(sequences: DraftSequences, pack_uint16: bool):
 
 
 def _with_root(above: Bool[Array, "b c c"]) -> Bool[Array, "b q q"]:
-    """The root is above every node, and each node counts as its own ancestor."""
+    """The ancestors with the root, which is above every node, and each node itself."""
     below_root = jnp.pad(above, ((0, 0), (1, 0), (1, 0)))
     root = jnp.arange(below_root.shape[1]) == 0
     return below_root | root[None, None] | jnp.eye(len(root), dtype=bool)[None]

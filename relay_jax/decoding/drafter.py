@@ -1,15 +1,15 @@
-"""The seam between decoding and drafting: a drafter is three functions.
+"""The interface between decoding and drafting: a drafter is three functions.
 
 As an optax transformation is a pair of functions, `init` and `update`, a drafter is
 
-    init     vocab_size                   -> state    what it remembers; often nothing
+    init     vocab_size                   -> state    its initial state; often empty
     draft    index, state, text           -> tree     tokens that may follow the text
-    observe  state, tokens, logits, mask  -> state    what it learns from the model
+    observe  state, tokens, logits, mask  -> state    updated by the model's logits
 
 The decode loop calls `draft` before and `observe` after every forward pass, inside jit.
 A drafter is a static argument of that loop: build one per setting and reuse it, since
 each new function compiles the loop anew (`rest.drafters.make_drafter` caches them).
-The index that `draft` looks into is a separate argument of the loop, which reads it and
+The index that `draft` searches is a separate argument of the loop, which reads it and
 never donates it. No drafter changes which tokens are generated (REST, section 3.3).
 """
 
@@ -36,11 +36,11 @@ class Drafter(NamedTuple):
     init: Callable[[int], Any]  # vocab_size -> state, a pytree; () if it has none
     draft: Callable[[Any, Any, DecodedText], DraftTree]  # index, state, text
     observe: Callable[[Any, Any, Any, Any], Any]  # state, tokens, logits, mask -> state
-    max_depth: int = 0  # no node of `draft`'s trees lies deeper below the root
+    max_depth: int = 0  # the maximum depth of a node in `draft`'s trees
 
 
 def no_state(vocab_size: int) -> tuple[()]:
-    """The state of a drafter that remembers nothing."""
+    """The empty state of a drafter that needs none."""
     del vocab_size
     return ()
 
@@ -51,7 +51,7 @@ def ignore_logits(
     logits: Float[Array, "b q v"] | None,
     mask: Bool[Array, "b q"],
 ) -> Any:
-    """The `observe` of a drafter that learns nothing from the model.
+    """The `observe` of a drafter that does not use the model's logits.
 
     Args:
       tokens: the tokens of a forward pass.
@@ -63,7 +63,7 @@ def ignore_logits(
 
 
 def draft_nothing(index: Any, state: Any, text: DecodedText) -> DraftTree:
-    """The `draft` of plain decoding: the tree that is its root alone."""
+    """The `draft` of plain decoding: the tree that consists of its root alone."""
     del index, state
     return empty_tree(len(text.length))
 
@@ -72,7 +72,7 @@ no_drafter = Drafter(no_state, draft_nothing, ignore_logits)
 
 
 def without_drafts(drafter: Drafter) -> Drafter:
-    """Plain decoding, during which `drafter` goes on observing the model."""
+    """Plain decoding, during which `drafter` continues to observe the model."""
     return no_drafter._replace(observe=drafter.observe)
 
 

@@ -1,4 +1,4 @@
-"""What a decode has generated: the new tokens, their rate, the accepted drafts."""
+"""The results of a decode: the new tokens, tokens per step, and accepted drafts."""
 
 from collections.abc import Callable, Sequence
 
@@ -19,7 +19,7 @@ def new_tokens(
 def tokens_per_step(
     state: DecodeState, prompt_lengths: Sequence[int] | Int[Host, " b"]
 ) -> float:
-    """M of the paper (section 4): generated tokens per forward pass, over all rows."""
+    """M of REST (section 4): generated tokens per forward pass, over all rows."""
     new = np.asarray(state.length) - np.asarray(prompt_lengths)
     return float(new.sum() / max(np.asarray(state.steps).sum(), 1))
 
@@ -30,11 +30,11 @@ def mark_accepted(
     first: int,
     decode_spans: Callable[[Int[Host, "_"], Sequence[int]], list[str]],
 ) -> str:
-    """A row's text from token `first` on, with accepted drafts in quotes: «so».
+    """A row's text from token `first` on, with accepted drafts in quotes: «like this».
 
     Args:
-      decode_spans: ids of a whole text and indices into it -> the text between each two
-        neighbouring indices, as `tokenizers.decode_spans` with a tokenizer.
+      decode_spans: a function (ids of a whole text, indices into them) -> the text
+        between neighbouring indices, such as `tokenizers.decode_spans` of a tokenizer.
     """
     tokens, drafted = np.asarray(state.tokens[row]), np.asarray(state.drafted[row])
     length = int(state.length[row])

@@ -1,8 +1,8 @@
 """The state of decoding: everything that the loop carries from step to step.
 
 first_state      prompts that have been read
-append_accepted  the state after a step: the accepted branch is part of the text, and so
-                 is the token that the model predicts after it
+append_accepted  the state after a step: the text ends with the accepted branch and the
+                 token that the model predicts after it
 """
 
 import functools
@@ -28,20 +28,20 @@ class DecodeState(NamedTuple):
     drafted: Bool[Array, "b m"]  # tokens that were drafted and accepted
     confidence: Float[Array, " b"]  # the lowest probability of a generated token
     steps: Int[Array, " b"]  # forward passes that generated tokens of the row
-    nodes: Int[Array, " b"]  # nodes drafted in them, in all
+    nodes: Int[Array, " b"]  # the number of nodes drafted in these steps
     keys: Key[Array, " b"]  # of each request, for sampling
-    cache: Any  # of the target model: the text but for its last token
+    cache: Any  # of the target model: all tokens of the text except the last
     drafter_state: Any  # see `Drafter`; () for most
 
 
 class NewTokens(NamedTuple):
-    """The tokens that a step appends to every text; the first `count` of s columns."""
+    """The tokens that a step appends to every text: the first `count` of s columns."""
 
     tokens: Int[Array, "b s"]
-    probability: Float[Array, "b s"]  # to the model
+    probability: Float[Array, "b s"]  # under the target model
     drafted: Bool[Array, "b s"]  # all but the last one, which the model adds
     count: Int[Array, " b"]  # 0 in rows that are done
-    ended: Bool[Array, " b"]  # whether the last of them ends the text
+    ended: Bool[Array, " b"]  # whether the last of these tokens ends the text
 
 
 def first_state(tokens, length, stop, keys, cache, drafter_state) -> DecodeState:
@@ -64,13 +64,13 @@ def first_state(tokens, length, stop, keys, cache, drafter_state) -> DecodeState
 
 
 def node_tokens(state: DecodeState, tree: DraftTree) -> Int[Array, "b q"]:
-    """The tokens of a tree, its root's first."""
+    """The tokens of a tree's nodes, the root first."""
     root = jnp.take_along_axis(state.tokens, state.length[:, None] - 1, axis=1)
     return jnp.concatenate([root, tree.tokens], axis=1)
 
 
 def node_mask(state: DecodeState, tree: DraftTree) -> Bool[Array, "b q"]:
-    """Which nodes exist, the root among them; none in rows that are done."""
+    """Which nodes exist, including the root; none in rows that are done."""
     valid = jnp.pad(tree.valid, ((0, 0), (1, 0)), constant_values=True)
     return valid & ~state.done[:, None]
 
@@ -78,7 +78,7 @@ def node_mask(state: DecodeState, tree: DraftTree) -> Bool[Array, "b q"]:
 def accepted_tokens(
     state: DecodeState, target: TargetTokens, accepted: Accepted, eos_id: Any
 ) -> NewTokens:
-    """The tokens after each accepted node: the next node's, at last the model's own.
+    """The new tokens of a step: the accepted drafts, then the model's own token.
 
     They are cut after the first token that ends a text and at the row's `stop`.
     """
@@ -104,7 +104,7 @@ def append_accepted(
     step = jnp.arange(new.tokens.shape[1])[None]
     is_new = step < new.count[:, None]
     row = jnp.arange(len(new.count))[:, None]
-    # Columns outside the text, all different, for what is dropped.
+    # What is not new goes to distinct columns outside the text, where it is dropped.
     column = jnp.where(is_new, state.length[:, None] + step, size + step)
 
     def put(array, values):
@@ -132,7 +132,7 @@ def constrain_state(
     like: PyTree,
     constrain_cache: Callable[[Any, Any], Any] = lambda cache, like: cache,
 ) -> DecodeState:
-    """On a mesh every process sees the whole state but for the cache.
+    """The state; on a mesh, each process then sees all of it except the cache.
 
     Args:
       like: arrays on the mesh.

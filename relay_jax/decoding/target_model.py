@@ -1,15 +1,15 @@
-"""The target model: what the decode loop needs to know of the model that it decodes.
+"""The target model: the interface between the decode loop and a language model.
 
 Our own decoder is one instance, made from its config. Any other JAX model can decode
 with drafts too, once it is wrapped as a `TargetModel`:
 
     apply(params, tokens, positions, mask, cache) -> logits, entries
 
-runs q new tokens of each text at once: the nodes of a draft tree, or a piece of the
-prompt. Token i attends to all that the cache holds of its text, and among the new tokens
-to those j with mask[i, j]. Siblings in a tree share a position, so `positions` is no
-range: the model must use it, wherever it encodes positions. For the tree of a root and
-three drafted tokens, of a text of 7 tokens of which 6 are in the cache:
+runs q new tokens of each text at once: the nodes of a draft tree, or a chunk of the
+prompt. Token i attends to all tokens of its text in the cache, and among the new tokens
+to those j with mask[i, j]. Siblings in a tree share a position, so `positions` is not a
+range: the model must use it wherever it encodes positions. An example is the tree of a
+root and three drafted tokens, for a text of 7 tokens of which 6 are in the cache:
 
     the - cat - sat       tokens     the  cat  sat  dog
        \\- dog            positions   6    7    8    7
@@ -18,12 +18,12 @@ three drafted tokens, of a text of 7 tokens of which 6 are in the cache:
                                       1    1    1    0    sat
                                       1    0    0    1    dog
 
-`apply` leaves the cache as it is and returns the `entries` of the new tokens, their keys
-and values, in any pytree. Once the branch "the cat" is accepted, the loop calls
+`apply` does not modify the cache and returns the `entries` of the new tokens, their
+keys and values, as any pytree. Once the branch "the cat" is accepted, the loop calls
 
     write_cache(cache, entries, nodes=[0, 1, ..], mask=[True, True, False, ..])
 
-which appends entry nodes[i] where mask[i] holds. The accepted ones come first and in the
+which appends entry nodes[i] where mask[i] is true. Accepted nodes come first, in the
 order of the text. The token that the model predicts after the branch is not in the cache
 yet: it is the root of the next tree.
 """
@@ -45,7 +45,7 @@ def keep_cache_layout(cache: PyTree, params: PyTree) -> PyTree:
 
 
 class TargetModel(NamedTuple):
-    """A model as the decode loop sees it; a static argument, so build it once.
+    """A model as the decode loop uses it; a static argument, so build it once.
 
     Its functions are traced inside jit. Shapes: b texts, q new tokens, at most m tokens
     of a text, s tokens along a branch, v tokens of the vocabulary.
@@ -56,16 +56,16 @@ class TargetModel(NamedTuple):
     apply: Callable[[Any, Any, Any, Any, Any], tuple[Any, Any]]
     # b, m -> an empty cache with room for m tokens of each of b texts.
     init_cache: Callable[[int, int], PyTree]
-    # cache, entries, nodes [b s], mask [b s] -> cache with entries nodes[i] appended in
-    # order where mask[i] holds; rows may append different numbers, or none.
+    # cache, entries, nodes [b s], mask [b s] -> the cache with the entries nodes[i]
+    # appended in order where mask[i] is true; their number may differ between rows.
     write_cache: Callable[[Any, Any, Any, Any], PyTree]
     vocab_size: int  # v
-    # cache, params -> cache, with the sharding it should keep on a mesh of devices.
+    # cache, params -> the cache with the sharding that it should have on a mesh.
     constrain_cache: Callable[[Any, Any], PyTree] = keep_cache_layout
 
 
 def make_target(model: ModelConfig | TargetModel) -> TargetModel:
-    """A model's config as a target model; a target model as it is."""
+    """The target model of a decoder's config; a target model is returned as it is."""
     return model if isinstance(model, TargetModel) else _decoder_target(model)
 
 

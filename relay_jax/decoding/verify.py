@@ -1,11 +1,11 @@
-"""Verification: which token does the model predict at every node, and which branch is that?
+"""Verification: the model's token after every node, and the branch that agrees with it.
 
     tree    root - a - b - c        predicted    root: a    a: b    b: d    x: ..
                  \\ x                accepted     a b, and d, the model's token after b
 
 Each node's token is compared with the model's token at the node's parent; a node is
-accepted if it and all nodes above it agree. So the accepted tokens are those that plain
-decoding would have generated, one for one (REST, section 3.3).
+accepted if it and all of its ancestors agree. So the accepted tokens are exactly those
+that plain decoding would have generated (REST, section 3.3).
 """
 
 from typing import NamedTuple
@@ -21,7 +21,7 @@ MASK_VALUE = -jnp.inf
 
 
 class TargetTokens(NamedTuple):
-    """The model's token after each node, and its probability to the model."""
+    """The model's token after each node, and its probability under the model."""
 
     token: Int[Array, "b q"]
     probability: Float[Array, "b q"]
@@ -45,9 +45,9 @@ def sample(
     """The model's next token after every node.
 
     With a temperature, a token is the arg-max of logits plus Gumbel noise that depends
-    only on the request's key and the token's position in the text: whatever was drafted,
-    a position gets the same noise, so sampled decoding has one outcome. Sampling at each
-    node from the model's own distribution is the paper's rule (section 3.3).
+    only on the request's key and the token's position in the text: the noise at a
+    position is the same whatever was drafted, so sampled decoding has one outcome. As
+    in REST (section 3.3), it is a sample from the model's own distribution.
 
     Args:
       keys: one for each request.
@@ -68,7 +68,7 @@ def sample(
 def filter_logits(
     logits: Float[Array, "*b v"], sampling: SamplingConfig
 ) -> Float[Array, "*b v"]:
-    """Logits over the temperature; minus infinity outside top-k, then outside top-p."""
+    """Logits divided by the temperature; minus infinity outside top-k, then top-p."""
     logits = logits / sampling.temperature
     if sampling.top_k:
         allowed = _heaviest(logits, jnp.ones_like(logits), sampling.top_k)
@@ -84,7 +84,7 @@ def accept(tree: DraftTree, token: Int[Array, "b q"], max_depth: int) -> Accepte
 
     Args:
       token: the model's token after each node, root first.
-      max_depth: no node lies deeper.
+      max_depth: the maximum depth of a node.
     """
     above = jnp.take_along_axis(token, tree.parent, axis=1)
     agrees = jnp.pad((tree.tokens == above) & tree.valid, ((0, 0), (1, 0)))
@@ -110,7 +110,7 @@ def _noise(keys, position, num: int, vocab_size: int) -> Float[Array, "b s v"]:
 
 
 def _heaviest(values, weights, target) -> Bool[Array, "*b v"]:
-    """Marks the fewest of the largest values whose weights sum to the target; ties too.
+    """Marks the fewest largest values whose weights sum to the target, and all ties.
 
     The lowest of them is found bit by bit, without sorting: floats keep their order when
     their bits are read as integers (for negative ones, with the other bits flipped).
