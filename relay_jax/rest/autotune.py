@@ -1,15 +1,14 @@
-"""Autotuning: how large a draft tree pays, by measurement; none if drafting does not pay.
+"""Autotuning measures which size of the draft tree is fastest; 0 if drafts do not pay.
 
-    seconds(C)   of one step of the real loop with C nodes: measured once, kept in a file
+    seconds(C)   time of one step of the decode loop with C nodes: measured once, cached
     M(C)         tokens per step with C nodes: counted on text just generated
     C            where M(C) / seconds(C) is highest; 0, plain decoding, if nothing gains
 
 M is counted for all sizes at once. At every position of the text the largest tree is
-drafted; its first C nodes are the tree of C nodes, so the node that holds each true next
-token determines which sizes would have accepted it, and a walk over the positions gives
-the steps taken.
+drafted; its first C nodes are the tree of C nodes, so the node of each true next token
+determines which sizes would have accepted it; a walk over the positions counts steps.
 
-`autotune` spends the first `PROBE` steps of a decode on plain text and chooses by that.
+`autotune` decodes the first `PROBE` steps plainly and chooses the size on their text.
 """
 
 import dataclasses
@@ -37,14 +36,14 @@ from relay_jax.rest import drafters
 from relay_jax.rest.drafters import PLAIN, make_drafter
 from relay_jax.rest.step_times import default_file, describe_setting, step_seconds
 
-AUTOTUNE = -1  # as `num_draft`: choose
+AUTOTUNE = -1  # as `num_draft`: the size is to be chosen
 SIZES = (0, 4, 8, 16, 32, 64)
-MIN_GAIN = 1.05  # drafting must gain this much, or decoding stays plain
-PROBE = 64  # plain steps, whose text decides
+MIN_GAIN = 1.05  # the minimum speed-up; below it, decoding stays plain
+PROBE = 64  # plain steps, on whose text the size is chosen
 PROBED_ROWS = 4
 TIMED_STEPS = 16
 TIMED_TURNS = 5
-MIN_SECONDS = 1e-6  # less is an error of the clock
+MIN_SECONDS = 1e-6  # shorter times are clock errors
 MISSING_NODE = 2**30  # the number of a node that does not exist
 
 
@@ -91,17 +90,17 @@ def autotune(
 ) -> tuple[DecodeState, TunedDraft]:
     """Decodes `PROBE` plain steps, and chooses the tree size for the steps after them.
 
-    Donates `state`. The generated text does not depend on the choice, only the time does.
+    Donates `state`. Only the time depends on the choice, the generated text does not.
 
     Args:
-      state: `decode.start`'s, of the drafter with any number of nodes.
+      state: that of `decode.start` with the drafter of any tree size.
       draft: its `num_draft` is ignored.
-      cache_file: where measured step times are kept; by default `default_file()`.
+      cache_file: the cache of step times; by default `step_times.default_file()`.
     """
     sizes = [c for c in SIZES if c <= drafters.max_nodes(draft)]
     if draft.drafter == "none":
         sizes = [0]
-    # All arguments, as `decode` passes them: what is compiled here decodes later.
+    # All arguments as `decode` passes them, so that what is compiled here is reused.
     settings = {"model": model, "sampling": sampling, "eos_id": eos_id}
     measure = functools.partial(_time_steps, params, state, index, draft, settings)
     setting = describe_setting(
@@ -116,8 +115,7 @@ def autotune(
     def probe(state, num_steps):
         return decode.advance(params, state, plain, num_steps=num_steps, **settings)
 
-    # A drafter that observes the model does so in the first half, and is tried in the
-    # second.
+    # A drafter that observes the model does so in the first half; the second tests it.
     observed = 0 if plain.observe is ignore_logits else PROBE // 2
     state = probe(state, observed)
     prompt_lengths = np.asarray(state.length)
@@ -130,7 +128,7 @@ def autotune(
 def choose(
     draft: DraftConfig, seconds: dict[int, float], rates: dict[int, float]
 ) -> TunedDraft:
-    """The size with the most tokens a second; 0 unless it gains `MIN_GAIN`."""
+    """The size with the most tokens per second; 0 unless its speed-up is `MIN_GAIN`."""
     speed_ups = _speed_ups(seconds, rates)
     best = max(speed_ups, key=speed_ups.__getitem__)
     chosen = best if speed_ups[best] >= MIN_GAIN else 0
@@ -145,7 +143,7 @@ def resize(draft: DraftConfig, num_draft: int) -> DraftConfig:
 
 
 def start_drafter(draft: DraftConfig) -> Drafter:
-    """The drafter to read prompts with where the tree size may still be open."""
+    """The drafter with which prompts are read, even before the tree size is chosen."""
     is_open = draft.num_draft == AUTOTUNE
     return make_drafter(resize(draft, 1) if is_open else draft)
 
@@ -158,13 +156,14 @@ def tokens_per_step(
     sizes: list[int],
     drafter_state: Any = (),
 ) -> dict[int, float]:
-    """M by tree size, had the text of `state` after its prompts been drafted.
+    """M by tree size, as if the text of `state` after its prompts had been drafted.
 
-    Exactly as decoding would count it; of the rows with the longest texts, `PROBE` tokens
-    each.
+    It is exactly what decoding would count, over `PROBE` tokens of each of the rows
+    with the longest texts.
 
     Args:
-      drafter_state: from before the text; the drafter observes nothing within it.
+      sizes: tree sizes, in nodes.
+      drafter_state: the state before the text; the drafter observes nothing within it.
     """
     if max(sizes) == 0:
         return {0: 1.0}
@@ -193,11 +192,11 @@ def _speed_ups(seconds: dict[int, float], rates: dict[int, float]) -> dict[int, 
 
 
 def _time_steps(params, state, index, draft, settings, sizes) -> dict[int, float]:
-    """Seconds per step of the very loop that decodes, by tree size; on copies of `state`.
+    """Seconds per step of the decode loop itself, by tree size; on copies of `state`.
 
-    The time of a call without any step is subtracted: next to a small model's steps it is
-    not small, and would make drafting look cheap. Sizes take turns, so that a slow moment
-    of the machine affects all alike.
+    The time of a call without any step is subtracted: compared with a small model's
+    steps it is not small, and would make drafting look cheap. Sizes take turns, so that
+    a slow moment of the machine affects all of them.
     """
     no_end = jax.tree.map(lambda _: decode.NO_EOS, settings["eos_id"])
 
@@ -235,9 +234,9 @@ def _true_nodes(
     *,
     drafter: Drafter,
 ) -> Int[Array, "b s"]:
-    """The nodes that hold the tokens after `length`, depth by depth.
+    """The nodes of the tokens after `length`, depth by depth.
 
-    From the first token that was not drafted on, `MISSING_NODE`.
+    From the first token on that was not drafted, they are `MISSING_NODE`.
     """
     tree = drafter.draft(index, drafter_state, DecodedText(tokens, length))
     position = length[:, None] + jnp.arange(drafter.max_depth)[None]

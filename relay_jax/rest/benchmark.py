@@ -1,7 +1,7 @@
 """Benchmark: plain decoding against drafters, on the same prompts, in one run.
 
-Everything decodes all prompts once unmeasured (compilation), then `repeats` times in
-turns, so that a slow minute of the machine affects all alike. The texts must be the same.
+Each of them decodes all prompts once unmeasured (compilation), then `repeats` times in
+turns, so that a slow minute of the machine affects all of them. Texts must be equal.
 """
 
 import time
@@ -25,7 +25,7 @@ TIMED_DRAFTS = 200
 
 
 class Workload(NamedTuple):
-    """What is decoded, whatever the drafter."""
+    """What every drafter decodes: a model and prompts."""
 
     params: PyTree
     model: ModelConfig
@@ -33,11 +33,11 @@ class Workload(NamedTuple):
     max_new_tokens: int
     eos_id: decode.EndIds = decode.NO_EOS
     batch_size: int = 1
-    index: Any = None  # of the datastore, if any; `IndexWithRecent` grows on the way
+    index: Any = None  # of the datastore, if any; `IndexWithRecent` grows while it runs
     looped_draft: LoopedDraft | None = None  # of each prompt, if any
 
     def index_for(self, draft: DraftConfig, rows: Int[Host, " b"]) -> Any:
-        """What a drafter looks into for some of the prompts."""
+        """What a drafter searches for some of the prompts."""
         needs = drafters.DRAFTERS[draft.drafter].index if draft.num_draft else ""
         if needs == drafters.LOOPED_DRAFT and self.looped_draft is not None:
             return LoopedDraft(*(part[rows] for part in self.looped_draft))
@@ -61,12 +61,13 @@ def compare(
     """Times plain decoding and every drafter: a line for each, plain decoding first.
 
     Args:
-      drafts: `num_draft` may be `autotune.AUTOTUNE`: chosen by the first prompts.
-      cache_file: where step times are kept, see `autotune.autotune`.
+      drafts: if `num_draft` is `autotune.AUTOTUNE`, it is chosen on the first prompts.
+      repeats: the number of measurements of each.
+      cache_file: the cache of step times, see `autotune.autotune`.
 
     Raises:
-      ValueError: a draft config cannot work; there are fewer prompts than one batch; or
-        a drafter changed a text (in float32; other types may differ at near-ties).
+      ValueError: a draft config is not valid; there are fewer prompts than one batch;
+        or a drafter changed a text (in float32; other types may differ at near-ties).
     """
     if len(workload.prompts) < workload.batch_size:
         raise ValueError(
@@ -104,7 +105,7 @@ def compare(
 
 
 def _choose_size(workload: Workload, draft: DraftConfig, cache_file) -> DraftConfig:
-    """The draft config, with its tree size chosen by the first prompts if it is open."""
+    """The draft config; if its tree size is open, it is chosen on the first prompts."""
     if draft.num_draft != autotune.AUTOTUNE:
         drafters.check(draft, workload.index_for(draft, np.zeros(1, int)))
         return draft
@@ -145,7 +146,7 @@ def _padded(workload: Workload, rows) -> tuple[Int[Host, "b p"], Int[Host, " b"]
 
 
 def _run(workload: Workload, draft: DraftConfig) -> tuple[list[Generated], float]:
-    """Decodes all prompts -> texts, seconds."""
+    """Decodes all prompts; returns the texts and the seconds."""
     texts, before = [], time.perf_counter()
     for rows in _groups(workload):
         state = _decode(workload, draft, rows)

@@ -1,4 +1,4 @@
-"""Is one drafter better than another? A paired bootstrap over the decoded texts.
+"""Comparison of drafters: a paired bootstrap over the decoded texts.
 
     text     tokens   steps with `rest`   steps with `mixed`
     0           128                  40                   33
@@ -6,8 +6,8 @@
     ...
 
 Texts are resampled with replacement, the same texts for both drafters. Quantiles of the
-differences in M bound the confidence interval. If it excludes 0, the difference does not
-depend on which texts were decoded.
+differences in M bound the confidence interval. If it excludes 0, the difference is
+significant: it does not depend on which texts were decoded.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ def bootstrap_gain(
 
     Args:
       one: the number of tokens and the number of steps of each text.
-      other: the same of the other drafter, for the same texts.
+      other: the same numbers for the other drafter, on the same texts.
     """
     count = one.shape[1]
     rng = np.random.default_rng(seed)

@@ -72,7 +72,7 @@ def build_datastore(
     Args:
       documents: token ids of each document, with or without its end-of-text token.
       path: the directory; with `overwrite` it may contain a datastore.
-      tokenizer: the identity of the tokenizer that the ids are of (`Tokenizer.identity`).
+      tokenizer: the identity of the tokenizer of the ids (`Tokenizer.identity`).
       vocab_size: ids are 0 .. vocab_size - 1.
       eos_id: the token that ends a document; drafts do not continue after it.
       shard_tokens: the number of tokens that are sorted together.
@@ -121,7 +121,7 @@ def extend_datastore(
 def check_build(
     path: epath.Path, vocab: VocabInfo, shard_tokens: int, overwrite: bool
 ) -> None:
-    """Checks all that can be checked before the first document is read.
+    """Checks everything that can be checked before the first document is read.
 
     Raises:
       ValueError: the path is in use, or `eos_id` or `shard_tokens` is out of range.

@@ -52,10 +52,10 @@ def build_datastore_beam(
     shard_tokens: int = SHARD_TOKENS,
     overwrite: bool = False,
 ) -> Datastore:
-    """Builds the datastore that `build_datastore` builds of all partitions' documents.
+    """Builds the datastore of all partitions' documents, as `build_datastore` does.
 
     Until it is complete, the tokens are in `.NAME.parts` next to it. A worker's memory
-    is bounded by the size of a shard, as in `build_datastore`.
+    is bounded by the size of a shard. Other arguments are those of `build_datastore`.
 
     Args:
       partitions: each is called by one worker; functions of modules, or `partial`s of

@@ -42,7 +42,7 @@ METADATA = "metadata.json"
 
 
 class Shard(NamedTuple):
-    """One piece of the corpus, memory-mapped if the file system allows it."""
+    """One part of the corpus, memory-mapped if the file system allows it."""
 
     tokens: Integer[Host, " n"]
     suffix_array: Integer[Host, " n"]  # positions 1..n, sorted by their left contexts
@@ -178,7 +178,7 @@ def _parse_metadata(
 
 
 def _hash_content(content: dict[str, Any]) -> str:
-    """The SHA-256 of JSON values, whatever their layout in the file."""
+    """The SHA-256 of JSON values, independent of their layout in the file."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,10 +1,10 @@
-"""Drafts from a datastore: REST, as in the paper and as we weigh it.
+"""Drafts from a datastore: REST, as in the paper and with weighted matches.
 
     rest_paper   the longest matches only, each counted once (REST, section 3.1)
     rest         matches of every length, weighted by it, and the text's own past
 
-The datastore may come with texts that were finished since it was built
-(`IndexWithRecent`): these are searched too, one position after another.
+The index may include texts that were finished after the datastore was built
+(`index.IndexWithRecent`): these are searched too, position by position.
 """
 
 from typing import Any
@@ -22,7 +22,7 @@ from relay_jax.rest.prompt_lookup import match_text
 def propose(
     index: Any, state: Any, text: DecodedText, config: DraftConfig
 ) -> DraftSequences:
-    """The continuations of stored and own matches; longer matches weigh more."""
+    """Continuations of matches in the datastore and the text, weighted by length."""
     query = retrieval.last_tokens(text.tokens, text.length)
     found = retrieval.nearest(index, query, config.num_store_rows, config.depth)
     stored = retrieval.weigh(found, (0, *config.store_weights))
@@ -33,7 +33,7 @@ def propose(
 def propose_longest(
     index: Any, state: Any, text: DecodedText, config: DraftConfig
 ) -> DraftSequences:
-    """The paper's policy: the continuations of the longest matches, weighted alike."""
+    """The paper's policy: continuations of the longest matches, with equal weights."""
     del state
     query = retrieval.last_tokens(text.tokens, text.length)
     found = retrieval.longest(index, query, config.num_paper_rows, config.depth)
@@ -47,12 +47,12 @@ def propose_recent(
 ) -> DraftSequences:
     """Continuations within recently finished texts.
 
-    They weigh as the datastore's do, to which they will be added: another text predicts
-    less than the text's own past.
+    Their weights are those of the datastore, to which they will be added: another text
+    is less predictive than the text's own past.
 
     Args:
       recent: `IndexWithRecent.recent`.
-      eos_id: ends each of the texts; nothing is drafted beyond it.
+      eos_id: the token that ends each of the texts; nothing is drafted beyond it.
       query: `retrieval.last_tokens`.
     """
     shape = len(query), len(recent)

@@ -6,10 +6,10 @@
     rest             the datastore's matches of every length, and the text's own past
     looped           a whole text that a looped model predicted, and the text's own past
     token_recycling  what the model last predicted after each token
-    mixed            that, the text's own past, and the datastore if there is one
+    mixed            token recycling, the text's own past, and the datastore, if any
 
 To add a drafter, write a module with a function `propose` that returns weighted
-sequences, and add a line to `DRAFTERS`. `make_drafter` makes a tree of them, here alone.
+sequences, and add a line to `DRAFTERS`; `make_drafter` builds the trees of them all.
 """
 
 import functools
@@ -51,7 +51,7 @@ class DrafterKind(NamedTuple):
     propose: Callable[[Any, Any, DecodedText, DraftConfig], DraftSequences] | None
     init: Callable[[DraftConfig, int], Any] | None = None  # config, vocab_size -> state
     observe: Callable[[Any, Any, Any, Any], Any] = ignore_logits  # as `Drafter`'s
-    index: str = ""  # what it looks into, as error messages call it
+    index: str = ""  # what it searches, as error messages call it
     index_is_optional: bool = False
     has_depth_decay: bool = True  # whether a node's weight falls with its depth
 
@@ -96,7 +96,7 @@ def make_drafter(config: DraftConfig) -> Drafter:
     """The drafter of a config; equal configs give the same one, compiled once.
 
     Raises:
-      ValueError: the config cannot work; drafting, if the index is not what it needs.
+      ValueError: the config is not valid; while drafting, if the index does not fit.
     """
     check_config(config)
     kind = DRAFTERS[config.drafter]
@@ -120,8 +120,8 @@ def check(config: DraftConfig, index: Any, has_logits: bool = True) -> None:
     """Raises ValueError if drafting with this config and index cannot work.
 
     Args:
-      index: what there is to look into: a datastore or its index, a `LoopedDraft`, None.
-      has_logits: whether a model decodes; there is none in a replay.
+      index: what can be searched: a datastore or its index, a `LoopedDraft`, or None.
+      has_logits: whether a model decodes; in a replay there is none.
     """
     check_config(config)
     check_index(config, index)
@@ -130,7 +130,7 @@ def check(config: DraftConfig, index: Any, has_logits: bool = True) -> None:
 
 
 def check_config(config: DraftConfig) -> None:
-    """Raises ValueError at an unknown drafter, or values out of range."""
+    """Raises ValueError if the drafter is unknown or a value is out of range."""
     if config.drafter not in DRAFTERS:
         raise ValueError(
             f"unknown drafter {config.drafter!r}; valid drafters: {', '.join(DRAFTERS)}"
@@ -154,7 +154,7 @@ def check_config(config: DraftConfig) -> None:
 
 
 def check_index(config: DraftConfig, index: Any) -> None:
-    """Raises ValueError if the drafter cannot look into this index."""
+    """Raises ValueError if the drafter cannot search this index."""
     kind = DRAFTERS[config.drafter]
     found = "" if index is None else getattr(index, "kind", DATASTORE)
     if kind.index and kind.index != found and (found or not kind.index_is_optional):
@@ -179,7 +179,7 @@ def max_total_weight(config: DraftConfig) -> int:
 
 
 def max_nodes(config: DraftConfig) -> int:
-    """The largest tree that the sequences of every drafter can fill."""
+    """The size of the largest tree that the sequences of every drafter can fill."""
     rows = config.num_store_rows + config.num_text_rows
     paths = min(config.num_paths, config.num_candidates) * config.path_depth
     fewest = min(rows, config.num_text_rows, config.num_paper_rows, paths)

@@ -1,9 +1,9 @@
-"""The index: where a datastore is while texts are drafted from it.
+"""The index: the form in which a datastore is searched during decoding.
 
     Index            on one device, searched inside the jitted loop
     MeshIndex        its shards on the devices of a mesh, each searched on its own
     HostIndex        in its memory-mapped files; every step calls back to the host
-    IndexWithRecent  any of these, and the texts that were finished since
+    IndexWithRecent  any of these, and the texts that were finished since it was built
 
 The first three give the same matches. Every kind has
 
@@ -31,7 +31,7 @@ NO_TOKEN = -2  # pads the recent texts: equal to no token
 
 
 class Matches(NamedTuple):
-    """How the stored texts continue where they match a query."""
+    """The continuations of the stored texts at positions that match a query."""
 
     tokens: Int[Array, "*w b r s"]  # `END` after the end of a document
     length: Int[Array, "*w b r"]  # of the match; 0: none
@@ -79,7 +79,7 @@ SPECS = Index(_SHARDED, _SHARDED, _SHARDED, _REPLICATED)  # over the axes of a m
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class MeshIndex:
-    """A datastore over all devices of a mesh: each has some of the shards."""
+    """A datastore on all devices of a mesh, each of which has some of the shards."""
 
     shards: Index
     mesh: jax.sharding.Mesh = dataclasses.field(metadata={"static": True})
@@ -150,12 +150,13 @@ AnyIndex = Index | MeshIndex | HostIndex
 class IndexWithRecent(NamedTuple):
     """A datastore, and the last texts that were finished since it was built.
 
-    These are few and are searched one by one (`datastore_drafter`). Now and then
-    `build.extend_datastore` adds them to the store, and the index is loaded anew.
+    They are few and are searched position by position (`datastore_drafter`). From time
+    to time `build.extend_datastore` should add them to the store; then reload the
+    index.
     """
 
     store: Any  # an `AnyIndex`
-    recent: Int[AnyArray, " n"]  # the last text at the end, each with its end of text
+    recent: Int[AnyArray, " n"]  # the latest text last; each with its end-of-text token
     eos_id: Int[AnyArray, ""]
 
     @property
@@ -171,7 +172,7 @@ class IndexWithRecent(NamedTuple):
         return self.store.search(find, query, num_rows, depth)
 
     def append(self, text: Integer[Host, " n"]) -> "IndexWithRecent":
-        """The index with one more finished text; nothing is compiled anew for it."""
+        """The index with one more finished text; nothing needs to be recompiled."""
         ends = () if len(text) and text[-1] == self.eos_id else (self.eos_id,)
         recent = np.concatenate([self.recent, text, ends])[-len(self.recent) :]
         return self._replace(recent=recent.astype(np.int32))
@@ -182,7 +183,7 @@ class IndexWithRecent(NamedTuple):
 
 
 def add_recent(index: AnyIndex, eos_id: int, room: int) -> IndexWithRecent:
-    """An index with room for the last `room` tokens of finished texts; none at first."""
+    """An index with room for the last `room` tokens of finished texts, still empty."""
     none = np.full(room, NO_TOKEN, np.int32)
     return IndexWithRecent(index, none, np.array(eos_id, np.int32))
 
@@ -192,8 +193,9 @@ def load_index(
 ) -> Index | MeshIndex:
     """Puts a datastore on the device, or its shards on the devices of a mesh.
 
-    Six bytes per token, eight if the vocabulary has 65,536 tokens or more. Each device
-    of a mesh receives its shards straight from their files. Every byte is checked.
+    It takes six bytes per token, or eight if the vocabulary has 65,536 tokens or more.
+    Each device of a mesh receives its shards directly from their files. Every byte is
+    checked.
 
     Raises:
       ValueError: a file's content does not match its checksum.
@@ -239,7 +241,7 @@ def load_index(
 
 
 def signature(index: Any) -> dict[str, Any]:
-    """What the time of a search depends on, also where there is no index."""
+    """What the time of a search depends on; `index` may be None."""
     return {"kind": "none"} if index is None else index.signature()
 
 

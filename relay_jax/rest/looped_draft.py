@@ -1,7 +1,7 @@
 """Drafts from a whole predicted text, and from the text's own past.
 
 RELAY's looped model predicts a whole reasoning chain at once, which the decoder verifies
-(`relay/looped_drafter.py`): many tokens per step, and the decoder's own text in the end.
+(`relay/looped_drafter.py`): it accepts many tokens per step, and its text is unchanged.
 """
 
 from typing import Any, NamedTuple
@@ -15,13 +15,13 @@ from relay_jax.decoding.draft_tree import DraftSequences, concatenate_sequences
 from relay_jax.decoding.drafter import DecodedText
 from relay_jax.rest import prompt_lookup, retrieval
 
-NUM_ROWS = 4  # positions of the predicted text
-WEIGHT_FACTOR = 32  # weight of a match in it, relative to one in the text itself
+NUM_ROWS = 4  # matches in the predicted text
+WEIGHT_FACTOR = 32  # weight of such a match, relative to one in the text itself
 KIND = "a looped draft"  # what the drafter `looped` needs, in messages
 
 
 class LoopedDraft(NamedTuple):
-    """What each text is predicted to become, its prompt included: the index of `looped`."""
+    """The predicted text of each prompt, prompt included: the index of `looped`."""
 
     tokens: Int[AnyArray, "b g"]
     length: Int[AnyArray, " b"]
@@ -44,7 +44,7 @@ def propose(
     """Continuations of the predicted text where it matches the end of the actual text.
 
     The longest match comes first, then the position nearest to the text's own length: so
-    after a wrong token the prediction is picked up again where it agrees.
+    after a wrong token, drafting resumes where the prediction agrees again.
     """
     query = retrieval.last_tokens(text.tokens, text.length)
     tokens, length = jnp.asarray(index.tokens), jnp.asarray(index.length)
@@ -53,7 +53,7 @@ def propose(
     )
     weights = (0, *(WEIGHT_FACTOR * w for w in config.text_weights))
     predicted = retrieval.weigh(found, weights)
-    # Of equal matches the nearest counts most: the weight halves from row to row.
+    # Among equal matches the nearest counts most: the weight halves from row to row.
     weight = predicted.weight >> jnp.arange(NUM_ROWS)[None]
     past = prompt_lookup.propose(index, state, text, config)
     return concatenate_sequences((predicted._replace(weight=weight), past))

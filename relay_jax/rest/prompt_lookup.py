@@ -4,8 +4,9 @@
     matches                             "the cat" at 0: continues  sat . the
                                         "cat"     ...
 
-Only the prompt and the tokens generated so far are searched (prompt lookup decoding, here
-with a tree of several matches). Recent tokens are drafted even without a context match.
+Only the prompt and the tokens generated so far are searched, as in prompt lookup
+decoding, but for several matches, whose continuations form a tree. Recent tokens are
+drafted even without a context match.
 """
 
 from typing import Any
@@ -24,7 +25,7 @@ from relay_jax.rest.retrieval import MAX_MATCH, NO_CORPUS, last_tokens, weigh
 def propose(
     index: Any, state: Any, text: DecodedText, config: DraftConfig
 ) -> DraftSequences:
-    """The continuations of the text's own matches; longer matches weigh more."""
+    """The continuations of matches in the text itself, weighted by length."""
     del index, state
     query = last_tokens(text.tokens, text.length)
     found = match_text(
@@ -46,7 +47,7 @@ def match_text(
     The length of a match is -1 where the text has fewer positions than `num_rows`.
 
     Args:
-      near: of equal matches, those nearest to this position come first instead.
+      near: among matches of equal length, those nearest to this position come first.
     """
     too_few = max(num_rows - tokens.shape[1], 0)
     tokens = jnp.pad(tokens, ((0, 0), (0, too_few)))

@@ -59,7 +59,7 @@ class Answer(NamedTuple):
 def run_benchmark(
     benchmark: QaBenchmark, questions: Sequence[Question], file: epath.PathLike
 ) -> Iterator[dict[str, Any]]:
-    """Yields the line of every question; questions missing in the file are answered.
+    """Yields the line of every question; those that the file lacks are answered.
 
     Prompts of a new width are decoded twice, and the second time is measured, so that
     times exclude compilation.
@@ -88,8 +88,8 @@ def choose_tree_size(
     """The benchmark with its tree size chosen, if that is `AUTOTUNE`.
 
     Args:
-      question: the tree size is the fastest one for its first turn,
-      file: unless this file has answers: then it is theirs.
+      question: its first turn determines the fastest size.
+      file: if this file has answers, their tree size is used instead.
       cache_file: of measured step times (`autotune.autotune`).
     """
     if benchmark.draft.num_draft != autotune.AUTOTUNE:
@@ -144,7 +144,7 @@ def _answer_question(
 
 
 def _answer(benchmark: QaBenchmark, ids: list[int], compiled: set) -> Answer:
-    """Answers one prompt; a second time if the first call had to compile."""
+    """Answers one prompt, and again if the first call had to compile."""
     benchmark = benchmark._replace(
         draft=autotune.resize(benchmark.draft, benchmark.draft.num_draft)
     )

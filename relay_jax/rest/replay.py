@@ -1,6 +1,6 @@
-"""Replay: how well are known texts drafted? By the loop that decodes, without a model.
+"""Replay: evaluates drafters on known texts, with the decode loop but without a model.
 
-Targets are texts that a model is taken to have generated. They are kept in a .npz file:
+Targets are texts that a model is assumed to have generated. They are stored as .npz:
 
     tokens          [n] token ids of all texts, concatenated
     starts          [k] where each text begins (or [k + 1]: and where the last one ends)
@@ -39,14 +39,14 @@ WIDTH_STEP = 512  # texts of similar length are replayed together
 
 
 class Target(NamedTuple):
-    """A text that a model is taken to have generated after its prompt."""
+    """A prompt and the text that a model is assumed to have generated after it."""
 
     tokens: Int[Host, " n"]
     prompt_length: int
 
 
 class Score(NamedTuple):
-    """How many steps the replay of one text took."""
+    """The number of steps that the replay of one text took."""
 
     new_tokens: int
     steps: int
@@ -66,7 +66,9 @@ def replay(
 
     Args:
       tokens: the texts, prompts included, padded on the right.
-      drafter: one that does not observe logits.
+      prompt_lengths: the number of tokens of each prompt.
+      length: the number of tokens of each text, prompt included.
+      drafter: a drafter that does not observe logits.
     """
     is_prompt = jnp.arange(tokens.shape[1])[None] < prompt_lengths[:, None]
     prompts, keys = jnp.where(is_prompt, tokens, 0), decode.request_keys(0, len(tokens))
@@ -93,7 +95,7 @@ def load_targets(path: epath.PathLike) -> list[Target]:
     """Reads targets, without the texts that are no longer than their prompts.
 
     Raises:
-      ValueError: the file is no such file, or its arrays do not fit each other.
+      ValueError: the file has another format, or its arrays contradict each other.
     """
     remedy = "experiments/replay.py --make makes one"
     tokens, starts, prompts = read_integer_arrays(path, ARRAYS, remedy)
@@ -146,7 +148,7 @@ def save_targets(
 
 
 def check_targets(targets: list[Target], vocab_size: int) -> None:
-    """Raises ValueError at a token id outside the datastore's vocabulary."""
+    """Raises ValueError if a token id is outside the datastore's vocabulary."""
     limit = f"but the datastore's vocabulary has {vocab_size} tokens"
     for i, target in enumerate(targets):
         check_ids(target.tokens, vocab_size, f"text {i}", limit)
@@ -162,7 +164,7 @@ def replay_targets(
     """Replays every target, in batches of similar length.
 
     Raises:
-      ValueError: the draft config cannot work, or its drafter needs a model's logits.
+      ValueError: the draft config is not valid, or its drafter needs a model's logits.
     """
     drafters.check(draft, index, has_logits=False)
     order = sorted(range(len(targets)), key=lambda i: len(targets[i].tokens))
@@ -182,9 +184,10 @@ def replay_targets(
 def time_drafter(
     texts: list[DecodedText], index: Any, draft: DraftConfig, drafter_state: Any = ()
 ) -> Float[Host, " k"]:
-    """Seconds of single calls, one for each batch of texts: retrieval and tree alone.
+    """Seconds of single calls of a drafter, one for each batch of texts.
 
-    The first calls, which compile, are not counted.
+    A call is retrieval and the draft tree, without the model. The first calls, which
+    compile, are not counted.
     """
     run = jax.jit(make_drafter(draft).draft)
     for text in texts[:10]:
@@ -198,7 +201,7 @@ def time_drafter(
 
 
 def sample_texts(targets: list[Target], count: int) -> list[DecodedText]:
-    """Single texts, cut at positions drawn uniformly from all targets, in one width."""
+    """Batches of one text each, cut at random positions and padded to one width."""
     widths = np.array([len(target.tokens) for target in targets])
     width = -(-int(np.quantile(widths, 0.9)) // WIDTH_STEP) * WIDTH_STEP
     texts = [target for target in targets if len(target.tokens) <= width]

@@ -27,8 +27,8 @@ from relay_jax.rest.autotune import AUTOTUNE, TunedDraft
 from relay_jax.rest.drafters import PLAIN, make_drafter
 from relay_jax.tokenizers import UNFINISHED, Tokenizer, decode_spans
 
-MIN_ROOM = 64  # of prompts; rooms are powers of two, so that few programs are compiled
-WATCH_STEPS = 128  # steps between two looks at whether drafts pay
+MIN_ROOM = 64  # padded prompt lengths are powers of two, so that few are compiled
+WATCH_STEPS = 128  # steps between two checks of whether drafts pay
 STOP_STEPS = 16  # steps between two searches for stop strings
 
 
@@ -51,16 +51,16 @@ class Request(NamedTuple):
 
 
 class GenerationOutput(NamedTuple):
-    """Generated tokens, a list for each prompt, and what they took."""
+    """Generated tokens, a list for each prompt, with their steps and times."""
 
-    token_ids: list[list[int]]  # new tokens; the one that ends a text is among them
+    token_ids: list[list[int]]  # new tokens, including the one that ends a text
     prompt_token_ids: list[list[int]]
     drafted: list[list[bool]]  # which new tokens were drafted and accepted
     finish_reasons: list[str | None]  # "stop", "length", or None: not finished
     num_steps: list[int]  # forward passes that generated tokens, for each prompt
-    seconds: float  # of decoding; neither reading the prompts nor compiling counts
-    prompt_seconds: float  # of reading the prompts, and of compiling what reads them
-    num_draft: int  # nodes of a step's draft tree; 0: decoding plainly
+    seconds: float  # of decoding, without reading the prompts and without compilation
+    prompt_seconds: float  # of reading the prompts, with the compilation for it
+    num_draft: int  # nodes of a step's draft tree; 0: plain decoding
     tuned: TunedDraft | None  # how the tree's size was chosen, if it was open
     tokenizer: Tokenizer
     stop: tuple[str, ...] = ()
@@ -77,12 +77,12 @@ class GenerationOutput(NamedTuple):
 
     @property
     def tokens_per_step(self) -> float:
-        """M of the REST paper: new tokens of a forward pass, on average."""
+        """M of REST (section 4): the mean number of new tokens per forward pass."""
         return self.num_tokens / max(sum(self.num_steps), 1)
 
     @property
     def tokens_per_second(self) -> float:
-        """New tokens of all texts in a second of decoding."""
+        """New tokens of all texts per second of decoding."""
         return self.num_tokens / max(self.seconds, 1e-9)
 
     def marked_texts(self, as_ids: bool = False) -> list[str]:
@@ -99,7 +99,7 @@ class GenerationOutput(NamedTuple):
         found = [text.find(string) for string in self.stop if string in text]
         if found or self.finish_reasons[row]:
             return text[: min(found, default=len(text))]
-        # It may go on with the rest of a character, or of a stop string.
+        # It may continue with the rest of a character, or of a stop string.
         begun = [
             text[-size:]
             for string in self.stop
@@ -122,14 +122,17 @@ class GenerationOutput(NamedTuple):
 
 
 def run(request: Request, steps_per_output: int = 0) -> Iterator[GenerationOutput]:
-    """Decodes a request and yields what there is before the first step and after every
-    `steps_per_output` steps, at last the whole; 0: after as many as possible.
+    """Decodes a request; yields the output before the first step and as it grows.
 
-    Where the tree's size was open and drafts stop paying, it goes on plainly.
+    The last output is complete. If the tree's size was open and drafts no longer pay,
+    the rest is decoded plainly.
+
+    Args:
+      steps_per_output: steps between two outputs; 0: as many as possible.
 
     Raises:
-      ValueError: a setting is out of range, a prompt is empty or holds unknown token
-        ids, the drafter lacks its datastore.
+      ValueError: a setting is out of range, a prompt is empty or has ids outside the
+        vocabulary, or the drafter lacks its datastore.
     """
     state, output = _begin(request)
     draft, tuned, seconds = request.draft, None, 0.0
@@ -161,19 +164,21 @@ def run(request: Request, steps_per_output: int = 0) -> Iterator[GenerationOutpu
 
 
 def prompt_room(length: int) -> int:
-    """The padded length of prompts of which the longest has `length` tokens."""
+    """The padded length of prompts, the longest of which has `length` tokens."""
     return max(MIN_ROOM, 1 << max(length - 1, 0).bit_length())
 
 
 def check_draft(draft: DraftConfig, index: Any) -> None:
-    """Raises ValueError at a draft config that cannot work with this index; its size may
-    be `AUTOTUNE`."""
+    """Raises ValueError if a draft config cannot work with this index.
+
+    Its tree size may be `AUTOTUNE`.
+    """
     is_open = draft.num_draft == AUTOTUNE
     drafters.check(autotune.resize(draft, 1) if is_open else draft, index)
 
 
 def warn_of_length(model: ModelConfig, prompt: int, new: int) -> None:
-    """Logs a warning where texts outgrow the model's context length.
+    """Logs a warning if texts may exceed the model's context length.
 
     Args:
       prompt, new: numbers of tokens.
@@ -187,7 +192,7 @@ def warn_of_length(model: ModelConfig, prompt: int, new: int) -> None:
 
 
 def _begin(request: Request) -> tuple[DecodeState, GenerationOutput]:
-    """The state after the prompts, and the output that holds them alone."""
+    """The state after the prompts have been read, and the output without new tokens."""
     check_draft(request.draft, request.index)
     if request.max_new_tokens < 1:
         raise ValueError(
@@ -247,7 +252,7 @@ def _advance(request: Request, state, draft: DraftConfig, num_steps: int):
 
 
 def _num_steps(request: Request, tuned: TunedDraft | None) -> int:
-    """Steps between two outputs where nobody watches."""
+    """Steps between two outputs if the caller does not choose them."""
     if request.stop:
         return STOP_STEPS
     return WATCH_STEPS if tuned and tuned.draft.num_draft else decode.NO_LIMIT
@@ -261,7 +266,7 @@ def _progress(state: DecodeState) -> Int[Host, "2"]:
 def _look(
     request: Request, state: DecodeState, output: GenerationOutput
 ) -> tuple[DecodeState, GenerationOutput]:
-    """The output so far. Rows that hold a stop string are done."""
+    """The output so far, and the state, in which rows with a stop string are done."""
     tokens, drafted, length, done, steps = map(
         np.asarray, (state.tokens, state.drafted, state.length, state.done, state.steps)
     )
@@ -292,7 +297,7 @@ def _look(
 
 
 def _has_stop(output: GenerationOutput, row: int, ids: list[int]) -> bool:
-    """Whether the text of these new tokens holds a stop string."""
+    """Whether the text of these new tokens contains a stop string."""
     if not output.stop:
         return False
     prompt = output.prompt_token_ids[row]
@@ -302,8 +307,7 @@ def _has_stop(output: GenerationOutput, row: int, ids: list[int]) -> bool:
 
 
 def _stop_index(output: GenerationOutput, row: int, ids: list[int]) -> int:
-    """How many of the new tokens there are when the first stop string is complete; all
-    of them where there is none."""
+    """The number of new tokens up to the end of the first stop string, or of all."""
     counts = range(len(ids) + 1)
     has_stop = bisect.bisect_left(
         counts, True, key=lambda count: _has_stop(output, row, ids[:count])
@@ -312,7 +316,7 @@ def _stop_index(output: GenerationOutput, row: int, ids: list[int]) -> int:
 
 
 def _read_spans(output: GenerationOutput, row: int, cuts: list[int]) -> list[str]:
-    """The text between cuts in a row's new tokens, as it reads after the prompt."""
+    """The text between cuts in a row's new tokens, decoded together with the prompt."""
     prompt = output.prompt_token_ids[row]
     ids = [*prompt, *output.token_ids[row]]
     return decode_spans(output.tokenizer, ids, [len(prompt) + cut for cut in cuts])

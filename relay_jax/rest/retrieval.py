@@ -1,17 +1,17 @@
-"""Retrieval: where in a datastore does the text end like this, and how does it go on?
+"""Retrieval: the positions of a datastore whose left context ends like the text.
 
 A query is the last 16 tokens of a text, the latest first. The suffix array sorts the
-positions of the store in the same reading direction, so one search finds the query's own
-row, and the best matches of every length are around it:
+positions of the store by their left contexts in the same direction, so one search finds
+the query's own row, and the best matches of every length are around it:
 
     query         cat the on        (".. on the cat", read backwards)
     suffix array  cat a  on  ...        match 1
                   cat the in ...        match 2
-                  cat the on ...        match 3    <- first row that is not before the query
+                  cat the on ...        match 3    <- first row not before the query
                   cat the up ...        match 2
 
-The same few lines search every kind of index: on the device inside a jitted loop,
-sharded over a mesh, or in memory-mapped files on the host.
+The same code searches every kind of index: on the device inside a jitted loop, sharded
+over a mesh, or in memory-mapped files on the host.
 """
 
 from typing import Any
@@ -28,19 +28,20 @@ MAX_MATCH = 16  # tokens of a query (REST, section 3.1)
 MIN_PAPER_MATCH = 2
 WIDENING = 1.03  # factor between the strides of the nearest rows, outwards
 MAX_OFFSET = 2**29  # rows between the query's row and another one
-NO_TEXT, NO_CORPUS = -1, -2  # before the start of the text, of the shard: never equal
+NO_TEXT, NO_CORPUS = -1, -2  # before the start of a text or of a shard: never equal
 
 
 def nearest(index: Any, query: Int[Array, "b k"], num_rows: int, depth: int) -> Matches:
     """`num_rows` rows around the query's own: matches of all lengths.
 
-    They are dense at the query's row and further and further apart away from it: all of
-    a few long matches are found, and a sample of many short ones. Of several shards, the
-    longest matches of all.
+    They are dense at the query's row and more and more widely spaced away from it: all
+    of a few long matches are found, and a sample of many short ones. With several
+    shards these are the longest matches of all shards.
 
     Args:
-      index: any kind of index, see `index.py`.
-      depth: how many tokens are read after each match.
+      index: any kind of index, see `rest.index`.
+      num_rows: the number of rows in the result.
+      depth: the number of tokens that are read after each match.
     """
     return _longest_of_shards(index.search(_nearest, query, num_rows, depth), num_rows)
 
@@ -48,7 +49,8 @@ def nearest(index: Any, query: Int[Array, "b k"], num_rows: int, depth: int) -> 
 def longest(index: Any, query: Int[Array, "b k"], num_rows: int, depth: int) -> Matches:
     """The paper's policy: only the longest matches, of 16 tokens down to 2.
 
-    If there are more than `num_rows` of them, an evenly spaced sample (section 3.1).
+    If there are more than `num_rows` of them, they are an evenly spaced sample of these
+    (REST, section 3.1; the official code takes the first ones).
     """
     found = _longest_of_shards(index.search(_longest, query, num_rows, depth), num_rows)
     best = found.length.max(axis=1, keepdims=True)
@@ -68,15 +70,15 @@ def weigh(found: Matches, weights: tuple[int, ...]) -> DraftSequences:
     """Matches as draft sequences, weighted by the length of the match.
 
     Args:
-      weights: of a match of 0, 1, 2, ... tokens; the last one for all longer matches. A
-        length of -1 means that there is no row at all, and weighs nothing.
+      weights: of matches of 0, 1, 2, ... tokens; the last one is that of all longer
+        matches. A match of length -1 does not exist and has weight 0.
     """
     table = np.pad(np.array((0, *weights), np.int32), (0, MAX_MATCH), mode="edge")
     return DraftSequences(found.tokens, jnp.asarray(table)[found.length + 1])
 
 
 def _longest_of_shards(found: Matches, num_rows: int) -> Matches:
-    """The longest matches of all shards; of equals, some of each shard."""
+    """The longest matches of all shards; among equals, some of each shard."""
     num_shards, batch_size = found.length.shape[:2]
     if num_shards == 1:
         return Matches(found.tokens[0], found.length[0])
@@ -126,10 +128,10 @@ def _longest(xp: Any, shard, size, query, num_rows, depth, eos_id) -> Matches:
 
 
 def _count_before(xp: Any, shard, size, query, length, count_equals: bool):
-    """How many rows sort before the query, compared by the last `length` tokens.
+    """The number of rows that sort before the query, compared by `length` tokens.
 
-    Rows that equal it count too if `count_equals`. Bisection: the number of steps is that
-    of the widest shard, so there is no loop whose length depends on data.
+    Rows that equal it count too if `count_equals`. This is a bisection; its number of
+    steps is that of the widest shard, so that it does not depend on data.
     """
 
     def halve(_, bounds):
@@ -156,7 +158,8 @@ def _repeat(start, stop, body, carry):
 def _compare(xp: Any, shard, position, query, length):
     """Negative where the text before a position sorts before the query; 0 if they agree.
 
-    The sign of the first difference, as one sum: digits -1, 0, 1 of a number to base 3.
+    The first difference determines the sign of a sum: that of a number in base 3 with
+    the digits -1, 0 and 1.
     """
     step = xp.arange(MAX_MATCH, dtype=np.int32)[None]
     text = _tokens_at(xp, shard, position[:, None] - 1 - step)
@@ -166,7 +169,7 @@ def _compare(xp: Any, shard, position, query, length):
 
 
 def _read(xp: Any, shard, size, query, row, found, depth, eos_id) -> Matches:
-    """The continuations at some rows, and how many tokens before them match."""
+    """The continuations at some rows, and the lengths of the matches before them."""
     position = _take(xp, shard.suffix_array, row)[..., None]
     text = _tokens_at(
         xp, shard, position - 1 - xp.arange(MAX_MATCH, dtype=np.int32)[None, None]

@@ -1,12 +1,12 @@
 """Roofline: the limits of a device, its memory bandwidth and its matrix throughput.
 
-Decoding is bound by the first: a decode step at a small batch size does little
+Decoding is bound by the bandwidth: a decode step at a small batch size does little
 arithmetic. It reads every parameter once, and the cache, so its time is at least
 
     (bytes of parameters + bytes of cached keys and values) / bandwidth
 
 and a step that verifies a tree reads no more. The bandwidth is that of one large array,
-measured in the same run. Training is bound by the second: `evaluation/flops.py`.
+measured in the same run. Training is bound by the throughput: `evaluation/flops.py`.
 """
 
 import functools
@@ -24,7 +24,7 @@ from relay_jax.decoding import decode
 from relay_jax.models.sharding import named_leaves
 from relay_jax.rest.drafters import make_drafter
 
-ROUNDS = 5  # measurements of each kind; their median counts
+ROUNDS = 5  # measurements of each kind, of which the median is used
 
 
 class StepTime(NamedTuple):
@@ -71,8 +71,8 @@ def read_bytes(
 ) -> int:
     """Bytes that a plain step has to read.
 
-    All parameters, of the embedding table only the batch's rows (unless the head is tied
-    to it), and the cache of `text_length` tokens per row.
+    It reads all parameters, but only the batch's rows of the embedding table (unless
+    the head is tied to it), and the cache of `text_length` tokens per row.
     """
     leaves = named_leaves(params)
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves.values())
@@ -103,7 +103,7 @@ def time_steps(
 
     Args:
       text_length: random tokens per row before the first step.
-      num_steps: of one measurement.
+      num_steps: the number of steps of one measurement.
       trace: a directory for a profile of one more measurement.
     """
     rng = np.random.default_rng(seed)
@@ -137,7 +137,7 @@ def time_steps(
 
 
 def random_params(model: ModelConfig, seed: int = 0) -> PyTree:
-    """Random parameters of a decoder, drawn on the device: for measuring time."""
+    """Random parameters of a decoder, drawn on the device, for measuring times."""
     from relay_jax.models.decoder import Decoder
 
     shapes = jax.eval_shape(

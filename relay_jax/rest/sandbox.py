@@ -59,7 +59,7 @@ def check() -> None:
 
 
 def run(program: str, seconds: float = MAX_SECONDS, memory: int = MAX_MEMORY) -> str:
-    """Runs a program and returns `"passed"`, or in one line why it did not run to its end.
+    """Runs a program and returns "passed", or the reason for its failure in one line.
 
     Args:
       seconds: the time limit.

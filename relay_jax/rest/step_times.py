@@ -119,7 +119,7 @@ def _read_entries(file: epath.PathLike) -> dict[str, Any]:
 
 
 def _upgrade_entries(entries: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The entries of an earlier format, by their keys of today."""
+    """The entries of an earlier format in the current one, by their keys."""
     for old in entries.values():
         try:
             entry = aliases.upgrade_step_times(old)
@@ -136,7 +136,7 @@ def _upgrade_entries(entries: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 def _cached_seconds(
     entry: Any, setting: dict[str, Any], sizes: list[int]
 ) -> dict[int, float]:
-    """The times of an entry; none if it is of another setting or of other sizes."""
+    """The times of an entry; {} if they are for another setting or other sizes."""
     if not isinstance(entry, dict) or entry.get("setting") != setting:
         return {}
     seconds = entry.get("seconds")

@@ -7,10 +7,10 @@
                                                      dog          .3, of which
                                                      dog ran      .15
 
-Every verified node yields the model's likeliest next tokens after the node's token. The
-table keeps the latest of them (Token Recycling, arXiv 2408.08696) with their
-probabilities: paths of likely tokens are followed deep, uncertain ones branch widely. One
-table serves all texts of a batch, and later ones: it changes what is drafted, never what
+Every verified node yields the model's most likely tokens after the node's token. The
+table keeps the latest of them (Token Recycling, arXiv 2408.08696), with their
+probabilities: paths of likely tokens become deep, uncertain ones branch widely. One
+table serves all texts of a batch and later ones: it changes what is drafted, never what
 is generated.
 """
 
@@ -32,14 +32,14 @@ NO_LOGITS = (
 
 
 class AdjacencyTable(NamedTuple):
-    """The likeliest next tokens of each token of the vocabulary, or of each tree node."""
+    """The most likely successors of each token of the vocabulary or each tree node."""
 
-    tokens: Int[Array, "*v u"]  # the likeliest first; `END` where none is known
+    tokens: Int[Array, "*v u"]  # the most likely first; `END` where none is known
     chance: Float[Array, "*v u"]  # the model's probability of each
 
     @property
     def token_dtype(self) -> np.dtype:
-        """What the tokens fit into; as an index has it."""
+        """The type that the tokens fit into, as an index has it."""
         return np.dtype(np.uint16 if len(self.tokens) < 2**16 else np.uint32)
 
 
@@ -51,7 +51,7 @@ def init(config: DraftConfig, vocab_size: int) -> AdjacencyTable:
 def propose(
     index: Any, state: Any, text: DecodedText, config: DraftConfig
 ) -> DraftSequences:
-    """The likeliest paths through the table from the text's last token on."""
+    """The most likely paths through the table that begin at the text's last token."""
     del index
     if not state:
         raise ValueError(f"the drafter {config.drafter!r} {NO_LOGITS}")
@@ -82,13 +82,13 @@ def observe(
 
 
 def empty_table(vocab_size: int, num_candidates: int) -> AdjacencyTable:
-    """A table in which nothing is known yet."""
+    """A table without any successor."""
     shape = (vocab_size, num_candidates)
     return AdjacencyTable(jnp.full(shape, END, jnp.int32), jnp.zeros(shape))
 
 
 def top_candidates(logits: Float[Array, "b q v"], num: int) -> AdjacencyTable:
-    """The `num` likeliest tokens after each node."""
+    """The `num` most likely tokens after each node."""
     score, token = jax.lax.top_k(logits, num)
     total = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
     return AdjacencyTable(token.astype(jnp.int32), jnp.exp(score - total))
@@ -106,12 +106,12 @@ def update(
     row.
     """
     vocab_size, num = table.tokens.shape
-    # Transposed, so that later positions come later in memory, whatever the row.
+    # Transposed, so that later positions come later in memory in all rows.
     token, is_new, *new = (x.swapaxes(0, 1) for x in (tokens, mask, *candidates))
     token, is_new = token.ravel(), is_new.ravel()
     turn = jnp.arange(len(token))
     last = jnp.full(vocab_size, -1).at[token].max(jnp.where(is_new, turn, -1))
-    # What does not count is written outside the table, each to a row of its own.
+    # The others go to distinct rows outside the table, where they are dropped.
     row = jnp.where(is_new & (last[token] == turn), token, vocab_size + turn)
 
     def put(old, new):
@@ -130,17 +130,18 @@ def draft_paths(
     weight: int,
     power: float = 1.0,
 ) -> DraftSequences:
-    """The likeliest paths, weighted so that a trie of them has the right node weights.
+    """The most likely paths, weighted so that their trie has the right node weights.
 
-    A node weighs `weight` times the probability of the path to it, rounded down, or as
-    much as the nodes below it, if these weigh more.
+    The weight of a node is `weight` times the probability of the path to it, rounded
+    down, or the total weight of the nodes below it if that is larger.
 
     Args:
       root: the token that the paths follow.
-      num_paths: how many are kept at each depth: the likeliest.
-      depth: the length of the longest.
-      power: exponent of each candidate's probability, which the model gave in another
-        context: below 1, it counts as less certain than it was there.
+      num_paths: the number of paths that are kept at each depth: the most likely ones.
+      depth: the length of the longest path.
+      weight: the weight of a path with probability 1.
+      power: the exponent of each candidate's probability, which the model predicted in
+        another context: below 1, it counts as less certain than it was there.
     """
     batch_size, num = len(root), table.tokens.shape[1]
     pick = jnp.arange(batch_size)[:, None]
@@ -157,7 +158,7 @@ def draft_paths(
         tokens = jnp.take_along_axis(tokens.reshape(batch_size, -1), at, axis=1)
         last = jnp.where(chance > 0, tokens, END)
         node_weight = (chance * weight).astype(jnp.int32)
-        # A sequence counts for each of its prefixes too: a shorter one keeps the rest.
+        # A sequence also counts for its prefixes, so a prefix keeps only the remainder.
         rest = jnp.maximum(path_weight.at[pick, above].add(-node_weight), 0)
         parts.append(DraftSequences(paths, rest))
         paths, path_weight = paths[pick, above].at[..., level].set(last), node_weight
