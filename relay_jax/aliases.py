@@ -27,9 +27,9 @@ CONFIG_KEYS = {
     "fading": "depth_decay",
     "num_followers": "num_candidates",
 }
-# Settings that are gone, with the only value that means the same as their absence.
+# Removed settings, with the only value that means the same as their absence.
 REMOVED_KEYS = {"num_examples": 0, "order": "leftmost", "confidence": 0.9}
-# Values that are gone.
+# Removed values.
 REMOVED_VALUES = {
     "input_injection": ("problem",),
     "scheme": ("none",),
@@ -90,7 +90,8 @@ RUNS = {"drawn_rounds": "sampled_rounds"}  # of experiments/configs/ablation.py
 # Values of records by their keys.
 RECORD_VALUES = {"drafter": DRAFTERS, "step": DRAFTERS, "run": RUNS, "model": RUNS}
 
-# Formats of datastores (`rest.datastore.FORMAT`) that are still read; file names then.
+# Formats of datastores (`rest.datastore.FORMAT`) that are still read, and the names
+# that their files had.
 DATASTORE_FORMATS = (2,)
 DATASTORE_FILES = {"order": "suffix_array"}
 # Formats of step-time caches (`rest.step_times.FORMAT`) that are still read.
@@ -131,7 +132,7 @@ def upgrade_model(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def upgrade_recipe(name: str) -> str:
-    """The recipe of a work directory under its name of this version."""
+    """The name in this version of a work directory's recipe."""
     return RECIPES.get(name, name)
 
 

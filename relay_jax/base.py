@@ -5,9 +5,9 @@
     p   tokens of a problem, before alignment
     t   rounds of a chain, which are the iterations of the looped model
     r   tokens of one round, or its columns in the loop; or draft sequences
-    m   positions of a key-value cache
+    m   positions of a key-value cache, or of the texts that are decoded
     q   query positions of attention
-    k   key positions of attention; or a number of samples
+    k   key positions of attention; or samples, or tokens of a query
     l   layers
     h   attention heads        g   key-value heads (h = g without grouping)
     d   width of the model     e   width of one head
@@ -62,8 +62,8 @@ class Examples(NamedTuple):
 class Scratchpad(NamedTuple):
     """What a looped model with round feedback reads and writes (not in the paper).
 
-    These index arrays are computed by the task, not learnt. Loop t reads the memory; the
-    round that it predicts, right-aligned as in the paper, is then written back:
+    These index arrays are computed by the task, not learned. Loop t reads the memory;
+    the round that it predicts, right-aligned as in the paper, is then written back:
 
         memory[j] <- constants[t, j]             where constants[t, j] is not -1
                   <- round_t[copy_from[t, j]]    where copy_from[t, j] is not -1
@@ -72,7 +72,7 @@ class Scratchpad(NamedTuple):
 
     initial: Int[Array, "b n"]  # the memory before the first loop
     copy_from: Int[Array, "t b n"]  # the column of round t to copy, or -1
-    constants: Int[Array, "t b n"]  # a token that is written whatever the round, or -1
+    constants: Int[Array, "t b n"]  # a token that is written in any case, or -1
     pointers: Int[Array, "t b n 2"]  # what to read (0) and where to predict it (1)
     shows_problem: bool  # whether loops see the problem beside the memory
     has_differences: bool  # whether memory numbers can be read as differences
@@ -83,9 +83,8 @@ class LoopedBatch(NamedTuple):
 
     problem: Int[AnyArray, "b n"]
     rounds: Int[AnyArray, "t b r"]  # z~_t, the last r columns of the loop's width
-    mask: Bool[
-        AnyArray, "t b r"
-    ]  # M_t (RELAY, section 3.2); zero after the T of an example
+    # M_t (RELAY, section 3.2); False after the T rounds of an example
+    mask: Bool[AnyArray, "t b r"]
     answer: Int[AnyArray, " b"]  # `<pad>` if the chain was cut before the answer
     num_rounds: Int[AnyArray, " b"]  # T
 

@@ -118,7 +118,7 @@ def atomic_file(file: epath.Path, folder: epath.Path) -> Iterator[epath.Path]:
     """Yields a temporary path that is renamed to `file` at the end of the block.
 
     Args:
-      folder: of the temporary path, in the same file system as `file`.
+      folder: the directory of the temporary path, in the same file system as `file`.
     """
     temporary = folder / f"{file.name}-{uuid.uuid4().hex}"
     yield temporary

@@ -46,6 +46,7 @@ TEMPLATES = {"plain": plain, "vicuna": vicuna, "llama2": llama2}
 
 
 def _in_turn(questions: Sequence[str], answers: Sequence[str]) -> list[str]:
+    """Questions and answers in alternation; the last question has no answer yet."""
     if len(answers) != len(questions) - 1:
         raise ValueError(
             f"{len(questions)} questions need {len(questions) - 1} answers, as the last "

@@ -71,7 +71,7 @@ class ModelConfig:
     tie_embeddings: bool = False  # decoder: one table for input and output embeddings
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of activations
     param_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    context_length: int = 0  # the maximum that the model was made for; 0: unknown
+    context_length: int = 0  # maximum that the model was trained for; 0: unknown
     remat: bool = False  # rematerialize activations (`layers.REMAT_POLICY`)
     position: PositionConfig = PositionConfig()
     # What an iteration of the looped model receives besides its parameters:
@@ -123,13 +123,15 @@ class LossConfig:
 
     answer_weight: float = 1.0  # of L_ans
     round_weight: float = 1.0  # lambda; 0 is the vanilla looped model
-    task_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)  # 1
-    # Extensions for round feedback (`training.augment`):
-    # all numbers of a task's chains are raised by a random offset up to this,
+    # By task; 1 for tasks that are not listed (RELAY, Table 1).
+    task_weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    # Extensions for round feedback (`training.augment`). By task: the maximum of the
+    # random offset that is added to all numbers of a chain.
     max_value_offset: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    # LIS: with this probability only the numbers from a random value on.
+    # LIS: the probability that the offset is added only from a random value upwards.
     value_gap_prob: float = 0.0
-    # The probability of feeding back the true round, linear over the run.
+    # Teacher forcing: the probability of feeding back the true round, which changes
+    # linearly over the run.
     forcing_start: float = 1.0
     forcing_end: float = 1.0
 
@@ -143,10 +145,10 @@ class BucketConfig:
     weight: float = 1.0  # relative frequency of the bucket's batches
     start_share: float = 0.0  # of all steps, before its first batch: a curriculum
     kind: Literal["synthetic", "tfds", "chains", "text"] = "synthetic"
-    # tfds: the TFDS data directory; chains: a chains directory (both by `resolve`);
-    # text: a .npy file of token ids, relative to the run directory.
+    # tfds: the TFDS data directory; chains: a chains directory (see `resolve` for
+    # both); text: a .npy file of token ids, relative to the run directory.
     path: str = ""
-    max_rounds: int = 0  # train only the first rounds of each chain; 0: all
+    max_rounds: int = 0  # only this many first rounds of a chain are trained; 0: all
     # Feedback: the number of rounds sampled per chain and step, trained independently
     # of each other; 0: all rounds, in sequence.
     sampled_rounds: int = 0
@@ -159,7 +161,7 @@ class DataConfig:
 
     batch_size: int = 512  # examples
     buckets: Mapping[str, BucketConfig] = dataclasses.field(default_factory=dict)
-    num_workers: int = 0  # processes that generate batches; 0: a thread of the run
+    num_workers: int = 0  # processes that generate batches; 0: one thread does
     accumulate: int = 1  # microbatches per step, to save memory
 
 
@@ -174,7 +176,7 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-    """Problems of test lengths, while training and at its end."""
+    """Evaluation on problems of given lengths, during training and at its end."""
 
     lengths: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
     options: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
@@ -187,7 +189,9 @@ class EvaluationConfig:
     context: int = 256  # text: tokens per window; `during` and `final` count windows
 
     def steps_to(self, task: str, lengths: tuple[int, int]) -> list[int]:
-        """Every `step[task]`-th length (default: every one) down from the longest.
+        """The evaluated lengths: every `step[task]`-th one, counted from the longest.
+
+        Without a `step` of the task these are all lengths.
 
         Args:
           lengths: the shortest and the longest.
@@ -216,7 +220,7 @@ class TrainConfig:
 
     @property
     def supervises_rounds(self) -> bool:
-        """Whether chains are trained: those of a vanilla looped model are not."""
+        """Whether the rounds of chains are trained: not in a vanilla looped model."""
         return self.model.kind == "decoder" or self.loss.round_weight > 0
 
 
@@ -228,6 +232,7 @@ class ChainsConfig:
     model: str  # the run of the generating model (`resolve`)
     counts: Mapping[str, int]  # the number of chains for each length, as {"16": 6477}
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the task
+    # Which of the generated chains are kept (`relay.chain_generator`).
     filter: Literal["none", "answer_agrees", "oracle"] = "none"
     judge: str = ""  # answer_agrees: the run whose answer must agree (`resolve`)
     allow_fewer: bool = False  # continue with fewer chains than `counts`, even none
@@ -245,7 +250,7 @@ class CorpusConfig:
     # Names of folders and files to leave out, separated by spaces: third-party packages,
     # tests, and tables without text.
     exclude: str = "site-packages test tests idle_test encodings pydoc_data"
-    held_out_one_in: int = 20  # files: one in so many is held out
+    held_out_one_in: int = 20  # one file in this many is held out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,28 +268,31 @@ class LanguageConfig:
 class DraftConfig:
     """How draft trees are built (REST, sections 3.1 and 3.2).
 
-    A draft sequence is the continuation of a match. `rest_paper` is the paper's method;
-    `rest` searches the datastore and the text itself.
+    A draft sequence is the continuation of a match: a position, in the datastore or in
+    the text itself, whose left context ends like the text. `rest_paper` is the paper's
+    method; `rest` searches the datastore and the text itself.
     """
 
-    drafter: str = "rest"  # a key of `DRAFTERS`
+    drafter: str = "rest"  # a key of `rest.drafters.DRAFTERS`
     num_draft: int = 64  # nodes of the draft tree without its root (the paper: 64)
     depth: int = 10  # tokens taken from each match (the paper: 10)
     num_store_rows: int = 256  # rest: draft sequences from the datastore
     num_text_rows: int = 32  # rest, prompt_lookup: draft sequences from the text itself
     num_paper_rows: int = 128  # rest_paper: draft sequences from the datastore
-    # The weight of a draft sequence for match lengths of 1, 2, ... tokens; the last one
-    # for all longer matches.
+    # Weights of draft sequences whose matches are 1, 2, ... tokens long; the last
+    # weight is that of all longer matches.
     store_weights: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     text_weights: tuple[int, ...] = (16, 32, 64, 128, 256, 512)
-    recent_weight: int = 2  # of the most recent tokens, drafted without a match
+    recent_weight: int = 2  # weight of recent tokens, which are drafted without a match
     depth_decay: float = 0.9  # a node's weight is multiplied by this once per level
     # token_recycling and mixed: draft sequences are paths through the adjacency table.
     num_candidates: int = 8  # successors stored for each token
     num_paths: int = 16  # paths that are extended at each level
     path_depth: int = 6  # tokens of a path
-    path_weight: int = 2048  # of a path with probability 1
-    path_power: float = 0.6  # exponent of a successor's probability from other contexts
+    path_weight: int = 2048  # weight of a path with probability 1
+    # Exponent of a successor's probability: below 1, a probability that the model
+    # predicted in another context counts as less certain.
+    path_power: float = 0.6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -309,8 +317,8 @@ class SamplingConfig:
 class RelayConfig:
     """The whole RELAY method: training runs and generated chains by directory name.
 
-    They refer to each other in `init_from`, `model`, `judge` and `path`, which gives the
-    order of the stages.
+    They refer to each other in `init_from`, `model`, `judge` and `path`; these
+    references determine the order of the stages.
     """
 
     runs: Mapping[str, TrainConfig]
@@ -318,7 +326,7 @@ class RelayConfig:
 
     @property
     def trained_lengths(self) -> dict[str, tuple[int, int]]:
-        """The shortest and the longest problems of each task that any run trains on.
+        """The range of lengths of each task on which the runs are trained.
 
         Generated chains do not count.
         """

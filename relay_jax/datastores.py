@@ -1,4 +1,4 @@
-"""Datastores for the models of `relay_jax.load`: built from text, found by their path.
+"""Datastores for the models of `relay_jax.load`: built from text, opened by their path.
 
 store = relay_jax.build_datastore("store", files=["src/**/*.py"],
                                   tokenizer=lm.tokenizer)
@@ -42,20 +42,20 @@ def build_datastore(
 ) -> Datastore:
     """Builds a datastore of documents and opens it.
 
-    `experiments/build_datastore.py` has more sources, goes on with an interrupted build
-    and works in parallel.
+    `experiments/build_datastore.py` has more sources, resumes an interrupted build and
+    can work in parallel.
 
     Args:
-      path: the directory to write; it may hold a datastore only if `overwrite`.
-      tokenizer: the tokenizer of the model that will draft from it.
-      files: files, folders and patterns such as `src/**/*.py`; a document each.
+      path: the directory to write; it may contain a datastore only if `overwrite`.
+      tokenizer: the tokenizer of the model that will decode with the datastore.
+      files: files, folders and patterns such as `src/**/*.py`; each file is a document.
       texts: further documents.
       token_ids: further documents, as token ids.
-      shard_tokens: how many tokens are sorted together; memory grows with it.
+      shard_tokens: the number of tokens that are sorted together; memory grows with it.
 
     Raises:
-      ValueError: the path is taken, a pattern matches no file, there is no document, or
-        a token id is outside the vocabulary.
+      ValueError: the path is in use, a pattern matches no file, there is no document,
+        or a token id is outside the vocabulary.
     """
     tokenizer.encode("")  # raises where there is none
     texts = [texts] if isinstance(texts, str) else texts
@@ -82,16 +82,18 @@ def build_datastore(
 
 
 def open_index(datastore: Any, tokenizer: Tokenizer, mesh: Mesh | None = None) -> Any:
-    """The index of a datastore, on the device; the one used last stays there.
+    """The index of a datastore, on the device; the most recent one stays there.
 
     Args:
       datastore: a directory, a `Datastore`, an index, or None.
-      tokenizer: the model's, which must be the datastore's.
-      mesh: over whose devices the datastore is spread; by default it is on the first.
+      tokenizer: the model's, with which the datastore must have been built.
+      mesh: the devices over which the datastore is sharded; by default it is on the
+        first device.
 
     Raises:
-      ValueError: it is no datastore, damaged, or another tokenizer's.
-      TypeError: it is none of these.
+      ValueError: the directory is not a datastore, is damaged, or was built with
+        another tokenizer.
+      TypeError: `datastore` is of another type.
     """
     if datastore is None or isinstance(datastore, INDEXES):
         return datastore
@@ -107,6 +109,6 @@ def open_index(datastore: Any, tokenizer: Tokenizer, mesh: Mesh | None = None) -
 
 @functools.lru_cache(maxsize=1)
 def _load_index(path: str, checksums: Any, mesh: Mesh | None) -> Any:
-    """Loads a datastore; the checksums tell whether it is still the same."""
+    """Loads a datastore; the cache's key includes its checksums, as it may change."""
     del checksums
     return load_index(open_datastore(path), mesh)

@@ -27,7 +27,7 @@ _REMEDY = "restore it from a copy, or create its directory again"
 def is_main_process() -> bool:
     """Whether this is the process that writes files.
 
-    A single process is, and no device is initialized to find out.
+    With a single process this is True; no device is initialized to find out.
     """
     return not jax.distributed.is_initialized() or jax.process_index() == 0
 

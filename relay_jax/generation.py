@@ -26,14 +26,14 @@ STREAM_STEPS = 8  # forward passes between two pieces of a stream
 
 
 class LanguageModel(NamedTuple):
-    """A decoder with its tokenizer. `relay_jax.load` makes one."""
+    """A decoder with its tokenizer, as `relay_jax.load` returns it."""
 
     config: ModelConfig
     params: PyTree  # unstacked, one subtree for each layer
     tokenizer: Tokenizer
     eos_ids: tuple[int, ...]  # each of them ends a text
     name: str = ""
-    mesh: Mesh | None = None  # of the parameters, if they are spread over devices
+    mesh: Mesh | None = None  # of the parameters, if they are sharded
 
     def generate(self, prompts: Any, **options: Any) -> GenerationOutput:
         """Continues prompts, all of them at once.
@@ -56,7 +56,7 @@ class LanguageModel(NamedTuple):
           **options: see `make_request`.
 
         Raises:
-          ValueError: see `make_request`; there are several prompts.
+          ValueError: see `make_request`; or there are several prompts.
         """
         request = self.make_request(prompt, **options)
         if len(request.prompts) != 1:
@@ -85,31 +85,33 @@ class LanguageModel(NamedTuple):
         max_length: int = 0,
         cache_file: Any = None,
     ) -> Request:
-        """The request that `generate` and `stream` run, checked.
+        """The checked request that `generate` and `stream` run.
 
         Args:
           prompts: one text or several, or the token ids of one text or several.
           max_new_tokens: maximum number of new tokens for each prompt.
           temperature: of sampling; 0 is greedy.
-          top_p: sample from the likeliest tokens of this total probability.
-          top_k: sample from this many likeliest tokens; 0: from all.
+          top_p: sample from the most likely tokens with this total probability.
+          top_k: sample from this many most likely tokens; 0: from all.
           seed: of sampling; prompt i uses `fold_in(key(seed), i)`.
           stop: strings before which a text is cut.
           eos_token_id: token ids that end a text; by default the model's.
-          ignore_eos: whether to go on after the end of a text.
+          ignore_eos: whether to continue after the end of a text.
           datastore: a directory, an opened `Datastore` or its index. The datastore that
             was used last stays on the device.
           drafter: a name of `rest.drafters.DRAFTERS`; by default "rest" with a
-            datastore and "prompt_lookup" without. "none" decodes plainly.
-          num_draft: nodes of a draft tree; "auto" measures which size pays, on the
-            first `autotune.PROBE` tokens, which are decoded plainly.
+            datastore and "prompt_lookup" without one. "none" is plain decoding.
+          num_draft: nodes of a draft tree; "auto" measures which size is fastest, on
+            the first `autotune.PROBE` tokens, which are decoded plainly.
           draft_depth: maximum depth of a draft tree.
           max_length: number of tokens, prompt included, at which texts end; 0: no limit.
-          cache_file: file that keeps measured step times; by default in ~/.cache.
+          cache_file: file in which measured step times are cached; by default below
+            ~/.cache.
 
         Raises:
-          ValueError: an argument is out of range, a prompt is empty or holds unknown
-            token ids, the datastore is missing or another tokenizer's.
+          ValueError: an argument is out of range, a prompt is empty or has ids outside
+            the vocabulary, or the datastore is missing or was built with another
+            tokenizer.
         """
         if drafter is None:
             drafter = "prompt_lookup" if datastore is None else "rest"
@@ -162,10 +164,12 @@ class LanguageModel(NamedTuple):
 def make_draft(
     drafter: str, num_draft: int | str = "auto", depth: int = 10
 ) -> DraftConfig:
-    """The draft config of a drafter's name and size.
+    """The config for a drafter and the size of its draft trees.
 
     Args:
+      drafter: a name of `rest.drafters.DRAFTERS`.
       num_draft: nodes of the draft tree; "auto" or `AUTOTUNE` leaves it open.
+      depth: maximum depth of the draft tree.
 
     Raises:
       ValueError: an unknown drafter, or another size.
@@ -217,7 +221,7 @@ def encode_prompts(prompts: Any, tokenizer: Tokenizer) -> list[list[int]]:
 
 
 def _is_ids(prompt: Any) -> bool:
-    """Whether it is a sequence of whole numbers, at least one."""
+    """Whether a prompt is a sequence of integers that is not empty."""
     if isinstance(prompt, str) or not isinstance(prompt, (Sequence, np.ndarray)):
         return False
     return len(prompt) > 0 and all(
@@ -227,6 +231,7 @@ def _is_ids(prompt: Any) -> bool:
 
 
 def _pieces(outputs: Iterator[GenerationOutput]) -> Iterator[str]:
+    """Yields what each output adds to the text."""
     shown = ""
     for output in outputs:
         (text,) = output.texts

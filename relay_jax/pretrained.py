@@ -3,7 +3,7 @@
     model = relay_jax.load("FOLDER")
 
 `open_folder` reads and checks everything but the parameters, in milliseconds, so that
-whatever else may be wrong is found before they are loaded.
+any other error is found before they are loaded.
 """
 
 from typing import NamedTuple
@@ -36,7 +36,7 @@ class ModelFolder(NamedTuple):
     is_hugging_face: bool
 
     def load_params(self, mesh: Mesh | None = None) -> PyTree:
-        """The parameters, spread over a mesh, or on the first device.
+        """The parameters, sharded over a mesh, or on the first device.
 
         Raises:
           ValueError: they are missing, damaged, or of another shape.
@@ -71,12 +71,12 @@ def load(
       dtype: of a Hugging Face model's parameters and compute, "float32", "bfloat16" or
         "float16"; by default the folder's.
       tokenizer: a tokenizer's file or folder; by default the model's.
-      mesh: devices over which the parameters are spread, `models.sharding.make_mesh`;
-        by default they are on the first.
+      mesh: devices over which the parameters are sharded (`models.sharding.make_mesh`);
+        by default they are on the first device.
 
     Raises:
       ValueError: it is not a model's folder; a file is missing, damaged or unsupported;
-        the tokenizer is another model's.
+        or the tokenizer is that of another model.
     """
     folder = open_folder(path, dtype=dtype, tokenizer=tokenizer)
     if folder.config.model.kind == "looped":
@@ -87,7 +87,7 @@ def load(
 def open_folder(
     path: epath.PathLike, *, dtype: str = "", tokenizer: epath.PathLike = ""
 ) -> ModelFolder:
-    """Reads and checks a model's folder, but for its parameters.
+    """Reads and checks a model's folder, except for its parameters.
 
     Args:
       dtype, tokenizer: see `load`.
@@ -114,8 +114,11 @@ def open_folder(
 
 
 def check_decoder(folder: ModelFolder, needs_text: bool = True) -> None:
-    """Raises ValueError where a folder holds no decoder, or none that text can be given
-    to, if `needs_text`."""
+    """Checks that a folder contains a decoder and, if `needs_text`, its tokenizer.
+
+    Raises:
+      ValueError: it does not.
+    """
     kind = folder.config.model.kind
     if kind != "decoder":
         raise ValueError(
@@ -137,7 +140,7 @@ def _open_tokenizer(
         tokenizer = load_tokenizer(name)
     else:
         tokenizer = load_run_tokenizer(path, model.num_numbers, model.text_vocab_size)
-    # Some published models have room for tokens to come: fewer is no error there.
+    # Some published models have more embeddings than their tokenizer has tokens.
     may_be_fewer = is_hugging_face or not name
     too_few = tokenizer.vocab_size < model.vocab_size and not may_be_fewer
     if tokenizer.vocab_size > model.vocab_size or too_few:

@@ -4,7 +4,7 @@
     solver.solve("(2+3)*4+1=")
 
 The model runs as in evaluation: one round for each loop, and as many loops as a problem
-of this length has rounds. Nothing but the model computes the answer.
+of this length has rounds. The model alone computes the answer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ class Solution(NamedTuple):
 
 
 class LoopedSolver(NamedTuple):
-    """A looped model with its tasks. `relay_jax.load` makes one."""
+    """A looped model with its tasks, as `relay_jax.load` returns it."""
 
     config: ModelConfig
     params: PyTree
@@ -61,7 +61,7 @@ class LoopedSolver(NamedTuple):
           A `Solution` for one problem, a list of them for a list.
 
         Raises:
-          TypeError: it is neither.
+          TypeError: `problems` is neither.
           ValueError: a problem is malformed, too long for the model's vocabulary, or of
             a task that the model was not trained on.
         """

@@ -142,7 +142,7 @@ class HuggingFaceTokenizer:
         content = _read_file(file, "a tokenizer.json")
         try:
             self._tokenizer = tokenizers.Tokenizer.from_buffer(content)
-        except Exception as error:  # noqa: BLE001 (it raises plain ones)
+        except Exception as error:  # noqa: BLE001 (the library raises Exception itself)
             raise ValueError(f"{file} is not a tokenizer: {error}") from None
         self._tokenizer.no_truncation()  # some files have these settings from training
         self._tokenizer.no_padding()

@@ -38,7 +38,7 @@ class Tokenizer(Protocol):
 
     @property
     def identity(self) -> str:
-        """Identifies the vocabulary: a datastore must have the model's."""
+        """Identifies the vocabulary; that of a datastore must be the model's."""
         ...
 
     @property
