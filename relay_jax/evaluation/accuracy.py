@@ -1,4 +1,4 @@
-"""Accuracy by problem length: of answers, chains, tokens, rounds (RELAY section 4)."""
+"""Accuracy by length: of answers, chains, tokens and rounds (RELAY, section 4)."""
 
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
@@ -15,11 +15,11 @@ from relay_jax.tasks import Task
 from relay_jax.vocabulary import PAD
 
 DETAILS = ("round_accuracy", "hit_accuracy")  # many records: one per round or token
-FINAL_OFFSET = 2**20  # final test problems are not those used during training
+FINAL_OFFSET = 2**20  # of indices: final problems are not those used in training
 
 
 class Score(NamedTuple):
-    """What a model predicted correctly, example by example."""
+    """Which predictions of a model are correct, for each example."""
 
     length: Int[Host, " b"]
     answer: Bool[Host, " b"]  # the final answer
@@ -45,7 +45,7 @@ def test_problems(
 def score(
     params: PyTree, model: ModelConfig, task: Task, examples: Examples, batch_size: int
 ) -> Score:
-    """Runs a model on problems, without teacher forcing, and compares with the truth."""
+    """Compares a model's predictions, without teacher forcing, with the true chains."""
     predict = PREDICTORS[model.kind]
     answer, rounds, _ = predict(params, model, task, examples, batch_size)
     width = rounds.shape[-1]
@@ -110,14 +110,16 @@ def _detail_rows(score: Score) -> Iterator[tuple[str, float, int, dict[str, int]
 
 
 def round_accuracy(score: Score) -> Float[Host, " t"]:
-    """The share of examples with a correct round t, of those that have a round t."""
+    """The fraction of examples with a correct round t, of those that have a round t."""
     has_round = score.is_token.any(axis=-1)
     correct = score.rounds & has_round
     return correct.sum(axis=0) / np.maximum(has_round.sum(axis=0), 1)
 
 
 def hit_matrix(score: Score) -> Float[Host, "t r"]:
-    """Accuracy of each column of each round (Figures 5 and 6); NaN where no example has
-    a token."""
+    """The accuracy of each column of each round (RELAY, Figures 5 and 6).
+
+    It is NaN where no example has a token.
+    """
     count = score.is_token.sum(axis=0)
     return np.where(count > 0, score.hits.sum(axis=0) / np.maximum(count, 1), np.nan)

@@ -28,13 +28,14 @@ def evaluate_run(
     """Records of a run's evaluation.
 
     Args:
-      common: `run`, `model` and `seed`, which every record gets.
+      workdir: the run directory, relative to which the config names held-out text.
+      common: `run`, `model` and `seed`, which are added to every record.
       count: test problems per length, or windows of text.
       seed: of the test problems.
       final: whether to use other test problems than during training, and to add records
         of each round and token of the longest problems.
-      lengths: of each task; by default the config's, and the held-out text.
-      details: add those records for all lengths.
+      lengths: test lengths by task; by default those of the config, and its text.
+      details: whether to add these records for all lengths.
     """
     settings, records = config.evaluation, []
     common = dict(common)

@@ -1,7 +1,7 @@
 """The papers' figures, drawn from records alone.
 
-accuracy_by_length   RELAY Figures 2 and 4 (answers), Figure 7 (tokens)
-hit_matrices         RELAY Figures 5 and 6 (accuracy by round and column)
+accuracy_by_length   RELAY, Figures 2 and 4 (answers) and Figure 7 (tokens)
+hit_matrices         RELAY, Figures 5 and 6 (accuracy by round and column)
 speed_by_drafter     REST: speed-up and accepted tokens per step for each drafter
 """
 
@@ -51,7 +51,7 @@ def accuracy_by_length(
     """One panel per task, one curve per model: the mean over seeds, with their range.
 
     Args:
-      train_lengths: of each task: these lengths are shaded.
+      train_lengths: the first and last training length of each task, to be shaded.
 
     Raises:
       ValueError: no record has this metric.
@@ -105,7 +105,7 @@ def _label(model: str) -> str:
 
 
 def _last_phases(models: Iterable[str]) -> list[str]:
-    """All models, but only the last phase of those trained in phases (section 4.3)."""
+    """The models; if trained in phases (RELAY, section 4.3), only the last phase."""
     last: dict[str, str] = {}
     for model in models:
         phase = PHASE.fullmatch(model)
@@ -154,8 +154,11 @@ def hit_matrices(
 
 
 def longest_hit_matrices(lines: Iterable[dict[str, Any]], name: epath.PathLike) -> None:
-    """Draws NAME_TASK_LENGTH.png for each task that has `hit_accuracy` records, at the
-    longest length that has them."""
+    """Draws the hit matrices of each task at the longest length with such records.
+
+    Args:
+      name: the figures are NAME_TASK_LENGTH.png.
+    """
     longest: dict[str, int] = {}
     hits = [line for line in lines if line["metric"] == "hit_accuracy"]
     for line in hits:
@@ -165,7 +168,7 @@ def longest_hit_matrices(lines: Iterable[dict[str, Any]], name: epath.PathLike) 
 
 
 def _hit_matrix(lines, rounds: int, columns: int) -> Float[Host, "t r"]:
-    """The share of correct tokens among examples that have the token; else NaN.
+    """The fraction of correct tokens among the examples that have the token, or NaN.
 
     Records count columns from the right, so the last token is in the last column.
     """

@@ -6,7 +6,7 @@ keys per query:
 
     6 x entries x positions + 12 x n h e x layers x positions
 
-The looped model repeats that in each loop. Only operations that the model requires are
+The looped model repeats this in each loop. Only operations that the model requires are
 counted (Chowdhery et al. 2022, appendix B): not those that `remat` repeats, elementwise
 operations or the lookup of embeddings, but all of causal attention, as is usual.
 """

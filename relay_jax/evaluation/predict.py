@@ -1,7 +1,7 @@
-"""What a trained model predicts for a problem: its answer and the whole chain.
+"""Predictions of a trained model for problems: the answers and the whole chains.
 
-Both kinds of models generate freely, without teacher forcing: the looped model one round
-per loop, the decoder a text, token by token.
+Both kinds of models predict without teacher forcing: the looped model one round per
+loop, the decoder a text, token by token.
 """
 
 import functools
@@ -93,9 +93,9 @@ def predict_decoder(
 ) -> Predictions:
     """Decodes greedily, and arranges the text in the rounds of the true chain.
 
-    Each token goes where the true text has its token with the same index, so that rounds
-    and tokens can be compared as for the looped model. A chain of another length has
-    a wrong last round, which should have ended elsewhere.
+    Each token is put where the true text has its token of the same index, so that
+    rounds and tokens can be compared as for the looped model. A chain of another length
+    has a wrong last round, as that should have ended elsewhere.
     """
     tokens, confidence = generate_texts(params, model, task, examples, batch_size)
     return Predictions(*_split_rounds(tokens, examples, task), confidence)
@@ -106,8 +106,8 @@ def generate_texts(
 ) -> tuple[Int[Host, "b n"], Float[Host, " b"]]:
     """The tokens that a decoder generates after each problem, and its confidence.
 
-    A problem gets room for the longest chain of its length, no matter which problems
-    share its batch; tokens beyond that are `<pad>`.
+    The maximum number of tokens is that of the longest chain of a problem's length,
+    whatever other problems are in the batch; tokens beyond it are `<pad>`.
     """
     text, prompt_size = flatten(examples, task)
     longest = int(examples.length.max())
@@ -162,7 +162,7 @@ def _split_rounds(tokens, examples, task):
 
 
 def batches(num: int, batch_size: int) -> Iterator[Int[Host, " b"]]:
-    """Row indices, batch by batch; the last batch is filled up with row 0."""
+    """Yields the row indices of each batch; the last batch is filled up with row 0."""
     for start in range(0, num, batch_size):
         rows = np.arange(start, start + batch_size)
         yield np.where(rows < num, rows, 0)

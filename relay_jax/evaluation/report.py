@@ -14,8 +14,7 @@ TABLES = ("answer_accuracy", "chain_accuracy")
 
 
 def trained_metrics(lines: Iterable[Record], config: TrainConfig) -> list[Record]:
-    """The records that describe what a model was trained for: answers alone if its loss
-    has no rounds."""
+    """The records of what a model is trained for: only answers without rounds."""
     return [
         line
         for line in lines
@@ -83,7 +82,7 @@ def make_table(
     metric: str,
     over_seeds: Callable[[list[float]], float] = statistics.mean,
 ) -> str:
-    """A row for each model and a column for each length.
+    """A table with a row for each model and a column for each length.
 
     Args:
       over_seeds: combines the values of several seeds into one.
@@ -102,8 +101,11 @@ def make_table(
 
 
 def make_speed_table(lines: Iterable[Record]) -> str:
-    """A row for each drafter: its number of draft tokens, M (mean accepted tokens per
-    step), tokens per second, and the speed-up over plain decoding."""
+    """A table with a row for each drafter.
+
+    Its columns are the number of draft tokens, M (mean accepted tokens per step),
+    tokens per second, and the speed-up over plain decoding.
+    """
     rows = [f"{'drafter':<11}{'nodes':>15}{'M':>7}{'tokens/s':>10}{'speed-up':>10}"]
     for line in lines:
         nodes = str(line["num_draft"])
@@ -120,7 +122,7 @@ def align_columns(rows: Sequence[Sequence[str]], min_width: int = 0) -> str:
     """Rows as text: the first column left-aligned, the others right-aligned.
 
     Args:
-      min_width: of every column but the first, two spaces before it included.
+      min_width: the minimum width of all columns but the first, including two spaces.
     """
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     widths = [widths[0], *(max(width + 2, min_width) for width in widths[1:])]

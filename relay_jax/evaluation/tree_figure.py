@@ -14,7 +14,7 @@ def draw_tree(tree: DraftTree, texts: Sequence[str], path: epath.PathLike) -> No
     """Draws the first tree of a batch, and its mask: a row attends to dark columns.
 
     Args:
-      texts: of the root's token and of every node's.
+      texts: the texts of the root's token and of every node's token.
     """
     nodes = [0, *(np.flatnonzero(np.asarray(tree.valid[0])) + 1).tolist()]
     parent = {i: int(tree.parent[0, i - 1]) for i in nodes[1:]}
@@ -48,11 +48,12 @@ def draw_tree(tree: DraftTree, texts: Sequence[str], path: epath.PathLike) -> No
 
 
 def _heights(parent: dict[int, int]) -> dict[int, float]:
-    """The vertical position of each node: leaves are evenly spaced, and a parent is in
-    the middle of its children.
+    """The vertical position of each node.
+
+    Leaves are evenly spaced, and a parent is in the middle of its children.
 
     Args:
-      parent: of every node but the root, which is 0; a parent is smaller than its child.
+      parent: the parent of every node except the root, which is 0.
     """
     height: dict[int, float] = {}
     num_leaves = 0
