@@ -1,4 +1,4 @@
-"""The tasks of the RELAY paper (section 4.1). A new task is a file here and a line below."""
+"""The tasks of RELAY (section 4.1). A new task is a file here and a line below."""
 
 from collections.abc import Mapping
 from typing import Any

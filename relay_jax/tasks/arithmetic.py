@@ -4,12 +4,12 @@
 
 A problem of length T has T operators. It is generated from a single number: T times, a
 random number is replaced by a two-operand expression of the same value, in brackets only
-where precedence requires them. Each round does one operation, so a chain has T rounds,
-and the last one is the answer (Feng et al. 2023; RELAY section 4.1).
+where precedence requires them. Each round performs one operation, so a chain has T
+rounds, and the last one is the answer (Feng et al. 2023; RELAY, section 4.1).
 
-Each round does the leftmost operation that precedence permits. Undoing the generation's
-steps instead could not be learned: their order cannot be inferred from the expression,
-as `1+2-3` may have been extended at either end.
+Each round performs the leftmost operation that precedence permits. A chain that undoes
+the replacements, as the published one does, could not be learned: their order cannot be
+inferred from the expression, as `1+2-3` may have been extended at either end.
 """
 
 import dataclasses
@@ -41,12 +41,12 @@ from relay_jax.vocabulary import (
 
 RIGHT_HEAVY_TRIES = 4  # expressions, of which the longest is used
 _SHAPES = dict(zip((OPEN, CLOSE, PLUS, MINUS, TIMES, DIVIDE), "()++++"))
-_OPERATION = re.compile(r"\(n\+n\)|n\+n")  # what a round takes back
+_OPERATION = re.compile(r"\(n\+n\)|n\+n")  # what a round reduces to a number
 
 
 @dataclasses.dataclass(frozen=True)
 class Arithmetic:
-    """Expressions of `length` operators. The modulus is a prime, so that `/` is defined.
+    """Expressions with `length` operators; the modulus is a prime, so `/` is defined.
 
     With `right_heavy` (an option for training that is not in the paper) half of the
     expressions are extended in their right half only, such as `1-(2-(3-4)*2)=`, and are

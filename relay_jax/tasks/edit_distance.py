@@ -4,7 +4,7 @@
 
 Insertions and deletions cost 2, replacements 3. Round t is row t of the matrix without
 column 0, followed by `,`; the answer is the last entry of the last row (Feng et al. 2023;
-RELAY section 4.1).
+RELAY, section 4.1).
 """
 
 import dataclasses
@@ -172,8 +172,9 @@ class EditDistance:
         return last_number(rounds, num_rounds)
 
     def scratchpad(self, problem: Int[Array, "b n"], num_loops: int) -> Scratchpad:
-        """The memory is the last row, aligned with s2: a right-aligned round and its `,`
-        have the same columns as s2 and `<sep>`.
+        """The memory is the last row, aligned with s2.
+
+        A right-aligned round and its `,` have the same columns as s2 and `<sep>`.
 
             problem   [ED] a   b   |   a   c   b  <sep>
             memory     .   .   .   0   2   4   6   ,       row 0, a constant

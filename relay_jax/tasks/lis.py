@@ -2,10 +2,10 @@
 
     [LIS] 3 9 4 7 5 <sep>   ->   1 2 2 3 <sep>   ->   3 3 3 3 <sep>       answer 3
 
-(With groups of 4.) The value of a number is the length of the longest strictly increasing
-subsequence that ends with it. A round has the values of the next `group` numbers, then
-`<sep>`; an incomplete last group repeats its last value. The answer is the largest value
-(Feng et al. 2023; RELAY section 4.1).
+The example has groups of 4. The value of a number is the length of the longest strictly
+increasing subsequence that ends with it. A round has the values of the next `group`
+numbers, then `<sep>`; an incomplete last group repeats its last value. The answer is
+the largest value (Feng et al. 2023; RELAY, section 4.1).
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from relay_jax.tasks.task import TOKEN_TYPE, check_length, empty_tokens, problem
 from relay_jax.vocabulary import FIRST_NUMBER, LIS, PAD, SEP
 
 MAX_RUNS = 3
-MIN_PLANTED = 3  # numbers of all increasing runs together
+MIN_PLANTED = 3  # the minimum total length of the increasing runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,9 +26,9 @@ class LongestIncreasingSubsequence:
     """Sequences of `length` numbers.
 
     Numbers are between `smallest` and `number_range - 1`, above every length, so that
-    no number can be mistaken for a value of the chain. At random positions, from three
-    numbers to all form one to three increasing runs of distinct numbers, one run after
-    another, as in Feng et al.
+    no number can be mistaken for a value of the chain. As in Feng et al., one to three
+    increasing runs of distinct numbers, one after another, are planted at random
+    positions; together they have at least three numbers.
     """
 
     group: int = 10
@@ -130,7 +130,7 @@ class LongestIncreasingSubsequence:
         return self.smallest + numbers
 
     def _runs(self, rng, length):
-        """How many numbers are in runs, and after how many of these each run ends."""
+        """The total length of the runs, and the number in it after which each ends."""
         count = rng.integers(1, MAX_RUNS + 1, size=len(length))
         planted = rng.integers(np.minimum(length, MIN_PLANTED), length + 1)
         stop = np.zeros((len(length), MAX_RUNS), np.int64)
@@ -151,8 +151,10 @@ class LongestIncreasingSubsequence:
         return np.max(np.where(is_value, rounds, PAD), axis=(1, 2))
 
     def scratchpad(self, problem: Int[Array, "b n"], num_loops: int) -> Scratchpad:
-        """The memory has each value below its number, and 0, the value of an empty
-        sequence, below the task token. Pointers link a group's numbers to its outputs.
+        """The memory has each value below its number, and 0 below the task token.
+
+        0 is the value of an empty sequence. Pointers link a group's numbers to the
+        columns in which their values are predicted.
 
             problem      [LIS]  3   9   4   7   5  <sep>
             memory         0    1   2   2   3   .    .     after loop 1 (groups of 4)

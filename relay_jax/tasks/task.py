@@ -1,7 +1,7 @@
-"""What a task is: it samples problems of a given length and solves them round by round.
+"""The interface of a task: problems of a given length and their solution by rounds.
 
 A chain comes from solving the problem, so it always agrees with the answer. Everything is
-vectorised NumPy: one call generates a whole block of examples.
+vectorized NumPy: one call generates a whole block of examples.
 """
 
 from typing import Protocol, SupportsIndex, runtime_checkable
@@ -16,7 +16,10 @@ TOKEN_TYPE = np.int16  # of tokens on the host; `check_length` ensures that numb
 
 @runtime_checkable
 class Task(Protocol):
-    """A family of reasoning problems. `Arithmetic` is the shortest example."""
+    """A family of reasoning problems (RELAY, section 4.1).
+
+    `LongestIncreasingSubsequence` is the shortest example.
+    """
 
     name: str
     token: int  # the task token, first in every problem
@@ -33,8 +36,11 @@ class Task(Protocol):
         ...
 
     def problem_length(self, problem: Int[Host, " p"]) -> int:
-        """The length of a problem, given as its tokens. Raises ValueError where it is
-        none of this task's problems."""
+        """The length of a problem from its tokens.
+
+        Raises:
+          ValueError: it is not a problem of this task.
+        """
         ...
 
     def num_rounds(self, length: int) -> int:
@@ -42,15 +48,15 @@ class Task(Protocol):
         ...
 
     def problem_size(self, length: int) -> int:
-        """The maximal number of tokens of a problem of this length."""
+        """The maximum number of tokens of a problem of this length."""
         ...
 
     def round_size(self, length: int) -> int:
-        """The maximal number of tokens of one of its rounds."""
+        """The maximum number of tokens of one of its rounds."""
         ...
 
     def chain_size(self, length: int) -> int:
-        """The maximal number of tokens of all its rounds together."""
+        """The maximum number of tokens of all its rounds together."""
         ...
 
     def max_number(self, length: int) -> int:
@@ -60,12 +66,17 @@ class Task(Protocol):
     def chain_answer(
         self, rounds: Int[Host, "b t r"], num_rounds: Int[Host, " b"]
     ) -> Int[Host, " b"]:
-        """The answer that each chain of left-aligned rounds arrives at, correct or not;
-        `<pad>` if it has none."""
+        """The answer at which each chain of left-aligned rounds arrives, or `<pad>`.
+
+        The chains are those that a model predicted: they may be wrong.
+        """
         ...
 
     def scratchpad(self, problem: Int[Array, "b n"], num_loops: int) -> Scratchpad:
-        """The scratchpad of right-aligned problems (not in the paper)."""
+        """The scratchpad of right-aligned problems, for `num_loops` iterations.
+
+        It is for round feedback, which is not in the paper.
+        """
         ...
 
 
