@@ -30,8 +30,8 @@ RUN = "ar_relay"  # the run that decodes
 COUNT = 32  # problems of each task
 BATCH_SIZE = 8
 MAX_TOKENS = 256  # of a chain
-SMALL_TREE = 8  # nodes
-REPEATS = 9  # many, as decoding takes a fraction of a second and medians must be stable
+SMALL_TREE = 8  # nodes of the small draft tree
+REPEATS = 9  # for stable medians: decoding takes only a fraction of a second
 
 
 def compare_speed(
@@ -39,7 +39,7 @@ def compare_speed(
     workdir: epath.PathLike,
     cache_file: epath.PathLike | None = None,
 ) -> list[dict[str, Any]]:
-    """Speed of `ar_relay` with and without drafts from the chains that it trained on.
+    """Speed of `ar_relay` with and without drafts from the chains of its training data.
 
     Each task's longest problems are decoded greedily: without drafts, with a small tree,
     and with the autotuned tree size. Existing records are returned as they are.

@@ -1,11 +1,13 @@
 """Chains that a trained model generates for problems, and filters that select them.
 
-none            keeps all: the default, as in the paper. With an accurate looped model
-                a filter changes little, and every filter rejects mainly hard
-                problems, which skews the distribution that is learned.
-answer_agrees   keeps a chain whose answer a judge (another run) confirms; without a
-                judge, one whose answer the looped model's answer head confirms
-oracle          keeps a chain with the true answer: only possible in experiments
+    none            keeps all: the default, as in the paper. With an accurate looped
+                    model a filter changes little, and every filter rejects mainly hard
+                    problems, which skews the distribution that is learned.
+    answer_agrees   keeps a chain whose answer a judge (another run) confirms; without a
+                    judge, one whose answer the looped model's answer head confirms
+    oracle          keeps a chain with the true answer: only possible in experiments
+
+The last two are the filters of RELAY's baselines (section 4.3).
 """
 
 from collections.abc import Callable
@@ -22,14 +24,14 @@ from relay_jax.vocabulary import PAD
 
 
 class ChainGenerator(NamedTuple):
-    """A trained model that generates chains, or judges those of another."""
+    """A trained model that generates chains, or judges those of another model."""
 
     model: ModelConfig
     params: PyTree
 
 
 class GeneratedChains(NamedTuple):
-    """Chains that a model generated for some problems, with what filters compare."""
+    """Chains that a model generated for some problems, with the answers for filters."""
 
     examples: Examples  # problems with the model's chains and answers
     chain_answer: Int[Host, " b"]  # the answer that the chain arrives at
@@ -40,11 +42,11 @@ class GeneratedChains(NamedTuple):
 def generate(
     generator: ChainGenerator, task: Task, problems: Examples, batch_size: int
 ) -> GeneratedChains:
-    """Lets a model solve problems.
+    """Generates a model's chains for problems (RELAY, section 3.3).
 
-    The model sees the problems alone; the true chains and answers serve to compute
-    `is_correct`. A decoder's chain is stored in one piece (as a single round), which
-    suffices for training another decoder.
+    The model sees only the problems; the true chains and answers are used to compute
+    `is_correct`. A decoder's chain is stored as a single round, which suffices for
+    training another decoder.
     """
     if generator.model.kind == "looped":
         return _generate_looped(generator, task, problems, batch_size)
@@ -84,7 +86,7 @@ def _equal_rounds(one, other) -> Bool[Host, " b"]:
     return np.all(one == other, axis=(1, 2))
 
 
-# What a judge answers to the same problems; called only by filters that need it.
+# Returns a judge's answers to the same problems; only filters that need it call it.
 Judge = Callable[[], Int[Host, " b"]]
 
 

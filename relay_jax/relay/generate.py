@@ -1,17 +1,17 @@
 """Stage II of RELAY (section 3.3): a trained model generates chains for longer problems.
 
-    DIR/config.json                     the ChainsConfig
-    DIR/arithmetic_005.npz              the selected chains of one length (Examples)
-    DIR/records.jsonl                   shares of correct chains, before and after the filter
-    DIR/summary.json                    written last
+    DIR/config.json                 the ChainsConfig
+    DIR/arithmetic_005.npz          the selected chains of one length (Examples)
+    DIR/records.jsonl               fractions of correct chains before and after the
+    filter DIR/summary.json                written last
 
 An interrupted run resumes with the first length that has no file, from the chains in its
 partial file .arithmetic_005.npz.part.
 
 Chains without an answer are always rejected (e.g. of a decoder that did not reach
-`<eos>`); the config's filter (`chain_generator.FILTERS`) selects among the others. It is
-an error if too few chains of twenty times as many problems pass, unless the config has
-`allow_fewer`.
+`<eos>`); the config's filter (`chain_generator.FILTERS`) selects among the others. Up
+to `MAX_TRIES` problems are tried for each chain; if fewer chains pass than requested,
+it is an error unless the config has `allow_fewer`.
 """
 
 import sys
@@ -38,7 +38,7 @@ from relay_jax.training.ranges import COUNT, SEED, check_range, check_ranges
 from relay_jax.vocabulary import PAD
 
 RANGES = {"batch_size": COUNT, "seed": SEED}
-SEED_OFFSET = 1_000_003  # so that chains are for other problems than those trained on
+SEED_OFFSET = 1_000_003  # so that the problems are not those of training
 MAX_TRIES = 20  # problems tried for each requested chain
 MAX_PROBLEMS = 4096  # in one call of the model
 SAVE_SECONDS = 60
@@ -99,7 +99,7 @@ def write_chains(config: ChainsConfig, workdir: epath.PathLike) -> dict:
 
 
 def check_chains(config: ChainsConfig, runs: Mapping[str, TrainConfig]) -> None:
-    """Raises ValueError at what is wrong with a config, before any work.
+    """Raises ValueError if something is wrong with a config, before any work.
 
     Args:
       runs: the configs of the model and of the judge, by name.
@@ -131,7 +131,7 @@ def check_chains(config: ChainsConfig, runs: Mapping[str, TrainConfig]) -> None:
 
 
 def _check_semantics(task: Task, name: str, run: TrainConfig) -> None:
-    """A model must have been trained for the same semantics, e.g. the same modulus."""
+    """Checks that a model was trained for the same semantics, e.g. the same modulus."""
     if task.name not in run.evaluation.options:
         return
     trained = make_task(task.name, run.evaluation.options[task.name])
@@ -190,7 +190,7 @@ def _generate_and_filter(
 
 
 def _report_too_few(task, length, found, count, counts: Counts, config) -> None:
-    """Raises ValueError, or warns where fewer chains are allowed."""
+    """Raises ValueError, or warns if fewer chains are allowed."""
     reason = (
         f"{task.name}, length {length}: {found} of {counts.tried} chains passed the "
         f"filter {config.filter!r}, {count} are requested ({counts.no_answer} have no "

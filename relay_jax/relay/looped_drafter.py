@@ -3,8 +3,8 @@
     looped model   [ARI] 3*2+6/3= | 6+6/3= | 6+2= | 8 <eos>      one round per loop
     decoder        verifies some tens of these tokens in each step
 
-The text stays exactly the decoder's. After an error of the looped model, drafting resumes
-where its chain matches the text again, or with matches in the text itself.
+The text remains that of the decoder. After an error of the looped model, drafting
+resumes where its chain matches the text again, or with matches in the text itself.
 """
 
 import time
@@ -23,13 +23,13 @@ from relay_jax.rest.looped_draft import LoopedDraft
 from relay_jax.tasks import Task
 from relay_jax.vocabulary import EOS
 
-TIMED = 3  # calls of the looped model, of which the fastest counts
+TIMED = 3  # timed calls of the looped model, of which the fastest is reported
 
 
 def draft_texts(
     params: PyTree, model: ModelConfig, task: Task, problems: Examples, batch_size: int
 ) -> LoopedDraft:
-    """The texts that the looped model expects of the decoder, problems included.
+    """The texts that the looped model predicts for the decoder, problems included.
 
     Args:
       problems: their chains and answers are not used, only the number of rounds.
@@ -56,6 +56,13 @@ def compare(
     seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Compares plain decoding of test problems of one length with drafters.
+
+    Args:
+      looped: config and parameters of the looped model.
+      decoder: config and parameters of the decoder.
+      count: the number of test problems.
+      index: the index of a datastore, for drafters that search one.
+      repeats: see `benchmark.compare`.
 
     Returns:
       One record per drafter: those of `benchmark.compare`, and the seconds that the
@@ -112,7 +119,7 @@ def _answer_accuracy(tokens: Int[Host, "b n"], problems: Examples) -> float:
 
 
 def _exact_match(drafted: LoopedDraft, text: Int[Host, "b n"]) -> float:
-    """The share of drafts that equal the true text."""
+    """The fraction of drafts that equal the true text."""
     both = (drafted.tokens, text)
     width = max(tokens.shape[1] for tokens in both)
     rows = [np.pad(x, ((0, 0), (0, width - x.shape[1]))) for x in both]

@@ -64,11 +64,12 @@ def run_and_measure(
     """Runs the stages of all experiments, measures them, and rewrites the records.
 
     Args:
-      measurements: those of runs that are not among the stages are left out.
+      measurements: measurements of runs that are not among the stages are left out.
+      path: the work directory.
       jobs, deadline: see `stages.run_stages`.
 
     Raises:
-      Stopped: the deadline came before the end.
+      Stopped: the deadline passed before the end.
     """
     try:
         for experiment, selected in experiments.items():
@@ -83,7 +84,7 @@ def run_and_measure(
 def measure(
     measurement: Measurement, path: epath.Path, deadline: float = math.inf
 ) -> None:
-    """Evaluates the run and writes the records, unless they are there.
+    """Evaluates the run and writes the records, unless they exist already.
 
     Args:
       deadline: a value of `time.monotonic()`, in seconds.

@@ -23,7 +23,7 @@ Stages = dict[str, StageConfig]
 
 
 def check_stages(stages: Stages, path: epath.Path | None = None) -> None:
-    """Raises ValueError at the first error in any stage or between stages.
+    """Raises ValueError for the first error in any stage or between stages.
 
     Args:
       path: the work directory; if given, data from outside the experiment is opened too.
@@ -79,7 +79,7 @@ def _run(stages: Stages, name: str, field: str) -> TrainConfig:
 
 
 def _chains(stages: Stages, name: str, field: str) -> ChainsConfig:
-    """The stage of chains that a field names."""
+    """The chain-generation stage that a field names."""
     stage = stages[name]
     if isinstance(stage, ChainsConfig):
         return stage
@@ -89,8 +89,7 @@ def _chains(stages: Stages, name: str, field: str) -> ChainsConfig:
 def _check_chains_bucket(
     field: str, bucket: BucketConfig, config: TrainConfig, stages: Stages
 ) -> None:
-    """A bucket's chains must be of its task and lengths, in a form that its model
-    learns."""
+    """Checks a bucket's chains: their task, lengths, and format for the model."""
     source = _chains(stages, bucket.path, f"{field}.path")
     writer = _run(stages, source.model, f"{bucket.path}: model")
     check_chain_format(writer.model.kind, config.model.kind, f"{field}: {bucket.path}")

@@ -1,4 +1,4 @@
-"""The RELAY method as stages: trainings and chain generations, ordered by what they need.
+"""The RELAY method as stages: training and chain generation, ordered by dependencies.
 
 Stages run in processes of their own, several at once, each on one core: for models that
 train in minutes on a CPU this is nearly twice as fast as one process on two cores. When
@@ -50,7 +50,7 @@ def with_dependencies(
     """The named stages and all that they depend on, in the order of `stages`.
 
     Raises:
-      ValueError: there is no stage of such a name.
+      ValueError: there is no stage with one of the names.
     """
     found, remaining = set(), list(names)
     while remaining:
@@ -66,7 +66,7 @@ def finished(stages: dict[str, StageConfig], path: epath.Path) -> set[str]:
     """The names of the stages that are finished.
 
     Raises:
-      ValueError: the directory of a stage was made with another config.
+      ValueError: the directory of a stage has another config.
     """
     for name, stage in stages.items():
         if (path / name / "config.json").exists():
@@ -108,8 +108,8 @@ def run_stages(
         their state and stop.
 
     Raises:
-      Stopped: the deadline came before the last stage was finished.
-      ValueError: a stage failed, or its directory was made with another config.
+      Stopped: the deadline passed before the last stage was finished.
+      ValueError: a stage failed, or its directory has another config.
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     done = finished(stages, path)
@@ -145,7 +145,7 @@ def run_stages(
 
 
 def _start(stage: StageConfig, workdir: epath.Path, core: int | None) -> BaseProcess:
-    """A new process that runs a stage, on this core alone if one is given."""
+    """A new process that runs a stage, bound to a core if one is given."""
     context = multiprocessing.get_context("spawn")
     arguments = config_io.to_dict(stage), str(workdir), core
     process = context.Process(target=run_stage, args=arguments)
@@ -183,7 +183,7 @@ def _stop_with_parent() -> None:
 
 
 def _show_progress(bar, stages, running, path: epath.Path) -> None:
-    """The bar counts the steps of all stages and names those that run, with losses."""
+    """Shows the steps of all stages, and the running stages with their losses."""
     num_steps, shown = 0, []
     for name in stages:
         metrics = _last_metrics(path / name)
@@ -197,7 +197,7 @@ def _show_progress(bar, stages, running, path: epath.Path) -> None:
 
 
 def _explain(name: str, exit_code: int, path: epath.Path) -> None:
-    """Ends the command for the reason for which a stage ended."""
+    """Raises an error with the reason for which a stage ended."""
     if exit_code in (STOPPED, -signal.SIGTERM):
         print("stopped; run the same command to resume", file=sys.stderr)
         sys.exit(STOPPED)
