@@ -1,17 +1,17 @@
-"""Rounds -> training batches: the only module that knows the layout of chains.
+"""Training batches of chains: the only module that determines their layout.
 
-A looped batch right-aligns the problem and the rounds in n columns (RELAY section 3.2).
-Round t is trained where its mask M_t is 1 (`round_mask`): at its tokens and at the one
-pad just before them, the *boundary pad*, which marks where the round begins. Pads
-further left are not trained.
+A looped batch right-aligns the problem and the rounds in n columns (RELAY, section
+3.2). Round t is trained where its mask M_t is 1 (`round_mask`): at its tokens and at
+the one pad just before them, the *boundary pad*, which marks where the round begins.
+Pads further left are not trained.
 
     problem     [ARI] 3  *  2  +  6  /  3  =
     round 1       .   .  .  .  6  +  6  /  3  =          M_1   0 0 0 1 1 1 1 1 1 1
     round 2       .   .  .  .  .  .  6  +  2  =          M_2   0 0 0 0 0 1 1 1 1 1
     round 3       .   .  .  .  .  .  .  .  .  8          M_3   0 0 0 0 0 0 0 0 1 1
 
-(The masks show one more column, to the left of the problem.) A decoder batch has the
-same example from left to right; everything after the problem is trained, up to `<eos>`:
+The masks show one more column, to the left of the problem. A decoder batch has the same
+example from left to right; everything after the problem is trained, up to `<eos>`:
 
     tokens      [ARI] 3*2+6/3=  6+6/3=  6+2=  8  <eos>
     trained       0   00000000  111111  1111  1    1
@@ -60,7 +60,7 @@ def looped_batch(
 def truncate_chains(examples: Examples, max_rounds: int) -> Examples:
     """Keeps the first rounds of each chain.
 
-    A chain that is cut never reaches its answer, so its answer becomes `<pad>`.
+    A truncated chain does not reach its answer, so its answer becomes `<pad>`.
     """
     is_whole = examples.num_rounds <= max_rounds
     return examples._replace(
@@ -81,7 +81,7 @@ def looped_width(examples: Examples, task: Task, longest: int = 0) -> int:
     It is below `max_looped_width` by a multiple of `WIDTH_STEP`.
 
     Args:
-      longest: length of the problems of the maximum; by default the longest example.
+      longest: the problem length that determines the maximum; by default the longest.
     """
     bound = max_looped_width(task, longest or int(examples.length.max()))
     needed = int(max(sizes(examples.problem).max(), sizes(examples.rounds).max() + 1))
@@ -113,7 +113,7 @@ def left_align(tokens: Int[Host, "*b n"]) -> Int[Host, "*b n"]:
 
 
 def round_mask(rounds: Int[Host, "*b n"]) -> Bool[Host, "*b n"]:
-    """M_t (RELAY section 3.2): a right-aligned round's tokens and its boundary pad."""
+    """M_t (RELAY, section 3.2): a right-aligned round's tokens and its boundary pad."""
     is_token = rounds != PAD
     boundary = np.zeros_like(is_token)
     boundary[..., :-1] = is_token[..., 1:]
@@ -148,12 +148,12 @@ def decoder_batch(examples: Examples, task: Task, longest: int = 0) -> DecoderBa
 
 
 def max_new_tokens(task: Task, length: int) -> int:
-    """Tokens of the longest text that can follow a problem: chain, answer, `<eos>`."""
+    """The maximum number of tokens after a problem: chain, answer and `<eos>`."""
     return task.chain_size(length) + 2
 
 
 def flatten(examples: Examples, task: Task) -> tuple[Int[Host, "b n"], Int[Host, " b"]]:
-    """The decoder's text of each example, and how many of its tokens are the problem."""
+    """The decoder's text of each example, and the number of tokens of its problem."""
     num, shape = len(examples.problem), examples.rounds.shape
     end = np.full((num, 1), EOS, examples.problem.dtype)
     parts = [examples.problem, examples.rounds.reshape(num, math.prod(shape[1:]))]
@@ -168,10 +168,10 @@ def flatten(examples: Examples, task: Task) -> tuple[Int[Host, "b n"], Int[Host,
 
 
 def sizes(tokens: Int[Host, "*b r"]) -> Int[Host, "*b"]:
-    """Number of tokens of each row, padding excluded."""
+    """The number of tokens of each row, without padding."""
     return np.sum(tokens != PAD, axis=-1)
 
 
 def _to_device_type(array: Host) -> Host:
-    """Integers become 32-bit, as JAX has them; masks stay boolean."""
+    """The array as JAX has it: integers become 32-bit, masks stay boolean."""
     return array if array.dtype == bool else array.astype(np.int32)

@@ -1,10 +1,10 @@
 """Buckets: the sources that a run's batches come from, checked and opened.
 
-BucketConfig   kind       source
-               synthetic  SyntheticSource: examples generated as they are needed
-               tfds       TfdsSource: a dataset of experiments.make_data
-               chains     InMemorySource: chains that a trained model has generated
-               text       Windows: a token array (language models)
+BucketConfig.kind   source
+synthetic           SyntheticSource: examples generated on demand
+tfds                TfdsSource: a dataset of experiments.make_data
+chains              InMemorySource: chains that a trained model has generated
+text                Windows: a token array (language models)
 """
 
 import math
@@ -110,7 +110,7 @@ def _check_bucket(where: str, bucket: BucketConfig, model: ModelConfig) -> None:
 def open_buckets(config: TrainConfig, workdir: epath.PathLike = ".") -> list[AnyBucket]:
     """Opens every bucket of the run in `workdir`.
 
-    Buckets of chains that turned out to be empty (`ChainsConfig.allow_fewer`) are left
+    Buckets of chains that are empty (as `ChainsConfig.allow_fewer` permits) are left
     out.
 
     Raises:
@@ -134,7 +134,7 @@ def bucket_task(bucket: BucketConfig) -> Task:
 
 
 def bucket_rounds(bucket: BucketConfig, task: Task) -> tuple[int, int]:
-    """Rounds of the bucket's longest chains, and how many of them one step trains."""
+    """The rounds of the bucket's longest chains, and the number trained in a step."""
     num_rounds = task.num_rounds(bucket.lengths[1])
     num_rounds = min(bucket.max_rounds or num_rounds, num_rounds)
     return num_rounds, min(bucket.sampled_rounds or num_rounds, num_rounds)
@@ -175,7 +175,7 @@ def check_chain_format(generator: str, learner: str, where: str) -> None:
 
     Args:
       generator, learner: kinds of models.
-      where: what the message begins with, e.g. the path of the chains.
+      where: the beginning of the error message, e.g. the path of the chains.
 
     Raises:
       ValueError: a looped model would learn from a decoder's chains.

@@ -24,7 +24,7 @@ REMEDY = (
 
 
 def chain_file(workdir: epath.PathLike, task: Task, length: int) -> epath.Path:
-    """The file of a chains directory for problems of one length."""
+    """The file for problems of one length in a chains directory."""
     return epath.Path(workdir) / f"{task.name}_{length:03d}.npz"
 
 
@@ -33,7 +33,7 @@ def save_chains(
 ) -> None:
     """Writes the chains of one length, and the counts of how they were filtered."""
     stream = io.BytesIO()
-    # The counts are called "report" in the file, as they have always been.
+    # The counts are called "report" in the file, for compatibility with older files.
     np.savez_compressed(stream, report=counts, **examples._asdict())
     files.write_atomically(file, stream.getvalue())
 
@@ -72,7 +72,7 @@ def read_chains(
 
 
 def has_separate_rounds(examples: Examples) -> bool:
-    """Whether each round has a row of its own; a decoder's chain is in one piece."""
+    """Whether rounds are stored separately; a decoder's chain is a single round."""
     return examples.rounds.shape[1] >= int(examples.num_rounds.max())
 
 

@@ -1,8 +1,8 @@
 """Corpora for datastores and language models: files, JSON lines, TFDS, token arrays.
 
-Every source is an iterator of documents, which are texts or token ids; it is read once
-and never loaded as a whole. For several workers, a corpus is divided into parts, each a
-function that returns such an iterator.
+Every source is an iterator over documents, which are texts or token ids; it is read
+once and never loaded as a whole. For several workers, a corpus is divided into parts,
+each of which is a function that returns such an iterator.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ EXAMPLES_PER_PART = 8192  # of TFDS
 
 
 def find_files(patterns: Iterable[str]) -> list[epath.Path]:
-    """The files that names, folders and patterns such as `src/**/*.py` stand for.
+    """The files that match names, folders and patterns such as `src/**/*.py`.
 
     Raises:
       ValueError: a pattern matches nothing.
@@ -65,7 +65,7 @@ def read_files(files: Iterable[epath.Path]) -> Iterator[str]:
 
 
 def group_files(files: Sequence[epath.Path]) -> list[Sequence[epath.Path]]:
-    """Files in parts of `FILES_PER_PART`."""
+    """The files in parts of `FILES_PER_PART`."""
     size = FILES_PER_PART
     return [files[first : first + size] for first in range(0, len(files), size)]
 
@@ -167,7 +167,7 @@ def _open_tfds(name: str, split: Any, data_dir: str) -> Sequence[Any]:
 
 
 def read_tokens(file: epath.PathLike, eos_id: int) -> Iterator[Integer[Host, "_"]]:
-    """The documents of a token array: each ends with `eos_id`; the last need not.
+    """The documents of a token array: each but the last must end with `eos_id`.
 
     Raises:
       ValueError: it is not a file of integers in one dimension.
@@ -187,7 +187,7 @@ def read_tokens(file: epath.PathLike, eos_id: int) -> Iterator[Integer[Host, "_"
 
 
 def encode(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[Integer[Host, "_"]]:
-    """Token ids of each document, its end-of-text token included."""
+    """Yields the token ids of each document, with its end-of-text token."""
     for text in texts:
         yield np.array([*tokenizer.encode(text), tokenizer.eos_id], np.int32)
 

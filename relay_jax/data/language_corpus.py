@@ -152,7 +152,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> bytes:
 
 
 def _chunks(texts: Iterable[str]) -> Iterator[str]:
-    """Pieces of all texts at equal distances, at most `MAX_CHUNKS`."""
+    """Yields at most `MAX_CHUNKS` evenly spaced chunks of all texts."""
     pieces = [t[i : i + CHUNK] for t in texts for i in range(0, len(t), CHUNK)]
     step = -(-len(pieces) // MAX_CHUNKS) or 1
     yield from pieces[::step]

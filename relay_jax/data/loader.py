@@ -1,9 +1,9 @@
-"""From buckets to batches: the batch of a step is a function of (seed, step) alone.
+"""The data loader: the batch of a step is a function of (seed, step) and the buckets.
 
 So a checkpoint needs no iterator state, a resumed run sees exactly the batches that an
 uninterrupted one sees, and each of several processes can build its own rows.
 All examples of a batch come from one bucket (one task, one range of lengths, one
-source), which is drawn for each step: there are few shapes to compile.
+source), which is sampled for each step: there are few shapes to compile.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ PREFETCH = 8  # batches
 
 
 class Step(NamedTuple):
-    """What one training step works on."""
+    """The task, loops and batch of one training step."""
 
     step: int
     task: Task | Text
@@ -54,8 +54,8 @@ def step_at(
     """The batch of one step: a function of (seed, step) and the buckets.
 
     A process that builds the whole batch makes it as narrow as its examples permit. A
-    process that builds some rows cannot know what the others need, so it makes them as
-    wide as any example of the bucket could be.
+    process that builds some rows does not see the others, so it makes them as wide as
+    any example of the bucket could be.
 
     Args:
       rows: indices of the rows to build; all by default.
@@ -108,7 +108,7 @@ def steps(
     stop: int,
     rows: Int[Host, " b"] | None = None,
 ) -> Generator[Step, None, None]:
-    """Steps `start` to `stop`, prefetched by grain.
+    """Yields the steps from `start` to below `stop`, prefetched by grain.
 
     Batches are built in a thread, or in `data.num_workers` processes, which end with
     the last step or when the generator is closed.
@@ -137,7 +137,7 @@ def steps(
 
 
 def _init_worker(*_) -> None:
-    """Ties a worker's life to the run: it ends when the run closes it or is killed.
+    """Makes a worker end with the run, whether that closes it or is killed.
 
     Signals sent to all processes of a job are handled by the run alone.
     """

@@ -1,4 +1,4 @@
-"""The corpora of REST's datastores (section 4.1), as they are published.
+"""The published corpora of REST's datastores (REST, section 4.1).
 
     the_stack    code    bigcode/the-stack-dedup, Python: Parquet, one source file per row
     sharegpt     chat    Aeala/ShareGPT_Vicuna_unfiltered: one JSON list of conversations

@@ -1,4 +1,4 @@
-"""Serialises examples: each becomes one vector of 16-bit integers.
+"""Serialization of examples: each becomes one vector of 16-bit integers.
 
 The vector is a list of parts, each ended by `<pad>`: the length and the answer, the
 problem, and every round.

@@ -1,7 +1,7 @@
 """Random-access sources of examples: `source.take(indices)` is their whole interface.
 
-Whether a problem is for training or for testing is decided by a hash of the problem
-itself, so the two splits are disjoint, whatever the seed or the kind of source.
+A hash of the problem itself decides whether it is for training or for testing, so the
+two splits are disjoint, whatever the seed or the kind of source.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from relay_jax.vocabulary import PAD
 BLOCK = 1024  # examples generated in one vectorised call
 TEST_SHARE = 10  # one problem in this many is a test problem
 MAX_DRAWS = 100
-MAX_TOKENS = 2**18  # of a chain; at 8 times the paper's longest problems it has 1.6e5
+MAX_TOKENS = 2**18  # of a chain; 8 times the paper's longest problems need 1.6e5
 PURPOSES = {"train": 1, "test": 2}  # of random numbers, after the seed
 
 
@@ -34,7 +34,7 @@ class Source(Protocol):
 class SyntheticSource:
     """Examples generated on demand: example i is a function of (seed, split, i).
 
-    The number of problems of a length is proportional to the length, as in the paper.
+    The number of problems of a length is proportional to the length, as in RELAY.
     """
 
     task: Task
@@ -70,7 +70,7 @@ def sample_split(
     """Samples problems of the given lengths that belong to one split.
 
     Raises:
-      ValueError: none was found for some length (it has too few problems).
+      ValueError: for some length none was found, as it has too few problems.
     """
     examples = task.sample(rng, length)
     for _ in range(MAX_DRAWS):
@@ -138,9 +138,9 @@ class InMemorySource(NamedTuple):
 
 
 def shuffled(indices: Int[Host, " b"], num: int, seed: int) -> Int[Host, " b"]:
-    """Positions of an endless stream -> indices of `num` examples.
+    """The indices of examples at positions of an endless stream of `num` examples.
 
-    The stream goes through all examples once in each epoch, in a different order.
+    The stream has all examples once in each epoch, in a different order.
     """
     epoch, offset = np.divmod(indices, num)
     return np.array(

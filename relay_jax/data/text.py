@@ -25,7 +25,7 @@ class Text:
 
 
 class Windows(NamedTuple):
-    """A token array, memory-mapped, that windows are read from."""
+    """A memory-mapped token array from which windows are read."""
 
     tokens: Integer[Host, " n"]
     size: int  # input tokens of a window; it has one more, the last target
@@ -57,9 +57,12 @@ def open_windows(
 ) -> Windows:
     """Opens a .npy file of token ids.
 
+    Args:
+      size: the number of input tokens of a window.
+
     Raises:
-      ValueError: it is missing, has other contents, ids outside a vocabulary of
-        `vocab_size`, or fewer tokens than one window.
+      ValueError: the file is missing, has other contents, has ids outside a vocabulary
+        of `vocab_size` tokens, or has fewer tokens than one window.
     """
     remedy = "python -m experiments.train creates it from a corpus"
     tokens = open_tokens(file, remedy)

@@ -6,7 +6,7 @@ or testing, so the splits are disjoint.
 
 TensorFlow is not needed: the files are ArrayRecords. `ShardBasedBuilder` writes them
 one after the other; a `GeneratorBasedBuilder` would first sort all examples in memory,
-and above 1 GB (a million edit distances) it calls TensorFlow. Workers of Apache Beam
+and above 1 GB (a million edit distances) it uses TensorFlow. Workers of Apache Beam
 write the same files, one file at a time: nothing is shuffled, as the position of an
 example in the files is its index. `data/tfds_source.py` reads the datasets.
 """
@@ -34,7 +34,7 @@ from relay_jax.vocabulary import FIRST_NUMBER
 SHARD = 256 * BLOCK  # examples in one file; TFDS counts them in memory
 VERSION = "1.0.0"  # of the layout in serialization.py
 
-# (task, lengths, training examples, test examples), as in the paper (section 4.1)
+# (task, lengths, training examples, test examples), as in RELAY (section 4.1)
 PAPER = [
     ("arithmetic", (1, 15), 1_000_000, 100_000),
     ("arithmetic", (15, 25), 0, 100_000),
@@ -54,14 +54,14 @@ def range_name(task: Task, lengths: tuple[int, int]) -> str:
 
 
 def dataset_metadata(task: Any, seed: int = 0) -> dict[str, Any]:
-    """What is stored beside the files, to identify them later."""
+    """The metadata that is stored with the files, to identify them later."""
     options = {f.name: getattr(task, f.name) for f in dataclasses.fields(task)}
     return {"task": task.name, "options": options, "seed": seed}
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class TaskRange(tfds.core.BuilderConfig):
-    """What a dataset is built from; its name follows from the task and the lengths."""
+    """The config of a dataset; its name follows from the task and the lengths."""
 
     name: str = dataclasses.field(init=False)
     task: Task
@@ -95,7 +95,7 @@ def _no_progress(count: int) -> None:
 
 
 class RelayTasks(tfds.core.ShardBasedBuilder):
-    """Problems with their chains of rounds (see the module)."""
+    """Problems with their chains of rounds; see the module's docstring."""
 
     VERSION = tfds.core.Version(VERSION)
     BUILDER_CONFIGS: ClassVar = [
@@ -126,9 +126,11 @@ class RelayTasks(tfds.core.ShardBasedBuilder):
         )
 
     def _download_and_prepare(self, dl_manager, download_config=None):
-        """Builds all files. TFDS's own support for Beam is not used: it makes every file
-        a step of one sequential pipeline, and repeats the first split's files with the
-        second's."""
+        """Builds all files.
+
+        TFDS's own support for Beam is not used: it makes every file a step of one
+        sequential pipeline, and builds the first split's files again with the second's.
+        """
         if not self.workers:
             super()._download_and_prepare(dl_manager, download_config)
             return
@@ -220,7 +222,7 @@ def build(
       workers: of Apache Beam, which write the same files; by default this process.
 
     Raises:
-      ValueError: the dataset exists already, or there are no such problems.
+      ValueError: the dataset exists already, or the task has no such problems.
     """
     path = dataset_path(config.name, data_dir)
     if path.exists() and not overwrite:

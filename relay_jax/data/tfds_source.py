@@ -47,7 +47,7 @@ class TfdsSource(NamedTuple):
 
 
 def _token_bytes(record: bytes) -> bytes:
-    # TFDS can do this too, but its decoder halves the examples a second.
+    # TFDS can do this too, but its decoder halves the number of examples per second.
     example = tf_example.Example.FromString(record)  # pyright: ignore
     return example.features.feature["tokens"].bytes_list.value[0]
 
@@ -62,7 +62,7 @@ def open_tfds(
     """Opens a dataset that `experiments.make_data --data_dir=...` has written.
 
     Raises:
-      ValueError: there is no such dataset, or it is for another task, or damaged.
+      ValueError: there is no such dataset, or it is for another task or damaged.
     """
     if not data_dir:
         raise ValueError(
@@ -123,7 +123,7 @@ def _command(task: Task, lengths: tuple[int, int], data_dir: epath.PathLike) -> 
 
 
 def _check_files(split: Any) -> None:
-    """Raises if a file of a split is missing, cut off or has another number of records."""
+    """Raises if a file of a split is missing, truncated or has another record count."""
     for file, count in zip(split.filepaths, split.shard_lengths, strict=True):
         reader = ArrayRecordReader(os.fspath(file))
         num = reader.num_records()
