@@ -34,7 +34,9 @@ class Tokenizer(Protocol):
     """The interface of a tokenizer."""
 
     @property
-    def vocab_size(self) -> int: ...
+    def vocab_size(self) -> int:
+        """The number of tokens; their ids are 0 .. vocab_size - 1."""
+        ...
 
     @property
     def identity(self) -> str:
@@ -42,11 +44,17 @@ class Tokenizer(Protocol):
         ...
 
     @property
-    def eos_id(self) -> int: ...
+    def eos_id(self) -> int:
+        """The token that ends a text; -1 if it is unknown."""
+        ...
 
-    def encode(self, text: str) -> list[int]: ...
+    def encode(self, text: str) -> list[int]:
+        """The token ids of a text."""
+        ...
 
-    def decode(self, ids: Iterable[SupportsInt]) -> str: ...
+    def decode(self, ids: Iterable[SupportsInt]) -> str:
+        """The text of token ids."""
+        ...
 
 
 class IdTokenizer(NamedTuple):

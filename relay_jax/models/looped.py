@@ -1,4 +1,4 @@
-"""The looped Transformer (RELAY section 3): one block, applied T times.
+"""The looped Transformer (RELAY, section 3): one block, applied T times.
 
     e_0 = embed(problem)        e_t = block(e_{t-1})            t = 1 .. T
     round t = argmax round_head(e_t)        answer = argmax answer_head(e_T)

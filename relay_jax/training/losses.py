@@ -66,7 +66,7 @@ def looped_loss(
 def decoder_loss(
     logits: Float[Array, "b n v"], batch: DecoderBatch
 ) -> Float[Array, ""]:
-    """The mean cross-entropy of chain and answer, token by token (section 4.1).
+    """The mean cross-entropy of chain and answer, token by token (RELAY, section 4.1).
 
     Args:
       logits: of all tokens of the batch but the last: each predicts the next one.

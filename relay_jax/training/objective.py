@@ -98,7 +98,7 @@ def decoder_objective(
     model: ModelConfig,
     loss: LossConfig,
 ) -> tuple[Float[Array, ""], dict]:
-    """The decoder's cross-entropy (section 4.1), times the task's weight."""
+    """The decoder's cross-entropy (RELAY, section 4.1), times the task's weight."""
     logits, _ = run_decoder(params, batch.tokens[:, :-1], model=model, key=key)
     total = decoder_loss(logits, batch) * loss.task_weights.get(task.name, 1.0)
     return total, {"loss": total}
