@@ -8,7 +8,7 @@ As an optax transformation is a pair of functions, `init` and `update`, a drafte
 
 The decode loop calls `draft` before and `observe` after every forward pass, inside jit.
 A drafter is a static argument of that loop: build one per setting and reuse it, since
-each new function compiles the loop anew (`rest.drafters.make_drafter` caches them).
+each new function compiles the loop again (`rest.drafters.make_drafter` caches them).
 The index that `draft` searches is a separate argument of the loop, which reads it and
 never donates it. No drafter changes which tokens are generated (REST, section 3.3).
 """
