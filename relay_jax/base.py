@@ -18,7 +18,8 @@
     s   tokens along a branch of a draft tree
     w   shards of a datastore
 
-jaxtyping checks the annotations at run time, in the tests only.
+A function that uses a letter in another sense explains it in its docstring. jaxtyping
+checks the annotations at run time, in the tests only.
 """
 
 from typing import NamedTuple

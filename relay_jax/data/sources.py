@@ -27,7 +27,9 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def take(self, indices: Int[Host, " b"]) -> Examples: ...
+    def take(self, indices: Int[Host, " b"]) -> Examples:
+        """The examples at some indices, as one batch."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)  # pickling a NamedTuple would allocate its length

@@ -27,7 +27,7 @@ class TfdsSource(NamedTuple):
 
     task: Task
     lengths: tuple[int, int]
-    records: Any  # of TFDS: a sequence of serialised examples
+    records: Any  # of TFDS: a sequence of serialized examples
     seed: int = 0
 
     def __len__(self) -> int:

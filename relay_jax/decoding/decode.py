@@ -70,7 +70,7 @@ def decode(
     """Continues prompts to their end; `new_tokens` reads the result.
 
     Args:
-      params: the model's parameters, which are moved to the mesh of the index if any.
+      params: the model's parameters; they are moved to the index's mesh if it has one.
       prompts: token ids, a list for each text; they may differ in length.
       drafter: see `rest.drafters.make_drafter`, which makes one from a `DraftConfig`.
       index: what the drafter searches, if it searches anything.
@@ -179,7 +179,7 @@ def read_prompts(
     observe: Callable[[Any, Any, Any, Any], Any],
     max_new_tokens: int,
 ) -> DecodeState:
-    """`start`, compiled; the drafter's `observe` is all that it needs of a drafter."""
+    """`start`, compiled; of the drafter it needs only the function `observe`."""
     target = make_target(model)
     batch_size, width = prompts.shape
     chunk = min(width, CHUNK)

@@ -155,7 +155,7 @@ def _sort_sequences(sequences: DraftSequences, pack_uint16: bool):
 
 
 def _with_root(above: Bool[Array, "b c c"]) -> Bool[Array, "b q q"]:
-    """The ancestors with the root, which is above every node, and each node itself."""
+    """The ancestor matrix with the root; each node is an ancestor of itself."""
     below_root = jnp.pad(above, ((0, 0), (1, 0), (1, 0)))
     root = jnp.arange(below_root.shape[1]) == 0
     return below_root | root[None, None] | jnp.eye(len(root), dtype=bool)[None]

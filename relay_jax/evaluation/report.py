@@ -14,7 +14,10 @@ TABLES = ("answer_accuracy", "chain_accuracy")
 
 
 def trained_metrics(lines: Iterable[Record], config: TrainConfig) -> list[Record]:
-    """The records of what a model is trained for: only answers without rounds."""
+    """The records of what a model is trained for.
+
+    These are the answers only if its loss does not include rounds.
+    """
     return [
         line
         for line in lines

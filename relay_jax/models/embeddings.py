@@ -52,8 +52,10 @@ class Embedding(nn.Module):
 
 
 def number_waves(num_numbers: int) -> Float[Array, "v w"]:
-    """Sines and cosines of the numbers from 0 on, at `NUM_WAVES` wavelengths from 4 to
-    `4 * num_numbers`."""
+    """Sines and cosines of the numbers 0 .. v - 1, w = 2 `NUM_WAVES` for each number.
+
+    The wavelengths are a geometric sequence from 4 to 4 v.
+    """
     wavelength = jnp.geomspace(4.0, 4.0 * num_numbers, NUM_WAVES)
     angle = 2 * jnp.pi * jnp.arange(num_numbers)[:, None] / wavelength[None]
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=1)

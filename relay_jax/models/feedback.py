@@ -69,7 +69,9 @@ class FeedbackLoopedModel(LoopedModel):
         keep_logits: bool = False,
         columns: int = 0,
     ) -> LoopedOutput:
-        """Runs `num_loops` iterations with feedback; see `LoopedModel` for the others.
+        """Runs `num_loops` iterations with round feedback.
+
+        The other arguments are those of `LoopedModel`.
 
         Args:
           scratchpad: the rules of the feedback, for `num_loops` iterations.
@@ -137,7 +139,7 @@ class FeedbackLoopedModel(LoopedModel):
         return embed(memory.tokens, self.memory_embedding())
 
     def reference(self, memory: MemoryState, scratchpad: Scratchpad) -> Any:
-        """What numbers are read and predicted relative to; here None, nothing."""
+        """What numbers are read and predicted relative to; None in this model."""
         return None
 
     def round_logits(self, hidden: Float[Array, "b n d"], reference: Any) -> Array:

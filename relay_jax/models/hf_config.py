@@ -1,7 +1,7 @@
 """The config.json of Hugging Face folders and our decoder's config, both ways.
 
 Llama 1 to 3, CodeLlama and Vicuna are one architecture; Mistral adds a sliding window,
-Qwen2 adds biases. A config that asks for anything else is an error; nothing is ignored.
+Qwen2 adds biases. Any other setting that a config asks for is an error, never ignored.
 """
 
 import dataclasses

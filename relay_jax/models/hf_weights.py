@@ -65,10 +65,12 @@ class Leaf(NamedTuple):
 
     @property
     def is_stacked(self) -> bool:
+        """Whether the parameter has all layers along its first axis."""
         return self.path.startswith("layers/")
 
     @property
     def is_transposed(self) -> bool:
+        """Whether the tensors have the output axis first, unlike the parameter."""
         return self.path.endswith("/kernel")
 
     @property

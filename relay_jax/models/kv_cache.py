@@ -76,6 +76,6 @@ def write_nodes(
 
 
 def constrain_cache(cache: Cache, params: PyTree) -> Cache:
-    """The cache, sharded by heads if the parameters are on a mesh, as these are."""
+    """The cache, sharded by heads like the parameters if these are on a mesh."""
     values = [constrain(x, "heads", None, like=params) for x in cache.key_values]
     return Cache(KeyValues(*values), constrain(cache.length, like=params))

@@ -124,8 +124,11 @@ def visible_keys(
 def score_scale(
     visible: list[Bool[Array, "#b 1 q _"]], head_dim: int, config: PositionConfig
 ) -> float | Float[Array, "#b 1 q 1"]:
-    """The factor of the scores: 1 / sqrt(e), and with `log_length_scaling` also
-    log(number of visible keys) / log(`reference_length`)."""
+    """The factor of the scores, 1 / sqrt(e).
+
+    With `log_length_scaling` it is multiplied by log(number of visible keys) /
+    log(`reference_length`).
+    """
     scale = head_dim**-0.5
     if not config.log_length_scaling:
         return scale

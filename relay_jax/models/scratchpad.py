@@ -19,10 +19,10 @@ from relay_jax.vocabulary import PAD
 
 
 def read_round(predicted: Int[Array, "b n"]) -> Int[Array, "b n"]:
-    """A predicted round without what is left of its boundary pad.
+    """A predicted round, with `<pad>` everywhere to the left of its boundary pad.
 
     A right-aligned round begins after its boundary pad. The columns further left were
-    never trained and become `<pad>`:
+    never trained:
 
         predicted   7  7  .  5  .  3  4
         round       .  .  .  .  .  3  4

@@ -2,8 +2,8 @@
 
     DIR/config.json                 the ChainsConfig
     DIR/arithmetic_005.npz          the selected chains of one length (Examples)
-    DIR/records.jsonl               fractions of correct chains before and after the
-    filter DIR/summary.json                written last
+    DIR/records.jsonl               accuracy of the chains, before and after the filter
+    DIR/summary.json                written last
 
 An interrupted run resumes with the first length that has no file, from the chains in its
 partial file .arithmetic_005.npz.part.

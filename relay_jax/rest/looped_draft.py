@@ -21,7 +21,10 @@ KIND = "a looped draft"  # what the drafter `looped` needs, in messages
 
 
 class LoopedDraft(NamedTuple):
-    """The predicted text of each prompt, prompt included: the index of `looped`."""
+    """The predicted text of each prompt, prompt included: the index of `looped`.
+
+    The longest text has g tokens.
+    """
 
     tokens: Int[AnyArray, "b g"]
     length: Int[AnyArray, " b"]

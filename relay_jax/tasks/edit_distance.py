@@ -205,10 +205,10 @@ class EditDistance:
 def distance_rows(
     first: Int[Host, "b n"], second: Int[Host, "b m"]
 ) -> Int[Host, "b n+1 m+1"]:
-    """All edit-distance matrices.
+    """The edit-distance matrices of pairs of strings of up to n and m letters.
 
     Within a row, D[j] = min_k<=j (C[k] + GAP (j - k)) where C[k] is the best way to
-    reach column k without a final insertion: a running minimum, so rows are vectorised.
+    reach column k without a final insertion: a running minimum, so rows are vectorized.
     """
     num, height = first.shape
     slope = GAP * np.arange(second.shape[1] + 1)

@@ -131,9 +131,9 @@ class MetricsWriter:
         return values
 
     def write(self, step: int) -> dict[str, float]:
-        """Writes a line and returns it: the last step's metrics, and the recent speed.
+        """Writes and returns the metrics of the last step, with the speed.
 
-        The speed is that since the line before.
+        The speed is the average since the previous line.
 
         Raises:
           FloatingPointError: see `check_finite`.

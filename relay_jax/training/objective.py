@@ -4,7 +4,7 @@
              scratchpad  `augment`        `sampled_rounds`           `losses`
 
 Without extensions this is the paper's: batch -> model -> loss. An extension is a function
-from `LoopedInputs` to `LoopedInputs`; only this module reads in the config which apply.
+from `LoopedInputs` to `LoopedInputs`, and only this module decides which of them apply.
 """
 
 import jax
