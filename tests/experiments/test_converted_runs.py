@@ -26,7 +26,7 @@ LLAMA = {
     "norm": "rms",
     "activation": "swiglu",
     "dropout": 0.0,
-    "vocab_size": 320,
+    "text_vocab_size": 320,
 }
 
 

@@ -69,6 +69,6 @@ def test_the_run_directory_is_all_that_drafting_needs(tmp_path):
         assert done.returncode == 0, done.stderr
         texts.append(done.stdout)
     done = script("generate", f"--run={run}", untold, *prompt)
-    assert "untold does not tell its tokenizer (build_datastore: --tok" in done.stderr
+    assert "untold does not name its tokenizer (build_datastore: --tok" in done.stderr
     texts.append(done.stdout)
     assert len(set(texts)) == 1 and len(texts[0]) > 5
