@@ -266,7 +266,7 @@ class LanguageConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DraftConfig:
-    """How draft trees are built (REST, sections 3.1 and 3.2).
+    """How draft trees are built (REST, section 3).
 
     A draft sequence is the continuation of a match: a position, in the datastore or in
     the text itself, whose left context ends like the text. `rest_paper` is the paper's

@@ -99,6 +99,19 @@ def test_generate_is_decode(lm, store, sampling):
         )
 
 
+def test_accepted_drafts_are_shown_in_quotes(lm):
+    out = lm.generate(PROMPTS[:1], max_new_tokens=4, drafter="none")
+    drafted = [False, False, True, True, False, False, True]
+    out = out._replace(
+        token_ids=[[2, 3, 4, 5, 6, 7, 8]], drafted=[drafted], finish_reasons=["length"]
+    )
+    assert out.marked_texts(as_ids=True) == ["2,3«4,5»6,7«8»"]
+    flipped = out._replace(drafted=[[not flag for flag in drafted]])
+    assert flipped.marked_texts(as_ids=True) == ["«2,3»4,5«6,7»8"]
+    whole = out._replace(drafted=[[False] * 7])
+    assert whole.marked_texts() == whole.texts
+
+
 def test_drafts_change_no_text(lm, store, tmp_path):
     plain = lm.generate(PROMPTS, max_new_tokens=NEW, drafter="none")
     assert plain.num_draft == 0 and not any(map(any, plain.drafted))

@@ -6,7 +6,7 @@
 
 Plain decoding is the same loop with `no_drafter`, whose tree is the root alone. The
 generated tokens are the same whatever is drafted; only the number of steps differs
-(REST, section 3.3).
+(REST, section 3).
 
 `decode` runs to the end. `start` and `advance` are its two halves, for callers that
 look at the texts in between. `run_loop` is the loop itself; `rest.replay` runs it on a

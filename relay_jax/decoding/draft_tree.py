@@ -9,7 +9,7 @@
 
 A sequence adds its weight to each of its prefixes, so weights never rise along a path;
 with ties broken towards the shallower node, the C heaviest nodes form a tree, and every
-node comes after its parent (REST, section 3.2).
+node comes after its parent (REST, section 3).
 """
 
 from collections.abc import Iterable

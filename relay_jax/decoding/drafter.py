@@ -10,7 +10,7 @@ The decode loop calls `draft` before and `observe` after every forward pass, ins
 A drafter is a static argument of that loop: build one per setting and reuse it, since
 each new function compiles the loop again (`rest.drafters.make_drafter` caches them).
 The index that `draft` searches is a separate argument of the loop, which reads it and
-never donates it. No drafter changes which tokens are generated (REST, section 3.3).
+never donates it. No drafter changes which tokens are generated (REST, section 3).
 """
 
 from collections.abc import Callable

@@ -1,6 +1,6 @@
-"""The results of a decode: the new tokens, tokens per step, and accepted drafts."""
+"""The results of a decode: the new tokens, and tokens per step."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -22,23 +22,3 @@ def tokens_per_step(
     """M of REST (section 4): generated tokens per forward pass, over all rows."""
     new = np.asarray(state.length) - np.asarray(prompt_lengths)
     return float(new.sum() / max(np.asarray(state.steps).sum(), 1))
-
-
-def mark_accepted(
-    state: DecodeState,
-    row: int,
-    first: int,
-    decode_spans: Callable[[Int[Host, "_"], Sequence[int]], list[str]],
-) -> str:
-    """A row's text from token `first` on, with accepted drafts in quotes: «like this».
-
-    Args:
-      decode_spans: a function (ids of a whole text, indices into them) -> the text
-        between neighbouring indices, such as `tokenizers.decode_spans` of a tokenizer.
-    """
-    tokens, drafted = np.asarray(state.tokens[row]), np.asarray(state.drafted[row])
-    length = int(state.length[row])
-    changes = np.flatnonzero(np.diff(drafted[first:length])) + first + 1
-    cuts = [first, *changes.tolist(), length]
-    marked = zip(decode_spans(tokens, cuts), cuts)
-    return "".join(f"«{text}»" if drafted[cut] else text for text, cut in marked)

@@ -5,7 +5,7 @@
 
 Each node's token is compared with the model's token at the node's parent; a node is
 accepted if it and all of its ancestors agree. So the accepted tokens are exactly those
-that plain decoding would have generated (REST, section 3.3).
+that plain decoding would have generated (REST, section 3).
 """
 
 from typing import NamedTuple

@@ -17,7 +17,7 @@ order of their left contexts, **read backwards**:
 
 All positions whose left context ends like a query are therefore neighbours of the
 query's own position in this order, whatever the length of the match: a single binary
-search finds the longest matches (REST, section 3.1, searches a suffix array once for
+search finds the longest matches (REST, section 3, searches a suffix array once for
 every length of the match).
 
 The metadata is written last and atomically. Files that it does not list do not belong to

@@ -1,6 +1,6 @@
 """Drafts from a datastore: REST, as in the paper and with weighted matches.
 
-    rest_paper   the longest matches only, each counted once (REST, section 3.1)
+    rest_paper   the longest matches only, each counted once (REST, section 3)
     rest         matches of every length, weighted by it, and the text's own past
 
 The index may include texts that were finished after the datastore was built

@@ -24,7 +24,7 @@ from relay_jax.base import Array, Host, Int
 from relay_jax.decoding.draft_tree import END, DraftSequences
 from relay_jax.rest.index import Matches
 
-MAX_MATCH = 16  # tokens of a query (REST, section 3.1)
+MAX_MATCH = 16  # tokens of a query (REST, section 3)
 MIN_PAPER_MATCH = 2
 WIDENING = 1.03  # factor between the strides of the nearest rows, outwards
 MAX_OFFSET = 2**29  # rows between the query's row and another one
@@ -50,7 +50,7 @@ def longest(index: Any, query: Int[Array, "b k"], num_rows: int, depth: int) -> 
     """The paper's policy: only the longest matches, of 16 tokens down to 2.
 
     If there are more than `num_rows` of them, they are an evenly spaced sample of these
-    (REST, section 3.1; the official code takes the first ones).
+    (REST, section 3; the official code takes the first ones).
     """
     found = _longest_of_shards(index.search(_longest, query, num_rows, depth), num_rows)
     best = found.length.max(axis=1, keepdims=True)

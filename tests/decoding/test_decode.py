@@ -390,22 +390,6 @@ def test_drafted_marks_the_accepted_draft_tokens(store):
         assert not np.any(state.drafted[row, : len(prompt)])
 
 
-def test_accepted_drafts_are_shown_in_quotes(store):
-    state = run("rope", prompts_of(3), DRAFTS[2], load_index(store))
-    size = state.tokens.shape[1]
-    drafted = np.zeros((3, size), bool)
-    drafted[1, [4, 5, 8]] = True
-    ids = np.tile(np.arange(size, dtype=np.int32), (3, 1))
-    state = state._replace(tokens=ids, drafted=drafted, length=np.full(3, 9))
-
-    def read(ids, cuts):
-        return ["".join(map(str, ids[a:b])) for a, b in itertools.pairwise(cuts)]
-
-    assert result.mark_accepted(state, 1, 2, read) == "23«45»67«8»"
-    assert result.mark_accepted(state, 1, 4, read) == "«45»67«8»"
-    assert result.mark_accepted(state, 0, 7, read) == "78"
-
-
 def broken_ancestors(drafter, target):
     """Every node attends to every other."""
 
