@@ -106,6 +106,11 @@ def open_folder(
             f"dtype={dtype} is for a Hugging Face folder, but {path} is a run "
             "directory, whose config fixes the type; leave dtype out"
         )
+    elif not (path / "config.json").exists():
+        raise ValueError(
+            f"{path} is not a model: it has no config.json; give a Hugging Face folder, "
+            "or a run directory that experiments.train has made"
+        )
     else:
         config = run_dir.read_config(path)
     opened = _open_tokenizer(path, config, tokenizer, is_hugging_face)

@@ -271,7 +271,11 @@ def test_a_run_and_a_hugging_face_folder_are_loaded(tmp_path):
 @pytest.mark.parametrize(
     ("path", "options", "message"),
     [
-        ("/nowhere", {}, "/nowhere is not a run directory: it has no config.json"),
+        (
+            "/nowhere",
+            {},
+            "/nowhere is not a model: it has no config.json; give a Hugging Face",
+        ),
         (CHECKPOINTS / "lis", {"dtype": "float16"}, "dtype=float16 is for a Hugging"),
         (
             CHECKPOINTS / "quickstart" / "ar_relay",

@@ -2,7 +2,7 @@
 
 accuracy_by_length   RELAY, Figures 2 and 4 (answers) and Figure 7 (tokens)
 hit_matrices         RELAY, Figures 5 and 6 (accuracy by round and column)
-speed_by_drafter     REST: speed-up and accepted tokens per step for each drafter
+speed_by_drafter     REST: speed-up and new tokens per step for each drafter
 """
 
 import re
@@ -181,7 +181,7 @@ def _hit_matrix(lines, rounds: int, columns: int) -> Float[Host, "t r"]:
 
 
 def speed_by_drafter(lines: Sequence[dict[str, Any]], path: epath.PathLike) -> None:
-    """Bars of the speed-up and of M, the mean number of accepted tokens per step.
+    """Bars of the speed-up and of M, the mean number of new tokens per step.
 
     Each model, prompt set and batch size has a row of panels. If a drafter occurs
     several times with the same settings, the last record is drawn.
@@ -217,7 +217,7 @@ def speed_by_drafter(lines: Sequence[dict[str, Any]], path: epath.PathLike) -> N
             title=f"{model}, {epath.Path(prompts).name}, batch size {batch_size}",
             xlabel="speed-up over plain decoding",
         )
-        panels[1].set(xlabel="M: accepted tokens per step")
+        panels[1].set(xlabel="M: new tokens per step")
     save(figure, path)
 
 

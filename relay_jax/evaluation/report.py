@@ -106,7 +106,7 @@ def make_table(
 def make_speed_table(lines: Iterable[Record]) -> str:
     """A table with a row for each drafter.
 
-    Its columns are the number of draft tokens, M (mean accepted tokens per step),
+    Its columns are the number of draft tokens, M (mean new tokens per step),
     tokens per second, and the speed-up over plain decoding.
     """
     rows = [f"{'drafter':<11}{'nodes':>15}{'M':>7}{'tokens/s':>10}{'speed-up':>10}"]
