@@ -128,6 +128,7 @@ def make(path, needs, deadline=math.inf):
     return plans
 
 
+@pytest.mark.slow
 def test_a_figure_in_pieces_is_the_figure_in_one(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(RECIPES, "tiny", tiny(800, lis=LIS))
     needs, path, cut = (

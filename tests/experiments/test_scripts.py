@@ -281,7 +281,9 @@ def write_true_chains(run, chains, path):
             files.write_json(folder / "summary.json", {})
 
 
-@pytest.mark.parametrize("which", [*paper.PLANS, "multitask"])
+@pytest.mark.parametrize(
+    "which", [*paper.PLANS, pytest.param("multitask", marks=pytest.mark.slow)]
+)
 def test_paper_configs_have_the_papers_values_and_take_a_step(which, tmp_path):
     values = paper.get_config(which).to_dict()
     config = config_io.build(configs.RelayConfig, values)

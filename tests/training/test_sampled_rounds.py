@@ -1,5 +1,7 @@
 """Rounds trained independently: together they are the whole chains."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,12 +40,16 @@ def test_all_rounds_one_by_one_are_the_whole_chain(name, options, length, change
     settings = {"task": task, "model": model}
     settings["loss"] = LossConfig(max_value_offset={"lis": 20}, answer_weight=0.3)
     few, found = task.round_size(length) + 1, []
+    gradient = jax.jit(
+        functools.partial(
+            jax.grad(looped_objective, has_aux=True), num_loops=3, **settings
+        )
+    )
     for loops, columns in ((3, 0), (3, few), (4, few)):
         batch = looped_batch(examples, task, loops, columns=columns)
         assert batch.rounds.shape[-1] == columns or not columns
-        gradient = jax.grad(looped_objective, has_aux=True)
         key, forcing = jax.random.key(3), jnp.ones(())
-        one = gradient(params, batch, key, forcing, num_loops=3, **settings)
+        one = gradient(params, batch, key, forcing)
         found.append(jax.tree.map(np.asarray, one))
     assert found[0][1]["loss_answer"] > 0 and found[0][1]["loss_rounds"] > 0
     for each in found[1:]:
