@@ -107,8 +107,11 @@ def record(cases):
 
 
 if __name__ == "__main__":
-    found = {case: generate(*case.split("/")) for case in GOLDEN}
-    if sys.argv[1:] == ["--record"]:
+    is_record = sys.argv[1:] == ["--record"]
+    samplings = list(SAMPLINGS) if is_record else sys.argv[1:]  # greedy, sampled
+    cases = [case for case in GOLDEN if case.split("/")[1] in samplings]
+    found = {case: generate(*case.split("/")) for case in cases}
+    if is_record:
         record(found)
     else:
         print(json.dumps(found))
