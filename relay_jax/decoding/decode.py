@@ -232,8 +232,8 @@ def advance(
     target_model = make_target(model)
 
     def verify(state: DecodeState, tree: DraftTree) -> Verification:
-        depth = jnp.pad(tree.depth, ((0, 0), (1, 0)))
-        valid = jnp.pad(tree.valid, ((0, 0), (1, 0)), constant_values=True)
+        depth = tree.depth_with_root
+        valid = tree.valid_with_root
         logits, entries = target_model.apply(
             params,
             node_tokens(state, tree),

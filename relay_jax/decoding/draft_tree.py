@@ -46,6 +46,16 @@ class DraftTree(NamedTuple):
     valid: Bool[Array, "b c"]  # a row may have fewer than C nodes
     ancestors: Bool[Array, "b q q"]  # [i, j]: j is i or an ancestor of i; q = C + 1
 
+    @property
+    def depth_with_root(self) -> Int[Array, "b q"]:
+        """The depth of every node, the root's, 0, first."""
+        return jnp.pad(self.depth, ((0, 0), (1, 0)))
+
+    @property
+    def valid_with_root(self) -> Bool[Array, "b q"]:
+        """Which nodes there are; the root, which is first, always is."""
+        return jnp.pad(self.valid, ((0, 0), (1, 0)), constant_values=True)
+
 
 class _Trie(NamedTuple):
     """The trie of sorted sequences: each node is a cell of the array of their tokens.

@@ -71,7 +71,7 @@ def node_tokens(state: DecodeState, tree: DraftTree) -> Int[Array, "b q"]:
 
 def node_mask(state: DecodeState, tree: DraftTree) -> Bool[Array, "b q"]:
     """Which nodes exist, including the root; none in rows that are done."""
-    valid = jnp.pad(tree.valid, ((0, 0), (1, 0)), constant_values=True)
+    valid = tree.valid_with_root
     return valid & ~state.done[:, None]
 
 

@@ -90,7 +90,7 @@ def accept(tree: DraftTree, token: Int[Array, "b q"], max_depth: int) -> Accepte
     agrees = jnp.pad((tree.tokens == above) & tree.valid, ((0, 0), (1, 0)))
     agrees = agrees.at[:, 0].set(True)
     is_accepted = jnp.all(agrees[:, None] | ~tree.ancestors, axis=-1)
-    depth = jnp.pad(tree.depth, ((0, 0), (1, 0)))
+    depth = tree.depth_with_root
     last = jnp.argmax(jnp.where(is_accepted, depth, -1), axis=1)
     on_path = jnp.take_along_axis(tree.ancestors, last[:, None, None], axis=1)[:, 0]
     level = jnp.arange(max_depth + 1)[None, :, None]

@@ -75,7 +75,7 @@ def replay(
     state = first_state(prompts, prompt_lengths, length, keys, (), ())
 
     def verify(state: DecodeState, tree: DraftTree) -> Verification:
-        depth = jnp.pad(tree.depth, ((0, 0), (1, 0)))
+        depth = tree.depth_with_root
         position = jnp.minimum(state.length[:, None] + depth, tokens.shape[1] - 1)
         following = jnp.take_along_axis(tokens, position, axis=1)
         target = TargetTokens(following, jnp.ones(following.shape))

@@ -41,11 +41,13 @@ def step_workload(
     config: TrainConfig, batch: LoopedBatch | DecoderBatch, num_loops: int
 ) -> Workload:
     """The workload of one training step."""
-    is_looped = isinstance(batch, LoopedBatch)
-    examples, width = batch.problem.shape if is_looped else batch.tokens.shape
-    width -= not is_looped  # the last token of a text predicts nothing
-    loops = num_loops if is_looped else 1
-    columns = batch.rounds.shape[-1] if isinstance(batch, LoopedBatch) else width
+    if isinstance(batch, LoopedBatch):
+        examples, width = batch.problem.shape
+        loops, columns = num_loops, batch.rounds.shape[-1]
+    else:
+        examples, width = batch.tokens.shape
+        width -= 1  # the last token of a text predicts nothing
+        loops, columns = 1, width
     flops = step_flops(config, examples, width, loops, columns)
     return Workload(examples, examples * width * loops, flops)
 
