@@ -17,7 +17,8 @@ from absl import flags
 from experiments import command
 from experiments import flags as shared
 from relay_jax.chat_template import TEMPLATES
-from relay_jax.rest.request import GenerationOutput, Request, run
+from relay_jax.rest.output import GenerationOutput
+from relay_jax.rest.request import Request, run
 
 shared.define_model()
 shared.define_sampling(max_new_tokens=1024)

@@ -11,16 +11,14 @@ import re
 import runpy
 import subprocess
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import jax
 from absl import app, flags, logging
 from etils import epath
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict, config_flags
 
+from experiments import processes
 from relay_jax import aliases, config_io, files
 from relay_jax import config as configs
 
@@ -30,23 +28,8 @@ SCRIPTS = {  # the script of each kind of config
     configs.ChainsConfig: "write_chains",
     configs.RelayConfig: "quickstart",
 }
-COORDINATOR = "RELAY_JAX_COORDINATOR"  # the environment variable for --coordinator
-_COORDINATOR = flags.DEFINE_string(
-    "coordinator",
-    None,
-    "If several processes do the work together: HOST:PORT of the first one, or auto on "
-    "a cluster that JAX detects (Cloud TPU, GKE, Slurm, MPI). Default: "
-    f"${COORDINATOR}.",
-)
-_NUM_PROCESSES = flags.DEFINE_integer(
-    "num_processes", None, "Number of these processes.", 1
-)
-_PROCESS_ID = flags.DEFINE_integer(
-    "process_id", None, "Index of this process, from 0.", 0
-)
 HELP = ("--help", "-help", "--helpshort", "-h")
 PATH_FLAGS = ("workdir", "run", "data_dir", "results")  # of one path or several
-_ADDRESS = re.compile(r".+:[0-9]{1,5}")
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=\[]+)")  # --config.model.dim=8
 
 
@@ -54,7 +37,7 @@ def run(main: Callable[[], None], is_shared: bool = False) -> None:
     """Runs a script: a bad input ends in one line on stderr instead of a traceback.
 
     Args:
-      is_shared: whether several processes can do the work together (`connect`).
+      is_shared: whether several processes can do the work together.
     """
 
     def parse(argv: Sequence[str]) -> list[str]:
@@ -72,8 +55,8 @@ def run(main: Callable[[], None], is_shared: bool = False) -> None:
         if len(argv) > 1:
             sys.exit(f"error: unexpected arguments {' '.join(argv[1:])}")
         with one_line_errors():
-            connect(is_shared)
-        with exit_at_once_if_failed(), one_line_errors():
+            processes.connect(is_shared, _module())
+        with processes.exit_at_once_if_failed(), one_line_errors():
             main()
 
     app.run(guarded, flags_parser=parse)
@@ -89,86 +72,6 @@ def make_help() -> str:
     shown = values.main_module_help().strip().partition("\n")[2]
     text = (sys.modules["__main__"].__doc__ or "").strip()
     return f"{text}\n\nFlags:\n{shown}"
-
-
-def connect(is_shared: bool) -> None:
-    """Connects to the other processes, if there are any; only the first one prints.
-
-    Raises:
-      ValueError: the flags do not identify the processes, or the script runs as one
-        process only.
-    """
-    values = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
-    if not is_shared:
-        if values != (None, None, None):
-            raise ValueError(
-                f"{_module()} is the work of one process: start it once, without "
-                "--coordinator, --num_processes and --process_id"
-            )
-        if (count := _started_here()) > 1:
-            raise ValueError(
-                f"{_module()} is the work of one process, and {count} were started: ask "
-                "for one task (--gpus=1 --nodes=1 of launch/slurm.sh, one worker)"
-            )
-        return
-    address, count, index = values
-    address = os.environ.get(COORDINATOR, "") if address is None else address
-    if address == "auto":
-        try:
-            jax.distributed.initialize(None, count, index)
-        except (RuntimeError, ValueError) as error:
-            raise ValueError(
-                f"--coordinator=auto finds no cluster here ({error}); give "
-                "--coordinator=HOST:PORT, --num_processes and --process_id, or none"
-            ) from None
-    elif address:
-        if (
-            not _ADDRESS.fullmatch(address)
-            or count is None
-            or index is None
-            or index >= count
-        ):
-            raise ValueError(
-                "--coordinator=HOST:PORT needs --num_processes and a --process_id below "
-                f"it, got {address!r}, {count} and {index}; or give --coordinator=auto"
-            )
-        jax.distributed.initialize(address, count, index)
-    elif (count, index) != (None, None):
-        raise ValueError("--num_processes and --process_id need --coordinator")
-    if not files.is_main_process():
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-
-
-def _started_here() -> int:
-    """The number of processes that a launcher has started, from the environment."""
-    if os.environ.get(COORDINATOR) != "auto":
-        return 1
-    hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").count(",") + 1
-    return max(hosts, int(os.environ.get("SLURM_NTASKS", "1")))
-
-
-@contextlib.contextmanager
-def exit_at_once_if_failed() -> Iterator[None]:
-    """If one of several processes fails, it exits at once. JAX would otherwise wait at
-    the exit for the others, which wait for this one and would not notice it."""
-    try:
-        yield
-    except BaseException as error:
-        refusal = error.code if isinstance(error, SystemExit) else None
-        all_agree = isinstance(refusal, int)  # they stop together
-        if not jax.distributed.is_initialized() or all_agree:
-            raise
-        print(refusal or traceback.format_exc(), file=sys.stderr, flush=True)
-        os._exit(1)
-
-
-def first_alone(work: Callable[[], Any]) -> Any:
-    """The result of `work`, which the first process does before all others: they find
-    its files."""
-    result = work() if files.is_main_process() else None
-    if jax.distributed.is_initialized():
-        multihost_utils.sync_global_devices("first_alone")
-    return result if files.is_main_process() else work()
 
 
 @contextlib.contextmanager
@@ -267,6 +170,8 @@ def _check_key(values: ConfigDict, keys: list[str]) -> None:
         if not has_keys:
             raise ValueError(f"unknown key {where}.{key}: {where} is {values!r}")
         if key not in values:
+            if (new := aliases.CONFIG_KEYS.get(key)) in values:
+                raise ValueError(f"config key {where}.{key} is now {where}.{new}")
             valid = ", ".join(sorted(values))
             raise ValueError(f"unknown key {where}.{key}; valid keys: {valid}")
         values, where = values[key], f"{where}.{key}"

@@ -7,7 +7,7 @@ functions read them. Everything else is a call of `relay_jax`, as a notebook mak
 import functools
 import itertools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import jax
 from absl import flags
@@ -17,7 +17,6 @@ from jax.sharding import Mesh
 from experiments import command
 from relay_jax import generation, pretrained
 from relay_jax.config import MAX_SEED, DraftConfig, MeshConfig, SamplingConfig
-from relay_jax.data import corpora
 from relay_jax.generation import LanguageModel
 from relay_jax.models.sharding import make_mesh
 from relay_jax.pretrained import ModelFolder
@@ -26,7 +25,8 @@ from relay_jax.rest import index as indexes
 from relay_jax.rest.autotune import AUTOTUNE, PROBE
 from relay_jax.rest.datastore import Datastore, open_datastore
 from relay_jax.rest.index import AnyIndex, HostIndex, MeshIndex
-from relay_jax.rest.request import GenerationOutput, check_draft
+from relay_jax.rest.output import GenerationOutput
+from relay_jax.rest.request import check_draft
 from relay_jax.tokenizers import Tokenizer
 
 FLAGS = flags.FLAGS
@@ -95,7 +95,12 @@ def define_drafting(num_draft: str = "auto", drafter: bool = True) -> None:
     """
     flags.DEFINE_string("datastore", "", "A datastore's directory.")
     if drafter:
-        flags.DEFINE_enum("drafter", "rest", DRAFTERS, "The drafter.")
+        flags.DEFINE_enum(
+            "drafter",
+            None,
+            DRAFTERS,
+            "The drafter; default: rest with a datastore, prompt_lookup without one.",
+        )
     flags.DEFINE_string(
         "num_draft",
         num_draft,
@@ -116,27 +121,6 @@ def define_drafting(num_draft: str = "auto", drafter: bool = True) -> None:
         "tree_size_cache",
         "",
         "File of measured step times; default: in ~/.cache/relay_jax.",
-    )
-
-
-@functools.cache
-def define_prompts() -> None:
-    """The flags of the prompts."""
-    flags.DEFINE_multi_string("prompt", [], "A text to continue; repeatable.")
-    flags.DEFINE_multi_string("prompt_ids", [], "A prompt as token ids: 1,2,3.")
-    flags.DEFINE_string("prompt_file", "", "A file with a prompt on each line.")
-    flags.DEFINE_list("prompts_jsonl", [], "JSON-lines files, a prompt on each line.")
-    flags.DEFINE_string("prompt_key", "prompt", "JSON field of the prompt.")
-    flags.DEFINE_list("files", [], "Files, folders or patterns to continue.")
-    flags.DEFINE_string("token_array", "", "A .npy file of documents to continue.")
-    flags.DEFINE_integer(
-        "piece_tokens",
-        0,
-        "Cut documents into pieces of this many tokens first; 0: do not cut.",
-    )
-    flags.DEFINE_integer("skip_prompts", 0, "Number of prompts to skip.")
-    flags.DEFINE_integer(
-        "prompt_tokens", 64, "Tokens of a document that are the prompt.", 1
     )
 
 
@@ -199,7 +183,7 @@ def open_drafts(
       ValueError: a drafter is unknown; the datastore is missing, damaged, or another
         tokenizer's.
     """
-    names = names or [FLAGS.drafter]
+    names = names or [drafter_name()]
     drafts = [
         generation.make_draft(name, size, FLAGS.draft_depth)
         for name, size in itertools.product(names, read_sizes())
@@ -216,6 +200,11 @@ def open_drafts(
     for draft in drafts:
         check_draft(draft, store)
     return drafts, store
+
+
+def drafter_name() -> str:
+    """The drafter of --drafter, or the default one with or without a datastore."""
+    return FLAGS.drafter or generation.default_drafter(bool(FLAGS.datastore))
 
 
 def _open_datastore(tokenizer: Tokenizer | None) -> Datastore:
@@ -284,58 +273,3 @@ def only(drafts: list[DraftConfig]) -> DraftConfig:
 def cache_file() -> epath.Path:
     """The file of measured step times."""
     return epath.Path(FLAGS.tree_size_cache or step_times.default_file())
-
-
-def read_prompts(tokenizer: Tokenizer, count: int = 0) -> list[list[int]]:
-    """The prompts of all flags as token ids: at most `count` of them; 0: all.
-
-    Raises:
-      ValueError: a file is missing or has another format; there is no prompt.
-    """
-    stop = FLAGS.skip_prompts + count if count else None
-    prompts = list(itertools.islice(_prompts(tokenizer), FLAGS.skip_prompts, stop))
-    if not prompts:
-        raise ValueError(
-            "no prompt: give --prompt, --prompt_ids, --prompt_file, --prompts_jsonl, or "
-            "--files or --token_array with documents longer than --prompt_tokens "
-            f"({FLAGS.prompt_tokens})"
-        )
-    return prompts
-
-
-def prompt_source() -> str:
-    """Where the prompts come from, for records."""
-    files = [*FLAGS.prompts_jsonl, *FLAGS.files]
-    return ",".join(filter(None, [FLAGS.prompt_file, *files, FLAGS.token_array]))
-
-
-def _prompts(tokenizer: Tokenizer) -> Iterator[list[int]]:
-    yield from map(tokenizer.encode, FLAGS.prompt)
-    for ids in FLAGS.prompt_ids:
-        yield list(command.whole_numbers("prompt_ids", ids))
-    if FLAGS.prompt_file:
-        file = epath.Path(FLAGS.prompt_file)
-        if not file.exists():
-            raise ValueError(f"--prompt_file: {file} does not exist")
-        for line in file.read_text().splitlines():
-            if line.strip():
-                yield tokenizer.encode(line)
-    if FLAGS.prompts_jsonl:
-        files = corpora.find_files(FLAGS.prompts_jsonl)
-        yield from map(
-            tokenizer.encode, corpora.read_json_lines(files, FLAGS.prompt_key)
-        )
-    documents = corpora.read_files(corpora.find_files(FLAGS.files))
-    yield from _beginnings(map(tokenizer.encode, documents))
-    if FLAGS.token_array:
-        yield from _beginnings(corpora.read_tokens(FLAGS.token_array, tokenizer.eos_id))
-
-
-def _beginnings(documents) -> Iterator[list[int]]:
-    """The first tokens of every document, or piece of one, that continues after them."""
-    for document in documents:
-        size = FLAGS.piece_tokens or len(document) or 1
-        for first in range(0, len(document), size):
-            piece = document[first : first + size]
-            if len(piece) > FLAGS.prompt_tokens + 1:
-                yield list(map(int, piece[: FLAGS.prompt_tokens]))

@@ -17,15 +17,16 @@ import sys
 import jax
 from absl import flags
 
-from experiments import command
+from experiments import command, prompt_flags
 from experiments import flags as shared
 from relay_jax.decoding import decode
-from relay_jax.rest.request import GenerationOutput, Request, run
+from relay_jax.rest.output import GenerationOutput
+from relay_jax.rest.request import Request, run
 
 shared.define_model()
 shared.define_sampling(max_new_tokens=256)
 shared.define_drafting()
-shared.define_prompts()
+prompt_flags.define()
 _PRINT_IDS = flags.DEFINE_bool("print_ids", False, "Print token ids instead of text.")
 _IGNORE_EOS = flags.DEFINE_bool(
     "ignore_eos", False, "Continue after the end of a text."
@@ -39,7 +40,7 @@ def main() -> None:
     folder = shared.open_model(needs_text=not _PRINT_IDS.value)
     drafts, store = shared.open_drafts(folder.tokenizer)
     draft = shared.only(drafts)
-    prompts = shared.read_prompts(folder.tokenizer)
+    prompts = prompt_flags.read(folder.tokenizer)
     decode.pad_prompts(prompts, folder.config.model.vocab_size)  # checks them
     index = shared.load_index(store)
     lm = shared.load_model(folder, index)

@@ -146,6 +146,7 @@ def _settings(path: epath.Path, protocol: Protocol) -> dict[str, Any]:
     fixed = ("run", "dtype", "tokenizer", "datastore", "drafter", "num_draft")
     settings = {name: flags.FLAGS[name].value for name in (*fixed, "draft_depth")}
     settings |= {
+        "drafter": shared.drafter_name(),
         "data": _DATA.value,
         "nucleus": _NUCLEUS.value,
         "seed": shared.FLAGS.seed,

@@ -23,7 +23,7 @@ from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
-from experiments import command
+from experiments import command, processes
 from relay_jax import config as configs
 from relay_jax import files
 from relay_jax.data.language_corpus import prepare_corpus
@@ -83,7 +83,7 @@ def prepare(corpus: configs.CorpusConfig, config: configs.TrainConfig) -> None:
     """Trains the tokenizer and tokenizes the corpus, unless that is done already."""
     check_settings(config)  # before the corpus, which takes minutes
     check_devices(config)
-    counts = command.first_alone(
+    counts = processes.first_alone(
         lambda: prepare_corpus(corpus, config.model.text_vocab_size, _WORKDIR.value)
     )
     for name in ("train", "held_out"):

@@ -21,7 +21,7 @@ __version__ = "0.1.0"
 
 # The public names and their modules, which are imported when they are first used.
 _MODULES = {
-    "GenerationOutput": "rest.request",
+    "GenerationOutput": "rest.output",
     "LanguageModel": "generation",
     "LoopedSolver": "solver",
     "Solution": "solver",

@@ -19,7 +19,8 @@ from relay_jax.datastores import open_index
 from relay_jax.decoding import decode
 from relay_jax.rest import drafters
 from relay_jax.rest.autotune import AUTOTUNE
-from relay_jax.rest.request import GenerationOutput, Request, run
+from relay_jax.rest.output import GenerationOutput
+from relay_jax.rest.request import Request, run
 from relay_jax.tokenizers import IdTokenizer, Tokenizer
 
 STREAM_STEPS = 8  # forward passes between two pieces of a stream
@@ -99,8 +100,8 @@ class LanguageModel(NamedTuple):
           ignore_eos: whether to continue after the end of a text.
           datastore: a directory, an opened `Datastore` or its index. The datastore that
             was used last stays on the device.
-          drafter: a name of `rest.drafters.DRAFTERS`; by default "rest" with a
-            datastore and "prompt_lookup" without one. "none" is plain decoding.
+          drafter: a name of `rest.drafters.DRAFTERS`, "none" for plain decoding; by
+            default see `default_drafter`.
           num_draft: nodes of a draft tree; "auto" measures which size is fastest, on
             the first `autotune.PROBE` tokens, which are decoded plainly.
           draft_depth: maximum depth of a draft tree.
@@ -113,8 +114,7 @@ class LanguageModel(NamedTuple):
             the vocabulary, or the datastore is missing or was built with another
             tokenizer.
         """
-        if drafter is None:
-            drafter = "prompt_lookup" if datastore is None else "rest"
+        drafter = drafter or default_drafter(datastore is not None)
         draft = make_draft(drafter, num_draft, draft_depth)
         if not 0 <= seed <= MAX_SEED:
             raise ValueError(f"seed must be 0..{MAX_SEED}, got {seed}")
@@ -159,6 +159,11 @@ class LanguageModel(NamedTuple):
                 "ignore_eos=True goes on after the end of a text"
             )
         return ids
+
+
+def default_drafter(has_datastore: bool) -> str:
+    """The drafter if none is named: "rest", or "prompt_lookup" without a datastore."""
+    return "rest" if has_datastore else "prompt_lookup"
 
 
 def make_draft(

@@ -18,7 +18,7 @@ import sys
 from absl import flags
 from etils import epath
 
-from experiments import command
+from experiments import command, prompt_flags
 from experiments import flags as shared
 from relay_jax import files
 from relay_jax.config import TrainConfig
@@ -33,7 +33,7 @@ from relay_jax.tasks import make_task
 
 shared.define_model()
 shared.define_drafting(drafter=False)
-shared.define_prompts()
+prompt_flags.define()
 shared.define_seed("of the task's problems")
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "The directory of records.", required=True
@@ -67,7 +67,7 @@ def main() -> None:
     if _TASK.value:
         prompts = problems(config)
     else:
-        prompts = shared.read_prompts(folder.tokenizer, _COUNT.value)
+        prompts = prompt_flags.read(folder.tokenizer, _COUNT.value)
     warn_of_length(config.model, max(map(len, prompts)), _MAX_NEW_TOKENS.value)
     path = epath.Path(_WORKDIR.value)
     command.make_folder(path)
@@ -94,7 +94,7 @@ def main() -> None:
             print(f"{line['drafter']}: {reason}", file=sys.stderr)
     setting = {
         "model": config.name,
-        "prompts": _TASK.value or shared.prompt_source(),
+        "prompts": _TASK.value or prompt_flags.source(),
         "length": _LENGTH.value or max(map(len, prompts)),
         "batch_size": _BATCH_SIZE.value,
         "store_tokens": store.num_tokens if store else 0,

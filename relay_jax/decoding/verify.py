@@ -17,8 +17,6 @@ from relay_jax.base import Array, Bool, Float, Int, Key
 from relay_jax.config import SamplingConfig
 from relay_jax.decoding.draft_tree import DraftTree
 
-MASK_VALUE = -jnp.inf
-
 
 class TargetTokens(NamedTuple):
     """The model's token after each node, and its probability under the model."""
@@ -72,10 +70,10 @@ def filter_logits(
     logits = logits / sampling.temperature
     if sampling.top_k:
         allowed = _heaviest(logits, jnp.ones_like(logits), sampling.top_k)
-        logits = jnp.where(allowed, logits, MASK_VALUE)
+        logits = jnp.where(allowed, logits, -jnp.inf)
     if sampling.top_p < 1.0:
         allowed = _heaviest(logits, jax.nn.softmax(logits, axis=-1), sampling.top_p)
-        logits = jnp.where(allowed, logits, MASK_VALUE)
+        logits = jnp.where(allowed, logits, -jnp.inf)
     return logits
 
 

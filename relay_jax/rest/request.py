@@ -8,8 +8,6 @@ benchmarks share: it reads the prompts, chooses the size of the draft tree if th
 open, compiles, and then decodes, timed, a few steps at a time.
 """
 
-import bisect
-import itertools
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -25,7 +23,8 @@ from relay_jax.decoding.decode import DecodeState
 from relay_jax.rest import autotune, drafters
 from relay_jax.rest.autotune import AUTOTUNE, TunedDraft
 from relay_jax.rest.drafters import PLAIN, make_drafter
-from relay_jax.tokenizers import UNFINISHED, Tokenizer, decode_spans
+from relay_jax.rest.output import GenerationOutput
+from relay_jax.tokenizers import Tokenizer
 
 MIN_ROOM = 64  # padded prompt lengths are powers of two, so that few are compiled
 WATCH_STEPS = 128  # steps between two checks of whether drafts pay
@@ -48,77 +47,6 @@ class Request(NamedTuple):
     stop: tuple[str, ...] = ()  # strings before which a text is cut
     max_length: int = 0  # tokens, with the prompt, at which texts end; 0: no limit
     cache_file: Any = None  # of measured step times
-
-
-class GenerationOutput(NamedTuple):
-    """Generated tokens, a list for each prompt, with their steps and times."""
-
-    token_ids: list[list[int]]  # new tokens, including the one that ends a text
-    prompt_token_ids: list[list[int]]
-    drafted: list[list[bool]]  # which new tokens were drafted and accepted
-    finish_reasons: list[str | None]  # "stop", "length", or None: not finished
-    num_steps: list[int]  # forward passes that generated tokens, for each prompt
-    seconds: float  # of decoding, without reading the prompts and without compilation
-    prompt_seconds: float  # of reading the prompts, with the compilation for it
-    num_draft: int  # nodes of a step's draft tree; 0: plain decoding
-    tuned: TunedDraft | None  # how the tree's size was chosen, if it was open
-    tokenizer: Tokenizer
-    stop: tuple[str, ...] = ()
-
-    @property
-    def texts(self) -> list[str]:
-        """The new text for each prompt. An unfinished one ends with a whole character."""
-        return [self._text(row) for row in range(len(self.token_ids))]
-
-    @property
-    def num_tokens(self) -> int:
-        """New tokens of all texts."""
-        return sum(map(len, self.token_ids))
-
-    @property
-    def tokens_per_step(self) -> float:
-        """M of REST (section 4): the mean number of new tokens per forward pass."""
-        return self.num_tokens / max(sum(self.num_steps), 1)
-
-    @property
-    def tokens_per_second(self) -> float:
-        """New tokens of all texts per second of decoding."""
-        return self.num_tokens / max(self.seconds, 1e-9)
-
-    def marked_texts(self, as_ids: bool = False) -> list[str]:
-        """The texts with accepted drafts in quotes: «like this».
-
-        Args:
-          as_ids: whether to show token ids instead of text.
-        """
-        return [self._marked(row, as_ids) for row in range(len(self.token_ids))]
-
-    def _text(self, row: int) -> str:
-        size = len(self.token_ids[row])
-        (text,) = _read_spans(self, row, [0, size])
-        found = [text.find(string) for string in self.stop if string in text]
-        if found or self.finish_reasons[row]:
-            return text[: min(found, default=len(text))]
-        # It may continue with the rest of a character, or of a stop string.
-        begun = [
-            text[-size:]
-            for string in self.stop
-            for size in range(1, len(string))
-            if text.endswith(string[:size])
-        ]
-        return text.removesuffix(max(begun, key=len, default="")).rstrip(UNFINISHED)
-
-    def _marked(self, row: int, as_ids: bool) -> str:
-        new, drafted = self.token_ids[row], np.array(self.drafted[row], bool)
-        changes = np.flatnonzero(np.diff(drafted)) + 1
-        cuts = [0, *changes.tolist(), len(new)]
-        if as_ids:
-            pairs = itertools.pairwise(cuts)
-            parts = [",".join(map(str, new[a:b])) for a, b in pairs]
-        else:
-            parts = _read_spans(self, row, cuts)
-        marked = zip(parts, cuts) if new else ()
-        return "".join(f"«{text}»" if drafted[cut] else text for text, cut in marked)
 
 
 def run(request: Request, steps_per_output: int = 0) -> Iterator[GenerationOutput]:
@@ -273,50 +201,24 @@ def _look(
     eos_ids = np.atleast_1d(request.eos_ids)
     new_ids, new_drafted, reasons = [], [], []
     for row, prompt in enumerate(request.prompts):
-        first = len(prompt)
-        ids = tokens[row, first : length[row]].tolist()
-        reason = None
-        if done[row]:
-            reason = "stop" if ids and ids[-1] in eos_ids else "length"
-        at = _stop_index(output, row, ids) if request.stop else len(ids)
-        if at < len(ids) or _has_stop(output, row, ids):
-            ids, reason = ids[:at], "stop"
+        new = slice(len(prompt), length[row])
+        ids = tokens[row, new].tolist()
+        ended = "stop" if ids and ids[-1] in eos_ids else "length"
         new_ids.append(ids)
-        new_drafted.append(drafted[row, first : first + len(ids)].tolist())
-        reasons.append(reason)
+        new_drafted.append(drafted[row, new].tolist())
+        reasons.append(ended if done[row] else None)
     output = output._replace(
         token_ids=new_ids,
         drafted=new_drafted,
         finish_reasons=reasons,
         num_steps=steps.tolist(),
     )
+    for row in range(len(new_ids)):
+        size = output.stop_index(row)
+        if size is not None:
+            del new_ids[row][size:], new_drafted[row][size:]
+            reasons[row] = "stop"
     ended = np.array([reason is not None for reason in reasons])
     if np.any(ended & ~done):
         state = state._replace(done=state.done | ended)
     return state, output
-
-
-def _has_stop(output: GenerationOutput, row: int, ids: list[int]) -> bool:
-    """Whether the text of these new tokens contains a stop string."""
-    if not output.stop:
-        return False
-    prompt = output.prompt_token_ids[row]
-    cuts = [len(prompt), len(prompt) + len(ids)]
-    (text,) = decode_spans(output.tokenizer, [*prompt, *ids], cuts)
-    return any(string in text for string in output.stop)
-
-
-def _stop_index(output: GenerationOutput, row: int, ids: list[int]) -> int:
-    """The number of new tokens up to the end of the first stop string, or of all."""
-    counts = range(len(ids) + 1)
-    has_stop = bisect.bisect_left(
-        counts, True, key=lambda count: _has_stop(output, row, ids[:count])
-    )
-    return min(has_stop, len(ids))
-
-
-def _read_spans(output: GenerationOutput, row: int, cuts: list[int]) -> list[str]:
-    """The text between cuts in a row's new tokens, decoded together with the prompt."""
-    prompt = output.prompt_token_ids[row]
-    ids = [*prompt, *output.token_ids[row]]
-    return decode_spans(output.tokenizer, ids, [len(prompt) + cut for cut in cuts])

@@ -6,7 +6,7 @@ from absl import flags
 from absl.testing import flagsaver
 from etils import epath
 
-from experiments import command
+from experiments import command, processes
 from relay_jax import aliases
 
 
@@ -73,6 +73,14 @@ def test_an_empty_path_is_refused(argument, name):
         command.check_paths(values)
 
 
+def test_a_renamed_config_key_says_its_new_name():
+    argv = ["train", "--config=experiments/configs/tiny.py"]
+    command.check_config([*argv, "--config.model.input_injection=hidden"])
+    renamed = "config.model.loop_input is now config.model.input_injection"
+    with pytest.raises(ValueError, match=renamed):
+        command.check_config([*argv, "--config.model.loop_input=hidden"])
+
+
 def test_the_records_file_must_be_writable_but_need_not_exist(tmp_path):
     values = flags.FlagValues()
     flags.DEFINE_string("records", "", "", flag_values=values)
@@ -121,7 +129,7 @@ def test_the_flags_of_a_cluster_must_be_complete(
     monkeypatch.setattr(jax.distributed, "initialize", None)
     refused = pytest.raises(ValueError, match=message)
     with flagsaver.flagsaver(**path_value), refused:
-        command.connect(is_shared)
+        processes.connect(is_shared, "experiments.train")
 
 
 def test_a_cluster_is_asked_for_by_a_flag_or_the_environment(monkeypatch):
@@ -134,10 +142,10 @@ def test_a_cluster_is_asked_for_by_a_flag_or_the_environment(monkeypatch):
         ("auto", "", True, []),  # the flag has precedence
         ("auto", None, False, []),
     ]:
-        monkeypatch.setenv(command.COORDINATOR, default)
+        monkeypatch.setenv(processes.COORDINATOR, default)
         met.clear()
         with flagsaver.flagsaver(coordinator=path_value):
-            command.connect(is_shared)
+            processes.connect(is_shared, "experiments.train")
         assert met == expected
     for name, value in (("SLURM_NTASKS", "2"), ("TPU_WORKER_HOSTNAMES", "a,b")):
         with monkeypatch.context() as patch:
@@ -145,13 +153,13 @@ def test_a_cluster_is_asked_for_by_a_flag_or_the_environment(monkeypatch):
             with pytest.raises(
                 ValueError, match="of one process, and 2 were started: "
             ):
-                command.connect(False)
-            patch.delenv(command.COORDINATOR)  # a job that the user started
-            command.connect(False)
+                processes.connect(False, "experiments.train")
+            patch.delenv(processes.COORDINATOR)  # a job that the user started
+            processes.connect(False, "experiments.train")
     monkeypatch.undo()
     refused = pytest.raises(ValueError, match="auto finds no cluster here")
     with flagsaver.flagsaver(coordinator="auto"), refused:
-        command.connect(True)
+        processes.connect(True, "experiments.train")
 
 
 @pytest.mark.parametrize(

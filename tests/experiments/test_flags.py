@@ -8,6 +8,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 from experiments import flags as shared
+from experiments import prompt_flags
 from relay_jax.config import ModelConfig, TrainConfig
 from relay_jax.models import hf_weights
 from relay_jax.rest import autotune
@@ -18,7 +19,7 @@ from relay_jax.vocabulary import TaskTokenizer
 TOKENIZER = TaskTokenizer(12)
 shared.define_model()
 shared.define_drafting()
-shared.define_prompts()
+prompt_flags.define()
 LLAMA = ModelConfig(
     kind="decoder",
     num_layers=1,
@@ -77,9 +78,9 @@ def test_prompts_come_from_text_and_files(tmp_path):
         "prompt_tokens": 4,
     }
     with flagsaver.flagsaver(**values):
-        prompts = shared.read_prompts(TOKENIZER)
-        assert shared.read_prompts(TOKENIZER, 3) == prompts[:3]
-        assert shared.prompt_source().endswith("code," + f"{tmp_path}/tokens.npy")
+        prompts = prompt_flags.read(TOKENIZER)
+        assert prompt_flags.read(TOKENIZER, 3) == prompts[:3]
+        assert prompt_flags.source().endswith("code," + f"{tmp_path}/tokens.npy")
     texts = ["0=", "1+2=", "3*4=", "5-1=", "(1)=", "1+2+", "9*8*"]
     expected = [TOKENIZER.encode(text) for text in texts]
     assert prompts == [expected[0], [2, 3], *expected[1:]]
@@ -90,7 +91,7 @@ def test_documents_are_cut_into_pieces_and_first_prompts_left_out(tmp_path):
     np.save(tmp_path / "tokens.npy", np.array(documents, np.uint16))
     values = {"token_array": f"{tmp_path}/tokens.npy", "prompt_tokens": 2}
     with flagsaver.flagsaver(piece_tokens=4, **values):
-        prompts = shared.read_prompts(TOKENIZER)
+        prompts = prompt_flags.read(TOKENIZER)
     assert prompts == [
         [10, 11],
         [14, 15],
@@ -98,8 +99,8 @@ def test_documents_are_cut_into_pieces_and_first_prompts_left_out(tmp_path):
         [30, 31],
     ]  # a piece of 2 is too short
     with flagsaver.flagsaver(piece_tokens=4, skip_prompts=1, **values):
-        assert shared.read_prompts(TOKENIZER, 2) == prompts[1:3]
-        assert shared.read_prompts(TOKENIZER) == prompts[1:]
+        assert prompt_flags.read(TOKENIZER, 2) == prompts[1:3]
+        assert prompt_flags.read(TOKENIZER) == prompts[1:]
 
 
 def test_a_mix_takes_a_store_if_there_is_one():
@@ -117,6 +118,17 @@ def test_a_mix_takes_a_store_if_there_is_one():
                 shared.open_drafts(names=["mixed"])
 
 
+def test_the_default_drafter_is_that_of_the_api():
+    (draft,), store = shared.open_drafts()
+    assert (draft.drafter, store) == ("prompt_lookup", None)
+    refused = pytest.raises(ValueError, match="/nowhere is not a datastore")
+    with flagsaver.flagsaver(datastore="/nowhere"), refused:
+        shared.open_drafts()
+    with flagsaver.flagsaver(datastore="/nowhere", drafter="prompt_lookup"):
+        (draft,), store = shared.open_drafts()
+        assert (draft.drafter, store) == ("prompt_lookup", None)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -129,7 +141,7 @@ def test_a_mix_takes_a_store_if_there_is_one():
 )
 def test_bad_prompts(values, message):
     with flagsaver.flagsaver(**values), pytest.raises(ValueError, match=message):
-        shared.read_prompts(TOKENIZER)
+        prompt_flags.read(TOKENIZER)
 
 
 @pytest.fixture
