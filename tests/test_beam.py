@@ -1,17 +1,15 @@
 """The flags --runner and --beam_options, with and without Beam installed."""
 
 import importlib.util
-import pathlib
-import subprocess
-import sys
+import os
 
 import pytest
 from etils import epath
 
 from relay_jax import beam
 from relay_jax.beam import RUNNERS, atomic_file, find_workers
+from tests.script_server import run_script
 
-ROOT = pathlib.Path(__file__).parents[1]
 HAS_BEAM = bool(importlib.util.find_spec("apache_beam"))
 SCRIPTS = {
     "make_data": ["--task=lis", "--lengths=1,2", "--data_dir=OUTPUT"],
@@ -106,10 +104,4 @@ def test_an_unfinished_file_does_not_exist(tmp_path):
 
 def run(script, folder, flag):
     flags = [each.replace("OUTPUT", str(folder / "output")) for each in SCRIPTS[script]]
-    return subprocess.run(
-        [sys.executable, "-m", f"experiments.{script}", *flags, flag],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_script(f"experiments.{script}", [*flags, flag], dict(os.environ))

@@ -1,20 +1,13 @@
-"""README.md and docs/: every table, command, Python example, path and link.
+"""README.md and docs/: every table, Python example, path and link.
 
-Python examples run in a temporary directory with a tiny model in place of FOLDER.
-Commands are parsed with the flags of their script, configs included; the scripts
-themselves run in tests/experiments/, the launchers in tests/launch/.
+Python examples run in a temporary directory with a tiny model in place of FOLDER. The
+commands are in `test_commands.py`.
 """
 
 import inspect
-import json
-import os
 import pathlib
 import re
 import runpy
-import shlex
-import subprocess
-import sys
-from typing import NamedTuple
 
 import pytest
 
@@ -27,15 +20,9 @@ from relay_jax.data.language_corpus import train_tokenizer
 from relay_jax.models import hf_weights
 from relay_jax.rest import autotune, drafters
 from relay_jax.training.step import init_params
+from tests.pages import BLOCKS, FENCE, NAMES, ROOT, blocks
 
-ROOT = pathlib.Path(__file__).parents[1]
-OTHERS = ROOT / "CHANGELOG.md", ROOT / "launch" / "README.md"
-PAGES = [*make_tables.pages(), *OTHERS]
-NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PATH = re.compile(r"`((?:relay_jax|experiments|tests|launch|docs)/[^`\s]*)`")
-# Tokens at which one command of a line ends and another begins.
-BREAKS = {"&&", "||", ";", "|", "do", "done", "then"}
 MODEL = ModelConfig(
     kind="decoder",
     num_layers=1,
@@ -47,131 +34,12 @@ MODEL = ModelConfig(
     dropout=0.0,
     text_vocab_size=400,
 )
-
-
-class Block(NamedTuple):
-    """A fenced block of a page."""
-
-    page: str
-    line: int
-    language: str  # "" and "bash": commands; "python"; "text": a drawing
-    text: str
-
-    @property
-    def where(self) -> str:
-        return f"{self.page}:{self.line}"
-
-
-def blocks(page):
-    text = (ROOT / page).read_text()
-    for match in FENCE.finditer(text):
-        line = text.count("\n", 0, match.start()) + 2
-        yield Block(page, line, match[1], match[2])
-
-
-BLOCKS = [block for page in NAMES for block in blocks(page)]
 EXAMPLES = [block for block in BLOCKS if block.language == "python"]
-
-
-def commands(text):
-    """The simple commands of a block: lines joined, comments and loops taken apart."""
-    text = re.sub(r"(^|\s)#.*", "", text.replace("\\\n", " "), flags=re.MULTILINE)
-    lexer = shlex.shlex(text, posix=True, punctuation_chars=";&|<>\n")
-    lexer.whitespace, lexer.commenters, lexer.whitespace_split = " \t", "", True
-    variables, command = {}, []
-    for part in [*lexer, ";"]:
-        part = re.sub(r"\$(\w+)", lambda m: variables.get(m[1], "0"), part)
-        if part.strip() and part not in BREAKS:
-            command.append(part)
-            continue
-        while command and re.fullmatch(r"\w+=.*", command[0], re.DOTALL):
-            name, _, value = command.pop(0).partition("=")
-            variables[name] = value
-        if command and command[0] != "for":
-            yield command
-        command = []
-
-
-def script_of(command):
-    """The module and the arguments of a command of `experiments`, or None."""
-    if command[0] == "./launch/local.sh":
-        return ["experiments.quickstart", *command[1:]]
-    while command and command[0].startswith("./launch/"):
-        has_options = command[0].endswith(("tpu_pod.sh", "gke.sh", "slurm.sh"))
-        skipped = command.index("--") + 1 if "--" in command else len(command)
-        command = command[skipped if has_options else 1 :]
-        command = (
-            command[1:] if command[:1] in (["cpu"], ["cuda"], ["tpu"]) else command
-        )
-    if command[:2] == ["python", "-m"] and command[2].startswith("experiments."):
-        return command[2:]
-    return None
 
 
 def test_every_block_has_a_language_that_is_tested():
     assert {block.language for block in BLOCKS} <= {"", "bash", "python", "text"}
     assert len(EXAMPLES) >= 4
-
-
-def test_blocks_are_split_into_commands():
-    text = """
-for s in 0 1; do ./launch/local.sh --seed=$s; done  # twice
-A="python -m experiments.train --config=x \\
-    --workdir=y"
-./launch/run.sh cuda $A && git archive HEAD | docker build -
-"""
-    found = list(commands(text))
-    assert found[0] == ["./launch/local.sh", "--seed=0"]
-    assert [command[0] for command in found[2:]] == ["git", "docker"]
-    assert script_of(found[0]) == ["experiments.quickstart", "--seed=0"]
-
-
-def all_commands():
-    return [
-        (block.where, command)
-        for block in BLOCKS
-        if block.language in ("", "bash")
-        for command in commands(block.text)
-    ]
-
-
-def test_every_command_is_understood():
-    """Each flag exists, each config loads, each script is there."""
-    asked = []
-    for where, command in all_commands():
-        command = [argument for part in command for argument in split_variable(part)]
-        program = command[0]
-        if program.startswith("./launch/"):
-            script = ROOT / program
-            assert os.access(script, os.X_OK), f"{where}: there is no {program}"
-        else:
-            known = {"python", "git", "docker", "bash", "source", "pre-commit"}
-            assert program in known, f"{where}: {command}"
-        if found := script_of(command):
-            asked.append((where, found))
-    assert len(asked) > 50
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.commands"],
-        cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        input=json.dumps([command for _, command in asked]),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    refusals = json.loads(done.stdout.splitlines()[-1])
-    refused = [
-        f"{where}: {' '.join(command)}\n    {why}"
-        for (where, command), why in zip(asked, refusals)
-        if why
-    ]
-    assert not refused, "\n".join(refused)
-
-
-def split_variable(argument):
-    """The arguments of a whole command that was in a variable."""
-    return shlex.split(argument) if argument.startswith("python -m ") else [argument]
 
 
 @pytest.fixture(scope="module")

@@ -187,7 +187,12 @@ def test_models_that_do_not_match_are_errors(looped, decoder, message):
     ("pair", "name", "length"),
     [
         (("quickstart/looped_aligned", "quickstart/ar_relay"), "arithmetic", 8),
-        (("quickstart_lis/looped_aligned", "quickstart_lis/ar"), "lis", 10),
+        pytest.param(
+            ("quickstart_lis/looped_aligned", "quickstart_lis/ar"),
+            "lis",
+            10,
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_the_shipped_pairs_accept_many_tokens_per_step(pair, name, length):
