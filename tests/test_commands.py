@@ -25,7 +25,7 @@ from tests.script_server import run_script
 
 BASELINE = "" if importlib.util.find_spec("torch") else "--nobaseline"
 FEW = "--max_new_tokens=8 --num_draft=4"
-DRAFTERS = f"{FEW} --prompt_tokens=32 --count=1 --repeats=1"
+DRAFTERS = "--max_new_tokens=8 --prompt_tokens=32 --count=1 --repeats=1"
 # Commands that use the same files, in their order. The key has the script and parts of
 # the command, the value flags to append; the first key that fits a command counts.
 RUNS = {
@@ -46,16 +46,14 @@ RUNS = {
         "train code_lm.py": "",
         "build_datastore --datastore=runs/code_store": "",
         "generate --datastore=runs/code_store": FEW,
-        "benchmarks.drafters --workdir=runs/code_bench": DRAFTERS,
-        "benchmarks.drafters --workdir=runs/mixed": f"{DRAFTERS} --skip_prompts=1",
+        "benchmarks.drafters --workdir=runs/mixed": f"{DRAFTERS} --skip_prompts=1 --num_draft=4",
         "export --to=hugging_face": "",
     },
     "trainings": {
-        "train --config.num_steps=100": "--workdir=runs/tiny_100",
-        "train --config=experiments/configs/tiny.py": "",
+        "train --config=experiments/configs/tiny.py": "--config.num_steps=4",
         "write_chains": "",
         "evaluate --run=runs/tiny": "--count=4",
-        "evaluate checkpoints/arithmetic": "--count=4",
+        "evaluate checkpoints/arithmetic": "--lengths=2,2 --count=4",
         "make_data --data_dir=runs/data": "--num_train=20 --num_test=10",
         "train arithmetic/ar --config.mesh.data=0": "",
         "train multitask/ar --config.mesh.tensor=4": "",
@@ -64,7 +62,6 @@ RUNS = {
     "benchmarks": {
         "benchmarks.tasks": "--count=8 --repeats=1",
         "benchmarks.train": f"--steps=1 --rounds=1 {BASELINE}",
-        "benchmarks.looped_drafter": "--lengths=4,4 --count=2 --repeats=1",
         "reproduce --dry_run": "",
         "reproduce --recipe=small": "--dry_run",
         "reproduce --minutes=10": "--minutes=0",
@@ -77,7 +74,11 @@ SLOW_RUNS = {
         "collect_results --results=runs/quickstart.jsonl": "",
         "collect_results --results=runs/ablation.jsonl": "",
     },
-    "decode": {
+    "once_more": {
+        "train code_lm.py": "",
+        "build_datastore --datastore=runs/code_store": "",
+        "benchmarks.drafters --workdir=runs/code_bench": DRAFTERS,
+        "benchmarks.looped_drafter": "--lengths=4,4 --count=2 --repeats=1",
         "benchmarks.decode": (
             "--shape=tiny --steps=2 --text_length=16 --store_tokens=4000 --num_draft=4 "
             f"{BASELINE}"

@@ -281,12 +281,9 @@ def write_true_chains(run, chains, path):
             files.write_json(folder / "summary.json", {})
 
 
-@pytest.mark.parametrize(
-    "which", [*paper.PLANS, pytest.param("multitask", marks=pytest.mark.slow)]
-)
-def test_paper_configs_have_the_papers_values_and_take_a_step(which, tmp_path):
-    values = paper.get_config(which).to_dict()
-    config = config_io.build(configs.RelayConfig, values)
+@pytest.mark.parametrize("which", [*paper.PLANS, "multitask"])
+def test_paper_configs_have_the_papers_values(which):
+    config = config_io.build(configs.RelayConfig, paper.get_config(which).to_dict())
     check_stages({**config.runs, **config.chains})
     for name, run in config.runs.items():
         assert (run.model.num_layers, run.model.dim, run.model.num_heads) == (3, 256, 4)
@@ -302,6 +299,18 @@ def test_paper_configs_have_the_papers_values_and_take_a_step(which, tmp_path):
         plain = name == "looped_aligned" or "self" in name
         weights = {"arithmetic": 1.0, "edit_distance": 10.0, "lis": 5.0}
         assert run.loss.task_weights == ({} if plain else weights)
+
+
+SLOW_PLANS = ["edit_distance", "lis", "multitask"]
+
+
+@pytest.mark.parametrize(
+    "which",
+    ["arithmetic", *(pytest.param(p, marks=pytest.mark.slow) for p in SLOW_PLANS)],
+)
+def test_paper_configs_take_a_step(which, tmp_path):
+    values = paper.get_config(which).to_dict()
+    config = config_io.build(configs.RelayConfig, values)
     steps = ["looped_aligned", "ar", "ar_relay"]
     if which == "multitask":  # the other kinds of runs, once
         steps += ["looped_vanilla", "ar_control", "ar_self_oracle_5"]
@@ -459,19 +468,12 @@ def test_drafts_from_a_store_change_no_text(tmp_path):
     arguments = "--task=arithmetic", "--length=2", "--count=4", "--repeats=1"
     done = script(
         *("benchmarks.drafters", run, *arguments, f"--workdir={tmp_path}/bench"),
-        *("--drafters=prompt_lookup", "--num_draft=4,auto"),
-        f"--tree_size_cache={tmp_path}/times.json",
+        *("--drafters=prompt_lookup", "--num_draft=4"),
     )
     assert done.returncode == 0, done.stderr
     lines = list(files.read_lines(tmp_path / "bench" / "records.jsonl"))
-    assert [line["drafter"] for line in lines] == [
-        "none",
-        "prompt_lookup",
-        "prompt_lookup",
-    ]
+    assert [line["drafter"] for line in lines] == ["none", "prompt_lookup"]
     assert lines[0]["M"] == 1.0 and lines[1]["M"] >= 1.0
-    assert [line["autotuned"] for line in lines] == [False, False, True]
-    assert lines[2]["num_draft"] in (0, 4, 8, 16, 32, 64)
     assert (tmp_path / "bench" / "speed.png").stat().st_size > 1000
     assert "speed-up" in done.stdout
 

@@ -4,7 +4,7 @@ import pytest
 
 from experiments.configs import code_lm
 from relay_jax import config as configs
-from relay_jax import config_io, files
+from relay_jax import config_io
 from tests.experiments.test_scripts import refusal, script
 
 SMALL = [
@@ -46,15 +46,6 @@ def test_the_run_directory_is_all_that_drafting_needs(tmp_path):
     corpus = f"--token_array={run}/train.npy", f"--tokenizer={run}/tokenizer.model"
     done = script("build_datastore", store, *corpus)
     assert done.returncode == 0, done.stderr
-    done = script(
-        *("benchmarks.drafters", f"--run={run}", store, f"--workdir={tmp_path}/bench"),
-        *(f"--token_array={run}/held_out.npy", "--prompt_tokens=20", "--count=2"),
-        *("--drafters=rest", "--num_draft=8", "--max_new_tokens=12", "--repeats=1"),
-    )
-    assert done.returncode == 0, done.stderr
-    lines = list(files.read_lines(tmp_path / "bench" / "records.jsonl"))
-    assert [line["drafter"] for line in lines] == ["none", "rest"]
-    assert lines[0]["texts"] == 2 and lines[0]["prompts"].endswith("held_out.npy")
     # Token ids alone, without the name of their tokenizer.
     untold = f"--datastore={tmp_path}/untold"
     done = script(
