@@ -85,9 +85,7 @@ SLOW_RUNS = {
         ),
     },
     "figures": {
-        "reproduce --figure=4 --recipe=small": "",
-        "reproduce --table=3 --recipe=small": "",
-        "reproduce --figure=6 --recipe=small": "",
+        "reproduce --recipe=small": "",
     },
 }
 NOT_RUN = {
