@@ -61,7 +61,6 @@ RUNS = {
     },
     "benchmarks": {
         "benchmarks.tasks": "--count=8 --repeats=1",
-        "benchmarks.train": f"--steps=1 --rounds=1 {BASELINE}",
         "reproduce --dry_run": "",
         "reproduce --recipe=small": "--dry_run",
         "reproduce --minutes=10": "--minutes=0",
@@ -79,6 +78,7 @@ SLOW_RUNS = {
         "build_datastore --datastore=runs/code_store": "",
         "benchmarks.drafters --workdir=runs/code_bench": DRAFTERS,
         "benchmarks.looped_drafter": "--lengths=4,4 --count=2 --repeats=1",
+        "benchmarks.train": f"--steps=1 --rounds=1 {BASELINE}",
         "benchmarks.decode": (
             "--shape=tiny --steps=2 --text_length=16 --store_tokens=4000 --num_draft=4 "
             f"{BASELINE}"
