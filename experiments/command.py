@@ -112,7 +112,7 @@ def make_folder(path: epath.Path) -> None:
 
 def check_paths(values: flags.FlagValues) -> None:
     """Raises ValueError if a flag of paths is set, but empty, or if --records, which is
-    written last, could not be written."""
+    written last, could not be written. The directory of --records is created."""
     for name in PATH_FLAGS:
         if name in values and values[name].present:
             value = values[name].value
@@ -121,10 +121,12 @@ def check_paths(values: flags.FlagValues) -> None:
                 raise ValueError(f"--{name} has an empty name in it; give a path")
     if "records" in values and (path := values["records"].value):
         file = epath.Path(path)
+        with contextlib.suppress(OSError):  # there may be a file of its name
+            file.parent.mkdir(parents=True, exist_ok=True)
         if file.is_dir() or not file.parent.is_dir():
             raise ValueError(
-                f"--records={path} cannot be written: it must be a file in an existing "
-                "directory; create the directory first, or give another file"
+                f"--records={path} cannot be written: it must be a file in a "
+                "directory that can be created; give another file"
             )
 
 

@@ -84,10 +84,12 @@ def test_a_renamed_config_key_says_its_new_name():
 def test_the_records_file_must_be_writable_but_need_not_exist(tmp_path):
     values = flags.FlagValues()
     flags.DEFINE_string("records", "", "", flag_values=values)
-    for path_value in (tmp_path / "records.jsonl", ""):
+    for path_value in (tmp_path / "new" / "records.jsonl", ""):
         values(["script", f"--records={path_value}"])
         command.check_paths(values)
-    for path_value in (tmp_path / "no" / "records.jsonl", tmp_path):
+    assert not list((tmp_path / "new").iterdir())
+    (tmp_path / "file").touch()
+    for path_value in (tmp_path / "file" / "records.jsonl", tmp_path):
         values(["script", f"--records={path_value}"])
         with pytest.raises(
             ValueError, match=f"--records={path_value} cannot be written"
