@@ -1,36 +1,36 @@
 r"""Talks with a model in a terminal, with drafts or without.
 
-    python -m experiments.chat --run=vicuna-7b-v1.5 --template=vicuna \
-        --drafter=prompt_lookup
+    python -m experiments.chat --run=SmolLM2-135M-Instruct --drafter=prompt_lookup
     python -m experiments.chat --run=vicuna-7b-v1.5 --template=vicuna \
         --datastore=STORE --temperature=0.7 --top_p=0.8
 
 Answers are shown while they are generated, and after each one its decoding speed. `/new`
 begins a new conversation, Ctrl-C ends an answer; Ctrl-D or `/quit` ends the program.
---drafter=none decodes plainly.
+--drafter=none decodes plainly. The conversation has the format of the model's own
+chat template; without one, its texts are joined (--template=plain).
 """
 
 import sys
 
 from absl import flags
 
-from experiments import command
+from experiments import command, template_flag
 from experiments import flags as shared
-from relay_jax.chat_template import TEMPLATES
+from relay_jax.chat_template import conversation
 from relay_jax.rest.output import GenerationOutput
 from relay_jax.rest.request import Request, run
 
 shared.define_model()
 shared.define_sampling(max_new_tokens=1024)
 shared.define_drafting()
-_TEMPLATE = flags.DEFINE_enum(
-    "template", "plain", list(TEMPLATES), "The model's conversation format."
-)
+_SYSTEM = flags.DEFINE_string("system", "", "The system message; default: none.")
 STREAM_STEPS = 4  # forward passes between two looks at the text
 
 
 def main() -> None:
     folder = shared.open_model()
+    choice = template_flag.choose_template(folder, "plain")
+    template = template_flag.open_template(folder, choice, _SYSTEM.value)
     drafts, store = shared.open_drafts(folder.tokenizer)
     index = shared.load_index(store)
     lm = shared.load_model(folder, index)
@@ -53,8 +53,8 @@ def main() -> None:
         if question == "/new":
             questions, answers = [], []
             continue
-        text = TEMPLATES[_TEMPLATE.value]([*questions, question], answers)
-        ids = lm.tokenizer.encode(text)
+        messages = conversation([*questions, question], answers, _SYSTEM.value)
+        ids = template.encode(messages, lm.tokenizer)
         if limit and len(ids) >= limit:
             print(
                 f"with this question the conversation has {len(ids)} tokens, but the "

@@ -21,7 +21,7 @@ from etils import epath
 
 from experiments import command
 from experiments import flags as shared
-from relay_jax import config_io
+from relay_jax import chat_template, config_io
 from relay_jax.config import TrainConfig
 from relay_jax.files import read_json, write_json
 from relay_jax.models import export, hf_config, hf_weights
@@ -99,8 +99,10 @@ def to_weights(source: epath.Path, target: epath.Path) -> None:
 
 
 def _copy_tokenizer(source: epath.Path, target: epath.Path) -> None:
-    for name in (*TOKENIZER_FILES, hf_config.GENERATION):
+    templates = chat_template.FILE, chat_template.TOOL_FILE
+    for name in (*TOKENIZER_FILES, *templates, hf_config.GENERATION):
         if (source / name).exists():
+            (target / name).parent.mkdir(exist_ok=True)
             (source / name).copy(target / name)
 
 

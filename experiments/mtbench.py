@@ -5,7 +5,8 @@ r"""MT-Bench as the REST paper runs it: 80 questions of two turns, plain against
 
 At most 1,024 new tokens a turn, greedy or at temperature 0.7 and top-p 0.8. When
 interrupted, the same command resumes. Only speed is measured; answers are in
-OUT/records.jsonl.
+OUT/records.jsonl. Questions have the format of the model's own chat template, or Vicuna's
+(--template=vicuna) if it has none.
 """
 
 from etils import epath

@@ -11,10 +11,9 @@ from absl import flags
 from etils import epath
 from tqdm import tqdm
 
-from experiments import command
+from experiments import command, template_flag
 from experiments import flags as shared
 from relay_jax import aliases, files
-from relay_jax.chat_template import TEMPLATES
 from relay_jax.config import SamplingConfig
 from relay_jax.rest import qa_benchmark
 from relay_jax.rest.drafters import PLAIN
@@ -35,12 +34,6 @@ _NUCLEUS = flags.DEFINE_bool(
 _MAX_NEW_TOKENS = flags.DEFINE_integer(
     "max_new_tokens", 0, "Maximum number of tokens of an answer; 0: as in the paper.", 0
 )
-_TEMPLATE = flags.DEFINE_enum(
-    "template",
-    "",
-    ["", *TEMPLATES],
-    "The model's conversation format; default: as in the paper.",
-)
 
 
 class Row(NamedTuple):
@@ -58,8 +51,9 @@ class Protocol(NamedTuple):
 
     max_new_tokens: int
     nucleus: SamplingConfig
-    template: str
+    template: str  # the paper's
     rows: tuple[Row, ...]
+    prefers_own_template: bool = True  # to the paper's, if the model has one
 
 
 def read_data() -> epath.Path:
@@ -82,9 +76,13 @@ def run(protocol: Protocol, questions: Sequence[qa_benchmark.Question]) -> list[
     folder = shared.open_model()
     drafts, store = shared.open_drafts(folder.tokenizer)
     draft = shared.only(drafts)
+    choice = template_flag.choose_template(
+        folder, protocol.template, protocol.prefers_own_template
+    )
+    template = template_flag.open_template(folder, choice)
     path = epath.Path(_WORKDIR.value)
     command.make_folder(path)
-    settings = _settings(path, protocol)
+    settings = _settings(path, protocol, choice)
     index = shared.load_index(store)
     lm = shared.load_model(folder, index)
     benchmark = qa_benchmark.QaBenchmark(
@@ -92,7 +90,7 @@ def run(protocol: Protocol, questions: Sequence[qa_benchmark.Question]) -> list[
         model=lm.config,
         tokenizer=lm.tokenizer,
         eos_id=lm.eos_ids,
-        template=TEMPLATES[settings["template"]],
+        template=template,
         draft=draft,
         sampling=protocol.nucleus if _NUCLEUS.value else SamplingConfig(),
         max_new_tokens=settings["max_new_tokens"],
@@ -137,7 +135,7 @@ def _row(name: str, rate: float | None, ms: float, speed_up: float) -> str:
     return f"{name:<28}{shown:>7}{ms:>12.2f}{speed_up:>10.2f}"
 
 
-def _settings(path: epath.Path, protocol: Protocol) -> dict[str, Any]:
+def _settings(path: epath.Path, protocol: Protocol, template: str) -> dict[str, Any]:
     """Every setting that the answers depend on; it is stored in their directory.
 
     Raises:
@@ -151,7 +149,7 @@ def _settings(path: epath.Path, protocol: Protocol) -> dict[str, Any]:
         "nucleus": _NUCLEUS.value,
         "seed": shared.FLAGS.seed,
         "max_new_tokens": _MAX_NEW_TOKENS.value or protocol.max_new_tokens,
-        "template": _TEMPLATE.value or protocol.template,
+        "template": template,
     }
     file = path / "settings.json"
     before = (

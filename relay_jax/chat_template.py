@@ -1,56 +1,216 @@
 """Chat templates: a conversation as the prompt of a chat model.
 
-The templates are those of FastChat. A conversation consists of questions and of answers to
-all but the last one. Special tokens (`</s>`) are spelled out; the tokenizer encodes them.
+    template = chat_template.find("FOLDER") or chat_template.TEMPLATES["vicuna"]
+    ids = template.encode([{"role": "user", "content": "Hello"}], tokenizer)
+
+A model's folder has its template in Jinja; it is rendered as transformers'
+`apply_chat_template` renders it. `TEMPLATES` has FastChat's, for models whose folder has
+none. The text spells out special tokens (`</s>`), which the tokenizer recognizes.
 """
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-VICUNA_SYSTEM = (
+from etils import epath
+
+from relay_jax import template_sandbox
+from relay_jax.files import read_json
+from relay_jax.subword_tokenizers import SETTINGS
+from relay_jax.tokenizers import Tokenizer
+
+Message = Mapping[str, Any]  # {"role": "user", "content": "Hello"}
+FILE = "chat_template.jinja"
+# Templates beside the folder's main one; of these, transformers picks by itself:
+TOOL_FILE = "additional_chat_templates/tool_use.jinja"
+OWN = "model"  # the name of the template of a model's folder
+
+_VICUNA = (
+    "{% if messages[0].role == 'system' %}{{ messages[0].content }}{% else %}"
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
+    "{% endif %} {% for message in messages %}"
+    "{% if message.role == 'user' %}USER: {{ message.content }} ASSISTANT:"
+    "{% elif message.role == 'assistant' %} {{ message.content.strip() }}</s>{% endif %}"
+    "{% endfor %}"
+)
+_LLAMA2 = (
+    "{% for message in messages %}"
+    "{% if message.role == 'user' %}[INST] "
+    "{% if loop.index0 == 1 and messages[0].role == 'system' %}"
+    "<<SYS>>\n{{ messages[0].content }}\n<</SYS>>\n\n{% endif %}"
+    "{{ message.content }} [/INST]"
+    "{% elif message.role == 'assistant' %} {{ message.content.strip() }} </s><s>"
+    "{% endif %}{% endfor %}"
 )
 
 
-def plain(questions: Sequence[str], answers: Sequence[str]) -> str:
-    """Questions and answers joined without a template, for base models."""
-    return "".join(_in_turn(questions, answers))
+class ChatTemplate(NamedTuple):
+    """A template in Jinja, and how its text is tokenized."""
+
+    source: str
+    where: str  # it comes from, for error messages
+    tool_source: str = ""  # the template of a conversation with tools; "": `source`
+    # Whether the tokenizer adds its begin-of-text token, which others spell out.
+    adds_special_tokens: bool = False
+
+    def render(self, messages: Any, **variables: Any) -> str:
+        """The text of a conversation, up to where the model's answer begins.
+
+        Args:
+          messages: each with a role ("system", "user", "assistant") and a content.
+          **variables: what else the template reads: `bos_token` and other special
+            tokens, `tools`, `documents`, `add_generation_prompt`, or its own.
+
+        Raises:
+          ValueError: the messages are no conversation; the template has a syntax error,
+            refuses the conversation, fails, or does what the sandbox forbids.
+        """
+        values = {"tools": None, "documents": None, "add_generation_prompt": True}
+        values |= variables | {"messages": _checked(messages)}
+        has_tools = self.tool_source and values["tools"] is not None
+        source = self.tool_source if has_tools else self.source
+        return template_sandbox.render(source, values, self.where)
+
+    def encode(
+        self, messages: Any, tokenizer: Tokenizer, **variables: Any
+    ) -> list[int]:
+        """The token ids of a conversation, special tokens of its text included.
+
+        Args:
+          messages: see `render`.
+          **variables: see `render`; the tokenizer's special tokens are among them.
+
+        Raises:
+          ValueError: see `render`; or there is no tokenizer.
+        """
+        text = self.render(messages, **tokenizer.special_tokens | variables)
+        return tokenizer.encode(text, add_special_tokens=self.adds_special_tokens)
 
 
-def vicuna(questions: Sequence[str], answers: Sequence[str]) -> str:
-    """The template of Vicuna v1.1, v1.3 and v1.5.
+TEMPLATES = {
+    name: ChatTemplate(source, f"the template {name!r}", adds_special_tokens=True)
+    for name, source in {
+        # For base models: everything joined.
+        "plain": "{% for message in messages %}{{ message.content }}{% endfor %}",
+        # Vicuna v1.1, v1.3, v1.5: SYSTEM USER: question ASSISTANT: answer</s>USER: ...
+        "vicuna": _VICUNA,
+        # Llama-2-chat, CodeLlama-Instruct:
+        # [INST] question [/INST] answer </s><s>[INST] question [/INST]
+        "llama2": _LLAMA2,
+    }.items()
+}
 
-    SYSTEM USER: question ASSISTANT: answer</s>USER: question ASSISTANT:
+
+def conversation(
+    questions: Sequence[str], answers: Sequence[str] = (), system: str = ""
+) -> list[Message]:
+    """The messages of a conversation whose last question is still to be answered.
+
+    Args:
+      system: the system message; "": none.
+
+    Raises:
+      ValueError: the number of answers is not one less than that of questions.
     """
-    turns = _in_turn(
-        [f"USER: {question} ASSISTANT:" for question in questions],
-        [f" {answer.strip()}</s>" for answer in answers],
-    )
-    return f"{VICUNA_SYSTEM} {''.join(turns)}"
-
-
-def llama2(questions: Sequence[str], answers: Sequence[str]) -> str:
-    """The template of Llama-2-chat and CodeLlama-Instruct, without a system message.
-
-    [INST] question [/INST] answer </s><s>[INST] question [/INST]
-    """
-    turns = _in_turn(
-        [f"[INST] {question} [/INST]" for question in questions],
-        [f" {answer.strip()} </s><s>" for answer in answers],
-    )
-    return "".join(turns)
-
-
-TEMPLATES = {"plain": plain, "vicuna": vicuna, "llama2": llama2}
-
-
-def _in_turn(questions: Sequence[str], answers: Sequence[str]) -> list[str]:
-    """Questions and answers in alternation; the last question has no answer yet."""
     if len(answers) != len(questions) - 1:
         raise ValueError(
             f"{len(questions)} questions need {len(questions) - 1} answers, as the last "
             f"question is open; got {len(answers)}"
         )
-    pairs = itertools.zip_longest(questions, answers, fillvalue="")
-    return [part for pair in pairs for part in pair]
+    messages = [{"role": "system", "content": system}] if system else []
+    for number, question in enumerate(questions):
+        messages.append({"role": "user", "content": question})
+        for answer in answers[number : number + 1]:
+            messages.append({"role": "assistant", "content": answer})
+    return messages
+
+
+def find(folder: epath.PathLike) -> ChatTemplate | None:
+    """The template of a model's folder, or None.
+
+    It is in `chat_template.jinja`, else in `tokenizer_config.json` under
+    `chat_template`: a text, or a list of named templates, of which one is the default.
+
+    Raises:
+      ValueError: it is something else.
+    """
+    folder = epath.Path(folder)
+    files = {"default": folder / FILE, "tool_use": folder / TOOL_FILE}
+    named = {name: file.read_text() for name, file in files.items() if file.exists()}
+    where = str(folder / FILE)
+    if not named:
+        named, where = _read_settings(folder / SETTINGS), str(folder / SETTINGS)
+    if "default" not in named:
+        return None
+    return ChatTemplate(named["default"], where, named.get("tool_use", ""))
+
+
+def select(choice: str | None, own: ChatTemplate | None, model: str) -> ChatTemplate:
+    """The template that an argument or a flag stands for.
+
+    Args:
+      choice: `OWN` or None for the model's own, a name of `TEMPLATES`, a file with a
+        template in Jinja, or such a template itself.
+      own: the template of the model's folder, if it has one.
+      model: the model's name, for the error message.
+
+    Raises:
+      ValueError: the model has no template, or the choice is none of these.
+    """
+    if choice in TEMPLATES:
+        return TEMPLATES[choice]
+    names = f"one of {', '.join(TEMPLATES)}, or a file with a template in Jinja"
+    if choice is None or choice == OWN:
+        if own is None:
+            raise ValueError(
+                f"{model or 'the model'} has no chat template ({FILE}, or chat_template in "
+                f"{SETTINGS}); name one: {names}"
+            )
+        return own
+    if "{{" in choice or "{%" in choice:
+        return ChatTemplate(choice, "chat_template")
+    file = epath.Path(choice)
+    if not choice or not file.is_file():
+        raise ValueError(f"unknown chat template {choice!r}; give {OWN}, {names}")
+    return ChatTemplate(file.read_text(), choice)
+
+
+def _checked(messages: Any) -> list[dict[str, Any]]:
+    """The messages without fields that are None, as transformers gives them."""
+    if isinstance(messages, (str, Mapping)) or not isinstance(messages, Iterable):
+        messages = ()
+    checked = []
+    for message in messages:
+        role = message.get("role") if isinstance(message, Mapping) else None
+        is_message = isinstance(role, str)
+        if not is_message:
+            raise ValueError(
+                'a message must be {"role": "user", "content": "..."}, with the role '
+                f"system, user or assistant; got {message!r}"
+            )
+        checked.append({k: v for k, v in message.items() if v is not None})
+    if not checked:
+        raise ValueError(
+            'a conversation must be a list of messages, [{"role": "user", "content": '
+            '"..."}], that is not empty'
+        )
+    return checked
+
+
+def _read_settings(file: epath.Path) -> dict[str, str]:
+    """The named templates of `tokenizer_config.json`."""
+    found = read_json(file).get("chat_template") if file.exists() else None
+    if found is None:
+        return {}
+    if isinstance(found, str):
+        return {"default": found}
+    try:
+        named = {entry["name"]: entry["template"] for entry in found}
+    except (TypeError, KeyError):
+        named = {"": None}
+    if not all(isinstance(text, str) for pair in named.items() for text in pair):
+        raise ValueError(
+            f"{file}: chat_template must be a template, or a list of "
+            f'{{"name", "template"}}, got {str(found)[:80]}'
+        )
+    return named

@@ -6,6 +6,7 @@ lm.generate("def fib(n):", datastore=store)
 """
 
 import functools
+import itertools
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -63,10 +64,9 @@ def build_datastore(
     found = corpora.find_files(map(str, files))
 
     def documents() -> Iterable[Integer[Host, "_"]]:
-        for text in corpora.read_files(found):
-            yield np.asarray(tokenizer.encode(text), np.int64)
-        for text in texts:
-            yield np.asarray(tokenizer.encode(text), np.int64)
+        every_text = itertools.chain(corpora.read_files(found), texts)
+        for encoded in corpora.encode_all(every_text, tokenizer):
+            yield np.asarray(encoded, np.int64)
         for ids in token_ids:
             yield np.asarray(ids)
 

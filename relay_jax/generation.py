@@ -7,13 +7,15 @@
 Drafts never change what is generated: a datastore and a drafter only save time.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
 
+from relay_jax import chat_template as chat_templates
 from relay_jax.base import PyTree
+from relay_jax.chat_template import ChatTemplate
 from relay_jax.config import MAX_SEED, DraftConfig, ModelConfig, SamplingConfig
 from relay_jax.datastores import open_index
 from relay_jax.decoding import decode
@@ -35,6 +37,7 @@ class LanguageModel(NamedTuple):
     eos_ids: tuple[int, ...]  # each of them ends a text
     name: str = ""
     mesh: Mesh | None = None  # of the parameters, if they are sharded
+    chat_template: ChatTemplate | None = None  # of the model's folder
 
     def generate(self, prompts: Any, **options: Any) -> GenerationOutput:
         """Continues prompts, all of them at once.
@@ -48,6 +51,58 @@ class LanguageModel(NamedTuple):
         """
         *_, output = run(self.make_request(prompts, **options))
         return output
+
+    def chat(
+        self,
+        messages: Any,
+        *,
+        chat_template: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> GenerationOutput:
+        """Answers a conversation, or several at once.
+
+        Args:
+          messages, chat_template, chat_template_kwargs: see `encode_chat`.
+          **options: see `make_request`.
+
+        Raises:
+          ValueError: see `encode_chat` and `make_request`.
+        """
+        ids = self.encode_chat(
+            messages,
+            chat_template=chat_template,
+            chat_template_kwargs=chat_template_kwargs,
+        )
+        return self.generate(ids, **options)
+
+    def encode_chat(
+        self,
+        messages: Any,
+        *,
+        chat_template: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[list[int]]:
+        """The prompt of each conversation as token ids, for `generate` or `stream`.
+
+        Args:
+          messages: a conversation, `[{"role": "user", "content": "Hello"}]`, or
+            several; roles are system, user and assistant.
+          chat_template: a name of `chat_template.TEMPLATES`, a file with a template in
+            Jinja, or the template itself; by default the model's own.
+          chat_template_kwargs: further variables of the template, such as `tools`.
+
+        Raises:
+          ValueError: the model has no template and none is named; the template has an
+            error or refuses the conversation; or there is no tokenizer.
+        """
+        template = chat_templates.select(chat_template, self.chat_template, self.name)
+        first = messages[0] if isinstance(messages, Sequence) and messages else None
+        is_one = not isinstance(first, Sequence) or isinstance(first, str)
+        return [
+            template.encode(each, self.tokenizer, **chat_template_kwargs or {})
+            for each in ([messages] if is_one else messages)
+        ]
 
     def stream(self, prompt: Any, **options: Any) -> Iterator[str]:
         """Continues one prompt; yields its text piece by piece, as it is generated.

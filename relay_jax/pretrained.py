@@ -11,7 +11,9 @@ from typing import NamedTuple
 from etils import epath
 from jax.sharding import Mesh
 
+from relay_jax import chat_template
 from relay_jax.base import PyTree
+from relay_jax.chat_template import ChatTemplate
 from relay_jax.config import TrainConfig
 from relay_jax.generation import LanguageModel
 from relay_jax.models import hf_config, hf_weights
@@ -34,6 +36,7 @@ class ModelFolder(NamedTuple):
     tokenizer: Tokenizer
     eos_ids: tuple[int, ...]  # the folder's, else the tokenizer's
     is_hugging_face: bool
+    chat_template: ChatTemplate | None = None
 
     def load_params(self, mesh: Mesh | None = None) -> PyTree:
         """The parameters, sharded over a mesh, or on the first device.
@@ -54,6 +57,7 @@ class ModelFolder(NamedTuple):
             eos_ids=self.eos_ids,
             name=self.config.name,
             mesh=mesh if mesh is not None and mesh.size > 1 else None,
+            chat_template=self.chat_template,
         )
 
 
@@ -115,7 +119,8 @@ def open_folder(
         config = run_dir.read_config(path)
     opened = _open_tokenizer(path, config, tokenizer, is_hugging_face)
     eos_ids = hf_config.read_special(path, "eos_token_id") or (opened.eos_id,)
-    return ModelFolder(path, config, opened, eos_ids, is_hugging_face)
+    template = chat_template.find(_tokenizer_folder(path, tokenizer))
+    return ModelFolder(path, config, opened, eos_ids, is_hugging_face, template)
 
 
 def check_decoder(folder: ModelFolder, needs_text: bool = True) -> None:
@@ -131,6 +136,14 @@ def check_decoder(folder: ModelFolder, needs_text: bool = True) -> None:
         )
     if needs_text and isinstance(folder.tokenizer, IdTokenizer):
         raise ValueError(folder.tokenizer.refusal())
+
+
+def _tokenizer_folder(path: epath.Path, name: epath.PathLike) -> epath.Path:
+    """The folder of the named tokenizer, else the model's: the chat template is there."""
+    named = epath.Path(name or path)
+    if named.is_dir():
+        return named
+    return named.parent if named.exists() else path  # relay:64 is no file
 
 
 def _open_tokenizer(

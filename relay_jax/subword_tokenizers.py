@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, SupportsInt
 
 from etils import epath
@@ -19,7 +19,13 @@ from etils import epath
 from relay_jax.files import read_json
 
 SETTINGS = "tokenizer_config.json"
-ADDED = "added_tokens.json"  # in older folders; newer ones have it in SETTINGS
+SPECIAL = "special_tokens_map.json"  # both of older folders; newer ones have
+ADDED = "added_tokens.json"  # their contents in SETTINGS
+# What transformers calls special tokens, whatever else a folder names so.
+ROLES = (
+    *("bos_token", "eos_token", "unk_token", "sep_token"),
+    *("pad_token", "cls_token", "mask_token"),
+)
 
 
 class SentencePieceTokenizer:
@@ -67,6 +73,7 @@ class SentencePieceTokenizer:
         )
         self._vocab_size = max(len(self._pieces) - 1, *self._added, 0) + 1
         self._eos_id = self._find_eos(file, settings)
+        self._special_tokens = self._find_special(file.parent, settings)
         is_plain = not new and self._eos_id == self._pieces.eos_id()
         extra = b"" if is_plain else json.dumps([new, self._eos_id]).encode()
         self._identity = f"sentencepiece-{_hash(content + extra)}"
@@ -83,8 +90,12 @@ class SentencePieceTokenizer:
     def eos_id(self) -> int:
         return self._eos_id
 
-    def encode(self, text: str) -> list[int]:
-        ids = [*self._begin]
+    @property
+    def special_tokens(self) -> dict[str, str]:
+        return dict(self._special_tokens)
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        ids = [*self._begin] if add_special_tokens else []
         for number, part in enumerate(_split(text, self._special_ids)):
             if part in self._special_ids:
                 ids.append(self._special_ids[part])
@@ -92,6 +103,9 @@ class SentencePieceTokenizer:
                 pieces = self._after_special if number else self._pieces
                 ids += pieces.encode(part)
         return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return [self.encode(text) for text in texts]
 
     def decode(self, ids: Iterable[SupportsInt]) -> str:
         size = len(self._pieces)
@@ -119,6 +133,20 @@ class SentencePieceTokenizer:
                 f"a piece of {file.name} nor an added token"
             )
         return found
+
+    def _find_special(self, folder: epath.Path, settings: dict) -> dict[str, str]:
+        """The folder's, and by default the pieces that have these roles."""
+        pieces = self._pieces
+        ids = {
+            "bos_token": pieces.bos_id(),
+            "eos_token": self._eos_id,
+            "unk_token": pieces.unk_id(),
+        }
+        size = len(pieces)
+        found = {
+            role: pieces.id_to_piece(i) for role, i in ids.items() if 0 <= i < size
+        }
+        return found | _read_special(folder, settings)
 
     def _is_special(self, index: int) -> bool:
         return self._pieces.is_control(index) or self._pieces.is_unknown(index)
@@ -148,7 +176,9 @@ class HuggingFaceTokenizer:
         self._tokenizer.no_padding()
         self._identity = f"tokenizers-{_hash(content)}"
         self._vocab_size = max(self._tokenizer.get_vocab().values()) + 1
-        self._eos_id = self._find_eos(file.parent)
+        settings = _read_settings(file.parent)
+        self._eos_id = self._find_eos(file.parent, settings)
+        self._special_tokens = _read_special(file.parent, settings)
 
     @property
     def vocab_size(self) -> int:
@@ -162,14 +192,23 @@ class HuggingFaceTokenizer:
     def eos_id(self) -> int:
         return self._eos_id
 
-    def encode(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text).ids
+    @property
+    def special_tokens(self) -> dict[str, str]:
+        return dict(self._special_tokens)
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        encoded = self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        return encoded.ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        # Unlike `encode`, this lets other Python threads run. Fast: without offsets.
+        return [encoded.ids for encoded in self._tokenizer.encode_batch_fast(texts)]
 
     def decode(self, ids: Iterable[SupportsInt]) -> str:
         return self._tokenizer.decode([int(i) for i in ids])
 
-    def _find_eos(self, folder: epath.Path) -> int:
-        name = _name(_read_settings(folder).get("eos_token"))
+    def _find_eos(self, folder: epath.Path, settings: dict) -> int:
+        name = _name(settings.get("eos_token"))
         found = self._tokenizer.token_to_id(name) if name else None
         if found is None:
             raise ValueError(
@@ -194,6 +233,13 @@ def _without_prefix(content: bytes):
 
 def _read_settings(folder: epath.Path) -> dict:
     return read_json(folder / SETTINGS) if (folder / SETTINGS).exists() else {}
+
+
+def _read_special(folder: epath.Path, settings: dict) -> dict[str, str]:
+    """The special tokens that a folder names, by their role."""
+    older = read_json(folder / SPECIAL) if (folder / SPECIAL).exists() else {}
+    named = {role: _name(settings.get(role, older.get(role))) for role in ROLES}
+    return {role: name for role, name in named.items() if isinstance(name, str)}
 
 
 def _read_added(folder: epath.Path, settings: dict) -> dict[str, tuple[int, bool]]:

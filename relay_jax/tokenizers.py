@@ -14,6 +14,7 @@ from relay_jax.base import Host, Integer
 from relay_jax.subword_tokenizers import (
     ADDED,
     SETTINGS,
+    SPECIAL,
     HuggingFaceTokenizer,
     SentencePieceTokenizer,
 )
@@ -23,7 +24,7 @@ RUN_TOKENIZER = "tokenizer.model"  # in a run directory
 # In a model's folder; each of the first two is a tokenizer.
 TOKENIZER_FILES = (
     *(RUN_TOKENIZER, "tokenizer.json"),
-    *(SETTINGS, ADDED, "special_tokens_map.json"),
+    *(SETTINGS, ADDED, SPECIAL),
 )
 
 UNFINISHED = "\ufffd"  # decoded from the first bytes of a character
@@ -48,8 +49,25 @@ class Tokenizer(Protocol):
         """The token that ends a text; -1 if it is unknown."""
         ...
 
-    def encode(self, text: str) -> list[int]:
-        """The token ids of a text."""
+    @property
+    def special_tokens(self) -> dict[str, str]:
+        """Special tokens by their role: `bos_token`, `eos_token`, ..."""
+        ...
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """The token ids of a text.
+
+        Args:
+          add_special_tokens: whether to add what begins a text of this tokenizer; a
+            text that spells out its special tokens needs no others.
+        """
+        ...
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """The token ids of each text, as `encode` gives them.
+
+        Where this is much work, other Python threads run meanwhile.
+        """
         ...
 
     def decode(self, ids: Iterable[SupportsInt]) -> str:
@@ -71,7 +89,15 @@ class IdTokenizer(NamedTuple):
     def eos_id(self) -> int:
         return -1  # unknown
 
-    def encode(self, text: str) -> list[int]:
+    @property
+    def special_tokens(self) -> dict[str, str]:
+        return {}
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Raises ValueError, as the vocabulary is unknown."""
+        raise ValueError(self.refusal())
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Raises ValueError, as the vocabulary is unknown."""
         raise ValueError(self.refusal())
 

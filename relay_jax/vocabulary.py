@@ -7,7 +7,7 @@ Numbers come last, so a vocabulary with fewer of them is a prefix of a larger on
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, SupportsInt
 
 PAD, EOS, ARI, ED, LIS, SEP, BAR, COMMA, EQUALS, OPEN, CLOSE = range(11)
@@ -41,13 +41,24 @@ class TaskTokenizer(NamedTuple):
     def eos_id(self) -> int:
         return EOS
 
-    def encode(self, text: str) -> list[int]:
+    @property
+    def special_tokens(self) -> dict[str, str]:
+        return {"eos_token": _SYMBOLS[EOS]}
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """The ids of a text such as `"[ARI] 3*2="`.
+
+        Args:
+          add_special_tokens: makes no difference: nothing is added to a text.
 
         Raises:
           ValueError: a symbol or number is not in the vocabulary.
         """
         return [self._id(symbol) for symbol in _TOKEN.findall(text)]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of each text."""
+        return [self.encode(text) for text in texts]
 
     def decode(self, ids: Iterable[SupportsInt]) -> str:
         """The text of token ids, with spaces only where two symbols would merge.

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import relay_jax
+from relay_jax.chat_template import ChatTemplate
 from relay_jax.config import DraftConfig, ModelConfig, SamplingConfig, TrainConfig
 from relay_jax.data.sources import SyntheticSource
 from relay_jax.decoding import decode, result
@@ -133,6 +134,30 @@ def test_prompts_are_texts_or_ids(lm):
     for one in (PROMPTS[0], ids[0], np.array(ids[0]), tuple(ids[0])):
         out = lm.generate(one, **how)
         assert out.token_ids == expected[:1] and len(out.texts) == 1
+
+
+def test_a_conversation_is_its_rendered_prompt(lm, tmp_path):
+    how = {"max_new_tokens": NEW, "drafter": "none"}
+    own = lm._replace(
+        chat_template=ChatTemplate("{{ start }}{{ messages[-1].content }}", "")
+    )
+    chats = [[{"role": "user", "content": text[6:]}] for text in PROMPTS]
+    expected = lm.generate(PROMPTS, **how).token_ids
+    variables = {"chat_template_kwargs": {"start": "[ARI]"}}
+    assert own.chat(chats, **variables, **how).token_ids == expected
+    assert own.chat(chats[0], **variables, **how).token_ids == expected[:1]
+    ids = own.encode_chat(chats, **variables)
+    assert ids == [TOKENIZER.encode(prompt) for prompt in PROMPTS]
+    plain = own.encode_chat(chats[1], chat_template="plain")
+    assert plain == [TOKENIZER.encode(PROMPTS[1][6:])]
+    (tmp_path / "a.jinja").write_text("1+2=")
+    file = str(tmp_path / "a.jinja")
+    assert lm.encode_chat(chats[0], chat_template=file) == [TOKENIZER.encode("1+2=")]
+    with pytest.raises(ValueError, match="tiny has no chat template .*; name one: one"):
+        lm.chat(chats[0])
+    for wrong in ("hello", [], {}, [[]]):
+        with pytest.raises(ValueError, match="a conversation must be a list of messag"):
+            own.chat(wrong)
 
 
 @pytest.mark.parametrize("num_draft", [0, 8])
@@ -266,6 +291,10 @@ def test_a_run_and_a_hugging_face_folder_are_loaded(tmp_path):
     assert with_tokenizer.config.param_dtype == "bfloat16"
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [5, 1]}))
     assert relay_jax.load(folder, tokenizer="relay:12").eos_ids == (5, 1)
+    assert ids.chat_template is None
+    (folder / "chat_template.jinja").write_text("own")
+    found = relay_jax.load(folder, tokenizer="relay:12").chat_template
+    assert found == ChatTemplate("own", f"{folder}/chat_template.jinja")
 
 
 @pytest.mark.parametrize(

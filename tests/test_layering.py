@@ -15,7 +15,8 @@ FILES = [
 # "": the package itself
 BASE = {
     *("", "aliases", "base", "beam", "chat_template", "config"),
-    *("config_io", "files", "subword_tokenizers", "tokenizers", "vocabulary"),
+    *("config_io", "files", "subword_tokenizers", "template_sandbox"),
+    *("tokenizers", "vocabulary"),
 }
 # Training evaluates while it runs, so evaluation is below it. Evaluation decodes, but
 # knows no datastore: training never reaches retrieval.

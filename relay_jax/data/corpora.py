@@ -5,6 +5,7 @@ once and never loaded as a whole. For several workers, a corpus is divided into 
 each of which is a function that returns such an iterator.
 """
 
+import collections
 import contextlib
 import functools
 import glob
@@ -13,6 +14,7 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from relay_jax.tokenizers import Tokenizer, load_tokenizer
 
 FILES_PER_PART = 256
 EXAMPLES_PER_PART = 8192  # of TFDS
+BATCH_CHARACTERS = 1 << 18  # that one thread encodes at a time
 
 
 def find_files(patterns: Iterable[str]) -> list[epath.Path]:
@@ -188,8 +191,48 @@ def read_tokens(file: epath.PathLike, eos_id: int) -> Iterator[Integer[Host, "_"
 
 def encode(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[Integer[Host, "_"]]:
     """Yields the token ids of each document, with its end-of-text token."""
+    for ids in encode_all(texts, tokenizer):
+        yield np.array([*ids, tokenizer.eos_id], np.int32)
+
+
+def encode_all(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[list[int]]:
+    """Yields the token ids of each text, in their order, encoded by all cores.
+
+    Threads encode batches of texts ahead of the reader, as many at a time as there are
+    cores; a single text is the work of one core. Memory does not grow with the corpus.
+    """
+    cores = count_cores()
+    pending = collections.deque()
+    with ThreadPoolExecutor(cores) as pool:
+        try:
+            for batch in _batches(texts):
+                pending.append(pool.submit(tokenizer.encode_batch, batch))
+                if len(pending) > 2 * cores:
+                    yield from pending.popleft().result()
+            while pending:
+                yield from pending.popleft().result()
+        finally:  # the reader may stop early, or a text be unreadable
+            pool.shutdown(cancel_futures=True)
+
+
+def count_cores() -> int:
+    """The number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux: a container may have fewer
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    """The texts in lists of `BATCH_CHARACTERS` characters or a few more."""
+    batch, size = [], 0
     for text in texts:
-        yield np.array([*tokenizer.encode(text), tokenizer.eos_id], np.int32)
+        batch.append(text)
+        size += len(text)
+        if size >= BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def encode_part(

@@ -7,7 +7,7 @@ continues with the next question.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from etils import epath
 
 from relay_jax import files
 from relay_jax.base import PyTree
+from relay_jax.chat_template import ChatTemplate, conversation
 from relay_jax.config import DraftConfig, ModelConfig, SamplingConfig
 from relay_jax.decoding import decode
 from relay_jax.rest import autotune
@@ -38,7 +39,7 @@ class QaBenchmark(NamedTuple):
     model: ModelConfig
     tokenizer: Tokenizer
     eos_id: decode.EndIds  # end an answer
-    template: Callable[[Sequence[str], Sequence[str]], str]  # of `chat_template`
+    template: ChatTemplate
     draft: DraftConfig  # compared with plain decoding
     sampling: SamplingConfig
     max_new_tokens: int
@@ -99,7 +100,7 @@ def choose_tree_size(
         return benchmark._replace(
             draft=dataclasses.replace(benchmark.draft, num_draft=size)
         )
-    ids = benchmark.tokenizer.encode(benchmark.template(question.turns[:1], ()))
+    ids = _encode(benchmark, question.turns[:1])
     tuned = next(run(_request(benchmark, ids, cache_file))).tuned
     assert tuned is not None
     size = tuned.draft.num_draft
@@ -124,8 +125,7 @@ def _answer_question(
 ) -> dict[str, Any]:
     answers, turns = [], []
     for last in range(1, len(question.turns) + 1):
-        text = benchmark.template(question.turns[:last], answers)
-        ids = benchmark.tokenizer.encode(text)
+        ids = _encode(benchmark, question.turns[:last], answers)
         plain, drafted = (
             _answer(benchmark._replace(draft=draft), ids, compiled)
             for draft in (PLAIN, benchmark.draft)
@@ -141,6 +141,13 @@ def _answer_question(
         }
         turns.append(turn)
     return {"question": question.key, "category": question.category, "turns": turns}
+
+
+def _encode(
+    benchmark: QaBenchmark, questions: Sequence[str], answers: Sequence[str] = ()
+) -> list[int]:
+    messages = conversation(questions, answers)
+    return benchmark.template.encode(messages, benchmark.tokenizer)
 
 
 def _answer(benchmark: QaBenchmark, ids: list[int], compiled: set) -> Answer:

@@ -99,6 +99,39 @@ def test_mtbench_asks_two_turns(run, tmp_path):
     assert "data.jsonl, line 1 is no question of MT-Bench" in message
 
 
+def test_a_model_answers_in_its_own_format(run, tmp_path):
+    """`chat` and `mtbench` take the folder's template, another one with --template."""
+    folder = shutil.copytree(run[0].removeprefix("--run="), tmp_path / "run")
+    named = f"--run={folder}"
+    file = folder / "chat_template.jinja"
+    file.write_text("{{ messages[0].content }}\n{{ raise_exception('not today') }}")
+    refused = f"{file}, line 2: the chat template refuses the conversation: not today"
+    assert refused in refusal("chat", *run, named, stdin="x\n")
+    plain = script("chat", *run, stdin="x\n")
+    assert f"{run[0][6:]} has no chat template: --template=plain" in plain.stderr
+    file.write_text("{% for m in messages %}{{ m.role }} {{ m.content }}\n{% endfor %}")
+    own = script("chat", *run, named, "--system=def", stdin="x\n")
+    prompt = '{{ "system def\\nuser x\\n" }}'
+    (tmp_path / "same.jinja").write_text(prompt)
+    same = script("chat", *run, f"--template={tmp_path}/same.jinja", stdin="x\n")
+    answers = [re.sub(r"\[.*\]", "", done.stdout) for done in (plain, own, same)]
+    assert answers[0] != answers[1] == answers[2] and not own.stderr
+
+    question = {"question_id": 81, "category": "writing", "turns": ["def", "x"]}
+    (tmp_path / "data.jsonl").write_text(json.dumps(question))
+    arguments = (
+        *run,
+        named,
+        f"--data={tmp_path}/data.jsonl",
+        f"--workdir={tmp_path}/out",
+    )
+    assert script("mtbench", *arguments).returncode == 0
+    settings = json.loads((tmp_path / "out" / "settings.json").read_text())
+    assert settings["template"] == "model"
+    other = refusal("mtbench", *arguments, "--template=vicuna")
+    assert "holds answers with --template=model, not vicuna; give another" in other
+
+
 def test_a_chat_answers_every_line_and_reports_its_speed(run):
     lines = "def f\n\n/new\nclass\n/quit\nnever read\n"
     arguments = *run, "--template=llama2"

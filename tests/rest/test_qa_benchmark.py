@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from relay_jax.chat_template import plain
+from relay_jax.chat_template import TEMPLATES, conversation
 from relay_jax.config import DraftConfig, ModelConfig, SamplingConfig, TrainConfig
 from relay_jax.rest import autotune, qa_benchmark
 from relay_jax.rest.qa_benchmark import QaBenchmark, Question
@@ -25,26 +25,23 @@ def benchmark():
         model=MODEL,
         tokenizer=TaskTokenizer(12),
         eos_id=EOS,
-        template=plain,
+        template=TEMPLATES["plain"],
         draft=DraftConfig("prompt_lookup", num_draft=4),
         sampling=SamplingConfig(),
         max_new_tokens=20,
     )
 
 
-def test_every_turn_is_answered_by_both_decoders(benchmark, tmp_path):
+def test_every_turn_is_answered_by_both_decoders(benchmark, tmp_path, monkeypatch):
     prompts = []
 
-    def template(questions, answers):
+    def watched(questions, answers):
         prompts.append((list(questions), list(answers)))
-        return plain(questions, answers)
+        return conversation(questions, answers)
 
+    monkeypatch.setattr(qa_benchmark, "conversation", watched)
     file = tmp_path / "records.jsonl"
-    lines = list(
-        qa_benchmark.run_benchmark(
-            benchmark._replace(template=template), QUESTIONS, file
-        )
-    )
+    lines = list(qa_benchmark.run_benchmark(benchmark, QUESTIONS, file))
     assert [line["question"] for line in lines] == ["one", "two"]
     assert [len(line["turns"]) for line in lines] == [1, 2]
     for alone, drafted in (turn for line in lines for turn in line["turns"]):
