@@ -338,6 +338,18 @@ def data_speed() -> str:
             f"{line['tokens_per_cpu_second']:,} tokens a CPU-second",
         ]
         for line in read("datastore_build")
+        if "tokens_per_cpu_second" in line
+    ]
+    rows += [
+        [
+            f"tokenize {line['tokens']:,} tokens on {line['cores']} cores",
+            (
+                f"{line['tokens'] / line['tokenize_seconds']:,.0f} tokens a second, "
+                f"{line['tokenize_speed_up']:.2f} times one core's"
+            ),
+        ]
+        for line in read("datastore_build")
+        if "tokenize_speed_up" in line
     ]
     return markdown(["work", "speed"], rows)
 

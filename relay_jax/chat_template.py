@@ -117,7 +117,9 @@ def conversation(
             f"{len(questions)} questions need {len(questions) - 1} answers, as the last "
             f"question is open; got {len(answers)}"
         )
-    messages = [{"role": "system", "content": system}] if system else []
+    messages: list[Message] = []
+    if system:
+        messages.append({"role": "system", "content": system})
     for number, question in enumerate(questions):
         messages.append({"role": "user", "content": question})
         for answer in answers[number : number + 1]:
@@ -206,11 +208,11 @@ def _read_settings(file: epath.Path) -> dict[str, str]:
         return {"default": found}
     try:
         named = {entry["name"]: entry["template"] for entry in found}
+        if all(isinstance(text, str) for pair in named.items() for text in pair):
+            return named
     except (TypeError, KeyError):
-        named = {"": None}
-    if not all(isinstance(text, str) for pair in named.items() for text in pair):
-        raise ValueError(
-            f"{file}: chat_template must be a template, or a list of "
-            f'{{"name", "template"}}, got {str(found)[:80]}'
-        )
-    return named
+        pass
+    raise ValueError(
+        f"{file}: chat_template must be a template, or a list of "
+        f'{{"name", "template"}}, got {str(found)[:80]}'
+    )

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jinja2
+import jinja2.exceptions
 import jinja2.ext
 import jinja2.meta
 import jinja2.nodes
@@ -50,7 +51,7 @@ def _explain(error: Exception, source: str, values: dict[str, Any], where: str) 
         return f"{place}: the chat template has a syntax error: {message}"
     if isinstance(error, _Refusal):
         return f"{place}: the chat template refuses the conversation: {message}"
-    if isinstance(error, jinja2.sandbox.SecurityError):
+    if isinstance(error, jinja2.exceptions.SecurityError):
         return f"{place}: the sandbox of chat templates forbids this: {message}"
     text = f"{place}: the chat template fails with {type(error).__name__}: {message}"
     line = source.splitlines()[number - 1] if number else ""
@@ -145,7 +146,9 @@ def _refuse(message: str) -> None:
 
 def _check_public(name: Any) -> None:
     if str(name).startswith("_"):
-        raise jinja2.sandbox.SecurityError(f"a namespace cannot have the name {name!r}")
+        raise jinja2.exceptions.SecurityError(
+            f"a namespace cannot have the name {name!r}"
+        )
 
 
 def _line_number(error: Exception) -> int:

@@ -53,6 +53,8 @@ def folder(tmp_path_factory):
     hf_weights.save_params(params, MODEL, path / "FOLDER")
     tokenizer = train_tokenizer([source], MODEL.vocab_size)
     (path / "FOLDER" / "tokenizer.model").write_bytes(tokenizer)
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    (path / "FOLDER" / "chat_template.jinja").write_text(template)
     (path / "experiments").symlink_to(ROOT / "experiments")
     return path
 
@@ -78,10 +80,15 @@ def test_every_argument_of_the_api_is_described():
         relay_jax.load,
         relay_jax.build_datastore,
         relay_jax.LanguageModel.make_request,
+        relay_jax.LanguageModel.chat,
+        relay_jax.LanguageModel.encode_chat,
         relay_jax.LoopedSolver.solve,
     )
     for function in functions:
-        for argument in set(inspect.signature(function).parameters) - {"self"}:
+        for argument in set(inspect.signature(function).parameters) - {
+            "self",
+            "options",
+        }:
             named = f"`{argument}`" in page or f"({argument}" in page
             assert named, f"docs/api.md: {argument} of {function.__name__} is missing"
     fields = {*relay_jax.GenerationOutput._fields, *relay_jax.Solution._fields}

@@ -3,11 +3,14 @@
 import gzip
 import json
 import pickle
+import threading
 from functools import partial
 from itertools import chain
 
 import numpy as np
 import pytest
+import sentencepiece
+import tokenizers as hf
 from etils import epath
 
 from relay_jax.data import corpora
@@ -110,6 +113,82 @@ def test_a_split_in_parts_is_all_examples_in_order(tmp_path, monkeypatch):
         assert [*chain(*texts)] == read(split) and len(read(split)) == count
     with pytest.raises(ValueError, match="the TFDS dataset 'no_such' cannot be read"):
         corpora.split_tfds("no_such", "train")
+
+
+@pytest.fixture(scope="module")
+def subword_tokenizers(tmp_path_factory):
+    """A tokenizer of each form, which begins every text with a special token."""
+    folder = tmp_path_factory.mktemp("tokenizers")
+    text = epath.Path(corpora.__file__).read_text()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(text.splitlines()),
+        model_prefix=str(folder / "code"),
+        vocab_size=400,
+        model_type="bpe",
+        byte_fallback=True,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        num_threads=1,
+    )
+    tokenizer = hf.Tokenizer(hf.models.BPE())
+    tokenizer.pre_tokenizer = hf.pre_tokenizers.ByteLevel()
+    how = {"vocab_size": 300, "special_tokens": ["<s>"], "show_progress": False}
+    tokenizer.train_from_iterator([text], hf.trainers.BpeTrainer(**how))
+    tokenizer.post_processor = hf.processors.TemplateProcessing(
+        "<s> $A", special_tokens=[("<s>", 0)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "<s>"}')
+    return [load_tokenizer(folder / name) for name in ("code.model", "tokenizer.json")]
+
+
+@pytest.mark.parametrize("cores", [1, 3])
+def test_all_cores_encode_as_one_does(subword_tokenizers, monkeypatch, cores):
+    monkeypatch.setattr(corpora, "count_cores", lambda: cores)
+    monkeypatch.setattr(corpora, "BATCH_CHARACTERS", 500)
+    text = epath.Path(corpora.__file__).read_text()
+    sizes = np.random.default_rng(0).integers(0, 300, 60)
+    texts = [text[i : i + size] + "<s>é" for i, size in enumerate(sizes)]
+    texts += ["", text, "a"]  # one is more than a batch
+    for tokenizer in subword_tokenizers:
+        expected = [tokenizer.encode(text) for text in texts]
+        assert tokenizer.encode_batch(texts) == expected
+        assert list(corpora.encode_all(iter(texts), tokenizer)) == expected
+    ends = tokenizer.eos_id
+    encoded = [ids.tolist() for ids in corpora.encode(texts, tokenizer)]
+    assert encoded == [[*ids, ends] for ids in expected]
+    assert list(corpora.encode_all([], tokenizer)) == []
+
+
+def test_texts_are_read_a_few_batches_ahead(subword_tokenizers, monkeypatch):
+    monkeypatch.setattr(corpora, "count_cores", lambda: 2)
+    monkeypatch.setattr(corpora, "BATCH_CHARACTERS", 30)
+    read = []
+
+    def texts():
+        for number in range(1000):
+            read.append(number)
+            yield f"text {number:05d}"  # three make a batch
+
+    encoded = corpora.encode_all(texts(), subword_tokenizers[0])
+    for number in range(1, 100):
+        next(encoded)
+        assert len(read) <= number + 3 * 6
+    threads = threading.active_count()
+    encoded.close()
+    assert threading.active_count() <= threads - 2 and len(read) < 130
+
+
+def test_an_unreadable_text_ends_encoding(subword_tokenizers):
+    def texts():
+        yield "one"
+        raise ValueError("line 2 is not JSON")
+
+    for tokenizer in subword_tokenizers:
+        with pytest.raises(ValueError, match="line 2 is not JSON"):
+            list(corpora.encode_all(texts(), tokenizer))
+    with pytest.raises(ValueError, match="is not in the task vocabulary"):
+        list(corpora.encode_all(["1", "?"], load_tokenizer("relay:8")))
 
 
 def test_a_worker_encodes_with_the_expected_tokenizer():
