@@ -34,7 +34,7 @@ PROTOCOL = Protocol(
         Row("CodeLlama 7B", "nucleus", 27.99, 13.18, 2.57),
         Row("CodeLlama 13B", "nucleus", 44.46, 20.47),
     ),
-    prefers_own_template=False,  # prompts are continued, not answered
+    prefers_model_template=False,  # prompts are continued, not answered
 )
 FIELDS = ("task_id", "prompt", "test", "entry_point")
 _EXECUTE = flags.DEFINE_bool(

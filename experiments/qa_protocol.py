@@ -53,7 +53,7 @@ class Protocol(NamedTuple):
     nucleus: SamplingConfig
     template: str  # the paper's
     rows: tuple[Row, ...]
-    prefers_own_template: bool = True  # to the paper's, if the model has one
+    prefers_model_template: bool = True  # to the paper's, if the model has one
 
 
 def read_data() -> epath.Path:
@@ -77,7 +77,7 @@ def run(protocol: Protocol, questions: Sequence[qa_benchmark.Question]) -> list[
     drafts, store = shared.open_drafts(folder.tokenizer)
     draft = shared.only(drafts)
     choice = template_flag.choose_template(
-        folder, protocol.template, protocol.prefers_own_template
+        folder, protocol.template, protocol.prefers_model_template
     )
     template = template_flag.open_template(folder, choice)
     path = epath.Path(_WORKDIR.value)

@@ -4,28 +4,36 @@ import sys
 
 from absl import flags
 
-from relay_jax.chat_template import OWN, TEMPLATES, ChatTemplate, conversation, select
+from relay_jax.chat_template import (
+    MODEL_TEMPLATE,
+    TEMPLATES,
+    ChatTemplate,
+    conversation,
+    select,
+)
 from relay_jax.pretrained import ModelFolder
 
 _TEMPLATE = flags.DEFINE_string(
     "template",
     "",
-    f"The conversation format: {OWN} (that of the model's folder), {', '.join(TEMPLATES)}, "
+    f"The conversation format: {MODEL_TEMPLATE} (that of the model's folder), {', '.join(TEMPLATES)}, "
     "or a file with a template in Jinja. Default: see the description.",
 )
 
 
-def choose_template(folder: ModelFolder, default: str, prefers_own: bool = True) -> str:
-    """The choice of --template, else `OWN` or the default; says so where it is a guess.
+def choose_template(
+    folder: ModelFolder, default: str, prefers_model_template: bool = True
+) -> str:
+    """The choice of --template, else `MODEL_TEMPLATE` or the default; says so where it is a guess.
 
     Args:
       default: for models without a template of their own.
-      prefers_own: whether the model's own comes before the default.
+      prefers_model_template: whether the model's own comes before the default.
     """
-    if _TEMPLATE.value or not prefers_own:
+    if _TEMPLATE.value or not prefers_model_template:
         return _TEMPLATE.value or default
     if folder.chat_template:
-        return OWN
+        return MODEL_TEMPLATE
     print(f"{folder.path} has no chat template: --template={default}", file=sys.stderr)
     return default
 

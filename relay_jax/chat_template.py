@@ -22,7 +22,7 @@ Message = Mapping[str, Any]  # {"role": "user", "content": "Hello"}
 FILE = "chat_template.jinja"
 # Templates beside the folder's main one; of these, transformers picks by itself:
 TOOL_FILE = "additional_chat_templates/tool_use.jinja"
-OWN = "model"  # the name of the template of a model's folder
+MODEL_TEMPLATE = "model"  # the name of the template of a model's folder
 
 _VICUNA = (
     "{% if messages[0].role == 'system' %}{{ messages[0].content }}{% else %}"
@@ -147,13 +147,15 @@ def find(folder: epath.PathLike) -> ChatTemplate | None:
     return ChatTemplate(named["default"], where, named.get("tool_use", ""))
 
 
-def select(choice: str | None, own: ChatTemplate | None, model: str) -> ChatTemplate:
+def select(
+    choice: str | None, model_template: ChatTemplate | None, model: str
+) -> ChatTemplate:
     """The template that an argument or a flag stands for.
 
     Args:
-      choice: `OWN` or None for the model's own, a name of `TEMPLATES`, a file with a
+      choice: `MODEL_TEMPLATE` or None for the model's own, a name of `TEMPLATES`, a file with a
         template in Jinja, or such a template itself.
-      own: the template of the model's folder, if it has one.
+      model_template: that of the model's folder, if it has one.
       model: the model's name, for the error message.
 
     Raises:
@@ -162,18 +164,20 @@ def select(choice: str | None, own: ChatTemplate | None, model: str) -> ChatTemp
     if choice in TEMPLATES:
         return TEMPLATES[choice]
     names = f"one of {', '.join(TEMPLATES)}, or a file with a template in Jinja"
-    if choice is None or choice == OWN:
-        if own is None:
+    if choice is None or choice == MODEL_TEMPLATE:
+        if model_template is None:
             raise ValueError(
                 f"{model or 'the model'} has no chat template ({FILE}, or chat_template in "
                 f"{SETTINGS}); name one: {names}"
             )
-        return own
+        return model_template
     if "{{" in choice or "{%" in choice:
         return ChatTemplate(choice, "chat_template")
     file = epath.Path(choice)
     if not choice or not file.is_file():
-        raise ValueError(f"unknown chat template {choice!r}; give {OWN}, {names}")
+        raise ValueError(
+            f"unknown chat template {choice!r}; give {MODEL_TEMPLATE}, {names}"
+        )
     return ChatTemplate(file.read_text(), choice)
 
 

@@ -45,15 +45,15 @@ def render(source: str, variables: Mapping[str, Any], where: str) -> str:
 def _explain(error: Exception, source: str, values: dict[str, Any], where: str) -> str:
     """One line: what is wrong, and where."""
     number = _line_number(error)
-    place = f"{where}, line {number}" if number else where
+    location = f"{where}, line {number}" if number else where
     message = " ".join(str(error).split())
     if isinstance(error, jinja2.TemplateSyntaxError):
-        return f"{place}: the chat template has a syntax error: {message}"
+        return f"{location}: the chat template has a syntax error: {message}"
     if isinstance(error, _Refusal):
-        return f"{place}: the chat template refuses the conversation: {message}"
+        return f"{location}: the chat template refuses the conversation: {message}"
     if isinstance(error, jinja2.exceptions.SecurityError):
-        return f"{place}: the sandbox of chat templates forbids this: {message}"
-    text = f"{place}: the chat template fails with {type(error).__name__}: {message}"
+        return f"{location}: the sandbox of chat templates forbids this: {message}"
+    text = f"{location}: the chat template fails with {type(error).__name__}: {message}"
     line = source.splitlines()[number - 1] if number else ""
     missing = [
         name

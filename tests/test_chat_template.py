@@ -133,6 +133,7 @@ def test_published_templates_render_as_in_transformers(name, folders, theirs):
     template = ChatTemplate(FAMILIES[name], name)
     for form, folder in folders.items():
         ours, other = load_tokenizer(folder), theirs[form]
+        assert ours.special_tokens == other.special_tokens_map
         other.chat_template = FAMILIES[name]
         for chat in map(messages, CHATS):
             for prompted in (False, True):

@@ -13,6 +13,7 @@ import pytest
 import relay_jax
 from relay_jax.chat_template import ChatTemplate
 from relay_jax.config import DraftConfig, ModelConfig, SamplingConfig, TrainConfig
+from relay_jax.data import corpora
 from relay_jax.data.sources import SyntheticSource
 from relay_jax.decoding import decode, result
 from relay_jax.evaluation import predict
@@ -20,6 +21,7 @@ from relay_jax.generation import LanguageModel
 from relay_jax.models import hf_weights
 from relay_jax.models.decoder import unstack_layers
 from relay_jax.rest import autotune
+from relay_jax.rest import build as rest_build
 from relay_jax.rest.drafters import make_drafter
 from relay_jax.rest.index import load_index
 from relay_jax.tasks import make_task
@@ -259,6 +261,28 @@ def test_a_datastore_is_built_of_files_and_texts(lm, tmp_path):
     )
     with pytest.raises(ValueError, match="was built with the tokenizer 'relay-tasks-"):
         lm.generate("1+", datastore=other)
+
+
+def test_a_datastore_does_not_depend_on_the_number_of_cores(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpora, "BATCH_CHARACTERS", 40)
+    texts = [f"1+{n}*2=" * (n % 7) for n in range(12)]
+    rest_build.build_datastore(
+        [np.array(TOKENIZER.encode(text), int) for text in texts],
+        tmp_path / "one_by_one",
+        tokenizer=TOKENIZER.identity,
+        vocab_size=TOKENIZER.vocab_size,
+        eos_id=TOKENIZER.eos_id,
+        shard_tokens=50,
+    )
+    expected = {file.name: file.read_bytes() for file in tmp_path.glob("*/*")}
+    assert len(expected) > 5
+    for cores in (1, 3):
+        monkeypatch.setattr(corpora, "count_cores", lambda cores=cores: cores)
+        path = tmp_path / str(cores)
+        relay_jax.build_datastore(
+            path, texts=texts, tokenizer=TOKENIZER, shard_tokens=50
+        )
+        assert {file.name: file.read_bytes() for file in path.iterdir()} == expected
 
 
 def test_a_run_and_a_hugging_face_folder_are_loaded(tmp_path):

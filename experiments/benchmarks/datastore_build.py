@@ -37,7 +37,7 @@ _RECORDS = flags.DEFINE_string("records", "", "A file to append the record to.")
 
 
 def main() -> None:
-    about = command.describe()
+    description = command.describe()
     names = [str(file) for file in corpora.find_files(_FILES.value)]
     load_tokenizer(_TOKENIZER.value)
     every_core = sorted(os.sched_getaffinity(0))
@@ -58,7 +58,7 @@ def main() -> None:
         f"{record['seconds']} s, {record['peak_mb']} MB"
     )
     if _RECORDS.value:
-        files.append_lines(_RECORDS.value, [record | about])
+        files.append_lines(_RECORDS.value, [record | description])
 
 
 def build_on(
