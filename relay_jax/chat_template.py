@@ -153,8 +153,8 @@ def select(
     """The template that an argument or a flag stands for.
 
     Args:
-      choice: `MODEL_TEMPLATE` or None for the model's own, a name of `TEMPLATES`, a file with a
-        template in Jinja, or such a template itself.
+      choice: `MODEL_TEMPLATE` or None for the model's own, a name of `TEMPLATES`, a
+        file with a template in Jinja, or such a template itself.
       model_template: that of the model's folder, if it has one.
       model: the model's name, for the error message.
 

@@ -236,15 +236,15 @@ def test_a_folder_has_its_template_in_one_of_three_forms(folders, tmp_path):
 
 
 def test_a_template_is_chosen_by_name_file_or_text(tmp_path):
-    own = ChatTemplate("own", "folder")
-    assert select(None, own, "m") is select("model", own, "m") is own
-    assert select("vicuna", own, "m") is TEMPLATES["vicuna"]
+    default = ChatTemplate("own", "folder")
+    assert select(None, default, "m") is select("model", default, "m") is default
+    assert select("vicuna", default, "m") is TEMPLATES["vicuna"]
     assert select("{{ messages[0].content }}!", None, "m").render(
         conversation(["q"])
     ) == ("q!")
     (tmp_path / "a.jinja").write_text("from a file")
     file = str(tmp_path / "a.jinja")
-    assert select(file, own, "m") == ChatTemplate("from a file", file)
+    assert select(file, default, "m") == ChatTemplate("from a file", file)
     with pytest.raises(
         ValueError, match="m has no chat template .*plain, vicuna, llama2"
     ):
@@ -253,7 +253,7 @@ def test_a_template_is_chosen_by_name_file_or_text(tmp_path):
         with pytest.raises(
             ValueError, match=f"unknown chat template '{wrong}'; give mo"
         ):
-            select(wrong, own, "m")
+            select(wrong, default, "m")
 
 
 # Errors.

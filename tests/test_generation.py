@@ -140,17 +140,17 @@ def test_prompts_are_texts_or_ids(lm):
 
 def test_a_conversation_is_its_rendered_prompt(lm, tmp_path):
     how = {"max_new_tokens": NEW, "drafter": "none"}
-    own = lm._replace(
+    chat_lm = lm._replace(
         chat_template=ChatTemplate("{{ start }}{{ messages[-1].content }}", "")
     )
     chats = [[{"role": "user", "content": text[6:]}] for text in PROMPTS]
     expected = lm.generate(PROMPTS, **how).token_ids
     variables = {"chat_template_kwargs": {"start": "[ARI]"}}
-    assert own.chat(chats, **variables, **how).token_ids == expected
-    assert own.chat(chats[0], **variables, **how).token_ids == expected[:1]
-    ids = own.encode_chat(chats, **variables)
+    assert chat_lm.chat(chats, **variables, **how).token_ids == expected
+    assert chat_lm.chat(chats[0], **variables, **how).token_ids == expected[:1]
+    ids = chat_lm.encode_chat(chats, **variables)
     assert ids == [TOKENIZER.encode(prompt) for prompt in PROMPTS]
-    plain = own.encode_chat(chats[1], chat_template="plain")
+    plain = chat_lm.encode_chat(chats[1], chat_template="plain")
     assert plain == [TOKENIZER.encode(PROMPTS[1][6:])]
     (tmp_path / "a.jinja").write_text("1+2=")
     file = str(tmp_path / "a.jinja")
@@ -159,7 +159,7 @@ def test_a_conversation_is_its_rendered_prompt(lm, tmp_path):
         lm.chat(chats[0])
     for wrong in ("hello", [], {}, [[]]):
         with pytest.raises(ValueError, match="a conversation must be a list of messag"):
-            own.chat(wrong)
+            chat_lm.chat(wrong)
 
 
 @pytest.mark.parametrize("num_draft", [0, 8])

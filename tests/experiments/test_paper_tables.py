@@ -110,12 +110,12 @@ def test_a_model_answers_in_its_own_format(run, tmp_path):
     plain = script("chat", *run, stdin="x\n")
     assert f"{run[0][6:]} has no chat template: --template=plain" in plain.stderr
     file.write_text("{% for m in messages %}{{ m.role }} {{ m.content }}\n{% endfor %}")
-    own = script("chat", *run, named, "--system=def", stdin="x\n")
+    default = script("chat", *run, named, "--system=def", stdin="x\n")
     prompt = '{{ "system def\\nuser x\\n" }}'
     (tmp_path / "same.jinja").write_text(prompt)
     same = script("chat", *run, f"--template={tmp_path}/same.jinja", stdin="x\n")
-    answers = [re.sub(r"\[.*\]", "", done.stdout) for done in (plain, own, same)]
-    assert answers[0] != answers[1] == answers[2] and not own.stderr
+    answers = [re.sub(r"\[.*\]", "", done.stdout) for done in (plain, default, same)]
+    assert answers[0] != answers[1] == answers[2] and not default.stderr
 
     question = {"question_id": 81, "category": "writing", "turns": ["def", "x"]}
     (tmp_path / "data.jsonl").write_text(json.dumps(question))
