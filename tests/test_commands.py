@@ -40,6 +40,7 @@ RUNS = {
         "mtbench --data=mt_bench_questions.jsonl": "--max_new_tokens=8",
         "generate --run=vicuna-7b-v1.5 --drafter=prompt_lookup": FEW,
         "chat --run=vicuna-7b-v1.5": FEW,
+        "chat --run=SmolLM2-135M-Instruct": FEW,
         "export --to=run": "",
     },
     "code_model": {
@@ -77,6 +78,7 @@ SLOW_RUNS = {
         "train code_lm.py": "",
         "build_datastore --datastore=runs/code_store": "",
         "benchmarks.drafters --workdir=runs/code_bench": DRAFTERS,
+        "benchmarks.datastore_build": "--files=src/*.py --repeats=1",
         "benchmarks.looped_drafter": "--lengths=4,4 --count=2 --repeats=1",
         "benchmarks.train": f"--steps=1 --rounds=1 {BASELINE}",
         "benchmarks.decode": (
@@ -110,6 +112,7 @@ MODEL = ModelConfig(
     dropout=0.0,
     text_vocab_size=400,
 )
+MODELS = "CodeLlama-7b-Instruct-hf", "vicuna-7b-v1.5", "SmolLM2-135M-Instruct"
 # Of what a command makes, the flags that say where.
 RESULTS = ("workdir", "records", "results", "datastore", "targets", "data_dir")
 
@@ -220,7 +223,7 @@ def placeholders(tmp_path_factory):
     for name in ("code.model", "tok.model"):
         (path / name).write_bytes(tokenizer)
     params = init_params(TrainConfig(model=MODEL))
-    for name in ("CodeLlama-7b-Instruct-hf", "vicuna-7b-v1.5"):
+    for name in MODELS:
         hf_weights.save_params(params, MODEL, path / name)
         (path / name / "tokenizer.model").write_bytes(tokenizer)
     write_lines(path / "the_stack.jsonl", [{"content": text} for text in texts])
