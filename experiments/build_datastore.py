@@ -17,7 +17,7 @@ r"""Builds a datastore for REST from a corpus.
 The corpora of the paper, as published, are the recipes of `relay_jax/data/published_corpora.py`.
 When interrupted, it leaves nothing that can be opened, or the store that was to be
 replaced; the same command resumes with the shards that are sorted already. Memory:
-about 20 bytes for each token of a shard (--shard_tokens), 36 if the vocabulary has more
+about 24 bytes for each token of a shard (--shard_tokens), 44 if the vocabulary has more
 than 65,536 tokens.
 
 With --runner, the workers of Apache Beam do the work, and write the same files: each takes

@@ -1,6 +1,7 @@
 """The datastore on disk: its suffix array, its documents, and what must not open."""
 
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -141,6 +142,23 @@ def test_an_interrupted_overwrite_leaves_the_old_store(
     other = build_datastore(texts, tmp_path / "other", shard_tokens=100, **VOCAB)
     assert store.checksums == other.checksums
     assert len(list(path.iterdir())) == 1 + 2 * len(store.shards)
+
+
+def test_a_shard_is_sorted_while_the_next_one_is_read(tmp_path, monkeypatch):
+    is_read, sort = threading.Event(), build.sort_suffixes
+
+    def texts():
+        yield np.full(40, 5)  # a whole shard
+        is_read.set()
+        yield np.full(30, 6)
+
+    def sort_late(tokens):
+        assert is_read.wait(20)
+        return sort(tokens)
+
+    monkeypatch.setattr(build, "sort_suffixes", sort_late)
+    store = build_datastore(texts(), tmp_path / "store", shard_tokens=40, **VOCAB)
+    assert [len(shard.tokens) for shard in store.shards] == [40, 32]
 
 
 def test_an_interrupted_build_leaves_nothing_that_opens(tmp_path, monkeypatch):
