@@ -3,11 +3,12 @@
 accuracy_by_length   RELAY, Figures 2 and 4 (answers) and Figure 7 (tokens)
 hit_matrices         RELAY, Figures 5 and 6 (accuracy by round and column)
 speed_by_drafter     REST: speed-up and new tokens per step for each drafter
+speed_bars           the same for records and labels of the caller's
 """
 
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -199,24 +200,34 @@ def speed_by_drafter(lines: Sequence[dict[str, Any]], path: epath.PathLike) -> N
         name = drafter.replace("_", " ") + nodes + (auto if line["autotuned"] else "")
         key = (line["model"], line["prompts"], line["length"], line["batch_size"])
         settings.setdefault(key, {})[name] = line
-    max_bars = max(map(len, settings.values()))
-    size = (9, len(settings) * (1.2 + 0.32 * max_bars))
+    rows = []
+    for (model, prompts, _, batch_size), named in settings.items():
+        title = f"{model}, {epath.Path(prompts).name}, batch size {batch_size}"
+        rows.append((title, named))
+    speed_bars(rows, path)
+
+
+def speed_bars(
+    rows: Sequence[tuple[str, Mapping[str, Mapping[str, Any]]]], path: epath.PathLike
+) -> None:
+    """Two panels a row: bars of `speed_up` and of `M`.
+
+    Args:
+      rows: the title of each row, and its records by the label of the bar.
+    """
+    max_bars = max(len(named) for _, named in rows)
+    size = (9, len(rows) * (1.2 + 0.32 * max_bars))
     figure = Figure(figsize=size, layout="constrained")
-    rows = figure.subplots(len(settings), 2, squeeze=False, sharey="row")
-    for panels, (key, named) in zip(rows, settings.items(), strict=True):
-        model, prompts, _, batch_size = key
-        names = list(named)
+    axes = figure.subplots(len(rows), 2, squeeze=False, sharey="row")
+    for panels, (title, named) in zip(axes, rows, strict=True):
         for panel, field in zip(panels, ("speed_up", "M"), strict=True):
-            values = [named[name][field] for name in names]
-            bars = panel.barh(names, values, color="C0" if field == "M" else "C2")
+            values = [record[field] for record in named.values()]
+            bars = panel.barh(list(named), values, color="C0" if field == "M" else "C2")
             panel.bar_label(bars, fmt="%.2f", padding=2, fontsize=8)
             panel.axvline(1, color="0.4", lw=0.8)
             panel.margins(x=0.15)
         panels[0].invert_yaxis()
-        panels[0].set(
-            title=f"{model}, {epath.Path(prompts).name}, batch size {batch_size}",
-            xlabel="speed-up over plain decoding",
-        )
+        panels[0].set(title=title, xlabel="speed-up over plain decoding")
         panels[1].set(xlabel="M: new tokens per step")
     save(figure, path)
 
