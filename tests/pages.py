@@ -82,7 +82,9 @@ def _expand(command: list[str], variables: dict[str, str]) -> list[str]:
 def script_of(command: list[str]) -> list[str] | None:
     """The module and the arguments of a command of `experiments`, or None."""
     if command[0] == "./launch/local.sh":
-        return ["experiments.quickstart", *command[1:]]
+        script = "rest_demo" if "--only=rest" in command else "quickstart"
+        arguments = [part for part in command[1:] if not part.startswith("--only=")]
+        return [f"experiments.{script}", *arguments]
     while command and command[0].startswith("./launch/"):
         has_options = command[0].endswith(("tpu_pod.sh", "gke.sh", "slurm.sh"))
         skipped = command.index("--") + 1 if "--" in command else len(command)

@@ -86,6 +86,13 @@ SLOW_RUNS = {
             f"{BASELINE}"
         ),
     },
+    "published_model": {
+        "build_datastore code.model --files=": "",
+        "rest_demo": (
+            f"{FEW} --count=1 --config.corpus.folder=src --workdir=runs/rest_demo "
+            "--model=SmolLM2-135M-Instruct --problems=HumanEval.jsonl.gz"
+        ),
+    },
     "figures": {
         "reproduce --recipe=small": "",
     },
@@ -101,6 +108,10 @@ NOT_RUN = {
     "train --coordinator=": "needs several machines; test_train_processes.py has some",
     "generate --coordinator=": "needs a cluster; test_decode_processes.py has processes",
 }
+if importlib.util.find_spec("torch"):
+    SLOW_RUNS["published_model"]["benchmarks.transformers_baseline"] = FEW
+else:
+    NOT_RUN["benchmarks.transformers_baseline"] = "needs torch"
 MODEL = ModelConfig(
     kind="decoder",
     num_layers=1,

@@ -2,6 +2,7 @@
 
     --config=experiments/configs/code_lm.py        3.3 M parameters: minutes on a CPU
     --config=experiments/configs/code_lm.py:gpu    12 layers x 768, context 1,024: one GPU
+    --config=experiments/configs/code_lm.py:demo   the first, hardly trained: a minute or two
 
 The standard library is little text for the larger one; `--config.corpus.folder=DIR`
 takes another folder.
@@ -28,7 +29,7 @@ GPU = {
     "dtype": "bfloat16",
     "remat": True,
 }
-SIZES = ("cpu", "gpu")
+SIZES = ("cpu", "gpu", "demo")
 
 
 def get_config(size: str = "cpu") -> ConfigDict:
@@ -36,6 +37,10 @@ def get_config(size: str = "cpu") -> ConfigDict:
         raise ValueError(f"unknown size {size!r}; choose one of {', '.join(SIZES)}")
     if size == "cpu":
         return ConfigDict(language_model("code_lm", CPU, context=256, batch_size=4))
+    if size == "demo":
+        values = language_model("code_lm_demo", CPU, 256, batch_size=4, num_steps=120)
+        values["train"]["evaluation"]["final"] = 64
+        return ConfigDict(values)
     values = language_model(
         "code_lm_gpu", GPU, context=1024, batch_size=32, num_steps=10_000
     )

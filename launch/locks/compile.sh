@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Writes the locks beside it anew, with the newest versions that requirements.txt and the
-# extras `test`, `oracle` and `beam` of pyproject.toml allow. Needs uv (pip install uv) and a python3 >= 3.11.
+# extras `test`, `oracle`, `demo` and `beam` of pyproject.toml allow. Needs uv (pip install uv) and a python3 >= 3.11.
 # Before you commit what it wrote: PYTHON=python3.11 ./launch/test.sh --slow, then 3.12.
 set -euo pipefail
 cd "$(dirname -- "${BASH_SOURCE[0]}")/../.."
@@ -40,6 +40,9 @@ extra oracle | compile 11 requirements.txt - --constraint "$locks/py311.txt" \
   --constraint "$locks/test.txt" |
   grep -vxFf "$locks/py311.txt" | grep -vxFf "$locks/test.txt" |
   grep -vE '^(cuda|nvidia|setuptools|triton)' | write oracle
+
+# The files of a model and of problems: without what their packages need themselves.
+extra demo | compile 11 - --no-deps | write demo
 
 # Apache Beam holds back protobuf, pyarrow and beartype: an environment of its own, what
 # tests there need included. One file for every Python, so its lines tell them apart.

@@ -27,7 +27,13 @@ case "$*" in
   *_base_executable* | *'uv python find'*) echo "$0" ;;
   *'import ensurepip'*) [[ ! -e "$WORLD/old_python" ]] ;;
   '-m venv '*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
-  *' pip install '* | '-m uv '*) printf '%s\\n' "$*" >>"$WORLD/python_calls" ;;
+  *' pip install '* | '-m uv '*)
+    printf '%s\\n' "$*" >>"$WORLD/python_calls"
+    if [[ "$*" == *demo.txt && -e "$WORLD/no_network" ]]; then
+      printf 'ERROR: one\\nERROR: no gguf\\n' >&2
+      exit 1
+    fi
+    ;;
   *) exec REAL -S "$@" ;;
 esac
 """.replace("REAL", sys._base_executable)
@@ -629,6 +635,88 @@ def test_a_slurm_job_that_fails_is_not_queued_again(world):
     world.launch("slurm", "--gpus=1", "--go", *fails)
     assert (world.path / "job_status").read_text() == "3"
     assert not world.calls("scontrol")
+
+
+# Here
+
+# A script of `experiments`, which records its arguments and may fail.
+PART = """
+import os, pathlib, sys
+world, name = pathlib.Path(os.environ["WORLD"]), pathlib.Path(__file__).stem
+with open(world / "parts", "a") as file:
+    print(name, *sys.argv[1:], file=file)
+sys.exit((world / f"{name}_fails").exists())
+"""
+
+
+@pytest.fixture
+def local(world):
+    """Runs local.sh; returns its exit code, the parts it started, and its messages."""
+    for name in ("quickstart", "rest_demo"):
+        (world.checkout / "experiments" / f"{name}.py").write_text(PART)
+
+    def launch(*arguments):
+        (world.path / "parts").unlink(missing_ok=True)
+        status, _, errors = world.launch("local", *arguments)
+        parts = world.path / "parts"
+        return status, parts.read_text().splitlines() if parts.exists() else [], errors
+
+    return launch
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ([], ["quickstart", "rest_demo"]),
+        (["--only=relay", "--jobs=1"], ["quickstart --jobs=1"]),
+        (["--count=2", "--only=rest"], ["rest_demo --count=2"]),
+        (["--only=rest", "--workdir=x"], ["rest_demo --workdir=x/rest"]),
+        (
+            ["--seed=1", "--workdir=x y"],
+            ["quickstart --workdir=x y --seed=1", "rest_demo --workdir=x y/rest"],
+        ),
+        (["--seed=1", "-h"], ["quickstart --help", "rest_demo --help"]),
+        (["--help", "--only=rest"], ["rest_demo --help"]),
+    ],
+)
+def test_the_first_command_runs_both_papers_or_one(local, world, arguments, parts):
+    status, started, errors = local(*arguments)
+    assert (status, started) == (0, parts), errors
+    installs = [call for call in world.python_calls() if "demo.txt" in call]
+    needed = "--only=relay" not in arguments and not {"-h", "--help"} & set(arguments)
+    assert len(installs) == needed
+    assert all("--no-deps" in call for call in installs)
+
+
+def test_rest_is_not_shown_after_a_failure_of_relay(local, world):
+    world.configure(quickstart_fails="")
+    assert local("--seed=1")[:2] == (1, ["quickstart --seed=1"])
+
+
+@pytest.mark.parametrize("argument", ["--only=both", "--only", "--workdir"])
+def test_other_parts_end_in_one_line(local, world, argument):
+    status, started, errors = local(argument)
+    assert (status, started, errors.count("\n")) == (1, [], 1)
+    assert errors.startswith(f"relay_jax: cannot use {argument}")
+    assert not world.python_calls()
+
+
+def test_without_a_network_the_rest_goes_on(local, world):
+    world.configure(no_network="")
+    status, started, errors = local("--only=rest")
+    assert (status, started) == (0, ["rest_demo"])
+    message = (
+        "cannot be had now, REST is shown on a model trained here: ERROR: no gguf\n"
+    )
+    assert errors.endswith(message) and "ERROR: one" not in errors
+    (world.path / "no_network").unlink()
+    first = len(world.python_calls())
+    for _ in range(2):
+        status, _, errors = local("--only=rest")
+        assert status == 0 and "anew" not in errors  # the environment was kept
+    assert [call.split("/")[-1] for call in world.python_calls()[first:]] == [
+        "demo.txt"
+    ]
 
 
 # All

@@ -56,9 +56,10 @@ def measure(name, folder, preset, **environment):
 
 
 def check_rest(lines):
-    assert [line["drafter"] for line in lines] == ["none", "rest_paper", "rest"]
+    names = ["plain", "prompt_lookup", "rest_paper", "rest", "auto"]
+    assert [line["decoder"] for line in lines] == names
     assert all(line["same_texts"] == 1 and line["texts"] > 1 for line in lines)
-    assert lines[0]["M"] == 1 <= lines[1]["M"] and lines[2]["M"] > 1
+    assert lines[0]["M"] == 1 <= lines[2]["M"] and lines[3]["M"] > 1
 
 
 def accuracies(lines, metric="answer_accuracy"):
@@ -172,4 +173,4 @@ def test_rest_reaches_its_speed_in_minutes(tmp_path):
     lines, output = measure("rest", tmp_path, "smoke")
     check_rest(lines)
     assert "«" in output
-    assert lines[2]["M"] > 2
+    assert lines[3]["M"] > 2
