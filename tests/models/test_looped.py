@@ -81,7 +81,10 @@ def test_parameters_depend_neither_on_the_iterations_nor_on_remat(name):
     assert shapes(model, 3) == shapes(model, 7) == shapes(remat, 3)
 
 
-@pytest.mark.parametrize("name", ["paper", "soft", "differences"])
+SOFT = pytest.param("soft", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", ["paper", SOFT, "differences"])
 def test_remat_changes_no_gradient(name):
     model, params = CONFIGS[name], make_params(CONFIGS[name])
     task, batch = make_batch("lis", [4, 7], 3)
@@ -112,7 +115,7 @@ def test_left_padding_changes_nothing(name):
     np.testing.assert_allclose(near.answer_logits, distant.answer_logits, atol=2e-4)
 
 
-@pytest.mark.parametrize("name", ["paper", "feedback", "soft", "differences"])
+@pytest.mark.parametrize("name", ["paper", "feedback", SOFT, "differences"])
 def test_rounds_are_predicted_in_the_last_columns(name):
     """With few columns the same tokens are predicted there: rounds are right-aligned."""
     model, params = CONFIGS[name], make_params(CONFIGS[name])

@@ -24,7 +24,10 @@ SMALL = {"num_layers": 1, "dim": 16, "mlp_dim": 16, "num_numbers": 64, "dropout"
 @pytest.mark.parametrize(
     ("name", "options", "length", "changes"),
     [
-        ("arithmetic", {"modulus": 5}, 3, {"feedback": "soft"}),
+        pytest.param(
+            *("arithmetic", {"modulus": 5}, 3, {"feedback": "soft"}),
+            marks=pytest.mark.slow,
+        ),
         ("edit_distance", {}, 3, {"differences": True, "number_code": "digits"}),
         ("lis", {"group": 3, "smallest": 10, "number_range": 20}, 8, {}),
     ],

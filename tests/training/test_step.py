@@ -120,8 +120,16 @@ def test_init_does_not_depend_on_the_mesh():
         jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 2, 1)], ids=str)
-@pytest.mark.parametrize("kind", ["looped", "decoder"])
+@pytest.mark.parametrize(
+    "kind, sizes",
+    [
+        ("looped", (2, 2, 1)),
+        ("decoder", (1, 1, 1)),
+        pytest.param("looped", (1, 1, 1), marks=pytest.mark.slow),
+        pytest.param("decoder", (2, 2, 1), marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_accumulated_parts_equal_the_whole_batch(kind, sizes):
     """Without noise. The decoder's parts have different numbers of trained tokens."""
     quiet = {"dropout": 0.0}
