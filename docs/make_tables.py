@@ -59,8 +59,9 @@ ABLATION = {
 
 @functools.cache
 def read(name: str) -> Lines:
-    """The lines of a file of records, in this version's names."""
-    text = (RESULTS / f"{name}.jsonl").read_text()
+    """The lines of a file of records, in this version's names; none if it is missing."""
+    file = RESULTS / f"{name}.jsonl"
+    text = file.read_text() if file.exists() else ""
     return [aliases.upgrade_record(json.loads(line)) for line in text.splitlines()]
 
 
@@ -196,6 +197,46 @@ def benchmark(file: str, keep: Callable[[dict], bool] = lambda line: True) -> st
             speed_up += f" ({line['speed_up_min']:.2f} to {line['speed_up_max']:.2f})"
         rows.append([f"`{line['drafter']}`", nodes, f"{line['M']:.2f}", speed_up])
     return markdown(["drafter", "nodes", "M", "speed-up (range of rounds)"], rows)
+
+
+def rest_demo() -> str:
+    """A published model: M, time and speed-up of each decoder on the same prompts."""
+    rows = [
+        [
+            *(f"`{line['decoder']}`", f"{line['M']:.2f}"),
+            *(f"{line['ms_per_token']:.1f}", f"{line['speed_up']:.2f}"),
+            same_texts(line),
+        ]
+        for line in read("rest_demo")
+    ]
+    rows = rows or [[NOT_RUN, "", "", "", ""]]
+    return markdown(["decoder", "M", "ms a token", "speed-up", "same texts"], rows)
+
+
+def transformers() -> str:
+    """The same model in transformers, and how much faster the project's decoders are."""
+    rows = [
+        [
+            *(f"`{line['decoder']}`", f"{line['M']:.2f}"),
+            *(f"{line['ms_per_token']:.1f}", f"{line['speed_up']:.2f}"),
+            *(f"{line['over_prompt_lookup']:.2f}", same_texts(line)),
+        ]
+        for line in read("transformers_baseline")
+    ]
+    rows = rows or [[NOT_RUN, "", "", "", "", ""]]
+    head = [
+        "decoder",
+        "M",
+        "ms a token",
+        "over `transformers`",
+        "over its prompt lookup",
+    ]
+    return markdown([*head, "same ids"], rows)
+
+
+def same_texts(line: Mapping[str, Any]) -> str:
+    """How many texts are those of the decoder that is compared with."""
+    return f"{round(line['same_texts'] * line['texts'])} of {line['texts']}"
 
 
 def mixed() -> str:
@@ -367,7 +408,8 @@ def provenance(*names: str) -> str:
     """Seeds, machine, date and commit of files of records: one row a file."""
     rows = []
     for name in names:
-        lines = read(name)
+        if not (lines := read(name)):
+            continue
         seeds = {str(line["seed"]) for line in lines if "seed" in line}
         dates = {line["date"][:10] for line in lines if "date" in line}
         machines = {machine(line) for line in lines if "hardware" in line}
@@ -455,10 +497,13 @@ TABLES: dict[str, Callable[[], str]] = {
     "drafter_time": drafter_time,
     "code_lm": lambda: benchmark("rest_benchmark"),
     "humaneval_code_lm": lambda: benchmark("humaneval_code_lm"),
+    "rest_demo": rest_demo,
+    "transformers": transformers,
     "mixed": mixed,
     "looped_drafter": looped_drafter,
     "chain_growth": chain_growth,
     "rest_provenance": lambda: provenance(
+        *("rest_demo", "transformers_baseline"),
         *("rest_replay", "rest_drafter_time", "rest_benchmark", "mixed"),
         *("humaneval_code_lm", "looped_drafter", "chain_growth"),
     ),
