@@ -81,10 +81,13 @@ class ChatTemplate(NamedTuple):
           **variables: see `render`; the tokenizer's special tokens are among them.
 
         Raises:
-          ValueError: see `render`; or there is no tokenizer.
+          ValueError: see `render`; or there is no tokenizer, or no token.
         """
         text = self.render(messages, **tokenizer.special_tokens | variables)
-        return tokenizer.encode(text, add_special_tokens=self.adds_special_tokens)
+        ids = tokenizer.encode(text, add_special_tokens=self.adds_special_tokens)
+        if not ids:
+            raise ValueError(f"{self.where}: the chat template renders an empty prompt")
+        return ids
 
 
 TEMPLATES = {

@@ -157,6 +157,8 @@ def test_a_conversation_is_its_rendered_prompt(lm, tmp_path):
     assert lm.encode_chat(chats[0], chat_template=file) == [TOKENIZER.encode("1+2=")]
     with pytest.raises(ValueError, match="tiny has no chat template .*; name one: one"):
         lm.chat(chats[0])
+    with pytest.raises(ValueError, match="chat_template: .* renders an empty prompt"):
+        lm.chat(chats[0], chat_template="{{ ''.__class__ }}")
     for wrong in ("hello", [], {}, [[]]):
         with pytest.raises(ValueError, match="a conversation must be a list of messag"):
             chat_lm.chat(wrong)
