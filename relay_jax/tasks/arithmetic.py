@@ -159,12 +159,12 @@ class Arithmetic:
         which = rng.integers(first, num_operators + 1, size=num)
         count = np.cumsum(tokens >= FIRST_NUMBER, axis=1, dtype=TOKEN_TYPE)
         column = np.argmax(count == which[:, None] + 1, axis=1)  # of the number
-        value = tokens[row, column] - FIRST_NUMBER
+        # A row without that many numbers is finished, and its value is not used.
+        value = np.maximum(tokens[row, column], FIRST_NUMBER) - FIRST_NUMBER
         before = np.where(column > 0, tokens[row, column - 1], PAD)
         after = tokens[row, np.minimum(column + 1, width - 1)]
 
-        operator = rng.integers(PLUS, DIVIDE + 1, size=num)
-        x, y = self._operands(rng, value, operator)
+        x, operator, y = self._operations(rng, value)
         bracket = needs_brackets(before, operator, after)
         added = np.where(bracket, 4, 2)[:, None]  # tokens besides the number's
         index = np.arange(width)[None]
@@ -207,22 +207,35 @@ class Arithmetic:
         return np.select(cases, [x + y, x - y, x * y], quotient) % self.modulus
 
     def _inverse(self):
-        """1 / y for every y; 0 for y = 0, which is never used."""
+        """1 / y for every y; 0 for y = 0, whose quotients are never used."""
         p = self.modulus
         return np.array([0] + [pow(y, -1, p) for y in range(1, p)])
 
-    def _operands(self, rng, value, operator):
-        """Random x, y with `x operator y = value`; y is not 0 in products and quotients."""
-        p = self.modulus
-        any_y = rng.integers(p, size=len(value))
-        unit = rng.integers(1, p, size=len(value))
-        y = np.where(operator >= TIMES, unit, any_y)
-        x = np.select(
-            [operator == PLUS, operator == MINUS, operator == TIMES],
-            [value - y, value + y, value * self._inverse()[y]],
-            value * y,
-        )
-        return x % p, y
+    def _operations(self, rng, value):
+        """Random x, operator, y with `x operator y = value`, as published.
+
+        x and the operator are drawn, each as likely, and determine y; where they allow
+        none, both are drawn again. Where they allow all, as in `0 * y = 0`, y is drawn.
+        """
+        p, inverse = self.modulus, self._inverse()
+        x, operator, y = np.zeros((3, len(value)), TOKEN_TYPE)
+        left = np.arange(len(value))  # rows not drawn yet
+        while len(left):
+            v, size = value[left], len(left)
+            u, any_y = rng.integers(p, size=(2, size))
+            op = rng.integers(PLUS, DIVIDE + 1, size=size)
+            factor = np.where((u == 0) & (v == 0), any_y, v * inverse[u])
+            divisor = np.where((u == 0) & (v == 0), any_y, u * inverse[v])
+            cases = [op == PLUS, op == MINUS, op == TIMES]
+            w = np.select(cases, [v - u, u - v, factor], divisor) % p
+            fits = np.where(op == TIMES, (u != 0) | (v == 0), (op != DIVIDE) | (w != 0))
+            x[left[fits]], operator[left[fits]], y[left[fits]] = (
+                u[fits],
+                op[fits],
+                w[fits],
+            )
+            left = left[~fits]
+        return x, operator, y
 
     def chain_answer(
         self, rounds: Int[Host, "b t r"], num_rounds: Int[Host, " b"]

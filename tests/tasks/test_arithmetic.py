@@ -161,15 +161,37 @@ def test_needs_brackets_is_precedence(before, operator, after):
     assert needs_brackets(*map(np.array, ids)).tolist() == [needed]
 
 
-def test_operators_and_results_are_equally_frequent():
+def test_answers_are_equally_frequent_and_every_number_occurs():
     _, examples = sample(5, np.full(4000, 3))
-    text = "".join("".join(symbols(row)) for row in examples.problem)
-    for operator in "+-*/":
-        assert abs(text.count(operator) / 12_000 - 0.25) < 0.02
     results = np.bincount(examples.answer - FIRST_NUMBER, minlength=5) / 4000
     assert np.all(np.abs(results - 0.2) < 0.03)
     numbers = examples.problem[examples.problem >= FIRST_NUMBER] - FIRST_NUMBER
     assert set(numbers.tolist()) == set(range(5))
+
+
+@pytest.mark.parametrize("value", [0, 3])
+def test_operations_are_drawn_as_published(value):
+    """Each x and operator as likely, but for those that leave no y (or y = 0 in 0/y)."""
+    p, count = 5, 40_000
+    drawn = Arithmetic(p)._operations(np.random.default_rng(0), np.full(count, value))
+    triples, counts = np.unique(np.stack(drawn), axis=1, return_counts=True)
+    seen = dict(zip(map(tuple, triples.T.tolist()), counts / count))
+    plus, minus, times, divide = encode("+-*/")
+    expected = {}
+    for x in range(p):
+        expected[x, plus, (value - x) % p] = expected[x, minus, (x - value) % p] = 1
+        if value:
+            if x:
+                expected[x, times, value * pow(x, -1, p) % p] = 1
+                expected[x, divide, x * pow(value, -1, p) % p] = 1
+        elif x:
+            expected[x, times, 0] = 1
+        else:
+            expected |= {(0, times, y): 1 / p for y in range(p)}
+            expected |= {(0, divide, y): 1 / p for y in range(1, p)}
+    assert seen.keys() == expected.keys()
+    for triple, weight in expected.items():
+        assert abs(seen[triple] - weight / sum(expected.values())) < 0.006, triple
 
 
 def test_a_problem_is_extended_at_random_positions():
