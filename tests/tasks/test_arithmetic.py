@@ -170,7 +170,7 @@ def test_answers_are_equally_frequent_and_every_number_occurs():
 
 
 @pytest.mark.parametrize("value", [0, 3])
-def test_operations_are_drawn_as_published(value):
+def test_every_operation_has_its_probability(value):
     """Each x and operator as likely, but for those that leave no y (or y = 0 in 0/y)."""
     p, count = 5, 40_000
     drawn = Arithmetic(p)._operations(np.random.default_rng(0), np.full(count, value))
