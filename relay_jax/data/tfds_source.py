@@ -80,6 +80,9 @@ def open_tfds(
             f"{path} is damaged ({error}); build it again with {command} --overwrite"
         ) from error
     metadata = aliases.upgrade_config(metadata)
+    # Options that did not exist then have their default of today.
+    default = dataset_metadata(type(task)())["options"]
+    metadata["options"] = default | metadata.get("options", {})
     expected = dataset_metadata(task, metadata.get("seed", 0))
     if metadata != expected:
         raise ValueError(

@@ -4,7 +4,8 @@
 
 Insertions and deletions cost 2, replacements 3. Round t is row t of the matrix without
 column 0, followed by `,`; the answer is the last entry of the last row (Feng et al. 2023;
-RELAY, section 4.1).
+RELAY, section 4.1). Row 0 and column 0 are 0, 2, 4, ... as in the textbook; in the data
+that Feng et al. published they are 0, 1, 2, ... (`border_cost`).
 """
 
 import dataclasses
@@ -32,6 +33,7 @@ from relay_jax.vocabulary import (
 )
 
 GAP = 2  # the cost of an insertion or a deletion
+BORDER_COSTS = (GAP, 1)  # the textbook's, the published data's
 REPLACE = 3
 INDEPENDENT_SHARE = 0.4
 
@@ -42,17 +44,19 @@ class EditDistance:
 
     Each pair uses 3 to `using + 2` distinct letters; s2 is at most `max_extra` letters
     longer than s1. In 40 % of the pairs the strings are independent, otherwise s2 is s1
-    after 1 to `length` random edits.
+    after 1 to `length` random edits. Each step along row 0 and column 0 of the matrix
+    costs `border_cost`, 2 or 1.
     """
 
     using: int = 8
     max_extra: int = 2
+    border_cost: int = GAP
 
     name = "edit_distance"
     token = ED
     end = SEP
     answer_in_chain = False
-    semantic_options = ()
+    semantic_options = ("border_cost",)
 
     def __post_init__(self):
         if not 1 <= self.using <= NUM_LETTERS - 2:
@@ -62,6 +66,11 @@ class EditDistance:
         if self.max_extra < 0:
             raise ValueError(
                 f"edit_distance: max_extra must be 0 or more, got {self.max_extra}"
+            )
+        if self.border_cost not in BORDER_COSTS:
+            raise ValueError(
+                "edit_distance: border_cost must be 2 (the textbook's) or 1 (as "
+                f"published), got {self.border_cost}"
             )
 
     def problem_length(self, problem: Int[Host, " p"]) -> int:
@@ -95,7 +104,7 @@ class EditDistance:
         return self.num_rounds(length) * self.round_size(length)
 
     def max_number(self, length: int) -> int:
-        return REPLACE * length + GAP * self.max_extra
+        return REPLACE * length + self.border_cost * self.max_extra
 
     def sample(self, rng: np.random.Generator, length: Int[Host, " b"]) -> Examples:
         check_length(self, length)
@@ -114,7 +123,7 @@ class EditDistance:
         problem[row[:, 0], 1 + length] = BAR
         problem[row[:, 0], 2 + length + other_length] = SEP
 
-        matrix = distance_rows(first, second)
+        matrix = distance_rows(first, second, self.border_cost)
         numbers = FIRST_NUMBER + matrix[:, 1:, 1:]
         rounds = empty_tokens(num, longest, self.round_size(longest))
         rounds[..., :-1] = np.where(inside[:, None], numbers, PAD)
@@ -187,7 +196,8 @@ class EditDistance:
         bar = jnp.argmax(problem == BAR, axis=1)[None, :, None]
         start = jnp.argmax(problem == ED, axis=1)[None, :, None]
         inside = (column >= bar) & (column < width - 1)
-        first_row = jnp.where(inside, FIRST_NUMBER + GAP * (column - bar), PAD)[0]
+        border = FIRST_NUMBER + self.border_cost * jnp.maximum(column - bar, 0)
+        first_row = jnp.where(inside, border, PAD)[0]
         first_row = first_row.at[:, -1].set(COMMA)
         loop = jnp.arange(1, num_loops + 1)[:, None, None]
         copy_from = jnp.where(column > bar, column, -1)
@@ -195,7 +205,9 @@ class EditDistance:
         return Scratchpad(
             initial=first_row,
             copy_from=jnp.broadcast_to(copy_from, (num_loops, num, width)),
-            constants=jnp.where(column == bar, FIRST_NUMBER + GAP * loop, -1),
+            constants=jnp.where(
+                column == bar, FIRST_NUMBER + self.border_cost * loop, -1
+            ),
             pointers=jnp.stack([reads, jnp.zeros_like(reads)], axis=-1),
             shows_problem=True,
             has_differences=True,
@@ -203,7 +215,7 @@ class EditDistance:
 
 
 def distance_rows(
-    first: Int[Host, "b n"], second: Int[Host, "b m"]
+    first: Int[Host, "b n"], second: Int[Host, "b m"], border_cost: int = GAP
 ) -> Int[Host, "b n+1 m+1"]:
     """The edit-distance matrices of pairs of strings of up to n and m letters.
 
@@ -213,10 +225,11 @@ def distance_rows(
     num, height = first.shape
     slope = GAP * np.arange(second.shape[1] + 1)
     matrix = np.empty((num, height + 1, second.shape[1] + 1), np.int64)
-    matrix[:, 0] = slope
+    matrix[:, 0] = border_cost * np.arange(second.shape[1] + 1)
     for i in range(height):
         above = matrix[:, i]
         reach = above + GAP
+        reach[:, 0] = border_cost * (i + 1)
         change = REPLACE * (second != first[:, i : i + 1])
         reach[:, 1:] = np.minimum(reach[:, 1:], above[:, :-1] + change)
         matrix[:, i + 1] = np.minimum.accumulate(reach - slope, axis=1) + slope

@@ -21,6 +21,7 @@ from relay_jax.data.buckets import open_buckets
 from relay_jax.data.sources import BLOCK, MAX_TOKENS, SyntheticSource, shuffled
 from relay_jax.tasks import TASKS
 from relay_jax.tasks.arithmetic import Arithmetic
+from relay_jax.tasks.edit_distance import EditDistance
 
 ROOT = pathlib.Path(__file__).parents[2]
 RANGES = [("arithmetic", (1, 6)), ("edit_distance", (2, 7)), ("lis", (1, 23))]
@@ -258,6 +259,19 @@ def test_a_dataset_of_an_earlier_version_opens(tmp_path):
     path.parent.rename(path.parent.with_name("arithmetic_1_6_modulus_5_lean_True"))
     task = Arithmetic(5, right_heavy=True)
     assert len(tfds_source.open_tfds(task, (1, 6), tmp_path, 0)) == 40
+
+
+def test_options_that_a_dataset_does_not_name_have_their_defaults(tmp_path):
+    path = make(tmp_path, EditDistance(), num_test=0)
+    file = path / "metadata.json"
+    metadata = json.loads(file.read_text())
+    del metadata["options"]["border_cost"]  # as before it existed
+    file.write_text(json.dumps(metadata))
+    assert len(tfds_source.open_tfds(EditDistance(), (1, 6), tmp_path, 0)) == 40
+    with pytest.raises(
+        ValueError, match="has no dataset edit_distance_1_6_border_cost_1"
+    ):
+        tfds_source.open_tfds(EditDistance(border_cost=1), (1, 6), tmp_path, 0)
 
 
 def test_missing_dataset_message(tmp_path):

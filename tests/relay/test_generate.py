@@ -173,6 +173,7 @@ def test_a_decoder_needs_a_judge_to_agree_with(tmp_path, monkeypatch):
 
 def test_invalid_configs_are_errors_before_the_directory_exists(tmp_path, monkeypatch):
     modulo = {"arithmetic": {"modulus": 5}, "edit_distance": {"max_extra": 2}}
+    pairs = {"task": "edit_distance", "counts": {"4": 2}}
     run = TrainConfig(
         model=ModelConfig(kind="looped", num_numbers=64),
         evaluation=EvaluationConfig(options=modulo),
@@ -194,6 +195,10 @@ def test_invalid_configs_are_errors_before_the_directory_exists(tmp_path, monkey
         (
             sums | {"options": {"modulus": 7}},
             "options of arithmetic: modulus is 7, but m was trained with modulus=5; use",
+        ),
+        (
+            pairs | {"options": {"border_cost": 1}},
+            "border_cost is 1, but m was trained with border_cost=2; use the same value",
         ),
     ):
         with pytest.raises(ValueError) as error:

@@ -28,17 +28,17 @@ def arithmetic(rng: random.Random, length: int, modulus: int = 11) -> list[list[
 
 def grow(rng: random.Random, expression: list[str], modulus: int) -> list[str]:
     """The expression with one of its numbers replaced by an operation of that value."""
-    places = [i for i, token in enumerate(expression) if token.isdecimal()]
-    place = rng.choice(places)
-    u, operator, v = operation(rng, int(expression[place]), modulus)
-    before = expression[place - 1] if place > 0 else ""
-    after = expression[place + 1] if place + 1 < len(expression) else ""
+    positions = [i for i, token in enumerate(expression) if token.isdecimal()]
+    position = rng.choice(positions)
+    u, operator, v = operation(rng, int(expression[position]), modulus)
+    before = expression[position - 1] if position > 0 else ""
+    after = expression[position + 1] if position + 1 < len(expression) else ""
     new = [str(u), operator, str(v)]
     is_sum = operator in ("+", "-")
     beside_product = before == "*" or after in ("*", "/")
     if before == "/" or (is_sum and (beside_product or before == "-")):
         new = ["(", *new, ")"]
-    return expression[:place] + new + expression[place + 1 :]
+    return expression[:position] + new + expression[position + 1 :]
 
 
 def operation(rng: random.Random, x: int, modulus: int) -> tuple[int, str, int]:
@@ -93,7 +93,7 @@ def edit_distance(rng: random.Random, length: int, using: int = 8) -> Strings:
 
 
 def edit(rng: random.Random, text: list[str], letters: list[str]) -> None:
-    """Deletes, replaces or inserts a letter of `text`, in place."""
+    """Deletes, replaces or inserts a letter of `text` itself."""
     kind = rng.choice(["delete", "replace", "insert"])
     if kind == "delete" and len(text) > 2:
         del text[rng.randrange(len(text))]
@@ -122,7 +122,7 @@ def distances(first: str, second: str, border_cost: int = 1) -> list[list[int]]:
 def lis(
     rng: random.Random, length: int, smallest: int = 121, number_range: int = 250
 ) -> list[int]:
-    """Numbers `smallest..number_range - 1` with increasing runs at random places.
+    """Numbers `smallest..number_range - 1` with increasing runs at random positions.
 
     Published is `smallest = length + 1`.
     """
@@ -130,9 +130,9 @@ def lis(
     planted = []
     for size in run_sizes(rng, length):
         planted += sorted(rng.sample(range(smallest, number_range), size))
-    places = sorted(rng.sample(range(length), len(planted)))
-    for place, number in zip(places, planted):
-        numbers[place] = number
+    positions = sorted(rng.sample(range(length), len(planted)))
+    for position, number in zip(positions, planted):
+        numbers[position] = number
     return numbers
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from relay_jax.data.alignment import looped_batch
-from relay_jax.tasks import Task
+from relay_jax.tasks import Task, make_task
 from relay_jax.tasks.edit_distance import EditDistance, distance_rows
 from relay_jax.vocabulary import (
     BAR,
@@ -17,15 +17,16 @@ from relay_jax.vocabulary import (
     SEP,
     TaskTokenizer,
 )
+from tests.tasks import published
 
 encode = TaskTokenizer(500).encode
 
 
-def textbook(first, second):
+def textbook(first, second, border_cost=2):
     """The whole matrix; insert and delete cost 2, replace 3."""
-    matrix = [[2 * j for j in range(len(second) + 1)]]
+    matrix = [[border_cost * j for j in range(len(second) + 1)]]
     for i, one in enumerate(first):
-        row = [2 * (i + 1)]
+        row = [border_cost * (i + 1)]
         for j, two in enumerate(second):
             replaced = matrix[i][j] + (0 if one == two else 3)
             row.append(min(replaced, matrix[i][j + 1] + 2, row[j] + 2))
@@ -49,14 +50,22 @@ def sample(lengths, seed=0, **options):
     return task, task.sample(np.random.default_rng(seed), np.asarray(lengths))
 
 
-@pytest.mark.parametrize("options", [{}, {"using": 1}, {"using": 24, "max_extra": 4}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"using": 1},
+        {"using": 24, "max_extra": 4},
+        {"max_extra": 3, "border_cost": 1},
+    ],
+)
 def test_every_chain_is_the_textbook_matrix(options):
     task, examples = sample(np.arange(1500) % 12 + 1, **options)
     for problem, rounds, count, answer, length in zip(*examples):
         first, second = strings(problem)
         assert len(first) == length == count
         assert length <= len(second) <= length + task.max_extra
-        matrix = textbook(first, second)
+        matrix = textbook(first, second, task.border_cost)
         for t in range(1, examples.rounds.shape[1] + 1):
             entries = [int(i) for i in rounds[t - 1] if i != PAD]
             if t > count:
@@ -65,13 +74,21 @@ def test_every_chain_is_the_textbook_matrix(options):
                 numbers = [FIRST_NUMBER + d for d in matrix[t][1:]]
                 assert entries == [*numbers, COMMA]
         assert answer == FIRST_NUMBER + matrix[-1][-1]
+        for axis in (0, 1):  # a model's `max_difference` need not be larger
+            assert np.max(np.abs(np.diff(matrix, axis=axis)), initial=0) <= 2
 
 
-def test_distance_rows_of_long_strings():
+@pytest.mark.parametrize("border_cost", [1, 2])
+def test_distance_rows_of_long_strings(border_cost):
     rng = np.random.default_rng(0)
     first, second = rng.integers(4, size=(20, 33)), rng.integers(4, size=(20, 41))
-    expected = [textbook(*pair) for pair in zip(first.tolist(), second.tolist())]
-    np.testing.assert_array_equal(distance_rows(first, second), expected)
+    expected = [
+        textbook(*pair, border_cost) for pair in zip(first.tolist(), second.tolist())
+    ]
+    assert expected == [
+        published.distances(*pair, border_cost) for pair in zip(first, second)
+    ]
+    np.testing.assert_array_equal(distance_rows(first, second, border_cost), expected)
 
 
 def test_two_pairs_in_five_are_independent():
@@ -109,9 +126,20 @@ def test_every_number_of_edits_and_every_kind_occurs():
     assert counts[2:4].sum() > 6000 * 0.6 / 10 * 0.8  # one edit: a tenth of them
 
 
+def test_the_published_borders_are_the_default_of_nothing_else():
+    """Old configs have no `border_cost`, and mean the textbook's borders."""
+    assert make_task("edit_distance", {"using": 8, "max_extra": 2}) == EditDistance()
+    assert EditDistance().border_cost == 2
+    assert EditDistance().semantic_options == ("border_cost",)
+    strings = [[0, 1, 2]], [[0, 3, 2, 2]]
+    first_round = distance_rows(*map(np.array, strings), 1)[0, 1]
+    assert first_round.tolist() == [1, 0, 2, 4, 6]
+
+
+@pytest.mark.parametrize("border_cost", [1, 2])
 @pytest.mark.parametrize("length", [1, 2, 5])
-def test_bounds_are_reached_and_never_exceeded(length):
-    task, examples = sample(np.full(5000, length), using=24)
+def test_bounds_are_reached_and_never_exceeded(length, border_cost):
+    task, examples = sample(np.full(5000, length), using=24, border_cost=border_cost)
     size = (examples.problem != PAD).sum(axis=1)
     entries = (examples.rounds != PAD).sum(axis=-1)
     assert size.max() == task.problem_size(length) == examples.problem.shape[1]
@@ -150,8 +178,9 @@ def test_scratchpad_is_as_drawn():
     assert space.shows_problem and space.has_differences
 
 
-def test_memory_is_the_last_row_over_s2(memories):
-    task, examples = sample(np.arange(30) % 6 + 1)
+@pytest.mark.parametrize("border_cost", [1, 2])
+def test_memory_is_the_last_row_over_s2(border_cost, memories):
+    task, examples = sample(np.arange(30) % 6 + 1, border_cost=border_cost)
     batch = looped_batch(examples, task, 6)
     space = task.scratchpad(jnp.array(batch.problem), 6)
     seen, marks = memories(space, batch.rounds), np.array(space.pointers)
@@ -159,7 +188,7 @@ def test_memory_is_the_last_row_over_s2(memories):
     width = batch.problem.shape[1]
     for b, problem in enumerate(batch.problem):
         first, second = strings(problem)
-        for t, row in enumerate(textbook(first, second)):
+        for t, row in enumerate(textbook(first, second, border_cost)):
             expected = [*(FIRST_NUMBER + d for d in row), COMMA]
             left = width - len(expected)
             assert seen[t][b].tolist() == [PAD] * left + expected
@@ -180,6 +209,11 @@ def test_messages():
     with pytest.raises(ValueError) as error:
         EditDistance(max_extra=-1)
     assert str(error.value) == "edit_distance: max_extra must be 0 or more, got -1"
+    with pytest.raises(ValueError) as error:
+        EditDistance(border_cost=3)
+    assert str(error.value) == (
+        "edit_distance: border_cost must be 2 (the textbook's) or 1 (as published), got 3"
+    )
     with pytest.raises(ValueError) as error:
         sample([5, -2])
     assert str(error.value) == (
