@@ -29,7 +29,8 @@ SCRIPTS = {  # the script of each kind of config
     configs.RelayConfig: "quickstart",
 }
 HELP = ("--help", "-help", "--helpshort", "-h")
-PATH_FLAGS = ("workdir", "run", "data_dir", "results")  # of one path or several
+# Of one path or several.
+PATH_FLAGS = ("workdir", "run", "data_dir", "results", "problems")
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=\[]+)")  # --config.model.dim=8
 
 

@@ -3,7 +3,11 @@ r"""Evaluates run directories by problem length and draws the figures.
     python -m experiments.evaluate --run=DIR/ar,DIR/ar_relay --workdir=DIR/evaluation
     python -m experiments.evaluate --run=experiments/checkpoints/arithmetic \\
         --workdir=runs/evaluation --lengths=30,60 --step=10 --count=512
+    python -m experiments.evaluate --run=experiments/checkpoints/arithmetic \\
+        --workdir=runs/published --problems=FILE
 
+With --problems the problems are those of a text file, such as the data that Feng et al.
+published (docs/problem_files.md): answers are compared, and chains where it has them.
 Writes records.jsonl (accuracy of answers, chains, tokens and rounds, hit matrices) and
 figures/*.png.
 """
@@ -17,9 +21,14 @@ from relay_jax import files
 from relay_jax.base import PyTree
 from relay_jax.config import MAX_SEED, TrainConfig
 from relay_jax.data.buckets import check_lengths
-from relay_jax.evaluation.evaluate import evaluate_run
+from relay_jax.data.problem_files import ProblemFile, select_problems
+from relay_jax.evaluation.evaluate import (
+    evaluate_problems,
+    evaluate_run,
+    read_problems_for,
+)
 from relay_jax.evaluation.report import report, trained_metrics
-from relay_jax.tasks import make_task
+from relay_jax.tasks import Task, make_task
 from relay_jax.training import checkpoint
 
 _RUN = flags.DEFINE_list("run", None, "Run directories, separated by commas.")
@@ -28,6 +37,7 @@ _TASK = flags.DEFINE_string("task", "", "One task; default: all of the run's con
 _LENGTHS = flags.DEFINE_string("lengths", "", "FIRST,LAST; default: the run's config.")
 _STEP = flags.DEFINE_integer("step", 1, "Every n-th length of --lengths.", 1)
 _COUNT = flags.DEFINE_integer("count", 1000, "Problems of each length.", 1)
+_PROBLEMS = flags.DEFINE_string("problems", "", "A file of problems to evaluate on.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the test problems.", 0, MAX_SEED)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an earlier evaluation.")
 flags.mark_flags_as_required(["run", "workdir"])
@@ -39,7 +49,13 @@ def main() -> None:
     check_workdir(path)
     # Every input is checked before any evaluation starts.
     runs = {run: checkpoint.load_params(run) for run in _RUN.value}
-    lengths = {run: requested_lengths(run, config) for run, (config, _) in runs.items()}
+    lengths, problems = {}, {}
+    for run, (config, _) in runs.items():
+        if _PROBLEMS.value:
+            problems[run] = requested_problems(config)
+            lengths[run] = {problems[run][0].name: []}
+        else:
+            lengths[run] = requested_lengths(run, config)
     files.check_seeds(
         (run, task, runs[run][0].name, runs[run][0].seed)
         for run in _RUN.value
@@ -48,9 +64,14 @@ def main() -> None:
     command.make_folder(path)
     lines = []
     for run, (config, params) in tqdm(runs.items(), desc="evaluate"):
-        lines += evaluate(run, config, params, lengths[run])
+        if _PROBLEMS.value:
+            lines += evaluate_file(run, config, params, *problems[run])
+        else:
+            lines += evaluate(run, config, params, lengths[run])
     files.write_lines(path / "records.jsonl", lines)
     print(report(lines, path / "figures"), end="\n\n")
+    for task, selected in problems.values():
+        print(describe(task, selected))
     print(f"records and figures are in {path}")
 
 
@@ -109,6 +130,43 @@ def evaluate(
         details=True,
     )
     return trained_metrics(lines, config)
+
+
+def requested_problems(config: TrainConfig) -> tuple[Task, ProblemFile]:
+    """The problems of --problems that the flags request, and their task.
+
+    Raises:
+      ValueError: the file cannot be read, or is for none of the run's tasks.
+    """
+    lengths = None
+    if _LENGTHS.value:
+        first, last = command.whole_numbers("lengths", _LENGTHS.value, 2)
+        lengths = range(last, first - 1, -_STEP.value)
+    task, problems = read_problems_for(config, _PROBLEMS.value, _TASK.value)
+    return task, select_problems(problems, _COUNT.value, lengths)
+
+
+def evaluate_file(
+    run: str, config: TrainConfig, params: PyTree, task: Task, problems: ProblemFile
+) -> list[dict]:
+    """The records of one run on the problems of a file."""
+    metadata = {"run": run, "model": config.name, "seed": config.seed}
+    metadata["problems"] = _PROBLEMS.value
+    lines = evaluate_problems(config, params, task, problems, metadata)
+    return trained_metrics(lines, config)
+
+
+def describe(task: Task, problems: ProblemFile) -> str:
+    """What was compared, in one line."""
+    num_chains, num_others = problems.has_chain.sum(), problems.has_other_chain.sum()
+    text = f"{_PROBLEMS.value}: {len(problems.has_chain)} problems of {task.name}"
+    text += f", {num_chains} with a chain to compare"
+    if num_others:
+        text += (
+            f", {num_others} with a chain in another order than the model's (leftmost "
+            "operation first), of which only the answers are compared"
+        )
+    return text
 
 
 if __name__ == "__main__":

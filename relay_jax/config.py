@@ -144,9 +144,10 @@ class BucketConfig:
     lengths: tuple[int, int]  # LENGTHS_HELP; text: the second is the window in tokens
     weight: float = 1.0  # relative frequency of the bucket's batches
     start_share: float = 0.0  # of all steps, before its first batch: a curriculum
-    kind: Literal["synthetic", "tfds", "chains", "text"] = "synthetic"
-    # tfds: the TFDS data directory; chains: a chains directory (see `resolve` for
-    # both); text: a .npy file of token ids, relative to the run directory.
+    kind: Literal["synthetic", "tfds", "chains", "problems", "text"] = "synthetic"
+    # tfds: the TFDS data directory; chains: a chains directory; problems: a text file of
+    # problems (see `resolve` for all three); text: a .npy file of token ids, relative to
+    # the run directory.
     path: str = ""
     max_rounds: int = 0  # only this many first rounds of a chain are trained; 0: all
     # Feedback: the number of rounds sampled per chain and step, trained independently

@@ -14,8 +14,9 @@ import numpy as np
 
 from relay_jax.base import Examples, Host, Int, PyTree
 from relay_jax.config import ModelConfig, TrainConfig
+from relay_jax.data.buckets import run_tasks
 from relay_jax.evaluation.predict import predict_looped
-from relay_jax.tasks import Task, make_task
+from relay_jax.tasks import Task
 from relay_jax.tasks.task import empty_tokens
 from relay_jax.vocabulary import PAD, TaskTokenizer
 
@@ -121,15 +122,7 @@ def make_solver(config: TrainConfig, params: PyTree) -> LoopedSolver:
     Raises:
       ValueError: it was trained on no task.
     """
-    evaluated = config.evaluation
-    names = dict.fromkeys([*evaluated.lengths, *evaluated.options])
-    options = [(name, dict(evaluated.options.get(name, {}))) for name in names]
-    for bucket in config.data.buckets.values():
-        if bucket.kind != "text":
-            options.append((bucket.task, dict(bucket.options)))
-    tasks: dict[str, tuple[Task, ...]] = {}
-    for name, values in options:
-        tasks[name] = (*tasks.get(name, ()), make_task(name, values))
+    tasks = run_tasks(config)
     if not tasks:
         raise ValueError(
             f"the run {config.name!r} names no task in data.buckets or "

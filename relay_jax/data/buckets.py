@@ -4,6 +4,7 @@ BucketConfig.kind   source
 synthetic           SyntheticSource: examples generated on demand
 tfds                TfdsSource: a dataset of experiments.make_data
 chains              InMemorySource: chains that a trained model has generated
+problems            InMemorySource: the problems of a text file
 text                Windows: a token array (language models)
 """
 
@@ -15,6 +16,7 @@ from etils import epath
 from relay_jax import config as configs
 from relay_jax.config import BucketConfig, ModelConfig, TrainConfig
 from relay_jax.data.chain_files import has_separate_rounds, read_chains
+from relay_jax.data.problem_files import open_problems
 from relay_jax.data.sources import Source, SyntheticSource, check_problems
 from relay_jax.data.text import Text, Windows, open_windows
 from relay_jax.tasks import Task, make_task
@@ -128,6 +130,21 @@ def open_buckets(config: TrainConfig, workdir: epath.PathLike = ".") -> list[Any
     return filled
 
 
+def run_tasks(config: TrainConfig) -> dict[str, tuple[Task, ...]]:
+    """The tasks of a run by name, each with the options of its evaluation, then with
+    those of each bucket."""
+    evaluated = config.evaluation
+    names = dict.fromkeys([*evaluated.lengths, *evaluated.options])
+    options = [(name, dict(evaluated.options.get(name, {}))) for name in names]
+    for bucket in config.data.buckets.values():
+        if bucket.kind != "text":
+            options.append((bucket.task, dict(bucket.options)))
+    tasks: dict[str, tuple[Task, ...]] = {}
+    for name, values in options:
+        tasks[name] = (*tasks.get(name, ()), make_task(name, values))
+    return tasks
+
+
 def bucket_task(bucket: BucketConfig) -> Task:
     """The task of a bucket that is not text. Raises ValueError: see `make_task`."""
     return make_task(bucket.task, bucket.options)
@@ -161,6 +178,8 @@ def open_bucket(
         from relay_jax.data.tfds_source import open_tfds  # slow to import
 
         source = open_tfds(task, lengths, path, seed)
+    elif bucket.kind == "problems":
+        source = open_problems(path, task, lengths, seed, model.num_numbers)
     else:
         source = read_chains(path, task, lengths, seed)
         weight *= len(source) / source.num_requested  # few chains get little weight

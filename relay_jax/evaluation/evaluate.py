@@ -1,5 +1,9 @@
-"""Evaluates a run: accuracy on test problems of its tasks, loss on its held-out text."""
+"""Evaluates a run: accuracy on test problems of its tasks, loss on its held-out text.
 
+Problems are sampled, or those of a file.
+"""
+
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,10 +11,12 @@ from etils import epath
 
 from relay_jax.base import PyTree
 from relay_jax.config import TrainConfig
-from relay_jax.data.buckets import open_held_out
+from relay_jax.data.buckets import open_held_out, run_tasks
+from relay_jax.data.problem_files import ProblemFile, read_problems
 from relay_jax.evaluation import accuracy
 from relay_jax.evaluation.perplexity import make_text_records
-from relay_jax.tasks import make_task
+from relay_jax.tasks import Task, make_task
+from relay_jax.tasks.edit_distance import PUBLISHED_EXTRA, EditDistance
 
 
 def evaluate_run(
@@ -54,3 +60,66 @@ def evaluate_run(
         detailed = task_lengths if details else task_lengths[-1:] if final else []
         records += accuracy.make_records(score, common | {"task": name}, detailed)
     return records
+
+
+def read_problems_for(
+    config: TrainConfig, path: epath.PathLike, name: str = ""
+) -> tuple[Task, ProblemFile]:
+    """The problems of a file and the run's task to which they belong.
+
+    The task has the options with which the run was evaluated, or else trained.
+
+    Args:
+      name: of the task; by default that of a run with one task.
+
+    Raises:
+      ValueError: the run has not this task, or several; or see `read_problems`.
+    """
+    tasks = run_tasks(config)
+    names = [name] if name else list(tasks)
+    if len(names) != 1 or names[0] not in tasks:
+        raise ValueError(
+            f"{config.name} has the tasks {', '.join(tasks) or 'of a text model only'}; "
+            f"name one of them for {path}, got {name!r}"
+        )
+    error = None
+    for task in dict.fromkeys(map(_with_room, tasks[names[0]])):
+        try:
+            return task, read_problems(path, task, config.model.num_numbers)
+        except ValueError as one:
+            error = error or one
+    raise error or ValueError(f"{config.name} has no task")
+
+
+def _with_room(task: Task) -> Task:
+    """The task with room for all pairs of strings of the published generator."""
+    if isinstance(task, EditDistance) and task.max_extra < PUBLISHED_EXTRA:
+        return dataclasses.replace(task, max_extra=PUBLISHED_EXTRA)
+    return task
+
+
+def evaluate_problems(
+    config: TrainConfig,
+    params: PyTree,
+    task: Task,
+    problems: ProblemFile,
+    common: Mapping[str, Any],
+) -> list[dict]:
+    """Records of the problems of a file: answers of all, chains where it has them.
+
+    Args:
+      common: fields of every record, `run`, `model` and `seed` among them.
+    """
+    scored = accuracy.score(
+        params, config.model, task, problems.examples, config.evaluation.batch_size
+    )
+    has_chain = problems.has_chain
+    with_chain = accuracy.Score(*(field[has_chain] for field in scored))
+    common = dict(common) | {"task": task.name}
+    lengths = set(with_chain.length.tolist())
+    return [
+        record
+        for part, detailed in ((scored, ()), (with_chain, lengths))
+        for record in accuracy.make_records(part, common, detailed)
+        if (record["metric"] == "answer_accuracy") == (part is scored)
+    ]

@@ -115,11 +115,10 @@ class Arithmetic:
         problem = empty_tokens(len(length), self.problem_size(longest))
         problem[:, 0] = ARI
         problem[:, 1:] = expression
-        rounds, answer = self._solve(expression, length, longest)
-        return Examples(problem, rounds, length.copy(), answer, length.copy())
+        return self.solve(problem, length)
 
-    def _solve(self, expression, length, longest):
-        """All rounds of each chain, and its answer."""
+    def solve(self, problem: Int[Host, "b p"], length: Int[Host, " b"]) -> Examples:
+        longest, expression = int(length.max(initial=1)), problem[:, 1:]
         rounds = empty_tokens(len(length), longest, self.round_size(longest))
         for t in range(longest):
             active = t < length
@@ -127,7 +126,7 @@ class Arithmetic:
             round_t = np.where(active[:, None], expression, PAD)
             round_t[t == length - 1, 1:] = PAD  # the last round has no `=`
             rounds[:, t] = round_t[:, : rounds.shape[-1]]
-        return rounds, expression[:, 0]
+        return Examples(problem, rounds, length.copy(), expression[:, 0], length.copy())
 
     def _grow_heavy(self, rng, length, longest):
         """The longest of `RIGHT_HEAVY_TRIES` expressions that grew in their right half."""
@@ -191,6 +190,8 @@ class Arithmetic:
         bracket = (before[row, column] == OPEN) & (after[row, column] == CLOSE)
         # A finished row has no operation left, and its value is not used.
         x, y = np.maximum([x[row, column], y[row, column]], FIRST_NUMBER) - FIRST_NUMBER
+        if np.any(active & (tokens[row, column] == DIVIDE) & (y == 0)):
+            raise ValueError("arithmetic: the divisor of a quotient is 0")
         value = self._apply(tokens[row, column], x, y)
         start = np.maximum(column - 1 - bracket, 0)
         removed = np.where(bracket, 4, 2)[:, None] * (index > start[:, None])

@@ -33,6 +33,7 @@ from relay_jax.vocabulary import (
 )
 
 GAP = 2  # the cost of an insertion or a deletion
+PUBLISHED_EXTRA = 3  # letters by which published strings differ at most
 BORDER_COSTS = (GAP, 1)  # the textbook's, the published data's
 REPLACE = 3
 INDEPENDENT_SHARE = 0.4
@@ -122,6 +123,18 @@ class EditDistance:
         problem[row, target] = np.where(inside, second, ED)  # column 0 has [ED] anyway
         problem[row[:, 0], 1 + length] = BAR
         problem[row[:, 0], 2 + length + other_length] = SEP
+        return self.solve(problem, length)
+
+    def solve(self, problem: Int[Host, "b p"], length: Int[Host, " b"]) -> Examples:
+        num, longest = len(problem), int(length.max(initial=1))
+        row = np.arange(num)[:, None]
+        other_length = np.sum(problem != PAD, axis=1) - length - 3  # [ED], |, <sep>
+        column = np.arange(longest + self.max_extra)[None]
+        inside = column < other_length[:, None]
+        # Letters past the end of a string change nothing in the columns that are used.
+        start = np.minimum(length[:, None] + 2 + column, problem.shape[1] - 1)
+        second = np.take_along_axis(problem, start, axis=1)
+        first = problem[:, 1 : 1 + longest]
 
         matrix = distance_rows(first, second, self.border_cost)
         numbers = FIRST_NUMBER + matrix[:, 1:, 1:]

@@ -85,14 +85,19 @@ class LongestIncreasingSubsequence:
                 "must be above every length, and distinct within a run)"
             )
         numbers = self._numbers(rng, length, longest)
-        values = subsequence_lengths(numbers)
         num, row = len(length), np.arange(len(length))
         inside = np.arange(longest) < length[:, None]
-
         problem = empty_tokens(num, longest + 2)
         problem[:, 0] = LIS
         problem[:, 1:-1] = np.where(inside, FIRST_NUMBER + numbers, PAD)
         problem[row, length + 1] = SEP
+        return self.solve(problem, length)
+
+    def solve(self, problem: Int[Host, "b p"], length: Int[Host, " b"]) -> Examples:
+        num, longest = len(problem), int(length.max(initial=1))
+        inside = np.arange(longest) < length[:, None]
+        # Values past the end of a sequence are not used.
+        values = subsequence_lengths(problem[:, 1 : 1 + longest])
 
         num_rounds = -(-length // self.group)
         max_rounds = self.num_rounds(longest)

@@ -35,6 +35,18 @@ class Task(Protocol):
         """One random problem of each length, with its chain and answer."""
         ...
 
+    def solve(self, problem: Int[Host, "b p"], length: Int[Host, " b"]) -> Examples:
+        """The examples of left-aligned problems, with their chains and answers.
+
+        Args:
+          problem: with task token and end mark, in `problem_size` columns of the longest.
+          length: of each problem, from `problem_length`.
+
+        Raises:
+          ValueError: a problem has no answer.
+        """
+        ...
+
     def problem_length(self, problem: Int[Host, " p"]) -> int:
         """The length of a problem from its tokens.
 

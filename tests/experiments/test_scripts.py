@@ -406,6 +406,30 @@ def test_an_exported_model_is_evaluated_and_not_overwritten(tmp_path):
     assert done.returncode == 0, done.stderr
     lines = files.read_lines(tmp_path / "evaluation/records.jsonl")
     assert {line["length"] for line in lines} == {1, 3}
+    check_files_of_problems(tmp_path, f"--run={tmp_path}/ship")
+
+
+def check_files_of_problems(tmp_path, run):
+    """`evaluate` on problems modulo 5 of a file, two of them with chains."""
+    file, workdir = tmp_path / "sums.txt", f"--workdir={tmp_path}/published"
+    file.write_text(
+        "1+2=3\n2*3+4*2=1+4*2=1+3=4\n2 * 3 + 4 * 2 = 2 * 3 + 3 = 1 + 3 = 4\n"
+    )
+    done = script("evaluate", run, f"--problems={file}", workdir)
+    assert done.returncode == 0, done.stderr
+    assert (
+        f"{file}: 3 problems of arithmetic, 2 with a chain to compare, 1 with a chain in "
+        "another order"
+    ) in done.stdout
+    lines = list(files.read_lines(tmp_path / "published/records.jsonl"))
+    counts = {(line["metric"], line["length"]): line["count"] for line in lines}
+    assert counts["answer_accuracy", 3] == 2 and counts["chain_accuracy", 3] == 1
+    assert {line["problems"] for line in lines} == {str(file)}
+    file.write_text("1+2=3\n1+2=4\n")
+    other = f"--workdir={tmp_path}/refused"
+    message = refusal("evaluate", run, f"--problems={file}", other)
+    assert message.startswith(f"error: {file}, line 2: the answer is 4, expected 3: ")
+    assert not (tmp_path / "refused").exists()
 
 
 def test_drafts_from_a_store_change_no_text(tmp_path):

@@ -131,8 +131,8 @@ def test_the_published_borders_are_the_default_of_nothing_else():
     assert make_task("edit_distance", {"using": 8, "max_extra": 2}) == EditDistance()
     assert EditDistance().border_cost == 2
     assert EditDistance().semantic_options == ("border_cost",)
-    strings = [[0, 1, 2]], [[0, 3, 2, 2]]
-    first_round = distance_rows(*map(np.array, strings), 1)[0, 1]
+    first, second = np.array([[0, 1, 2]]), np.array([[0, 3, 2, 2]])
+    first_round = distance_rows(first, second, 1)[0, 1]
     assert first_round.tolist() == [1, 0, 2, 4, 6]
 
 
