@@ -1,4 +1,5 @@
-"""Training gives the results that it gave before the code was rearranged (November 2026).
+"""Training gives the recorded results: bit for bit those of before the code was rearranged
+(November 2026), but for arithmetic, whose problems have changed since (`golden/train.py`).
 
 On the processor and the jaxlib that recorded them, parameters are the same bit for bit;
 elsewhere rounding differs, and only the norm of the parameters is compared. Decoding gives
