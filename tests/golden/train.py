@@ -8,8 +8,8 @@ change is meant to change, by their first word, or all:
 
     python tests/golden/train.py --record tiny arithmetic multitask
 
-Those of tiny, arithmetic and multitask are of the commit that draws arithmetic problems as
-published (b0e1a4d); the others are older, from before the code was rearranged.
+Those of tiny, arithmetic and multitask are of the commit "Draw arithmetic problems as the
+published generator does"; the others are untouched, from before the code was rearranged.
 """
 
 import hashlib
