@@ -4,7 +4,7 @@
     python tests/golden/train.py arithmetic/looped_aligned 200
 
 `tests/test_same_results.py` compares them with `train.json`. To record again those that a
-change is meant to change, by their first word, or all:
+change is meant to change, by their names or the first words of these, or all:
 
     python tests/golden/train.py --record tiny arithmetic multitask
 
@@ -73,7 +73,7 @@ if __name__ == "__main__":
                 f"train.json is of another machine, {recorded['machine']}: record all"
             )
         for name, steps in CASES:
-            if not sys.argv[2:] or name.split("/")[0] in sys.argv[2:]:
+            if not sys.argv[2:] or {name, name.split("/")[0]} & {*sys.argv[2:]}:
                 recorded["runs"][f"{name} {steps}"] = train(name, steps)
                 recorded["machine"] = machine()
                 FILE.write_text(json.dumps(recorded, indent=1))
