@@ -54,6 +54,7 @@ RUNS = {
         "train --config=experiments/configs/tiny.py": "--config.num_steps=4",
         "write_chains": "",
         "evaluate --run=runs/tiny": "--count=4",
+        "evaluate --problems=FILE": "",
         "evaluate checkpoints/arithmetic": "--lengths=2,2 --count=4",
         "make_data --data_dir=runs/data": "--num_train=20 --num_test=10",
         "train arithmetic/ar --config.mesh.data=0": "",
@@ -103,6 +104,7 @@ NOT_RUN = {
     "./launch/tpu_pod.sh": "rents machines; tests/launch runs it against a stand-in",
     "./launch/gke.sh": "rents machines; tests/launch runs it against a stand-in",
     "./launch/slurm.sh": "needs a cluster; tests/launch runs it against a stand-in",
+    "python tests.tasks.published": "tests/tasks/test_published.py calls it",
     "git": "feeds docker; tests/launch runs it",
     "docker": "is not installed; tests/launch has a stand-in",
     "train --coordinator=": "needs several machines; test_train_processes.py has some",
@@ -250,6 +252,7 @@ def placeholders(tmp_path_factory):
         for number in range(2)
     ]
     write_lines(path / "problems.jsonl", problems)
+    (path / "FILE").write_text("1 + 2 * 3 = 1 + 6 = 7\n2 * 3 + 4 = 10\n")
     packed = gzip.compress((path / "problems.jsonl").read_bytes())
     (path / "HumanEval.jsonl.gz").write_bytes(packed)
     (path / "STORE").symlink_to("runs/store")  # as documented commands make them
