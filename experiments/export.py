@@ -3,14 +3,15 @@ r"""Writes a model in another form: as a Hugging Face folder, a run, or a small 
     python -m experiments.export --from=runs/code_lm --to=hugging_face \
         --workdir=code_lm_hf
     python -m experiments.export --from=vicuna-7b-v1.5 --to=run --workdir=runs/vicuna
+    python -m experiments.export --from=llama.Q4_K_M.gguf --workdir=llama_hf
     python -m experiments.export --from=runs/arithmetic --to=weights \
         --workdir=experiments/checkpoints/NAME
 
-hugging_face: the folder that transformers and vLLM load, from a run. The tokenizer and
-the ids of the tokens that begin and end a text are copied too.
+hugging_face: the folder that transformers and vLLM load, from a run or a GGUF file. The
+tokenizer and the ids of the tokens that begin and end a text are copied too.
 
-run: a run directory from a Hugging Face folder, to train from (`init_from`). Decoding
-needs none: --run=vicuna-7b-v1.5 reads the folder itself.
+run: a run directory from a Hugging Face folder or a GGUF file, to train from
+(`init_from`). Decoding needs none: --run=vicuna-7b-v1.5 reads the folder itself.
 
 weights: config.json and params.safetensors (bfloat16 unless --dtype says otherwise),
 small enough to ship with the code. Every script takes such a directory as a run.
@@ -21,19 +22,24 @@ from etils import epath
 
 from experiments import command
 from experiments import flags as shared
-from relay_jax import chat_template, config_io
+from relay_jax import chat_template, config_io, gguf_tokenizer
 from relay_jax.config import TrainConfig
 from relay_jax.files import read_json, write_json
-from relay_jax.models import export, hf_config, hf_weights
+from relay_jax.gguf_file import is_gguf, read_gguf
+from relay_jax.models import export, gguf, hf_config, hf_weights
+from relay_jax.pretrained import open_folder
 from relay_jax.tokenizers import TOKENIZER_FILES, has_tokenizer, load_run_tokenizer
 from relay_jax.training import checkpoint
 
 shared.define_mesh()
 _FROM = flags.DEFINE_string(
-    "from", None, "The model: a run directory or a Hugging Face folder.", required=True
+    "from", None, "The model: a run, Hugging Face folder or GGUF file.", required=True
 )
 _TO = flags.DEFINE_enum(
-    "to", None, ["hugging_face", "run", "weights"], "The form to write.", required=True
+    "to",
+    None,
+    ["hugging_face", "run", "weights"],
+    "The form to write; default: run from a Hugging Face folder, else hugging_face.",
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "The directory to write to.", required=True
@@ -48,17 +54,39 @@ _DTYPE = flags.DEFINE_enum(
 
 def main() -> None:
     source, target = epath.Path(_FROM.value), epath.Path(_WORKDIR.value)
-    is_folder = hf_config.is_hugging_face(source)
-    if is_folder != (_TO.value == "run"):
-        kind = "a Hugging Face folder" if is_folder else "not a Hugging Face folder"
-        options = "run" if is_folder else "hugging_face or weights"
-        raise ValueError(f"--from={source} is {kind}; give --to={options}")
+    is_file, is_folder = is_gguf(source), hf_config.is_hugging_face(source)
+    if is_file:
+        kind, forms = "a GGUF file", ["hugging_face", "run"]
+    elif is_folder:
+        kind, forms = "a Hugging Face folder", ["run"]
+    else:
+        kind, forms = "not a Hugging Face folder", ["hugging_face", "weights"]
+    form = _TO.value or forms[0]
+    if form not in forms:
+        raise ValueError(f"--from={source} is {kind}; give --to={' or '.join(forms)}")
     if (target / "config.json").exists():
         raise ValueError(f"{target} holds a model already; give another --workdir")
-    {"hugging_face": to_hugging_face, "run": to_run, "weights": to_weights}[_TO.value](
-        source, target
-    )
+    if is_file:
+        from_gguf(source, target, form)
+    else:
+        writers = {"hugging_face": to_hugging_face, "run": to_run}
+        (writers | {"weights": to_weights})[form](source, target)
     print(f"{source} -> {target}")
+
+
+def from_gguf(source: epath.Path, target: epath.Path, form: str) -> None:
+    """Writes a GGUF file as a Hugging Face folder or a run directory."""
+    folder = open_folder(source, dtype=_DTYPE.value)
+    file, special = read_gguf(source), gguf.read_special(read_gguf(source))
+    params = folder.load_params(shared.mesh())
+    if form == "hugging_face":
+        hf_weights.save_params(params, folder.config.model, target, special=special)
+    else:
+        checkpoint.save_params(target, folder.config, params)
+        values = hf_config.special_token_fields(special)
+        write_json(target / hf_config.GENERATION, values)
+    if gguf_tokenizer.has_tokenizer(file):
+        gguf_tokenizer.write_files(file, target)
 
 
 def to_hugging_face(source: epath.Path, target: epath.Path) -> None:

@@ -53,14 +53,14 @@ def define_model() -> None:
     flags.DEFINE_string(
         "run",
         None,
-        "The decoder: a run directory, or a Hugging Face folder.",
+        "The decoder: a run directory, Hugging Face folder or GGUF file.",
         required=True,
     )
     flags.DEFINE_enum(
         "dtype",
         "",
         ["", "float32", "bfloat16", "float16"],
-        "Type of a Hugging Face model; default: its own.",
+        "Type of a published model; default: its own.",
     )
     flags.DEFINE_string(
         "tokenizer", "", "A tokenizer's file or folder; default: that of the run."

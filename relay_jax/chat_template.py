@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from relay_jax import template_sandbox
+from relay_jax import gguf_tokenizer, template_sandbox
 from relay_jax.files import read_json
+from relay_jax.gguf_file import is_gguf, read_gguf
 from relay_jax.subword_tokenizers import SETTINGS
 from relay_jax.tokenizers import Tokenizer
 
@@ -135,16 +136,24 @@ def find(folder: epath.PathLike) -> ChatTemplate | None:
 
     It is in `chat_template.jinja`, else in `tokenizer_config.json` under
     `chat_template`: a text, or a list of named templates, of which one is the default.
+    A GGUF file has it in its metadata.
 
     Raises:
       ValueError: it is something else.
     """
     folder = epath.Path(folder)
+    if is_gguf(folder):
+        named = gguf_tokenizer.read_templates(read_gguf(folder))
+        return _default(named, str(folder))
     files = {"default": folder / FILE, "tool_use": folder / TOOL_FILE}
     named = {name: file.read_text() for name, file in files.items() if file.exists()}
     where = str(folder / FILE)
     if not named:
         named, where = _read_settings(folder / SETTINGS), str(folder / SETTINGS)
+    return _default(named, where)
+
+
+def _default(named: dict[str, str], where: str) -> ChatTemplate | None:
     if "default" not in named:
         return None
     return ChatTemplate(named["default"], where, named.get("tool_use", ""))

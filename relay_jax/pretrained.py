@@ -1,4 +1,4 @@
-"""Models from folders: Hugging Face folders and run directories.
+"""Models from Hugging Face folders, GGUF files and run directories.
 
     model = relay_jax.load("FOLDER")
 
@@ -6,17 +6,18 @@
 any other error is found before they are loaded.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from etils import epath
 from jax.sharding import Mesh
 
-from relay_jax import chat_template
+from relay_jax import chat_template, gguf_tokenizer
 from relay_jax.base import PyTree
 from relay_jax.chat_template import ChatTemplate
 from relay_jax.config import TrainConfig
 from relay_jax.generation import LanguageModel
-from relay_jax.models import hf_config, hf_weights
+from relay_jax.gguf_file import is_gguf, read_gguf
+from relay_jax.models import gguf, hf_config, hf_weights
 from relay_jax.models.decoder import unstack_layers
 from relay_jax.solver import LoopedSolver, make_solver
 from relay_jax.tokenizers import (
@@ -29,13 +30,13 @@ from relay_jax.training import checkpoint, run_dir
 
 
 class ModelFolder(NamedTuple):
-    """A checked folder of a model; its parameters are not read yet."""
+    """A checked folder or file of a model; its parameters are not read yet."""
 
     path: epath.Path
     config: TrainConfig
     tokenizer: Tokenizer
     eos_ids: tuple[int, ...]  # the folder's, else the tokenizer's
-    is_hugging_face: bool
+    form: Literal["run", "hugging_face", "gguf"]
     chat_template: ChatTemplate | None = None
 
     def load_params(self, mesh: Mesh | None = None) -> PyTree:
@@ -44,8 +45,11 @@ class ModelFolder(NamedTuple):
         Raises:
           ValueError: they are missing, damaged, or of another shape.
         """
-        if self.is_hugging_face:
-            return hf_weights.load_params(self.path, self.config.model, mesh)
+        model = self.config.model
+        if self.form == "hugging_face":
+            return hf_weights.load_params(self.path, model, mesh)
+        if self.form == "gguf":
+            return gguf.load_params(read_gguf(self.path), model, mesh)
         return checkpoint.load_params(self.path, mesh)[1]
 
     def load_decoder(self, mesh: Mesh | None = None) -> LanguageModel:
@@ -71,9 +75,10 @@ def load(
     """Loads a model: a decoder as `LanguageModel`, a looped model as `LoopedSolver`.
 
     Args:
-      path: a Hugging Face folder (Llama, Mistral, Qwen2) or a run directory.
-      dtype: of a Hugging Face model's parameters and compute, "float32", "bfloat16" or
-        "float16"; by default the folder's.
+      path: a Hugging Face folder (Llama, Mistral, Qwen2), a GGUF file (Llama, Qwen2) or
+        a run directory.
+      dtype: of a published model's parameters and compute, "float32", "bfloat16" or
+        "float16"; by default the folder's, and float32 for quantized parameters.
       tokenizer: a tokenizer's file or folder; by default the model's.
       mesh: devices over which the parameters are sharded (`models.sharding.make_mesh`);
         by default they are on the first device.
@@ -100,6 +105,8 @@ def open_folder(
       ValueError: see `load`.
     """
     path = epath.Path(path)
+    if is_gguf(path):
+        return _open_gguf(path, dtype, tokenizer)
     is_hugging_face = hf_config.is_hugging_face(path)
     if is_hugging_face:
         model = hf_config.read_model(path, dtype)
@@ -107,20 +114,50 @@ def open_folder(
         hf_weights.check(path, model)
     elif dtype:
         raise ValueError(
-            f"dtype={dtype} is for a Hugging Face folder, but {path} is a run "
+            f"dtype={dtype} is for a published model, but {path} is a run "
             "directory, whose config fixes the type; leave dtype out"
         )
     elif not (path / "config.json").exists():
         raise ValueError(
             f"{path} is not a model: it has no config.json; give a Hugging Face folder, "
-            "or a run directory that experiments.train has made"
+            "a GGUF file, or a run directory that experiments.train has made"
         )
     else:
         config = run_dir.read_config(path)
-    opened = _open_tokenizer(path, config, tokenizer, is_hugging_face)
-    eos_ids = hf_config.read_special(path, "eos_token_id") or (opened.eos_id,)
+    model = config.model
+    opened = (
+        load_tokenizer(tokenizer)
+        if tokenizer
+        else load_run_tokenizer(path, model.num_numbers, model.text_vocab_size)
+    )
+    ends = hf_config.read_special(path, "eos_token_id")
+    # Some published models have more embeddings than their tokenizer has tokens.
+    may_be_fewer = is_hugging_face or not tokenizer
+    _check_tokenizer(opened, model.vocab_size, may_be_fewer)
+    if tokenizer:
+        _check_end(opened, ends, tokenizer, path)
+    form = "hugging_face" if is_hugging_face else "run"
     template = chat_template.find(_tokenizer_folder(path, tokenizer))
-    return ModelFolder(path, config, opened, eos_ids, is_hugging_face, template)
+    return ModelFolder(path, config, opened, ends or (opened.eos_id,), form, template)
+
+
+def _open_gguf(path: epath.Path, dtype: str, tokenizer: epath.PathLike) -> ModelFolder:
+    """Reads and checks a GGUF file; see `open_folder`."""
+    file = read_gguf(path)
+    model = gguf.read_model(file, dtype)
+    gguf.check(file, model)
+    ends = gguf.read_special(file)["eos_token_id"]
+    if tokenizer:
+        opened = load_tokenizer(tokenizer)
+        _check_end(opened, ends, tokenizer, path)
+    elif gguf_tokenizer.has_tokenizer(file):
+        opened = gguf_tokenizer.load_tokenizer(file)
+    else:
+        opened = IdTokenizer(str(path), model.text_vocab_size)
+    _check_tokenizer(opened, model.vocab_size, may_be_fewer=True)
+    config = TrainConfig(model=model, name=path.stem)
+    template = chat_template.find(_tokenizer_folder(path, tokenizer))
+    return ModelFolder(path, config, opened, ends or (opened.eos_id,), "gguf", template)
 
 
 def check_decoder(folder: ModelFolder, needs_text: bool = True) -> None:
@@ -139,37 +176,29 @@ def check_decoder(folder: ModelFolder, needs_text: bool = True) -> None:
 
 
 def _tokenizer_folder(path: epath.Path, name: epath.PathLike) -> epath.Path:
-    """The folder of the named tokenizer, else the model's: the chat template is there."""
+    """The folder or GGUF file of the named tokenizer, else the model's: the chat template
+    is there."""
     named = epath.Path(name or path)
-    if named.is_dir():
+    if named.is_dir() or is_gguf(named):
         return named
     return named.parent if named.exists() else path  # relay:64 is no file
 
 
-def _open_tokenizer(
-    path: epath.Path,
-    config: TrainConfig,
-    name: epath.PathLike,
-    is_hugging_face: bool,
-) -> Tokenizer:
-    """The named tokenizer, else the folder's; see `load`."""
-    model = config.model
-    if name:
-        tokenizer = load_tokenizer(name)
-    else:
-        tokenizer = load_run_tokenizer(path, model.num_numbers, model.text_vocab_size)
-    # Some published models have more embeddings than their tokenizer has tokens.
-    may_be_fewer = is_hugging_face or not name
-    too_few = tokenizer.vocab_size < model.vocab_size and not may_be_fewer
-    if tokenizer.vocab_size > model.vocab_size or too_few:
+def _check_tokenizer(tokenizer: Tokenizer, vocab_size: int, may_be_fewer: bool) -> None:
+    too_few = tokenizer.vocab_size < vocab_size and not may_be_fewer
+    if tokenizer.vocab_size > vocab_size or too_few:
         raise ValueError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens, the model "
-            f"{model.vocab_size}; give the model's own tokenizer"
+            f"the tokenizer has {tokenizer.vocab_size} tokens, the model {vocab_size}; "
+            "give the model's own tokenizer"
         )
-    ends = hf_config.read_special(path, "eos_token_id")
-    if name and ends and tokenizer.eos_id not in ends:
+
+
+def _check_end(
+    tokenizer: Tokenizer, ends: tuple[int, ...], name: epath.PathLike, path: epath.Path
+) -> None:
+    """Checks that a text ends in the named tokenizer as it does in the model's folder."""
+    if ends and tokenizer.eos_id not in ends:
         raise ValueError(
             f"the tokenizer {name} ends a text with the token {tokenizer.eos_id}, but "
             f"{path} with {', '.join(map(str, ends))}; give the model's own tokenizer"
         )
-    return tokenizer

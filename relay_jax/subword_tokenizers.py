@@ -12,7 +12,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, SupportsInt
+from typing import Any, NamedTuple, SupportsInt
 
 from etils import epath
 
@@ -28,6 +28,41 @@ ROLES = (
 )
 
 
+class TokenizerFiles(NamedTuple):
+    """The contents of a tokenizer's file and of the files next to it."""
+
+    path: epath.Path  # for messages
+    content: bytes
+    settings: dict[str, Any]  # tokenizer_config.json
+    added: dict[str, int]  # added_tokens.json
+    roles: dict[str, Any]  # special_tokens_map.json
+
+    @property
+    def special_tokens(self) -> dict[str, str]:
+        """The special tokens that the files name, by their role."""
+        named = {
+            role: _name(self.settings.get(role, self.roles.get(role))) for role in ROLES
+        }
+        return {role: name for role, name in named.items() if isinstance(name, str)}
+
+    @classmethod
+    def read(cls, path: "epath.PathLike | TokenizerFiles", expected: str):
+        """Reads the files, unless they have been read.
+
+        Raises:
+          ValueError: there is no such file, which should be `expected`.
+        """
+        if isinstance(path, TokenizerFiles):
+            return path
+        file = epath.Path(path)
+        content, folder = _read_file(file, expected), file.parent
+        parts = [
+            read_json(folder / name) if (folder / name).exists() else {}
+            for name in (SETTINGS, ADDED, SPECIAL)
+        ]
+        return cls(file, content, *parts)
+
+
 class SentencePieceTokenizer:
     """A SentencePiece model file.
 
@@ -41,17 +76,16 @@ class SentencePieceTokenizer:
         end-of-text piece, or the files next to it name impossible tokens.
     """
 
-    def __init__(self, path: epath.PathLike):
+    def __init__(self, path: epath.PathLike | TokenizerFiles):
         import sentencepiece
 
-        file = epath.Path(path)
-        content = _read_file(file, "a SentencePiece .model file")
+        files = TokenizerFiles.read(path, "a SentencePiece .model file")
+        file, content, settings = files[:3]
         self._pieces = sentencepiece.SentencePieceProcessor()
         try:
             self._pieces.LoadFromSerializedProto(content)
         except RuntimeError as error:
             raise ValueError(f"{file} is not a SentencePiece model") from error
-        settings = _read_settings(file.parent)
         self._special_ids = {}  # ids of names that are recognized before pieces are
         self._hidden = set()
         self._begin = []
@@ -61,7 +95,7 @@ class SentencePieceTokenizer:
             self._special_ids = {self._pieces.id_to_piece(i): i for i in self._hidden}
             if settings.get("add_bos_token", True):
                 self._begin = [self._pieces.bos_id()]
-        added = _read_added(file.parent, settings)
+        added = _parse_added(files)
         new = {name: index for name, (index, _) in added.items()}
         new = {name: new[name] for name in new if name not in self._special_ids}
         self._special_ids |= new
@@ -73,7 +107,7 @@ class SentencePieceTokenizer:
         )
         self._vocab_size = max(len(self._pieces) - 1, *self._added, 0) + 1
         self._eos_id = self._find_eos(file, settings)
-        self._special_tokens = self._find_special(file.parent, settings)
+        self._special_tokens = self._find_special(files)
         is_plain = not new and self._eos_id == self._pieces.eos_id()
         extra = b"" if is_plain else json.dumps([new, self._eos_id]).encode()
         self._identity = f"sentencepiece-{_hash(content + extra)}"
@@ -134,7 +168,7 @@ class SentencePieceTokenizer:
             )
         return found
 
-    def _find_special(self, folder: epath.Path, settings: dict) -> dict[str, str]:
+    def _find_special(self, files: TokenizerFiles) -> dict[str, str]:
         """The folder's, and by default the pieces that have these roles."""
         pieces = self._pieces
         ids = {
@@ -146,7 +180,7 @@ class SentencePieceTokenizer:
         found = {
             role: pieces.id_to_piece(i) for role, i in ids.items() if 0 <= i < size
         }
-        return found | _read_special(folder, settings)
+        return found | files.special_tokens
 
     def _is_special(self, index: int) -> bool:
         return self._pieces.is_control(index) or self._pieces.is_unknown(index)
@@ -163,11 +197,11 @@ class HuggingFaceTokenizer:
         not name the end-of-text token.
     """
 
-    def __init__(self, path: epath.PathLike):
+    def __init__(self, path: epath.PathLike | TokenizerFiles):
         import tokenizers
 
-        file = epath.Path(path)
-        content = _read_file(file, "a tokenizer.json")
+        files = TokenizerFiles.read(path, "a tokenizer.json")
+        file, content, settings = files[:3]
         try:
             self._tokenizer = tokenizers.Tokenizer.from_buffer(content)
         except Exception as error:  # noqa: BLE001 (the library raises Exception itself)
@@ -176,9 +210,8 @@ class HuggingFaceTokenizer:
         self._tokenizer.no_padding()
         self._identity = f"tokenizers-{_hash(content)}"
         self._vocab_size = max(self._tokenizer.get_vocab().values()) + 1
-        settings = _read_settings(file.parent)
         self._eos_id = self._find_eos(file.parent, settings)
-        self._special_tokens = _read_special(file.parent, settings)
+        self._special_tokens = files.special_tokens
 
     @property
     def vocab_size(self) -> int:
@@ -231,37 +264,25 @@ def _without_prefix(content: bytes):
     return pieces
 
 
-def _read_settings(folder: epath.Path) -> dict:
-    return read_json(folder / SETTINGS) if (folder / SETTINGS).exists() else {}
-
-
-def _read_special(folder: epath.Path, settings: dict) -> dict[str, str]:
-    """The special tokens that a folder names, by their role."""
-    older = read_json(folder / SPECIAL) if (folder / SPECIAL).exists() else {}
-    named = {role: _name(settings.get(role, older.get(role))) for role in ROLES}
-    return {role: name for role, name in named.items() if isinstance(name, str)}
-
-
-def _read_added(folder: epath.Path, settings: dict) -> dict[str, tuple[int, bool]]:
+def _parse_added(files: TokenizerFiles) -> dict[str, tuple[int, bool]]:
     """The ids of the tokens that a folder adds to its model, and which are special.
 
     Tokens of `added_tokens.json` are special if the settings refer to them.
     """
-    added = {}
+    added, settings = {}, files.settings
     try:
-        if (folder / ADDED).exists():
-            roles = [value for key, value in settings.items() if key.endswith("_token")]
-            roles += settings.get("additional_special_tokens") or []
-            special = set(map(_name, roles))
-            for name, index in read_json(folder / ADDED).items():
-                added[name] = int(index), name in special
+        roles = [value for key, value in settings.items() if key.endswith("_token")]
+        roles += settings.get("additional_special_tokens") or []
+        special = set(map(_name, roles)) if files.added else set()
+        for name, index in files.added.items():
+            added[name] = int(index), name in special
         for index, token in (settings.get("added_tokens_decoder") or {}).items():
             added[token["content"]] = int(index), bool(token.get("special"))
         if not all(isinstance(name, str) and name for name in added):
             raise ValueError("a name that is not a string")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"the added tokens of {folder} cannot be read ({error!r}); expected "
+            f"the added tokens of {files.path.parent} cannot be read ({error!r}); expected "
             f'{{"name": id}} in {ADDED}, {{"id": {{"content": "name"}}}} under '
             f"added_tokens_decoder in {SETTINGS}"
         ) from None

@@ -10,7 +10,9 @@ from typing import NamedTuple, Protocol, SupportsInt, runtime_checkable
 
 from etils import epath
 
+from relay_jax import gguf_tokenizer
 from relay_jax.base import Host, Integer
+from relay_jax.gguf_file import is_gguf, read_gguf
 from relay_jax.subword_tokenizers import (
     ADDED,
     SETTINGS,
@@ -154,7 +156,7 @@ def load_tokenizer(name: epath.PathLike) -> Tokenizer:
 
     Args:
       name: `"relay:64"` for the task vocabulary with 64 numbers; a SentencePiece model;
-        a `tokenizer.json`; or the folder of one of these.
+        a `tokenizer.json`; the folder of one of these; or a GGUF file.
 
     Raises:
       ValueError: it is none of these.
@@ -167,6 +169,8 @@ def load_tokenizer(name: epath.PathLike) -> Tokenizer:
             )
         return TaskTokenizer(int(count))
     path = epath.Path(name)
+    if is_gguf(path):
+        return gguf_tokenizer.load_tokenizer(read_gguf(path))
     for file in TOKENIZER_FILES[:2]:
         if (path / file).exists():
             path = path / file

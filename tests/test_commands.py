@@ -18,7 +18,7 @@ from relay_jax.config import ModelConfig, TrainConfig
 from relay_jax.data.language_corpus import train_tokenizer
 from relay_jax.models import hf_weights
 from relay_jax.training.step import init_params
-from tests import small_configs
+from tests import gguf_files, small_configs
 from tests.pages import ROOT, all_commands, commands, script_of
 from tests.processes import DEVICES
 from tests.script_server import run_script
@@ -42,6 +42,11 @@ RUNS = {
         "chat --run=vicuna-7b-v1.5": FEW,
         "chat --run=SmolLM2-135M-Instruct": FEW,
         "export --to=run": "",
+    },
+    "gguf": {
+        "generate --run=SmolLM2": FEW,
+        "build_datastore --tokenizer=SmolLM2": "",
+        "export --from=SmolLM2": "",
     },
     "code_model": {
         "train code_lm.py": "",
@@ -239,6 +244,9 @@ def placeholders(tmp_path_factory):
     for name in MODELS:
         hf_weights.save_params(params, MODEL, path / name)
         (path / name / "tokenizer.model").write_bytes(tokenizer)
+    gguf_files.write(
+        path / "SmolLM2-135M-Instruct.Q4_1.gguf", fields=gguf_files.TOKENIZER
+    )
     write_lines(path / "the_stack.jsonl", [{"content": text} for text in texts])
     write_parquet(path / "the-stack-dedup" / "data" / "python", texts)
     talk = [{"data": ["Why?", "Because it is so."]}] * 3

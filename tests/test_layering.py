@@ -15,8 +15,9 @@ FILES = [
 # "": the package itself
 BASE = {
     *("", "aliases", "base", "beam", "chat_template", "config"),
-    *("config_io", "files", "subword_tokenizers", "template_sandbox"),
-    *("tokenizers", "vocabulary"),
+    *("config_io", "files", "gguf_file", "gguf_header", "gguf_splits"),
+    *("gguf_tokenizer", "subword_tokenizers", "template_sandbox", "tokenizers"),
+    "vocabulary",
 }
 # Training evaluates while it runs, so evaluation is below it. Evaluation decodes, but
 # knows no datastore: training never reaches retrieval.

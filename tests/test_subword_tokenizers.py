@@ -63,8 +63,11 @@ def some_texts(num=2000):
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory):
-    """A SentencePiece model with the settings of Llama-2's."""
-    folder = tmp_path_factory.mktemp("llama")
+    return train_llama(tmp_path_factory.mktemp("llama"))
+
+
+def train_llama(folder):
+    """A SentencePiece model with the settings of Llama-2's, in a folder."""
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(
             line for file in SOURCES for line in file.read_text().splitlines()
@@ -189,12 +192,21 @@ def test_a_leading_space_is_preserved(llama):
 
 @pytest.fixture(scope="module")
 def qwen(tmp_path_factory):
-    """A byte-level tokenizer.json with a begin-of-text token, as Llama-3 has."""
+    return train_qwen(tmp_path_factory.mktemp("qwen"))
+
+
+def train_qwen(folder, split=None):
+    """A byte-level tokenizer.json with a begin-of-text token, as Llama-3 has.
+
+    Args:
+      split: what splits a text; by default GPT-2's regular expression.
+    """
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
     tokenizer = tokenizers.Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    default = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = split or default
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<|begin_of_text|>", "<|eot_id|>"]
     trainer = trainers.BpeTrainer(
@@ -207,7 +219,6 @@ def qwen(tmp_path_factory):
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<|begin_of_text|> $A", special_tokens=[(special[0], 0)]
     )
-    folder = tmp_path_factory.mktemp("qwen")
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {"eos_token": "<|eot_id|>", "tokenizer_class": "PreTrainedTokenizerFast"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))

@@ -70,7 +70,60 @@ def read_model(folder: epath.PathLike, dtype: str = "") -> ModelConfig:
             "architecture"
         )
     file = epath.Path(folder) / "config.json"
-    return _parse(read_json(file), str(file), dtype)
+    return parse(read_json(file), str(file), dtype)
+
+
+def parse(values: dict[str, Any], file: str, dtype: str = "") -> ModelConfig:
+    """The decoder that the contents of a config.json describe.
+
+    Args:
+      file: where they are from, for messages.
+      dtype: see `read_model`.
+
+    Raises:
+      ValueError: see `read_model`.
+    """
+    names = values["architectures"]
+    name = names[0] if names and isinstance(names, list) else names
+    if name not in list(ARCHITECTURES):
+        raise ValueError(
+            f"{file}: the architecture {name} is not supported; supported are "
+            f"{', '.join(ARCHITECTURES)}"
+        )
+    rope = _find_rope(values, file)
+    for key, wanted in FIXED.items():
+        found = values.get(key, rope.get(key, wanted))
+        if found != wanted:
+            raise ValueError(
+                f"{file}: {key} is {found!r}; only {wanted!r} is supported"
+            )
+    kind = ARCHITECTURES[name]
+    dtype = dtype or values.get("dtype") or values.get("torch_dtype") or "float32"
+    position = _parse_rope(rope, values.get("rope_theta") or ROPE_BASE, file)
+    if kind == "mistral":
+        window = 0 if "sliding_window" in values else MISTRAL_WINDOW  # null: none
+        position["window"] = _size(values, "sliding_window", file, 0, window)
+    model = _sizes(values, file) | {
+        "kind": "decoder",
+        "qkv_bias": kind == "qwen2",
+        "norm": "rms",
+        "norm_epsilon": _positive(values, "rms_norm_eps", file, EPSILON),
+        "activation": "swiglu",
+        "dropout": 0.0,
+        "tie_embeddings": values.get("tie_word_embeddings", False),
+        "dtype": dtype,
+        "param_dtype": dtype,
+        "position": position,
+    }
+    built = config_io.build(ModelConfig, model, file)
+    _check_heads(built, file)
+    length = _size(values, "max_position_embeddings", file, 0, 0)
+    return dataclasses.replace(
+        built,
+        num_kv_heads=built.resolved_num_kv_heads,
+        head_dim=built.resolved_head_dim,
+        context_length=int(length * _context_factor(built.position)),
+    )
 
 
 def read_special(folder: epath.PathLike, key: str) -> tuple[int, ...]:
@@ -115,7 +168,7 @@ def write_model(
     """
     values = _to_json(model) | special_token_fields(special or {})
     # What the written config would be read as must be the decoder itself.
-    read = config_io.to_dict(_parse(values, "config.json"))
+    read = config_io.to_dict(parse(values, "config.json"))
     for key in ("kind", "norm", "activation", "qkv_bias", "number_code", "position"):
         wanted = config_io.to_dict(model)[key]
         if read[key] != wanted:
@@ -160,51 +213,6 @@ def _to_json(model: ModelConfig) -> dict[str, Any]:
         length = round(model.context_length / _context_factor(position))
         values["max_position_embeddings"] = length
     return values
-
-
-def _parse(values: dict[str, Any], file: str, dtype: str = "") -> ModelConfig:
-    """The decoder of a parsed config.json; `file` is for messages."""
-    names = values["architectures"]
-    name = names[0] if names and isinstance(names, list) else names
-    if name not in list(ARCHITECTURES):
-        raise ValueError(
-            f"{file}: the architecture {name} is not supported; supported are "
-            f"{', '.join(ARCHITECTURES)}"
-        )
-    rope = _find_rope(values, file)
-    for key, wanted in FIXED.items():
-        found = values.get(key, rope.get(key, wanted))
-        if found != wanted:
-            raise ValueError(
-                f"{file}: {key} is {found!r}; only {wanted!r} is supported"
-            )
-    kind = ARCHITECTURES[name]
-    dtype = dtype or values.get("dtype") or values.get("torch_dtype") or "float32"
-    position = _parse_rope(rope, values.get("rope_theta") or ROPE_BASE, file)
-    if kind == "mistral":
-        window = 0 if "sliding_window" in values else MISTRAL_WINDOW  # null: none
-        position["window"] = _size(values, "sliding_window", file, 0, window)
-    model = _sizes(values, file) | {
-        "kind": "decoder",
-        "qkv_bias": kind == "qwen2",
-        "norm": "rms",
-        "norm_epsilon": _positive(values, "rms_norm_eps", file, EPSILON),
-        "activation": "swiglu",
-        "dropout": 0.0,
-        "tie_embeddings": values.get("tie_word_embeddings", False),
-        "dtype": dtype,
-        "param_dtype": dtype,
-        "position": position,
-    }
-    built = config_io.build(ModelConfig, model, file)
-    _check_heads(built, file)
-    length = _size(values, "max_position_embeddings", file, 0, 0)
-    return dataclasses.replace(
-        built,
-        num_kv_heads=built.resolved_num_kv_heads,
-        head_dim=built.resolved_head_dim,
-        context_length=int(length * _context_factor(built.position)),
-    )
 
 
 def _sizes(values: dict[str, Any], file: str) -> dict[str, int]:

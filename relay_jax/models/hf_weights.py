@@ -1,38 +1,29 @@
-"""Conversion between Hugging Face weights and the decoder's parameters, both ways.
+"""Weights of Hugging Face folders as the decoder's parameters, both ways.
 
-    ours, [l, ...] over all layers       theirs, one tensor per layer
-    layers/attention/query/kernel        model.layers.7.self_attn.q_proj.weight
-                    [l, d, h, e]                                 [h e, d]
-
-Their matrices are transposed, with heads and head width in one axis. Tensors are copied
-one by one from their file into the stacked leaf, each device reading the part that it
-needs: the host holds one tensor at a time, never the whole model.
+`TENSORS` has their names for our parameters; `stored_params` has the layout.
 """
 
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from relay_jax.base import PyTree
 from relay_jax.config import ModelConfig
 from relay_jax.files import read_json, write_json
-from relay_jax.models.decoder import Decoder
+from relay_jax.models import stored_params
 from relay_jax.models.hf_config import write_model
-from relay_jax.models.sharding import named_leaves, with_shardings
+from relay_jax.models.stored_params import Leaf, StoredTensor, make_leaves
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 5_000_000_000
-DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
+DTYPES = ("F32", "F16", "BF16")
 IGNORED = ("rotary_emb.inv_freq",)  # in old files; computed from the config here
 
 HEAD = "lm_head.weight"
@@ -56,42 +47,6 @@ TENSORS = {
 }
 
 
-class Leaf(NamedTuple):
-    """One parameter of ours, and the tensors that it consists of."""
-
-    path: str
-    ours: jax.ShapeDtypeStruct  # with its sharding
-    names: list[str]  # one tensor per layer if the parameter is stacked, else one
-
-    @property
-    def is_stacked(self) -> bool:
-        """Whether the parameter has all layers along its first axis."""
-        return self.path.startswith("layers/")
-
-    @property
-    def is_transposed(self) -> bool:
-        """Whether the tensors have the output axis first, unlike the parameter."""
-        return self.path.endswith("/kernel")
-
-    @property
-    def their_shape(self) -> tuple[int, ...]:
-        """The shape of each tensor."""
-        if not self.is_stacked:
-            return self.ours.shape
-        _, first, *rest = self.ours.shape
-        size = math.prod(rest)
-        return (size, first) if self.is_transposed else (first * size,)
-
-    @property
-    def their_sharding(self) -> NamedSharding:
-        """The sharding of a tensor for which no data moves into the leaf's shards."""
-        ours = self.ours.sharding
-        spec = (*ours.spec, None, None)  # axes that a spec leaves out are replicated
-        spec = spec[1:3] if self.is_stacked else spec[:2]
-        spec = spec[::-1] if self.is_transposed else spec
-        return NamedSharding(ours.mesh, P(*spec[: len(self.their_shape)]))
-
-
 def load_params(
     folder: epath.PathLike, model: ModelConfig, mesh: Mesh | None = None
 ) -> PyTree:
@@ -105,10 +60,10 @@ def load_params(
       ValueError: a file or tensor is missing, has another shape or type, or is unknown
         to the decoder. No tensor has been read by then.
     """
-    files = _find_tensors(epath.Path(folder))
-    leaves, structure = _leaves(model, mesh)
-    _check_tensors(files, leaves, epath.Path(folder))
-    return jax.tree.unflatten(structure, [_load_leaf(leaf, files) for leaf in leaves])
+    tensors = _find_tensors(epath.Path(folder))
+    leaves, structure = make_leaves(model, TENSORS, mesh)
+    _check(tensors, leaves, epath.Path(folder))
+    return stored_params.load_params(tensors, leaves, structure)
 
 
 def check(folder: epath.PathLike, model: ModelConfig) -> None:
@@ -117,8 +72,8 @@ def check(folder: epath.PathLike, model: ModelConfig) -> None:
     Raises:
       ValueError: see `load_params`.
     """
-    files = _find_tensors(epath.Path(folder))
-    _check_tensors(files, _leaves(model)[0], epath.Path(folder))
+    tensors = _find_tensors(epath.Path(folder))
+    _check(tensors, make_leaves(model, TENSORS)[0], epath.Path(folder))
 
 
 def save_params(
@@ -157,31 +112,20 @@ def _split_shards(
 ) -> list[dict[str, Callable[[], np.ndarray]]]:
     """For each file its tensors by name, as functions that copy them from the device."""
     shards, room = [{}], shard_bytes
-    leaves, _ = _leaves(model)
+    leaves, _ = make_leaves(model, TENSORS)
     for leaf, array in zip(leaves, jax.tree.leaves(params), strict=True):
         size = math.prod(leaf.their_shape) * array.dtype.itemsize
         for layer, name in enumerate(leaf.names):
             if shards[-1] and size > room:
                 shards, room = [*shards, {}], shard_bytes
-            shards[-1][name] = functools.partial(_to_tensor, array, leaf, layer)
+            make_tensor = functools.partial(stored_params.to_tensor, array, leaf, layer)
+            shards[-1][name] = make_tensor
             room -= size
     return shards
 
 
-def _leaves(model: ModelConfig, mesh: Mesh | None = None) -> tuple[list[Leaf], Any]:
-    """The decoder's parameters in the order of its tree, and the tree's structure."""
-    init = functools.partial(Decoder(model).init, jax.random.key(0))
-    shapes = jax.eval_shape(init, jax.ShapeDtypeStruct((1, 1), jnp.int32))["params"]
-    leaves = []
-    for path, ours in named_leaves(with_shardings(shapes, mesh)).items():
-        name = TENSORS[path]
-        count = model.num_layers if "{}" in name else 1
-        leaves.append(Leaf(path, ours, [name.format(i) for i in range(count)]))
-    return leaves, jax.tree.structure(shapes)
-
-
-def _find_tensors(folder: epath.Path) -> dict[str, epath.Path]:
-    """The file of each tensor in a folder.
+def _find_tensors(folder: epath.Path) -> dict[str, StoredTensor]:
+    """The tensors of a folder by name, sorted by file; reads headers only.
 
     Raises:
       ValueError: a file is missing or damaged.
@@ -202,7 +146,14 @@ def _find_tensors(folder: epath.Path) -> dict[str, epath.Path]:
             raise ValueError(f"{folder / file} is missing, though {INDEX} names it")
         try:
             with safe_open(folder / file, "np") as tensors:
-                found |= dict.fromkeys(tensors.keys(), folder / file)
+                for name in tensors.keys():  # noqa: SIM118 (not a dict)
+                    header = tensors.get_slice(name)
+                    found[name] = StoredTensor(
+                        folder / file,
+                        tuple(header.get_shape()),
+                        header.get_dtype(),
+                        functools.partial(_read, folder / file, name),
+                    )
         except SafetensorError as error:
             raise ValueError(f"{folder / file} is damaged: {error}") from None
     return found
@@ -220,80 +171,18 @@ def _named_files(index: epath.Path) -> list[str]:
     return sorted(set(names))
 
 
-def _check_tensors(
-    files: dict[str, epath.Path], leaves: list[Leaf], folder: epath.Path
+def _read(file: epath.Path, name: str, index: tuple[slice, ...]) -> np.ndarray:
+    with safe_open(file, "np") as tensors:
+        return tensors.get_slice(name)[index]
+
+
+def _check(
+    tensors: Mapping[str, StoredTensor], leaves: list[Leaf], folder: epath.Path
 ) -> None:
-    """Checks that the tensors are those of the leaves; reads headers only.
+    """Checks that the tensors are those of the leaves; see `load_params`."""
+    is_tied = HEAD not in [name for leaf in leaves for name in leaf.names]
 
-    Raises:
-      ValueError: a tensor is missing, unknown, or of another shape or type.
-    """
-    wanted = {name: leaf for leaf in leaves for name in leaf.names}
-    missing = [name for name in wanted if name not in files]
-    if missing:
-        raise ValueError(f"{folder} has no {missing[0]}, which its config asks for")
-    is_tied = HEAD not in wanted  # then a file may hold a copy of the input embedding
-    for file in sorted(set(files.values())):
-        with safe_open(file, "np") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 (not a dict)
-                if name.endswith(IGNORED) or (is_tied and name == HEAD):
-                    continue
-                if name not in wanted:
-                    raise ValueError(
-                        f"{file} holds {name}, which is unknown to the decoder"
-                    )
-                _check_header(name, tensors.get_slice(name), wanted[name], file)
+    def is_ignored(name: str) -> bool:  # a tied model may hold a copy of its embedding
+        return name.endswith(IGNORED) or (is_tied and name == HEAD)
 
-
-def _check_header(name: str, header: Any, leaf: Leaf, file: epath.Path) -> None:
-    shape = tuple(header.get_shape())
-    if shape != leaf.their_shape:
-        raise ValueError(
-            f"{name} in {file} has the shape {shape}; by the folder's config it must be "
-            f"{leaf.their_shape}"
-        )
-    if header.get_dtype() not in DTYPES:
-        raise ValueError(
-            f"{name} in {file} is of type {header.get_dtype()}; only "
-            f"{', '.join(DTYPES)} can be read, quantised weights cannot"
-        )
-
-
-def _load_leaf(leaf: Leaf, files: dict[str, epath.Path]) -> jax.Array:
-    """A parameter of ours, on the devices."""
-
-    def read(name: str) -> jax.Array:
-        """A tensor on the devices; each of them reads its shard."""
-        with safe_open(files[name], "np") as tensors:
-            tensor = tensors.get_slice(name)
-            return jax.make_array_from_callback(
-                leaf.their_shape,
-                leaf.their_sharding,
-                lambda index: tensor[index].astype(leaf.ours.dtype),
-            )
-
-    if not leaf.is_stacked:
-        return read(leaf.names[0])
-    put = jax.jit(
-        functools.partial(_put_layer, is_transposed=leaf.is_transposed),
-        donate_argnums=0,
-        out_shardings=leaf.ours.sharding,
-    )
-    stacked = jnp.zeros(leaf.ours.shape, leaf.ours.dtype, device=leaf.ours.sharding)
-    for layer, name in enumerate(leaf.names):
-        # Without waiting, all tensors would be in the host's memory at once.
-        stacked = jax.block_until_ready(put(stacked, read(name), layer))
-    return stacked
-
-
-def _put_layer(stacked, tensor, layer, *, is_transposed: bool):
-    tensor = tensor.T if is_transposed else tensor
-    return stacked.at[layer].set(tensor.reshape(stacked.shape[1:]))
-
-
-def _to_tensor(array: jax.Array, leaf: Leaf, layer: int) -> np.ndarray:
-    """One tensor of theirs from a parameter of ours."""
-    part = np.asarray(array[layer] if leaf.is_stacked else array)
-    if leaf.is_transposed:
-        part = part.reshape(len(part), -1).T
-    return np.ascontiguousarray(part.reshape(leaf.their_shape))
+    stored_params.check_tensors(tensors, leaves, folder, DTYPES, is_ignored)

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from relay_jax.config import DraftConfig, MeshConfig, ModelConfig, PositionConfig
 from relay_jax.decoding import decode, result
-from relay_jax.models import hf_config, hf_weights
+from relay_jax.models import hf_config, hf_weights, stored_params
 from relay_jax.models.decoder import run_decoder
 from relay_jax.models.sharding import make_mesh
 from relay_jax.rest.build import build_datastore
@@ -274,7 +274,8 @@ def test_four_devices_hold_a_shard_each_and_compute_the_same(
 
 def test_a_device_reads_only_its_shard_of_a_tensor(folders):
     model = hf_config.read_model(folders["llama3"])
-    leaves, _ = hf_weights._leaves(model, make_mesh(MeshConfig(tensor=4)))
+    mesh = make_mesh(MeshConfig(tensor=4))
+    leaves, _ = stored_params.make_leaves(model, hf_weights.TENSORS, mesh)
     parts = {
         leaf.path: leaf.their_sharding.shard_shape(leaf.their_shape) for leaf in leaves
     }
@@ -442,7 +443,7 @@ def test_wrong_tensors_are_named_before_anything_is_read(
     broken, change, message, monkeypatch
 ):
     rewrite(broken, change)
-    monkeypatch.setattr(hf_weights, "_load_leaf", None)
+    monkeypatch.setattr(stored_params, "load_leaf", None)
     with pytest.raises(ValueError, match=message):
         load(broken)
 
