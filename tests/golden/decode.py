@@ -16,8 +16,8 @@ import numpy as np
 
 from relay_jax.config import DraftConfig, SamplingConfig
 from relay_jax.data.alignment import flatten, sizes
+from relay_jax.data.problem_files import read_problems
 from relay_jax.decoding import decode, result
-from relay_jax.evaluation import accuracy
 from relay_jax.relay import looped_drafter
 from relay_jax.rest.build import build_datastore
 from relay_jax.rest.drafters import make_drafter
@@ -29,7 +29,13 @@ from relay_jax.training import checkpoint
 FILE = pathlib.Path(__file__).with_name("decode.json")
 CHECKPOINTS = pathlib.Path(__file__).parents[2] / "experiments/checkpoints/quickstart"
 GOLDEN = json.loads(FILE.read_text())
+TASK = make_task("arithmetic", {"modulus": 5})
 SAMPLINGS = {"greedy": SamplingConfig(), "sampled": SamplingConfig(3.0, 0.98)}
+
+
+def read(name):
+    """Problems of NAME.txt, which 0.1.0 sampled; later versions sample others."""
+    return read_problems(FILE.with_name(f"{name}.txt"), TASK, 16).examples
 
 
 @functools.cache
@@ -39,16 +45,14 @@ def setting():
     looped_config, looped_params = checkpoint.load_params(
         CHECKPOINTS / "looped_aligned"
     )
-    task = make_task("arithmetic", {"modulus": 5})
     tokenizer = TaskTokenizer(config.model.num_numbers)
-    stored = accuracy.test_problems(task, [5, 6], 40, 7, final=False)
-    tokens, _ = flatten(stored, task)
+    stored, problems = map(read, ("stored", "prompts"))
+    tokens, _ = flatten(stored, TASK)
     documents = [row[:size] for row, size in zip(tokens, sizes(tokens))]
-    problems = accuracy.test_problems(task, [4, 6], 2, 0, final=True)
     rows = zip(problems.problem, sizes(problems.problem))
     prompts = [row[:size] for row, size in rows]
     looped = looped_drafter.draft_texts(
-        looped_params, looped_config.model, task, problems, 4
+        looped_params, looped_config.model, TASK, problems, 4
     )
     with tempfile.TemporaryDirectory() as folder:
         store = build_datastore(
