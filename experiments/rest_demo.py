@@ -76,7 +76,8 @@ def main() -> None:
         *(demo.lm, demo.datastore, _MAX_NEW_TOKENS.value, _NUM_DRAFT.value)
     )
     print(
-        "every decoder is compiled before its first text, which takes a minute or two"
+        "every decoder is compiled before its first text, which takes a minute or two",
+        flush=True,
     )
     lines = comparison.compare(
         decoders, demo.prompts, path / "texts.jsonl", setting, call
@@ -100,8 +101,8 @@ def open_model(config: configs.LanguageConfig, path: epath.Path) -> DemoModel:
     absent = [name for name in missing if not needed.get(name)]
     if not _MODEL.value and absent:
         print(
-            f"{', '.join(absent)} of launch/locks/demo.txt is not installed: the demo goes "
-            f"on with {config.train.name}, a small model of code that is trained here",
+            f"not installed: {', '.join(absent)} (launch/locks/demo.txt); the demo goes on "
+            f"with {config.train.name}, a small model of code that is trained here",
             flush=True,
         )
         return demo_model.train_here(config, path, _COUNT.value)

