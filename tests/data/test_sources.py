@@ -128,7 +128,8 @@ class OneProblem(Arithmetic):
     """Always the same problem."""
 
     def sample(self, rng, length):
-        return super().sample(np.random.default_rng(0), np.full_like(length, 2))
+        one = super().sample(np.random.default_rng(0), np.array([2]))
+        return Examples(*(np.repeat(part, len(length), axis=0) for part in one))
 
 
 def test_a_split_without_any_problem_is_an_error():
