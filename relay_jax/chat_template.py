@@ -16,7 +16,7 @@ from etils import epath
 from relay_jax import gguf_tokenizer, template_sandbox
 from relay_jax.files import read_json
 from relay_jax.gguf_file import is_gguf, read_gguf
-from relay_jax.subword_tokenizers import SETTINGS
+from relay_jax.tokenizer_files import SETTINGS
 from relay_jax.tokenizers import Tokenizer
 
 Message = Mapping[str, Any]  # {"role": "user", "content": "Hello"}

@@ -15,12 +15,8 @@ from relay_jax.base import Host, Integer
 from relay_jax.files import write_atomically, write_json
 from relay_jax.gguf_file import GGUFFile
 from relay_jax.gguf_splits import SPLITS, Split, byte_level, pre_tokenizers
-from relay_jax.subword_tokenizers import (
-    SETTINGS,
-    HuggingFaceTokenizer,
-    SentencePieceTokenizer,
-    TokenizerFiles,
-)
+from relay_jax.subword_tokenizers import HuggingFaceTokenizer, SentencePieceTokenizer
+from relay_jax.tokenizer_files import SETTINGS, TokenizerFiles
 
 KEY = "tokenizer.ggml."
 UNKNOWN, CONTROL, USER_DEFINED, BYTE = 2, 3, 4, 6  # types of tokens; 1 is normal

@@ -12,55 +12,11 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, SupportsInt
+from typing import SupportsInt
 
 from etils import epath
 
-from relay_jax.files import read_json
-
-SETTINGS = "tokenizer_config.json"
-SPECIAL = "special_tokens_map.json"  # both of older folders; newer ones have
-ADDED = "added_tokens.json"  # their contents in SETTINGS
-# What transformers calls special tokens, whatever else a folder names so.
-ROLES = (
-    *("bos_token", "eos_token", "unk_token", "sep_token"),
-    *("pad_token", "cls_token", "mask_token"),
-)
-
-
-class TokenizerFiles(NamedTuple):
-    """The contents of a tokenizer's file and of the files next to it."""
-
-    path: epath.Path  # for messages
-    content: bytes
-    settings: dict[str, Any]  # tokenizer_config.json
-    added: dict[str, int]  # added_tokens.json
-    roles: dict[str, Any]  # special_tokens_map.json
-
-    @property
-    def special_tokens(self) -> dict[str, str]:
-        """The special tokens that the files name, by their role."""
-        named = {
-            role: _name(self.settings.get(role, self.roles.get(role))) for role in ROLES
-        }
-        return {role: name for role, name in named.items() if isinstance(name, str)}
-
-    @classmethod
-    def read(cls, path: "epath.PathLike | TokenizerFiles", expected: str):
-        """Reads the files, unless they have been read.
-
-        Raises:
-          ValueError: there is no such file, which should be `expected`.
-        """
-        if isinstance(path, TokenizerFiles):
-            return path
-        file = epath.Path(path)
-        content, folder = _read_file(file, expected), file.parent
-        parts = [
-            read_json(folder / name) if (folder / name).exists() else {}
-            for name in (SETTINGS, ADDED, SPECIAL)
-        ]
-        return cls(file, content, *parts)
+from relay_jax.tokenizer_files import SETTINGS, TokenizerFiles, token_name
 
 
 class SentencePieceTokenizer:
@@ -95,7 +51,7 @@ class SentencePieceTokenizer:
             self._special_ids = {self._pieces.id_to_piece(i): i for i in self._hidden}
             if settings.get("add_bos_token", True):
                 self._begin = [self._pieces.bos_id()]
-        added = _parse_added(files)
+        added = files.added_tokens
         new = {name: index for name, (index, _) in added.items()}
         new = {name: new[name] for name in new if name not in self._special_ids}
         self._special_ids |= new
@@ -155,7 +111,7 @@ class SentencePieceTokenizer:
         return text
 
     def _find_eos(self, file: epath.Path, settings: dict) -> int:
-        name = _name(settings.get("eos_token"))
+        name = token_name(settings.get("eos_token"))
         if name in self._special_ids:
             return self._special_ids[name]
         found = self._pieces.piece_to_id(name) if name else self._pieces.eos_id()
@@ -241,7 +197,7 @@ class HuggingFaceTokenizer:
         return self._tokenizer.decode([int(i) for i in ids])
 
     def _find_eos(self, folder: epath.Path, settings: dict) -> int:
-        name = _name(settings.get("eos_token"))
+        name = token_name(settings.get("eos_token"))
         found = self._tokenizer.token_to_id(name) if name else None
         if found is None:
             raise ValueError(
@@ -264,44 +220,8 @@ def _without_prefix(content: bytes):
     return pieces
 
 
-def _parse_added(files: TokenizerFiles) -> dict[str, tuple[int, bool]]:
-    """The ids of the tokens that a folder adds to its model, and which are special.
-
-    Tokens of `added_tokens.json` are special if the settings refer to them.
-    """
-    added, settings = {}, files.settings
-    try:
-        roles = [value for key, value in settings.items() if key.endswith("_token")]
-        roles += settings.get("additional_special_tokens") or []
-        special = set(map(_name, roles)) if files.added else set()
-        for name, index in files.added.items():
-            added[name] = int(index), name in special
-        for index, token in (settings.get("added_tokens_decoder") or {}).items():
-            added[token["content"]] = int(index), bool(token.get("special"))
-        if not all(isinstance(name, str) and name for name in added):
-            raise ValueError("a name that is not a string")
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"the added tokens of {files.path.parent} cannot be read ({error!r}); expected "
-            f'{{"name": id}} in {ADDED}, {{"id": {{"content": "name"}}}} under '
-            f"added_tokens_decoder in {SETTINGS}"
-        ) from None
-    return added
-
-
-def _name(token: Any) -> str | None:
-    """The name of a token, given as a string or as an object with settings."""
-    return token.get("content") if isinstance(token, dict) else token
-
-
 def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _read_file(file: epath.Path, expected: str) -> bytes:
-    if not file.exists() or file.is_dir():
-        raise ValueError(f"{str(file)!r} is not a file; give {expected}")
-    return file.read_bytes()
 
 
 def _split(text: str, special: Iterable[str]) -> list[str]:

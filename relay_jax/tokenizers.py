@@ -13,13 +13,8 @@ from etils import epath
 from relay_jax import gguf_tokenizer
 from relay_jax.base import Host, Integer
 from relay_jax.gguf_file import is_gguf, read_gguf
-from relay_jax.subword_tokenizers import (
-    ADDED,
-    SETTINGS,
-    SPECIAL,
-    HuggingFaceTokenizer,
-    SentencePieceTokenizer,
-)
+from relay_jax.subword_tokenizers import HuggingFaceTokenizer, SentencePieceTokenizer
+from relay_jax.tokenizer_files import ADDED, SETTINGS, SPECIAL
 from relay_jax.vocabulary import TaskTokenizer
 
 RUN_TOKENIZER = "tokenizer.model"  # in a run directory

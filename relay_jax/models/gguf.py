@@ -179,6 +179,9 @@ def _check_keys(file: GGUFFile, prefix: str, values: dict[str, Any]) -> None:
             refuse(key, f"{FIXED[key]!r}, as nothing else is supported")
         if key not in KEYS | FIXED | OTHER:
             raise ValueError(f"{file.path}: the setting {prefix}{key} is not supported")
+    num_layers = values.get("block_count")
+    if type(num_layers) is int and num_layers > len(file.tensors):
+        refuse("block_count", f"below the number of tensors, {len(file.tensors)}")
     if EPSILON not in values:
         refuse(EPSILON, "a number")
     if WIDTH in values:

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from relay_jax import config_io
+from relay_jax import config_io, pretrained
 from relay_jax.config import TrainConfig
 from relay_jax.models import hf_config, hf_weights
 from relay_jax.rest.build import build_datastore
 from relay_jax.training import checkpoint
 from relay_jax.training.step import init_params
+from tests import gguf_files
 from tests.experiments.test_scripts import refusal, script
 
 LLAMA = {
@@ -123,3 +124,24 @@ def test_ids_need_no_tokenizer(tmp_path):
     assert (
         "use token ids (experiments/generate.py: --prompt_ids --print_ids)" in message
     )
+
+
+def test_a_gguf_file_becomes_a_folder_and_a_run(tmp_path):
+    file = gguf_files.write(tmp_path / "x.gguf", fields=gguf_files.TOKENIZER)
+    opened = [pretrained.open_folder(file, dtype="bfloat16")]
+    for options in ([], ["--to=run"]):
+        where = tmp_path / f"to{len(opened)}"
+        how = f"--from={file}", f"--workdir={where}", "--dtype=bfloat16", *options
+        done = script("export", *how)
+        assert done.returncode == 0, done.stderr
+        opened.append(pretrained.open_folder(where))
+    assert [folder.form for folder in opened] == ["gguf", "hugging_face", "run"]
+    first, *others = opened
+    for folder in others:
+        params = [folder.load_params() for folder in (first, folder)]
+        jax.tree.map(np.testing.assert_array_equal, *params)
+        assert folder.config.model == first.config.model
+        assert folder.tokenizer.identity == first.tokenizer.identity
+        assert folder.eos_ids == first.eos_ids == (1,)
+    wrong = refusal("export", f"--from={file}", "--to=weights", f"--workdir={tmp_path}")
+    assert "is a GGUF file; give --to=hugging_face or run" in wrong

@@ -211,7 +211,14 @@ def test_linear_scaling_is_that_of_a_config_json(tmp_path):
             {"llama.attention.scale": 0.5},
             "the setting llama.attention.scale is not supp",
         ),
-        ({"llama.block_count": 10**9}, "num_hidden_layers must be .* got 1000000000"),
+        (
+            {"llama.block_count": 10**6},
+            "llama.block_count must be below the number of tensors, 21, got 1000000",
+        ),
+        (
+            {"llama.feed_forward_length": 10**9},
+            "intermediate_size must be .* got 10000",
+        ),
         (
             {"llama.block_count": 3},
             "x.gguf has no blk.2.attn_k.weight, which its config",
