@@ -100,6 +100,7 @@ class LoopedSolver(NamedTuple):
         for task in tasks:
             try:
                 length = task.problem_length(np.array(ids))
+                task.solve(np.array([ids]), np.array([length]))  # it has a solution
             except ValueError as one:
                 error = error or one
                 continue

@@ -392,6 +392,7 @@ def test_a_solved_problem_reads_as_text():
         ("arithmetic", "2 3=", "brackets around operations, as in "),
         ("arithmetic", "((2+3))=", "brackets around operations, as in "),
         ("arithmetic", "2=", "brackets around operations, as in "),
+        ("arithmetic", "3/(2-2)=", "the divisor of a quotient is 0"),
         ("arithmetic", "12+1=", "numbers are 0..10, modulo 11; got 12"),
         ("arithmetic", "", "the problem '' does not begin with its task: "),
         ("arithmetic", 5, "problems must be a text or a list of texts, got 5"),
