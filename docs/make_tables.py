@@ -491,7 +491,7 @@ TABLES: dict[str, Callable[[], str]] = {
         *("quickstart", "quickstart_again", "ar_rope", "length_extrapolation"),
         *("ablation", "quickstart_self_made", "quickstart_lis", "lis_gaps"),
         *("quickstart_ed", "quickstart_ed_earlier", "ed_reach"),
-        *("quickstart_multitask", "small"),
+        "quickstart_multitask",
     ),
     "replay": replay,
     "drafter_time": drafter_time,

@@ -16,9 +16,10 @@ from experiments import tables
 from experiments.configs import (
     length_extrapolation,
     paper,
-    paper_small,
+    paper_size,
+    reduced,
+    reduced_rope,
     relay_recipe,
-    small,
 )
 from relay_jax import aliases, config_io, files
 from relay_jax.config import RelayConfig, TrainConfig
@@ -30,9 +31,11 @@ from relay_jax.relay.measurement import Measurement
 RECIPES = {
     "paper": paper,
     "length_extrapolation": length_extrapolation,
-    "small": small,
-    "paper_small": paper_small,
+    "paper_size": paper_size,
+    "reduced": reduced,
+    "reduced_rope": reduced_rope,
 }
+GPU_TERAFLOPS = 90.0  # what an H200 was measured to sustain in a step of paper size
 Experiments = dict[str, RelayConfig]  # by name
 Stages = dict[str, dict[str, stages.StageConfig]]  # by experiment and name
 
@@ -109,6 +112,8 @@ def read_experiments(recipe: str, required: Requirements) -> Experiments:
     Raises:
       ValueError: there is no such recipe.
     """
+    if new := aliases.RECIPES.get(recipe, aliases.REPLACED_RECIPES.get(recipe)):
+        raise ValueError(f"--recipe={recipe} is now --recipe={new}")
     if recipe not in RECIPES:
         valid = ", ".join(RECIPES)
         raise ValueError(f"--recipe={recipe} is unknown; give one of {valid}")
@@ -126,10 +131,16 @@ def check_recipe(path: epath.Path, recipe: str) -> None:
         return
     present = aliases.upgrade_recipe(files.read_json(file).get("recipe", recipe))
     if present != recipe:
+        other = f"--recipe={present}, or another --workdir"
         raise ValueError(
             f"{path} has experiments of the recipe {present!r}, not {recipe!r}; give "
-            f"--recipe={present}, or another --workdir"
+            f"{other if present in RECIPES else 'another --workdir'}"
         )
+
+
+def sustained_teraflops(recipe: str) -> float:
+    """The rate (TFLOP/s) of one device that a recipe is for: a GPU or a CPU core."""
+    return getattr(RECIPES[recipe], "TERAFLOPS", GPU_TERAFLOPS)
 
 
 def select_stages(
@@ -200,6 +211,12 @@ def unfinished(
         done = stages.finished(planned, path / experiment)
         remaining += [f"{experiment}/{name}" for name in planned if name not in done]
     return remaining
+
+
+def has_measurements(parts: Sequence[Measurement], path: epath.Path) -> bool:
+    """Whether each task of a figure has been measured with some run."""
+    measured = {(p.experiment, p.task) for p in parts if (path / p.file).exists()}
+    return bool(parts) and measured == {(p.experiment, p.task) for p in parts}
 
 
 def describe_progress(

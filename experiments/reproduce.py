@@ -1,13 +1,13 @@
 """Reproduces a figure or a table of the RELAY paper.
 
-    python -m experiments.reproduce --figure=4 --recipe=small --workdir=runs/small
+    python -m experiments.reproduce --figure=4 --recipe=reduced --workdir=runs/reduced
     python -m experiments.reproduce --figure=4 --dry_run
     python -m experiments.reproduce --table=3 --minutes=10
 
 Runs the stages that the figure needs and no others, measures them, and draws. After a
 signal or --minutes, the same command resumes, on another machine too: it needs only
 the work directory. Figures with the same work directory share their stages. Exit code
-143: stopped before the end.
+143: stopped before the end. With --stages the figure has the curves measured so far.
 """
 
 import math
@@ -45,7 +45,11 @@ _JOBS = flags.DEFINE_integer(
 )
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the stages, and stop.")
 _TERAFLOPS = flags.DEFINE_float(
-    "teraflops", 90.0, "TFLOP/s of the device for the dry run's estimate.", 1e-6
+    "teraflops",
+    None,
+    "TFLOP/s of the device for the dry run's estimate; default: 90, a GPU, or, for the "
+    "recipes reduced and reduced_rope, 0.03, one CPU core.",
+    1e-6,
 )
 
 
@@ -63,7 +67,8 @@ def main() -> None:
     for experiment, planned in selected.items():
         check_stages(planned, path / experiment)
     if _DRY_RUN.value:
-        options = only, path, _TERAFLOPS.value
+        rate = _TERAFLOPS.value or paper_figures.sustained_teraflops(_RECIPE.value)
+        options = only, path, rate
         print(paper_figures.describe_progress(experiments, required, *options))
         return
     command.make_folder(path)
@@ -81,7 +86,8 @@ def main() -> None:
     remaining = paper_figures.unfinished(experiments, required, path)
     if remaining:
         print(f"{name} is not complete yet; remaining: {', '.join(remaining)}")
-        return
+        if not paper_figures.has_measurements(parts, path):
+            return
     print(paper_figures.draw(name, required, experiments, path))
 
 

@@ -85,6 +85,8 @@ CONFIG_FILES = {
     "quickstart_lis.py": "quickstart.py:lis",
     "quickstart_multitask.py": "quickstart.py:multitask",
     "quickstart_self_made.py": "quickstart.py:self_made",
+    "small.py": "reduced.py",
+    "paper_small.py": "reduced.py",
 }
 RUNS = {"drawn_rounds": "sampled_rounds"}  # of experiments/configs/ablation.py
 # Values of records by their keys.
@@ -99,6 +101,8 @@ STEP_TIME_FORMATS = (2,)
 SETTING_KEYS = {"room": "cache_length", "spread": "mesh"}
 CHECKSUM_KEYS = {"size": "num_bytes", "sampled": "sampled_sha256"}
 RECIPES = {"far": "length_extrapolation"}  # of experiments.reproduce
+# Other experiments took their place: their work directories cannot be continued.
+REPLACED_RECIPES = {"small": "reduced", "paper_small": "reduced"}
 
 
 class RemovedSetting(ValueError):

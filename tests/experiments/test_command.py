@@ -170,6 +170,7 @@ def test_a_cluster_is_asked_for_by_a_flag_or_the_environment(monkeypatch):
         ("far.py:lis/looped_aligned", "length_extrapolation.py:lis/looped_aligned"),
         ("quickstart_lis.py:ar", "quickstart.py:lis/ar"),
         ("quickstart_self_made.py", "quickstart.py:self_made"),
+        ("small.py:multitask/ar", "reduced.py:multitask/ar"),
     ],
 )
 def test_a_config_of_an_earlier_version_has_a_new_name(old, new):

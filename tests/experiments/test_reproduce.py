@@ -11,7 +11,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from experiments import paper_figures, tables
-from experiments.configs import paper, relay_recipe, small
+from experiments.configs import paper, reduced, relay_recipe
 from experiments.paper_figures import FIGURES, RECIPES, TABLES
 from relay_jax import config as configs
 from relay_jax import files
@@ -22,17 +22,36 @@ from relay_jax.training import loop
 from tests.script_server import run_script
 
 ROOT = pathlib.Path(__file__).parents[2]
-MODEL = {"num_layers": 1, "dim": 16, "mlp_dim": 16, "num_numbers": 64}
+MODEL = {"num_layers": 1, "dim": 16, "mlp_dim": 16, "num_heads": 4}
 SIZE = {"model": MODEL, "batch_size": 4, "step_fraction": 0.0, "num_test_problems": 8}
 FAST = {"log_every_steps": 10}
 
 
-def tiny(min_steps, **plans):
-    """The paper's recipe with the smallest possible sizes."""
+SELF_MADE = dict.fromkeys(paper.PLANS, (8,) * 5)
+SHORT = {  # by task: the last lengths of training and test
+    "arithmetic": (3, 5),
+    "edit_distance": (4, 6),
+    "lis": (5, 10),
+}
+SHORT_PLANS = {
+    task: reduced.PLANS[task]._replace(
+        train_lengths=(1, trained),
+        test_lengths=(1, last),
+        chain_counts={str(n): 8 for n in range(trained + 1, last + 1)},
+        num_chain_buckets=1,
+        eval_length_step=1,
+    )
+    for task, (trained, last) in SHORT.items()
+}
+
+
+def tiny(min_steps, tasks=tuple(SHORT)):
+    """The experiments of `reduced.py` with the smallest possible sizes."""
+    plans = {task: SHORT_PLANS[task] for task in tasks}
 
     def get_config(which):
         chosen, run = relay_recipe.select_plans(plans, which)
-        config = paper.paper_experiment(chosen, small.SELF_MADE)
+        config = reduced.reduced_experiment(chosen, SELF_MADE)
         config = relay_recipe.scale_down(config, **SIZE, min_steps=min_steps)
         runs = {
             n: relay_recipe.merge_dicts(run, FAST) for n, run in config["runs"].items()
@@ -40,10 +59,6 @@ def tiny(min_steps, **plans):
         return ConfigDict(relay_recipe.select_run(config | {"runs": runs}, run))
 
     return types.SimpleNamespace(get_config=get_config)
-
-
-LIS = small.PLANS["lis"]._replace(train_lengths=(1, 5), test_lengths=(1, 10))
-LIS = LIS._replace(chain_counts={str(n): 8 for n in range(6, 11)}, num_chain_buckets=1)
 
 
 def script(*arguments):
@@ -114,7 +129,7 @@ def test_hit_matrices_are_of_the_model_that_generates_the_chains(
         needs = FIGURES[figure]
         config = paper_figures.read_experiments(name, needs)["multitask"]
         length = paper_figures.hit_length(config, needs)
-        assert length == paper_length or name not in ("paper", "length_extrapolation")
+        assert length == paper_length or name.startswith("reduced")
         self_chains = config.chains[f"chains_self_oracle_{phase}_lis"]
         assert needs.stages == ("looped_aligned", self_chains.model)
         assert list(self_chains.counts) == [str(length)]
@@ -130,7 +145,7 @@ def make(path, needs, deadline=math.inf):
 
 @pytest.mark.slow
 def test_a_figure_in_pieces_is_the_figure_in_one(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(RECIPES, "tiny", tiny(800, lis=LIS))
+    monkeypatch.setitem(RECIPES, "tiny", tiny(800, ("lis",)))
     needs, path, cut = (
         FIGURES["6"],
         epath.Path(tmp_path / "a"),
@@ -210,11 +225,11 @@ def test_a_figure_by_length_uses_the_records_of_its_experiment_alone(
         for run in ("looped_vanilla", "ar_relay", "ar")
     ]
     files.write_lines(tmp_path / "records.jsonl", records)
-    plans = paper_figures.read_experiments("small", needs)
+    plans = paper_figures.read_experiments("reduced", needs)
     paper_figures.draw("figure_2", needs, plans, epath.Path(tmp_path))
     ((lines, metric, file, trained),) = calls
     assert metric == "answer_accuracy" and file.name == "figure_2.png"
-    assert trained == {"arithmetic": (1, 3), "edit_distance": (1, 4), "lis": (1, 10)}
+    assert trained == {"arithmetic": (1, 6), "edit_distance": (1, 12), "lis": (1, 40)}
     assert [(line["experiment"], line["model"]) for line in lines] == [
         *(("lis", "ar"), ("arithmetic", "ar")),
         *(("lis", "looped_vanilla"), ("arithmetic", "looped_vanilla")),
@@ -222,18 +237,18 @@ def test_a_figure_by_length_uses_the_records_of_its_experiment_alone(
 
 
 def test_hyper_parameters_are_shown_next_to_the_papers():
-    plans = paper_figures.read_experiments("small", TABLES["1"])
-    result = tables.settings("table_1", plans["multitask"], "small").splitlines()
+    plans = paper_figures.read_experiments("reduced", TABLES["1"])
+    result = tables.settings("table_1", plans["multitask"], "reduced").splitlines()
     rows = {line[:16].strip(): line[16:].split() for line in result}
-    assert rows["width"] == ["256", "32"] * 3
+    assert rows["width"] == ["256", "64"] * 3
     assert rows["learning rate"][::2] == ["0.0005", "0.0005", "0.001"]
-    result = tables.settings("table_2", plans["multitask"], "small")
+    result = tables.settings("table_2", plans["multitask"], "reduced")
     assert "0.0001" in result and "5e-05" in result
 
 
 def test_too_few_chains_after_a_filter_are_reported(tmp_path):
     needs = FIGURES["5"]
-    plans = paper_figures.read_experiments("small", needs)
+    plans = paper_figures.read_experiments("reduced", needs)
     chains = plans["multitask"].chains
     planned = paper_figures.select_stages(plans, needs)["multitask"]
     lines = []
@@ -245,12 +260,12 @@ def test_too_few_chains_after_a_filter_are_reported(tmp_path):
     assert len(lines) == 4 * 3
     files.write_lines(tmp_path / "records.jsonl", lines)
     assert list(paper_figures.missing_chains(plans, needs, epath.Path(tmp_path))) == [
-        "multitask/chains_self_oracle_2_edit_distance: 1 of 40 planned chains"
+        "multitask/chains_self_oracle_2_edit_distance: 1 of 1000 planned chains"
     ]
 
 
 def test_samples_are_shown_next_to_the_papers():
-    plans = paper_figures.read_experiments("small", TABLES["3"])
+    plans = paper_figures.read_experiments("reduced", TABLES["3"])
     config = plans["multitask"]
 
     def lines(names):
@@ -265,12 +280,20 @@ def test_samples_are_shown_next_to_the_papers():
 
     self_chains = list(lines(TABLES["3"].stages))
     result = tables.sample_counts("table_3", config, self_chains).splitlines()
-    assert result[1].split() == ["arithmetic", "<=", "3", "42515", "300", "drawn"]
-    assert result[2].split() == ["arithmetic", "4", "-", "64", "65"]
+    assert result[1].split() == ["arithmetic", "<=", "6", "42515", "4400", "drawn"]
+    assert result[2].split() == ["arithmetic", "7", "-", "1500", "1501"]
     assert "arithmetic 16 6477 - -" in [" ".join(line.split()) for line in result]
     self_chains = list(lines(TABLES["4"].stages))
     result = tables.sample_counts("table_4", config, self_chains).splitlines()
-    assert result[1].split() == ["1", "arithmetic", "4", "15000", "60", "61", "61"]
+    assert result[1].split() == [
+        "1",
+        "arithmetic",
+        "7",
+        "15000",
+        "1500",
+        "1501",
+        "1501",
+    ]
     assert len(result) == 16
 
 
@@ -290,12 +313,69 @@ def test_only_figures_and_tables_of_the_paper_are_accepted(arguments, message):
     assert str(error.value).startswith(message)
 
 
+def test_a_figure_is_drawn_once_every_task_has_a_curve(tmp_path):
+    needs = FIGURES["4"]
+    plans = paper_figures.read_experiments("paper_size", needs)
+    parts = list(paper_figures.measurements(plans, needs))
+    path = epath.Path(tmp_path)
+    (path / "measured").mkdir()
+    assert not paper_figures.has_measurements(parts, path)
+    for part in parts:
+        if part.run == "looped_aligned" and part.task != "lis":
+            (path / part.file).touch()
+    assert not paper_figures.has_measurements(parts, path)
+    for part in parts:
+        if part.run == "looped_aligned":
+            (path / part.file).touch()
+    assert paper_figures.has_measurements(parts, path)
+    assert not paper_figures.has_measurements([], path)  # a table
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("small", "reduced"),
+        ("paper_small", "reduced"),
+        ("far", "length_extrapolation"),
+    ],
+)
+def test_a_recipe_of_an_earlier_version_has_a_new_name(old, new, tmp_path):
+    with pytest.raises(ValueError) as error:
+        paper_figures.read_experiments(old, FIGURES["2"])
+    assert str(error.value) == f"--recipe={old} is now --recipe={new}"
+    files.write_json(tmp_path / "recipe.json", {"recipe": "small"})
+    with pytest.raises(ValueError, match="not 'reduced'; give another --workdir$"):
+        paper_figures.check_recipe(epath.Path(tmp_path), "reduced")
+
+
+@pytest.mark.parametrize("recipe", ["reduced", "reduced_rope", "paper_size"])
+def test_recipes_at_other_sizes_have_the_papers_loop_and_ratios(recipe):
+    needs = FIGURES["2"]._replace(experiments=("multitask",))
+    config = paper_figures.read_experiments(recipe, needs)["multitask"]
+    for task, plan in paper.PLANS.items():
+        lengths = config.runs["ar"].evaluation.lengths[task]
+        ratio = lengths[1] / config.trained_lengths[task][1]
+        exact = plan.test_lengths[1] / plan.train_lengths[1]
+        assert ratio == pytest.approx(exact, abs=0.005)
+    for name in ("looped_aligned", "looped_vanilla"):
+        run = config.runs[name]
+        assert run.model.input_injection == "hidden"
+        assert run.optimizer.kind == "muon"
+        weights = [b.weight for b in run.data.buckets.values() if not b.max_rounds]
+        total = sum(b.weight for b in run.data.buckets.values())
+        assert sum(weights) / total > 0.9  # whole chains
+    assert config.runs["looped_vanilla"].loss.round_weight == 0
+    assert len(config.chains) == 3 + 2 * 5 * 3
+    schemes = {run.model.position.scheme for run in config.runs.values()}
+    assert schemes == {"rope" if recipe == "reduced_rope" else "relative_bias"}
+
+
 def test_wrong_inputs_end_in_a_clear_line(tmp_path):
     with pytest.raises(
         ValueError, match="--recipe=big is unknown; give one of paper, "
     ):
         paper_figures.read_experiments("big", FIGURES["2"])
-    plans = paper_figures.read_experiments("small", FIGURES["2"])
+    plans = paper_figures.read_experiments("reduced", FIGURES["2"])
     result = "--stages: 'lis/ar_relay' is not needed here; choose from arithmetic/ar, "
     with pytest.raises(ValueError, match=result):
         paper_figures.select_stages(plans, FIGURES["2"], ["lis/ar_relay"])
@@ -306,24 +386,24 @@ def test_wrong_inputs_end_in_a_clear_line(tmp_path):
         "lis": ["ar"],
     }
     files.write_json(tmp_path / "recipe.json", {"recipe": "paper"})
-    done = script("--figure=2", "--recipe=small", f"--workdir={tmp_path}")
+    done = script("--figure=2", "--recipe=reduced", f"--workdir={tmp_path}")
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr == (
-        f"error: {tmp_path} has experiments of the recipe 'paper', not 'small'; give "
+        f"error: {tmp_path} has experiments of the recipe 'paper', not 'reduced'; give "
         "--recipe=paper, or another --workdir\n"
     )
 
 
 def test_a_dry_run_trains_nothing_and_a_run_stops_in_time(tmp_path):
-    small_two = "--figure=2", "--recipe=small", f"--workdir={tmp_path}/work"
-    done = script(*small_two, "--dry_run")
+    figure_two = "--figure=2", "--recipe=reduced", f"--workdir={tmp_path}/work"
+    done = script(*figure_two, "--dry_run")
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "work").exists()
     assert done.stdout.splitlines()[0].split() == [
-        *("arithmetic/ar", "0", "of", "500", "steps,", "0.0", "minutes"),
+        *("arithmetic/ar", "0", "of", "4,000", "steps,", "7.1", "minutes"),
     ]
-    assert done.stdout.splitlines()[-1].endswith(" minutes at 90 TFLOP/s")
-    done = script(*small_two, "--minutes=0")
+    assert done.stdout.splitlines()[-1].endswith(" minutes at 0.03 TFLOP/s")
+    done = script(*figure_two, "--minutes=0")
     assert done.returncode == 143, done.stderr
     assert done.stderr.splitlines()[-1] == "out of time; run the same command to resume"
     assert {file.name for file in (tmp_path / "work").iterdir()} == {
@@ -333,14 +413,15 @@ def test_a_dry_run_trains_nothing_and_a_run_stops_in_time(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("figure", ["7", "4"])
-def test_a_small_figure_from_end_to_end(figure, tmp_path):
-    options = f"--figure={figure}", "--recipe=small", f"--workdir={tmp_path}"
-    done = script(*options)
-    assert done.returncode == 0, done.stderr
-    assert f"figure: {tmp_path}/figures/figure_{figure}.png" in done.stdout
-    image = (tmp_path / "figures" / f"figure_{figure}.png").read_bytes()
-    before = (tmp_path / "records.jsonl").read_bytes()
-    again = script(*options)
-    assert again.returncode == 0, again.stderr
-    assert (tmp_path / "figures" / f"figure_{figure}.png").read_bytes() == image
-    assert (tmp_path / "records.jsonl").read_bytes() == before
+def test_a_tiny_figure_from_end_to_end(figure, tmp_path, monkeypatch):
+    monkeypatch.setitem(RECIPES, "tiny", tiny(4))
+    needs, path = FIGURES[figure], epath.Path(tmp_path)
+    plans = make(path, needs)
+    assert paper_figures.unfinished(plans, needs, path) == []
+    shown = paper_figures.draw(f"figure_{figure}", needs, plans, path)
+    image = path / "figures" / f"figure_{figure}.png"
+    assert f"figure: {image}" in shown
+    assert image.read_bytes().startswith(b"\x89PNG")
+    before = (path / "records.jsonl").read_bytes()
+    make(path, needs)
+    assert (path / "records.jsonl").read_bytes() == before

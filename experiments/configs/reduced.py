@@ -1,0 +1,205 @@
+"""The RELAY paper at lengths that two CPU cores can learn: its loop, which carries the
+hidden state, and its ratios of test to training lengths.
+
+    --config=experiments/configs/reduced.py:multitask            the whole method
+    --config=experiments/configs/reduced.py:lis/looped_aligned   one run, for train.py
+
+Arithmetic is trained with up to 6 operators and tested with up to 10, edit distance with
+12 and 16 letters, LIS with 40 and 48 numbers in groups of 4. All runs of Figures 2 and 4
+to 7 and of Tables 3 and 4 are here, and take about 6 hours of two cores a seed
+(`experiments.reproduce --recipe=reduced`). Models and optimizers are those of
+`quickstart.py`, with this project's position aids; `reduced_rope.py` has RoPE alone.
+"""
+
+from collections.abc import Mapping
+
+from ml_collections import ConfigDict
+
+from experiments.configs import paper, quickstart, relay_recipe
+from experiments.configs.relay_recipe import TaskPlan
+
+# What one core sustains: the loop of the arithmetic quickstart takes 9 to 10 steps of
+# 3.3 GFLOP a second.
+TERAFLOPS = 0.03
+
+# Chains and original problems have the shares of Table 3.
+PLANS = {
+    "arithmetic": TaskPlan(
+        task="arithmetic",
+        options={"modulus": 5},
+        train_lengths=(1, 6),
+        test_lengths=(1, 10),
+        chain_counts={str(n): 1500 for n in range(7, 11)},
+        num_originals=4_400,
+        train_options=(("right_heavy", True),),
+        num_chain_buckets=2,
+    ),
+    "edit_distance": TaskPlan(
+        task="edit_distance",
+        options={"using": 8, "max_extra": 2},
+        train_lengths=(1, 12),
+        test_lengths=(1, 16),
+        chain_counts={str(n): 1000 for n in range(13, 17)},
+        num_originals=6_200,
+        train_options=(("max_extra", 6),),  # so that training includes longer rows
+        num_chain_buckets=2,
+    ),
+    "lis": TaskPlan(
+        task="lis",
+        options={"group": 4, "smallest": 50, "number_range": 104},
+        train_lengths=(1, 40),
+        test_lengths=(1, 48),
+        chain_counts={str(n): 400 for n in range(41, 49)},
+        num_originals=8_700,
+        num_chain_buckets=2,
+        eval_length_step=4,
+    ),
+}
+SELF_MADE = {  # a tenth of Table 4; the fifth phase may be one length beyond the test
+    task: tuple(count // 10 for count in counts)
+    for task, counts in paper.SELF_MADE.items()
+}
+NUM_PHASE_STEPS = 400  # of each self-made phase
+NUM_STEPS = {
+    "arithmetic": {
+        "looped_aligned": 6000,
+        "looped_vanilla": 12_000,
+        "ar": 4000,
+        "ar_relay": 800,
+        "ar_control": 800,
+    },
+    "edit_distance": {
+        "looped_aligned": 4000,
+        "looped_vanilla": 4000,
+        "ar": 5000,
+        "ar_relay": 800,
+        "ar_control": 800,
+    },
+    "lis": {
+        "looped_aligned": 5000,
+        "looped_vanilla": 3500,
+        "ar": 5000,
+        "ar_relay": 800,
+        "ar_control": 800,
+    },
+    relay_recipe.MULTITASK: {
+        "looped_aligned": 15_000,
+        "looped_vanilla": 9000,
+        "ar": 12_000,
+        "ar_relay": 2000,
+        "ar_control": 2000,
+    },
+}
+SETTINGS = {
+    "looped_aligned": {
+        "optimizer": quickstart.STEADY,
+        "loss": {"answer_weight": 0.3},
+        "data": {"batch_size": 64},
+    },
+    "looped_vanilla": {
+        "optimizer": quickstart.STEADY,
+        "data": {"batch_size": 64},
+    },
+    # Positions within a row are counted from its first comma; a row of edit distance has
+    # up to 20 values.
+    "ar": {"model": {"position": {"max_distance": 40}}},
+    "ar_relay": {"model": {"position": {"max_distance": 40}}},
+    "ar_control": {"model": {"position": {"max_distance": 40}}},
+}
+
+
+def get_config(name: str = "arithmetic") -> ConfigDict:
+    """`name`: a task or `multitask`, optionally followed by a slash and a run."""
+    plans, run = relay_recipe.select_plans(PLANS, name)
+    return ConfigDict(relay_recipe.select_run(reduced_experiment(plans), run))
+
+
+def reduced_experiment(
+    plans: list[TaskPlan], self_made: Mapping[str, tuple[int, ...]] = SELF_MADE
+) -> dict:
+    """The method and the baselines of Table 4, on one task or on all of them."""
+    name = plans[0].task if len(plans) == 1 else relay_recipe.MULTITASK
+    models = quickstart.TASKS[name]
+    settings = models._replace(
+        plans=plans,
+        num_numbers=120,
+        num_steps=models.num_steps | NUM_STEPS[name],
+        runs=with_curricula(SETTINGS, plans),
+    )
+    experiment = quickstart.relay_experiment(settings)
+    del experiment["runs"]["looped_feedback"]  # not in the paper
+    phase = {"num_steps": NUM_PHASE_STEPS}
+    relay_recipe.add_self_made_chains(experiment, plans, self_made, phase)
+    return experiment
+
+
+def with_curricula(settings: dict[str, dict], plans: list[TaskPlan]) -> dict[str, dict]:
+    """Settings by run, to which the buckets of the three trained from scratch are added;
+    all tasks weigh the same."""
+    curricula = {
+        "looped_aligned": aligned_curriculum,
+        "looped_vanilla": vanilla_curriculum,
+        "ar": ar_curriculum,
+    }
+    result = dict(settings)
+    for run, curriculum in curricula.items():
+        buckets = {
+            name: bucket | {"weight": bucket["weight"] / len(plans)}
+            for plan in plans
+            for name, bucket in curriculum(plan).items()
+        }
+        changes = {"data": {"buckets": buckets}}
+        result[run] = relay_recipe.merge_dicts(settings[run], changes)
+    return result
+
+
+def aligned_curriculum(plan: TaskPlan) -> dict[str, dict]:
+    """Whole chains in three of four steps or more: they alone teach what the hidden state
+    has to carry."""
+    last = plan.train_lengths[1]
+    if plan.task == "arithmetic":
+        (whole,) = relay_recipe.original_buckets([plan]).values()
+        return {
+            plan.task: whole | {"weight": 0.75},
+            "first_rounds": whole | {"max_rounds": 1, "weight": 0.25},
+        }
+    if plan.task == "edit_distance":
+        parts = (3, 0.2, 0.0), (last // 2, 0.3, 0.05), (last, 0.5, 0.15)
+    else:  # one group, two groups, and then all
+        group = plan.options["group"]
+        parts = (group, 0.1, 0.0), (2 * group, 0.2, 0.04), (last, 0.7, 0.12)
+    return _buckets(plan, *((1, *part) for part in parts))
+
+
+def vanilla_curriculum(plan: TaskPlan) -> dict[str, dict]:
+    """Without rounds to learn from, the answer of a long problem says little until
+    shorter ones are understood."""
+    if plan.task != "arithmetic":
+        return aligned_curriculum(plan)
+    ends = [n for n in (1, 2, 3, 4, 8) if n < plan.train_lengths[1]]
+    ends.append(plan.train_lengths[1])
+    firsts = [1, *(end + 1 for end in ends)]
+    starts = (0.0, 0.005, 0.08, 0.22, 0.4, 0.6)
+    weights = (0.02, 0.1, 0.18, 0.3, 0.4, 0.4)
+    return _buckets(plan, *zip(firsts, ends, weights, starts))
+
+
+def ar_curriculum(plan: TaskPlan) -> dict[str, dict]:
+    """Edit distance starts with short strings; the other tasks need no curriculum."""
+    last = plan.train_lengths[1]
+    if plan.task == "edit_distance":
+        return _buckets(plan, (1, 3, 0.15, 0.0), (1, last, 0.85, 0.2))
+    return _buckets(plan, (1, last, 1.0, 0.0))
+
+
+def _buckets(plan: TaskPlan, *parts: tuple[int, int, float, float]) -> dict[str, dict]:
+    """Buckets of a task by first and last length, weight and start share; the last one
+    has the task's name, the others their lengths too."""
+    (usual,) = relay_recipe.original_buckets([plan]).values()
+    buckets = {}
+    for first, last, weight, start in parts:
+        is_last = last == plan.train_lengths[1]
+        name = plan.task if is_last else f"{plan.task}_{first}_to_{last}"
+        changes = {"lengths": (first, last), "weight": weight, "start_share": start}
+        buckets[name] = usual | changes
+    return buckets
