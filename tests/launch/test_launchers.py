@@ -775,6 +775,50 @@ def test_launchers_are_short():
             assert len(path.read_text().splitlines()) <= 60, path
 
 
+# Records the flags of each call; the second curve runs out of time.
+REPRODUCE = """
+import json, os, pathlib, sys
+file = pathlib.Path(os.environ["WORLD"]) / "curves.jsonl"
+with file.open("a") as lines:
+    lines.write(json.dumps(sys.argv[1:]) + "\\n")
+sys.exit(int(os.environ.get("EXIT" + str(len(file.read_text().splitlines())), "0")))
+"""
+
+
+def test_gpu_minutes_makes_one_curve_after_another_until_time_is_over(world):
+    script = world.checkout / "experiments" / "reproduce.py"
+    script.write_text(REPRODUCE)
+    (world.path / "programs" / "python").symlink_to(world.path / "programs" / "python3")
+
+    def curves(**exits):
+        file = world.path / "curves.jsonl"
+        file.unlink(missing_ok=True)
+        code, _, errors = world.launch(
+            "gpu_minutes", "10", "a folder", "--recipe=reduced", **exits
+        )
+        calls = [json.loads(line) for line in file.read_text().splitlines()]
+        for call in calls:
+            given = dict(flag.removeprefix("--").split("=", 1) for flag in call)
+            assert given["figure"] == "4" and given["recipe"] == "reduced"
+            assert given["workdir"] == "a folder"
+            assert 8 < float(given["minutes"]) <= 9.25  # 45 s are for saving
+        names = [
+            re.search("--stages=multitask/([^']*)'", str(call))[1] for call in calls
+        ]
+        return code, names, errors
+
+    code, names, errors = curves()
+    assert code == 0 and errors.endswith("the same command goes on\n")
+    assert names == [
+        *("looped_aligned", "ar", "looped_vanilla"),
+        *("ar_relay", "ar_self_oracle_5", "ar_self_loop_5"),
+    ]
+    assert curves(EXIT2="143")[:2] == (0, names[:2])  # out of time
+    assert curves(EXIT2="1")[:2] == (1, names[:2])  # an error
+    code, _, errors = world.launch("gpu_minutes", "ten", "folder")
+    assert code == 1 and "--minutes is a whole number above zero, not 'ten'" in errors
+
+
 def test_shellcheck_finds_nothing():
     beside = pathlib.Path(sys.executable).with_name("shellcheck")
     shellcheck = beside if beside.exists() else shutil.which("shellcheck")
