@@ -69,8 +69,7 @@ RUNS = {
     "benchmarks": {
         "benchmarks.tasks": "--count=8 --repeats=1",
         "reproduce --dry_run": "",
-        "reproduce --recipe=small": "--dry_run",
-        "reproduce --minutes=10": "--minutes=0",
+        "reproduce --minutes=": "--minutes=0",
     },
 }
 QUICKSTART = "--config=experiments/configs/quickstart.py"
@@ -99,15 +98,13 @@ SLOW_RUNS = {
             "--model=SmolLM2-135M-Instruct --problems=HumanEval.jsonl.gz"
         ),
     },
-    "figures": {
-        "reproduce --recipe=small": "",
-    },
 }
 NOT_RUN = {
     "./launch/test.sh": "is what runs this",
     "./launch/beam.sh": "makes an environment of its own, for the tests in tests/beam",
     "./launch/tpu_pod.sh": "rents machines; tests/launch runs it against a stand-in",
     "./launch/gke.sh": "rents machines; tests/launch runs it against a stand-in",
+    "./launch/run.sh ./launch/gpu_minutes.sh": "needs a GPU; tests/launch has a stand-in",
     "./launch/slurm.sh": "needs a cluster; tests/launch runs it against a stand-in",
     "python tests.tasks.published": "tests/tasks/test_published.py calls it",
     "git": "feeds docker; tests/launch runs it",

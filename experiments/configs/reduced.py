@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
-from experiments.configs import paper, quickstart, relay_recipe
+from experiments.configs import length_extrapolation, paper, quickstart, relay_recipe
 from experiments.configs.relay_recipe import TaskPlan
 
 # What one core sustains: the loop of the arithmetic quickstart takes 9 to 10 steps of
@@ -92,12 +92,13 @@ NUM_STEPS = {
 }
 SETTINGS = {
     "looped_aligned": {
-        "optimizer": quickstart.STEADY,
+        "model": {"input_injection": "hidden"},
+        "optimizer": length_extrapolation.STEADY,
         "loss": {"answer_weight": 0.3},
         "data": {"batch_size": 64},
     },
     "looped_vanilla": {
-        "optimizer": quickstart.STEADY,
+        "optimizer": length_extrapolation.STEADY,
         "data": {"batch_size": 64},
     },
     # Positions within a row are counted from its first comma; a row of edit distance has
@@ -127,7 +128,7 @@ def reduced_experiment(
         runs=with_curricula(SETTINGS, plans),
     )
     experiment = quickstart.relay_experiment(settings)
-    del experiment["runs"]["looped_feedback"]  # not in the paper
+    experiment["runs"].pop("looped_feedback", None)  # not in the paper
     phase = {"num_steps": NUM_PHASE_STEPS}
     relay_recipe.add_self_made_chains(experiment, plans, self_made, phase)
     return experiment
