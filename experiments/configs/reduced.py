@@ -144,11 +144,12 @@ def with_curricula(settings: dict[str, dict], plans: list[TaskPlan]) -> dict[str
     }
     result = dict(settings)
     for run, curriculum in curricula.items():
-        buckets = {
-            name: bucket | {"weight": bucket["weight"] / len(plans)}
-            for plan in plans
-            for name, bucket in curriculum(plan).items()
-        }
+        buckets = {}
+        for plan in plans:
+            parts = curriculum(plan)
+            total = len(plans) * sum(bucket["weight"] for bucket in parts.values())
+            for name, bucket in parts.items():
+                buckets[name] = bucket | {"weight": bucket["weight"] / total}
         changes = {"data": {"buckets": buckets}}
         result[run] = relay_recipe.merge_dicts(settings[run], changes)
     return result

@@ -361,9 +361,12 @@ def test_recipes_at_other_sizes_have_the_papers_loop_and_ratios(recipe):
         run = config.runs[name]
         assert run.model.input_injection == "hidden"
         assert run.optimizer.kind == "muon"
-        weights = [b.weight for b in run.data.buckets.values() if not b.max_rounds]
-        total = sum(b.weight for b in run.data.buckets.values())
-        assert sum(weights) / total > 0.9  # whole chains
+        buckets = run.data.buckets.values()
+        for task in paper.PLANS:  # weigh the same
+            weights = [b.weight for b in buckets if b.task == task]
+            assert sum(weights) == pytest.approx(1 / 3)
+        whole = [b.weight for b in buckets if not b.max_rounds]
+        assert sum(whole) > 0.9  # whole chains
     assert config.runs["looped_vanilla"].loss.round_weight == 0
     assert len(config.chains) == 3 + 2 * 5 * 3
     schemes = {run.model.position.scheme for run in config.runs.values()}
