@@ -798,10 +798,10 @@ def test_gpu_minutes_makes_one_curve_after_another_until_time_is_over(world):
         )
         calls = [json.loads(line) for line in file.read_text().splitlines()]
         for call in calls:
-            given = dict(flag.removeprefix("--").split("=", 1) for flag in call)
-            assert given["figure"] == "4" and given["recipe"] == "reduced"
-            assert given["workdir"] == "a folder"
-            assert 8 < float(given["minutes"]) <= 9.25  # 45 s are for saving
+            values = dict(flag.removeprefix("--").split("=", 1) for flag in call)
+            assert values["figure"] == "4" and values["recipe"] == "reduced"
+            assert values["workdir"] == "a folder"
+            assert 8 < float(values["minutes"]) <= 9.25  # 45 s are for saving
         names = [
             re.search("--stages=multitask/([^']*)'", str(call))[1] for call in calls
         ]
