@@ -39,6 +39,8 @@ LENGTHS = {
     "edit_distance": "edit distance: problem length (letters)",
     "lis": "LIS: problem length (numbers)",
 }
+# The answer accuracy at every training length from which on a model counts as trained.
+TRAINED, TRAINED_BY_MODEL = 0.99, {"looped_vanilla": 0.95}
 LETTER = 0.065  # inches, at 8 points
 PHASE = re.compile(r"(ar_self_\w+)_(\d+)")
 
@@ -47,16 +49,18 @@ def accuracy_by_length(
     lines: Sequence[dict[str, Any]],
     metric: str,
     path: epath.PathLike,
-    train_lengths: dict[str, tuple[int, int]] | None = None,
+    train_lengths: Mapping[str, tuple[int, int]] | None = None,
 ) -> None:
     """One panel per task, one curve per model: the mean over seeds, with their range.
 
     Args:
-      train_lengths: the first and last training length of each task, to be shaded.
+      train_lengths: the first and last training length of each task, to be shaded. The
+        legend names models that are not trained to the end there (`untrained`).
 
     Raises:
       ValueError: no record has this metric.
     """
+    notes = untrained(lines, train_lengths or {})
     lines = [line for line in lines if line["metric"] == metric]
     if not lines:
         raise ValueError(f"no record has the metric {metric!r}")
@@ -70,7 +74,8 @@ def accuracy_by_length(
         for color, model in enumerate(models):  # the same in every panel
             of_model = [line for line in chosen if line["model"] == model]
             if of_model:
-                curves[_label(model)] = _draw_curve(panel, of_model, f"C{color % 10}")
+                label = "\n".join([_label(model), *notes.get(model, [])])
+                curves[label] = _draw_curve(panel, of_model, f"C{color % 10}")
         if train_lengths and task in train_lengths:
             shortest, longest = train_lengths[task]
             span = (shortest - 0.3, longest + 0.3)
@@ -80,11 +85,36 @@ def accuracy_by_length(
         panel.set(xlabel=xlabel, ylim=(-0.03, 1.03), ylabel=TITLES[metric])
         panel.xaxis.get_major_locator().set_params(integer=True)
         panel.grid(alpha=0.3)
-    widest = LETTER * (max(map(len, curves)) + 7)  # with the line before the name
+    longest = max(len(part) for label in curves for part in label.split("\n"))
+    widest = LETTER * (longest + 7)  # with the line before the name
     columns = max(1, int(figure.get_figwidth() / widest))
     layout = {"loc": "outside upper center", "ncols": columns}
     figure.legend(list(curves.values()), list(curves), fontsize=8, **layout)
     save(figure, path)
+
+
+def untrained(
+    lines: Iterable[dict[str, Any]], train_lengths: Mapping[str, tuple[int, int]]
+) -> dict[str, list[str]]:
+    """Notes on models that are not trained to the end, by model and one for each task.
+
+    Such a model's answers are below `TRAINED` (`TRAINED_BY_MODEL`) at some training
+    length, in the mean over seeds; the note has the lowest of these means.
+    """
+    values: dict[tuple[str, str], dict[int, list[float]]] = {}
+    for line in lines:
+        first, last = train_lengths.get(line["task"], (1, 0))
+        if line["metric"] == "answer_accuracy" and first <= line["length"] <= last:
+            of_task = values.setdefault((line["model"], line["task"]), {})
+            of_task.setdefault(line["length"], []).append(line["value"])
+    notes: dict[str, list[str]] = {}
+    for (model, task), of_task in values.items():
+        lowest, length = min((np.mean(v), -n) for n, v in of_task.items())
+        if lowest < TRAINED_BY_MODEL.get(model, TRAINED):
+            where = f"{task} " if len(train_lengths) > 1 else ""
+            note = f"not trained to the end: {where}{lowest:.3f} at {-length}"
+            notes.setdefault(model, []).append(note)
+    return notes
 
 
 def _draw_curve(panel, lines, color):

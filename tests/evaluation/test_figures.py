@@ -50,6 +50,37 @@ def test_a_model_has_one_color_and_one_label_in_all_panels(tmp_path, monkeypatch
     assert colors == ["C0", "C1", "C1"] and labels == ["AR-CoT", "other"]
 
 
+def test_the_legend_names_models_that_are_not_trained_to_the_end(tmp_path, monkeypatch):
+    accuracies = {  # of two seeds, at 1, 2 (training lengths) and 3
+        "ar": [(1.0, 1.0), (0.985, 0.996), (0.3, 0.3)],  # 0.9905 in the mean
+        "looped_aligned": [(1.0, 1.0), (0.985, 0.993), (0.9, 0.9)],
+        "looped_vanilla": [(0.96, 0.96), (0.96, 0.95), (0.9, 0.9)],
+        "other": [(0.96, 0.96), (0.96, 0.95), (0.9, 0.9)],
+    }
+    lines = [
+        {"metric": metric, "task": "lis", "length": length, "seed": seed}
+        | {"model": model, "value": value if metric == "answer_accuracy" else 0.1}
+        for metric in ("chain_accuracy", "answer_accuracy")
+        for model, by_length in accuracies.items()
+        for length, values in enumerate(by_length, start=1)
+        for seed, value in enumerate(values)
+    ]
+    labels, draw = [], Figure.legend
+    patch = monkeypatch.setattr
+    patch(Figure, "legend", lambda *a, **k: (labels.append(a[2]), draw(*a, **k))[1])
+    for metric in ("answer_accuracy", "chain_accuracy"):
+        figures.accuracy_by_length(lines, metric, tmp_path / "a.png", {"lis": (1, 2)})
+    notes = [label.partition("\n")[2] for label in labels[0]]
+    assert notes == ["", "not trained to the end: 0.989 at 2", "", notes[3], ""]
+    assert notes[3] == "not trained to the end: 0.955 at 2"
+    assert labels[0] == labels[1]
+    several = {"lis": (1, 2), "arithmetic": (1, 4)}
+    assert figures.untrained(lines, several)["looped_aligned"] == [
+        "not trained to the end: lis 0.989 at 2"
+    ]
+    assert not figures.untrained(lines, {})
+
+
 def test_a_parent_is_in_the_middle_of_its_children():
     assert tree_figure._heights({}) == {0: 0}
     parent = {1: 0, 2: 1, 3: 1, 4: 0, 5: 1}
