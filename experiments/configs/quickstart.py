@@ -1,11 +1,15 @@
 """RELAY in minutes on two CPU cores: small models, trained on short problems, tested at
-twice the length.
+up to twice the length.
 
     --config=experiments/configs/quickstart.py:lis                  the whole method
     --config=experiments/configs/quickstart.py:lis/looped_aligned   one run, for train.py
 
 `EXPERIMENTS` lists the experiments: each task, all tasks in one model (`multitask`),
 and the paper's self-made-chain baselines on arithmetic (`self_made`).
+
+`looped_aligned` and `looped_vanilla` have the paper's loop, which carries the hidden
+state and sees the problem once. `looped_feedback` is this project's extension: it feeds
+its rounds back through a scratchpad.
 """
 
 from typing import NamedTuple
@@ -35,6 +39,10 @@ def weights(**by_bucket: float) -> dict:
     return {name: {"weight": weight} for name, weight in by_bucket.items()}
 
 
+# Averaged parameters at a constant learning rate extrapolate further than the last ones
+# after a decay.
+STEADY = {"constant_share": 0.95, "average_share": 0.1}
+
 # Arithmetic modulo 5, up to 4 operators.
 ARITHMETIC_PLAN = TaskPlan(
     task="arithmetic",
@@ -46,32 +54,40 @@ ARITHMETIC_PLAN = TaskPlan(
     train_options=(("right_heavy", True),),
     num_chain_buckets=4,
 )
-# Three of four steps train first rounds alone: such a step costs a quarter, and the long
-# expressions, which are the hard ones, occur three times as often.
 FIRST_ROUNDS = original_buckets([ARITHMETIC_PLAN])["arithmetic"] | {"max_rounds": 1}
 ARITHMETIC = Settings(
     plans=[ARITHMETIC_PLAN],
     num_numbers=8,
-    num_steps={"looped_aligned": 10_000, "ar": 1200, "looped_vanilla": 2000}
+    num_steps={
+        "looped_aligned": 9000,
+        "ar": 1200,
+        "looped_vanilla": 8000,
+        "looped_feedback": 10_000,
+    }
     | fine_tuning_steps(800),
     # From two positions left of an innermost bracket its end is 6 away; with 8 distances
     # the model can distinguish this end from those further right.
     model={"position": {"max_distance": 8}},
     runs={
-        # AdamW extrapolates to longer problems here than Muon does, and averaged
-        # parameters at a constant learning rate extrapolate further than the last ones
-        # after a decay.
+        # Only whole chains teach what the hidden state has to carry.
         "looped_aligned": {
-            "optimizer": {
-                "kind": "adamw",
-                "constant_share": 0.95,
-                "average_share": 0.1,
+            "optimizer": STEADY,
+            "data": {
+                "batch_size": 64,
+                "buckets": weights(arithmetic=0.75)
+                | {"first_rounds": FIRST_ROUNDS | {"weight": 0.25}},
             },
+        },
+        # With rounds fed back, AdamW extrapolates to longer problems than Muon does, and
+        # a chain is as many independent rounds: three of four steps train first rounds
+        # alone, as these are the longest and cost a quarter of a chain.
+        "looped_feedback": {
+            "optimizer": STEADY | {"kind": "adamw"},
             "data": {
                 "buckets": weights(arithmetic=0.25)
                 | {"first_rounds": FIRST_ROUNDS | {"weight": 0.75}}
             },
-        }
+        },
     },
 )
 
@@ -227,7 +243,7 @@ def self_made_baselines(settings: Settings) -> dict:
 
 
 def relay_experiment(settings: Settings) -> dict:
-    """The five models and the chains of a task: 64 wide and, as a rule, 3 layers."""
+    """The six models and the chains of a task: 64 wide and, as a rule, 3 layers."""
     position = {
         "scheme": "relative_bias",
         "max_distance": 6,
@@ -251,9 +267,10 @@ def relay_experiment(settings: Settings) -> dict:
     causal = {"kind": "decoder", "num_heads": 4, "position": position}
     decoder = merge_dicts(model | causal, settings.model)
     runs = {
-        "looped_aligned": {"model": looped | {"input_injection": "feedback"}},
+        "looped_aligned": {"model": looped},
         "ar": {"model": decoder},
         "looped_vanilla": {"model": looped, "loss": {"round_weight": 0.0}},
+        "looped_feedback": {"model": looped | {"input_injection": "feedback"}},
         "ar_relay": {"model": decoder},
         "ar_control": {"model": decoder},
     }
