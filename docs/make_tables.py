@@ -28,8 +28,9 @@ NOT_RUN = "not run"
 Lines = list[dict[str, Any]]
 
 MODELS = {
-    "looped_aligned": "looped, aligned (with round feedback)",
-    "ar_relay": "AR-CoT fine-tuned on its chains",
+    "looped_aligned": "looped, aligned (the paper's loop)",
+    "looped_feedback": "looped, aligned, with round feedback (ours)",
+    "ar_relay": "AR-CoT fine-tuned on chains of `looped_aligned`",
     "ar": "AR-CoT",
     "ar_control": "AR-CoT, as many further steps without chains",
     "looped_vanilla": "looped, answer loss only",
@@ -42,6 +43,10 @@ MODELS = {
     "reach_12": "`slope_reach=12`, 2,000 steps",
     "reach_0": "no `slope_reach`, 2,000 steps",
     "gaps": "`value_gap_prob=0.5`",
+}
+# In these files, made before `looped_feedback` had a name, it is `looped_aligned`.
+WITH_FEEDBACK = MODELS | {
+    "looped_aligned": "looped, aligned, with round feedback (ours)"
 }
 ABLATION = {
     "looped_aligned": "all aids",
@@ -426,10 +431,11 @@ def provenance(*names: str) -> str:
     return markdown(["records", "seeds", "machine", "date", "commits"], rows)
 
 
-FOUR = ("looped_aligned", "ar_relay", "ar", "ar_control", "looped_vanilla")
+EARLIER = ("looped_aligned", "ar_relay", "ar", "ar_control", "looped_vanilla")
+RELAY = ("looped_feedback", *EARLIER)
 TABLES: dict[str, Callable[[], str]] = {
     "quickstart": lambda: accuracy(
-        ["quickstart"], "arithmetic", FOUR, [4, 5, 6, 7, 8], range_at=8
+        ["quickstart"], "arithmetic", RELAY, [4, 5, 6, 7, 8], range_at=8
     ),
     "quickstart_stages": lambda: stages("quickstart"),
     "ar_rope": lambda: accuracy(
@@ -442,13 +448,13 @@ TABLES: dict[str, Callable[[], str]] = {
         [4, 5, 6, 7, 8],
     ),
     "lis": lambda: accuracy(
-        ["quickstart_lis"], "lis", FOUR, [10, 20, 25, 30, 35, 40], range_at=40
+        ["quickstart_lis"], "lis", EARLIER, [10, 20, 25, 30, 35, 40], WITH_FEEDBACK, 40
     ),
     "lis_gaps": lambda: accuracy(
         ["lis_gaps"], "lis", ["gaps"], [10, 20, 25, 30, 35, 40], range_at=40
     ),
     "edit_distance": lambda: accuracy(
-        ["quickstart_ed"], "edit_distance", FOUR, [4, 8, 12, 16], range_at=16
+        ["quickstart_ed"], "edit_distance", EARLIER, [4, 8, 12, 16], WITH_FEEDBACK, 16
     ),
     "edit_distance_reach": lambda: accuracy(
         ["ed_reach"],
@@ -458,31 +464,42 @@ TABLES: dict[str, Callable[[], str]] = {
         range_at=32,
     ),
     "multitask_arithmetic": lambda: accuracy(
-        ["quickstart_multitask"], "arithmetic", FOUR, [4, 5, 6, 7, 8]
+        ["quickstart_multitask"], "arithmetic", EARLIER, [4, 5, 6, 7, 8], WITH_FEEDBACK
     ),
     "multitask_edit_distance": lambda: accuracy(
-        ["quickstart_multitask"], "edit_distance", FOUR, [4, 8, 12, 16]
+        ["quickstart_multitask"],
+        "edit_distance",
+        EARLIER,
+        [4, 8, 12, 16],
+        WITH_FEEDBACK,
     ),
     "multitask_lis": lambda: accuracy(
-        ["quickstart_multitask"], "lis", FOUR, [10, 20, 25, 30, 35, 40]
+        ["quickstart_multitask"],
+        "lis",
+        EARLIER,
+        [10, 20, 25, 30, 35, 40],
+        WITH_FEEDBACK,
     ),
     "paper_size_arithmetic": lambda: accuracy(
         ["length_extrapolation"],
         "arithmetic",
         ["looped_aligned"],
         [15, 20, 25, 30, 45, 60],
+        WITH_FEEDBACK,
     ),
     "paper_size_edit_distance": lambda: accuracy(
         ["length_extrapolation"],
         "edit_distance",
         ["looped_aligned", "slopes_without_end", "looped_aligned_2000"],
         [30, 40, 60, 120],
+        WITH_FEEDBACK,
     ),
     "paper_size_lis": lambda: accuracy(
         ["length_extrapolation"],
         "lis",
         ["looped_aligned", "looped_aligned_2000"],
         [100, 130, 200, 400],
+        WITH_FEEDBACK,
     ),
     "ablation": lambda: accuracy(
         ["ablation"], "arithmetic", ABLATION, [4, 5, 6, 8], ABLATION, range_at=8

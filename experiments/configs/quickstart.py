@@ -55,6 +55,16 @@ ARITHMETIC_PLAN = TaskPlan(
     num_chain_buckets=4,
 )
 FIRST_ROUNDS = original_buckets([ARITHMETIC_PLAN])["arithmetic"] | {"max_rounds": 1}
+# The answer alone says little about a long problem until shorter ones are understood.
+ONE_LENGTH = FIRST_ROUNDS | {"max_rounds": 0}
+VANILLA_CURRICULUM = {
+    "one_operator": ONE_LENGTH | {"lengths": (1, 1), "weight": 0.03},
+    "two_operators": ONE_LENGTH
+    | {"lengths": (2, 2), "weight": 0.12, "start_share": 0.005},
+    "three_operators": ONE_LENGTH
+    | {"lengths": (3, 3), "weight": 0.25, "start_share": 0.08},
+    "arithmetic": {"lengths": (4, 4), "weight": 0.6, "start_share": 0.22},
+}
 ARITHMETIC = Settings(
     plans=[ARITHMETIC_PLAN],
     num_numbers=8,
@@ -77,6 +87,10 @@ ARITHMETIC = Settings(
                 "buckets": weights(arithmetic=0.75)
                 | {"first_rounds": FIRST_ROUNDS | {"weight": 0.25}},
             },
+        },
+        "looped_vanilla": {
+            "optimizer": STEADY,
+            "data": {"batch_size": 64, "buckets": VANILLA_CURRICULUM},
         },
         # With rounds fed back, AdamW extrapolates to longer problems than Muon does, and
         # a chain is as many independent rounds: three of four steps train first rounds
@@ -116,11 +130,27 @@ USUAL_STRINGS = SHORT_STRINGS | {"lengths": EDIT_DISTANCE_PLAN.train_lengths}
 EDIT_DISTANCE = Settings(
     plans=[EDIT_DISTANCE_PLAN],
     num_numbers=64,
-    num_steps={"looped_aligned": 2000, "ar": 8000, "looped_vanilla": 600}
+    num_steps={
+        "looped_aligned": 5000,
+        "ar": 8000,
+        "looped_vanilla": 600,
+        "looped_feedback": 2000,
+    }
     | fine_tuning_steps(1200),
     model={"num_heads": 4, "number_code": "digits"},  # few heads: sequences are long
     runs={
         "looped_aligned": {
+            "optimizer": STEADY,
+            "loss": {"answer_weight": 0.3},
+            "data": {
+                "batch_size": 64,
+                "buckets": {
+                    "short_strings": SHORT_STRINGS | {"weight": 0.3},
+                    "edit_distance": {"weight": 0.7, "start_share": 0.1},
+                },
+            },
+        },
+        "looped_feedback": {
             "model": {"differences": True},
             "optimizer": {"learning_rate": 5e-3, "weight_decay": 0.1},
             "loss": {"answer_weight": 0.3},
@@ -157,16 +187,30 @@ LIS_PLAN = TaskPlan(
     num_chain_buckets=4,
     eval_length_step=5,
 )
-LIS_LOOPED = {
+ONE_GROUP = original_buckets([LIS_PLAN])["lis"] | {"lengths": (1, 5)}
+TWO_GROUPS = ONE_GROUP | {"lengths": (1, 10)}
+# It learns to compare numbers in one group, then to go on to the next one.
+LIS_CURRICULUM = {
+    "one_group": ONE_GROUP | {"weight": 0.1},
+    "two_groups": TWO_GROUPS | {"weight": 0.2, "start_share": 0.04},
+    "lis": {"weight": 0.7, "start_share": 0.12},
+}
+# A heavy answer loss slows down learning the rounds.
+LIS_ANSWERS = {"answer_weight": 0.1}
+LIS_FEEDBACK = {
     "optimizer": {"learning_rate": 5e-3, "weight_decay": 0.1},
-    # A heavy answer loss slows down learning the rounds. The value offset shows values
-    # that otherwise only longer problems have.
-    "loss": {"answer_weight": 0.1, "max_value_offset": {"lis": 20}},
+    # The value offset shows values that otherwise only longer problems have.
+    "loss": LIS_ANSWERS | {"max_value_offset": {"lis": 20}},
 }
 LIS = Settings(
     plans=[LIS_PLAN],
     num_numbers=120,
-    num_steps={"looped_aligned": 4500, "ar": 5000, "looped_vanilla": 1000}
+    num_steps={
+        "looped_aligned": 6000,
+        "ar": 5000,
+        "looped_vanilla": 1000,
+        "looped_feedback": 4500,
+    }
     | fine_tuning_steps(1200),
     model={
         "num_layers": 5,
@@ -175,18 +219,30 @@ LIS = Settings(
         # Attention depends on content here, not on distance.
         "position": {"directional_heads": False, "distance_slopes": False},
     },
-    runs={"looped_aligned": LIS_LOOPED},
+    runs={
+        "looped_aligned": {
+            "optimizer": STEADY | {"learning_rate": 5e-3, "weight_decay": 0.1},
+            "loss": LIS_ANSWERS,
+            "data": {"batch_size": 64, "buckets": LIS_CURRICULUM},
+        },
+        "looped_feedback": LIS_FEEDBACK,
+    },
 )
 
 # What the tasks need separately, together; LIS, the hardest, has the largest weight.
 MULTITASK = Settings(
     plans=[ARITHMETIC_PLAN, EDIT_DISTANCE_PLAN, LIS_PLAN],
     num_numbers=120,
-    num_steps={"looped_aligned": 8000, "ar": 9000, "looped_vanilla": 1200}
+    num_steps={
+        "looped_aligned": 9000,
+        "ar": 9000,
+        "looped_vanilla": 1200,
+        "looped_feedback": 8000,
+    }
     | fine_tuning_steps(800),
     model={"num_layers": 5, "number_code": "ordinal"},
     runs={
-        "looped_aligned": LIS_LOOPED
+        "looped_feedback": LIS_FEEDBACK
         | {
             "model": {"differences": True},
             "data": {

@@ -28,6 +28,7 @@ LABELS = {
     "ar": "AR-CoT",
     "looped_vanilla": "vanilla looped (answer loss only)",
     "looped_aligned": "aligned looped (RELAY)",
+    "looped_feedback": "aligned looped with round feedback (ours)",
     "looped_aligned_2000": "aligned looped after 2,000 steps",
     "ar_relay": "AR-CoT fine-tuned on RELAY chains",
     "ar_control": "AR-CoT fine-tuned without new chains (control)",
