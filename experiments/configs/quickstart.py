@@ -72,7 +72,7 @@ ARITHMETIC = Settings(
         "looped_aligned": 9000,
         "ar": 1200,
         "looped_vanilla": 8000,
-        "looped_feedback": 10_000,
+        "looped_feedback": 6000,
     }
     | fine_tuning_steps(800),
     # From two positions left of an innermost bracket its end is 6 away; with 8 distances
