@@ -222,7 +222,8 @@ def test_quickstart_from_end_to_end(tmp_path):
     assert all(line["same_texts"] == 1 for line in drafted)
     lines = list(files.read_lines(tmp_path / "work" / "records.jsonl"))
     assert {line["model"] for line in lines} == {
-        *("ar", "looped_vanilla", "looped_aligned", "ar_relay", "ar_control"),
+        *("ar", "looped_vanilla", "looped_aligned", "looped_feedback"),
+        *("ar_relay", "ar_control"),
     }
     assert {line["length"] for line in lines} == set(range(1, 9))
     assert all(set(line) == set(files.FIELDS) for line in lines)

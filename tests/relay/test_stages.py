@@ -29,6 +29,7 @@ def test_dependencies():
         "ar": set(),
         "looped_vanilla": set(),
         "looped_aligned": set(),
+        "looped_feedback": set(),
         "chains_arithmetic": {"looped_aligned"},
         "ar_relay": {"ar", "chains_arithmetic"},
         "ar_control": {"ar"},
