@@ -71,7 +71,7 @@ ARITHMETIC = Settings(
     num_steps={
         "looped_aligned": 9000,
         "ar": 1200,
-        "looped_vanilla": 8000,
+        "looped_vanilla": 9000,
         "looped_feedback": 6000,
     }
     | fine_tuning_steps(800),
