@@ -242,6 +242,19 @@ MULTITASK = Settings(
     | fine_tuning_steps(800),
     model={"num_layers": 5, "number_code": "ordinal"},
     runs={
+        "looped_aligned": {
+            "optimizer": STEADY,
+            "loss": LIS_ANSWERS,
+            "data": {
+                "batch_size": 64,
+                "buckets": LIS_CURRICULUM
+                | weights(arithmetic=0.3)
+                | {
+                    "short_strings": SHORT_STRINGS | {"weight": 0.15},
+                    "edit_distance": {"weight": 0.4, "start_share": 0.1},
+                },
+            },
+        },
         "looped_feedback": LIS_FEEDBACK
         | {
             "model": {"differences": True},
