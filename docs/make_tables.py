@@ -48,6 +48,13 @@ MODELS = {
 WITH_FEEDBACK = MODELS | {
     "looped_aligned": "looped, aligned, with round feedback (ours)"
 }
+TRIALS = {
+    "trial": "2,000 steps of the recipe",
+    "trial_noise_0.2": "noise on the carried state, 0.2 of its root mean square",
+    "trial_noise_0.5": "noise of 0.5",
+    "trial_left_pads": "every pad to the left of a round is trained, weight 0.3",
+    "trial_one_length_batches": "each batch has one length, and as many loops",
+}
 ABLATION = {
     "looped_aligned": "all aids",
     "no_log_scaling": "attention logits not scaled with the number of keys",
@@ -437,6 +444,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "quickstart": lambda: accuracy(
         ["quickstart"], "arithmetic", RELAY, [4, 5, 6, 7, 8], range_at=8
     ),
+    "quickstart_trials": lambda: accuracy(
+        ["quickstart_trials"], "arithmetic", TRIALS, [4, 5, 6, 7, 8], TRIALS
+    ),
     "quickstart_stages": lambda: stages("quickstart"),
     "ar_rope": lambda: accuracy(
         ["ar_rope"], "arithmetic", ["ar_rope"], [4, 5, 6, 7, 8]
@@ -505,7 +515,13 @@ TABLES: dict[str, Callable[[], str]] = {
         ["ablation"], "arithmetic", ABLATION, [4, 5, 6, 8], ABLATION, range_at=8
     ),
     "relay_provenance": lambda: provenance(
-        *("quickstart", "quickstart_again", "ar_rope", "length_extrapolation"),
+        *(
+            "quickstart",
+            "quickstart_trials",
+            "quickstart_again",
+            "ar_rope",
+            "length_extrapolation",
+        ),
         *("ablation", "quickstart_self_made", "quickstart_lis", "lis_gaps"),
         *("quickstart_ed", "quickstart_ed_earlier", "ed_reach"),
         "quickstart_multitask",

@@ -33,7 +33,7 @@ from relay_jax.training import checkpoint, loop
 
 FILE = pathlib.Path(__file__).with_name("train.json")
 TASKS = ("arithmetic", "edit_distance", "lis", "multitask")
-RUNS = ("looped_aligned", "looped_vanilla", "ar")
+RUNS = ("looped_aligned", "looped_vanilla", "looped_feedback", "ar")
 CASES = [("tiny", 20), ("tiny", 1500)] + [
     (f"{task}/{run}", 200) for task in TASKS for run in RUNS
 ]
