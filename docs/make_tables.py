@@ -438,7 +438,8 @@ def provenance(*names: str) -> str:
     return markdown(["records", "seeds", "machine", "date", "commits"], rows)
 
 
-RELAY = ("looped_aligned", "ar_relay", "ar", "ar_control", "looped_vanilla")
+EARLIER = ("looped_aligned", "ar_relay", "ar", "ar_control", "looped_vanilla")
+RELAY = ("looped_feedback", *EARLIER)
 TABLES: dict[str, Callable[[], str]] = {
     "quickstart": lambda: accuracy(
         ["quickstart"], "arithmetic", RELAY, [4, 5, 6, 7, 8], range_at=8
@@ -457,13 +458,13 @@ TABLES: dict[str, Callable[[], str]] = {
         [4, 5, 6, 7, 8],
     ),
     "lis": lambda: accuracy(
-        ["quickstart_lis"], "lis", RELAY, [10, 20, 25, 30, 35, 40], WITH_FEEDBACK, 40
+        ["quickstart_lis"], "lis", EARLIER, [10, 20, 25, 30, 35, 40], WITH_FEEDBACK, 40
     ),
     "lis_gaps": lambda: accuracy(
         ["lis_gaps"], "lis", ["gaps"], [10, 20, 25, 30, 35, 40], range_at=40
     ),
     "edit_distance": lambda: accuracy(
-        ["quickstart_ed"], "edit_distance", RELAY, [4, 8, 12, 16], WITH_FEEDBACK, 16
+        ["quickstart_ed"], "edit_distance", EARLIER, [4, 8, 12, 16], WITH_FEEDBACK, 16
     ),
     "edit_distance_reach": lambda: accuracy(
         ["ed_reach"],
@@ -473,7 +474,7 @@ TABLES: dict[str, Callable[[], str]] = {
         range_at=32,
     ),
     "multitask_arithmetic": lambda: accuracy(
-        ["quickstart_multitask"], "arithmetic", RELAY, [4, 5, 6, 7, 8], WITH_FEEDBACK
+        ["quickstart_multitask"], "arithmetic", EARLIER, [4, 5, 6, 7, 8], WITH_FEEDBACK
     ),
     "multitask_edit_distance": lambda: accuracy(
         ["quickstart_multitask"],
