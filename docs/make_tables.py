@@ -479,14 +479,14 @@ TABLES: dict[str, Callable[[], str]] = {
     "multitask_edit_distance": lambda: accuracy(
         ["quickstart_multitask"],
         "edit_distance",
-        RELAY,
+        EARLIER,
         [4, 8, 12, 16],
         WITH_FEEDBACK,
     ),
     "multitask_lis": lambda: accuracy(
         ["quickstart_multitask"],
         "lis",
-        RELAY,
+        EARLIER,
         [10, 20, 25, 30, 35, 40],
         WITH_FEEDBACK,
     ),
