@@ -289,8 +289,8 @@ def test_a_published_model_writes_what_transformers_does():
     lm = relay_jax.load(file)
     texts = ["The capital of France is", "def fibonacci(n):\n", "1, 2, 3, 4,"]
     prompts = [lm.tokenizer.encode(text) for text in texts]
-    assert our_texts(lm, prompts, 64) == their_texts(load_theirs(file), prompts, 64)
+    assert our_texts(lm, prompts, 24) == their_texts(load_theirs(file), prompts, 24)
     assert lm.tokenizer.eos_id == 2 and lm.tokenizer.vocab_size == 49152
-    assert "Paris" in lm.tokenizer.decode(our_texts(lm, prompts[:1], 8)[0])
+    assert "Paris" in lm.generate(texts[0], max_new_tokens=24, drafter="none").texts[0]
     folder = pretrained.open_folder(file)
     assert "<|im_start|>" in folder.chat_template.source
