@@ -64,8 +64,6 @@ def main() -> None:
             continue
         seed = shared.FLAGS.seed + len(answers)
         answer = _answer(request._replace(prompts=[ids], seed=seed))
-        if answer and answer.tuned:  # the size is chosen once, at the first answer
-            request = request._replace(draft=answer.tuned.draft)
         questions.append(question)
         answers.append(answer.texts[0] if answer else "")
         used = len(ids) + (answer.num_tokens if answer else 0)
@@ -77,10 +75,9 @@ def main() -> None:
 
 def _answer(request: Request) -> GenerationOutput | None:
     """Prints an answer while it is generated, then its speed."""
-    answer, shown, size = None, "", None
+    answer, shown = None, ""
     try:
         for answer in run(request, STREAM_STEPS):
-            size = shared.report_size(answer, size)
             print(answer.texts[0][len(shown) :], end="", flush=True)
             shown = answer.texts[0]
     except KeyboardInterrupt:

@@ -7,7 +7,7 @@ functions read them. Everything else is a call of `relay_jax`, as a notebook mak
 import functools
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 from absl import flags
@@ -22,11 +22,8 @@ from relay_jax.models.sharding import make_mesh
 from relay_jax.pretrained import ModelFolder
 from relay_jax.rest import drafters, step_times
 from relay_jax.rest import index as indexes
-from relay_jax.rest.autotune import AUTOTUNE, PROBE
 from relay_jax.rest.datastore import Datastore, open_datastore
 from relay_jax.rest.index import AnyIndex, HostIndex, MeshIndex
-from relay_jax.rest.output import GenerationOutput
-from relay_jax.rest.request import check_draft
 from relay_jax.tokenizers import Tokenizer
 
 FLAGS = flags.FLAGS
@@ -104,8 +101,7 @@ def define_drafting(num_draft: str = "auto", drafter: bool = True) -> None:
     flags.DEFINE_string(
         "num_draft",
         num_draft,
-        "Nodes of the draft tree; auto: the size that pays here, as measured, or none. "
-        f"The first {PROBE} tokens are then decoded plainly.",
+        "Nodes of the draft tree; auto: every step takes the size that is expected to pay.",
     )
     flags.DEFINE_integer("draft_depth", 10, "Depth of the draft tree.", 1)
     flags.DEFINE_enum(
@@ -173,7 +169,8 @@ def open_drafts(
 ) -> tuple[list[DraftConfig], Datastore | None]:
     """Draft configs and the opened datastore, None if none is needed.
 
-    One config for each drafter and each size of --num_draft; `AUTOTUNE` stands for auto.
+    One config for each drafter and each size of --num_draft; `drafters.AUTOTUNE` stands for
+    auto.
 
     Args:
       tokenizer: the model's, which must be the datastore's.
@@ -198,7 +195,7 @@ def open_drafts(
     is_open = FLAGS.datastore and drafters.DATASTORE in searched
     store = _open_datastore(tokenizer) if is_open else None
     for draft in drafts:
-        check_draft(draft, store)
+        drafters.check(draft, store)
     return drafts, store
 
 
@@ -239,17 +236,10 @@ def sampling() -> SamplingConfig:
     return SamplingConfig(FLAGS.temperature, FLAGS.top_p, FLAGS.top_k)
 
 
-def report_size(output: GenerationOutput, before: int | None) -> int:
-    """Prints the chosen size of the draft tree, and when drafts stopped paying.
-
-    Args:
-      before: what this returned for the last output; None at first.
-    """
-    if output.tuned and before is None:
-        print(output.tuned.summary(), file=sys.stderr)
-    elif before and not output.num_draft:
-        print("drafts no longer pay: continuing without them", file=sys.stderr)
-    return output.num_draft
+def describe_sizes(sizes: Mapping[int, int]) -> str:
+    """A line about the sizes of draft trees, of `autotune.draft_sizes`."""
+    parts = [f"{count} of {size}" for size, count in sizes.items()]
+    return f"steps by the nodes of their draft trees: {', '.join(parts)}"
 
 
 def read_sizes() -> list[int]:
@@ -260,7 +250,7 @@ def read_sizes() -> list[int]:
             "--num_draft must be auto or whole numbers with commas, got "
             f"{FLAGS.num_draft!r}"
         )
-    return [AUTOTUNE if part == "auto" else int(part) for part in parts]
+    return [drafters.AUTOTUNE if part == "auto" else int(part) for part in parts]
 
 
 def only(drafts: list[DraftConfig]) -> DraftConfig:

@@ -8,8 +8,8 @@ r"""Continues prompts with a trained decoder, with drafts or without.
         --prompt_ids=2,43,11 --print_ids --ignore_eos
 
 The text is the same with every drafter. In a terminal it is shown while it is
-generated. The size of the draft tree is chosen by measuring (--num_draft=auto): where
-drafts do not pay, none are used.
+generated. Every step chooses the size of its draft tree (--num_draft=auto): where drafts
+do not pay, none are used.
 """
 
 import sys
@@ -59,9 +59,8 @@ def main() -> None:
     )
     is_watched = sys.stdout.isatty() and jax.process_count() == 1
     streams = is_watched and len(prompts) == 1
-    shown, size, output = "", None, None
+    shown, output = "", None
     for output in run(request, STREAM_STEPS if streams else 0):
-        size = shared.report_size(output, size)
         if streams:
             (text,) = show(output)
             print(text[len(shown) :], end="", flush=True)
@@ -70,7 +69,7 @@ def main() -> None:
     print("" if streams else "\n".join(show(output)))
     print(
         f"{output.num_tokens} tokens in {sum(output.num_steps)} steps "
-        f"(M = {output.tokens_per_step:.2f})",
+        f"(M = {output.tokens_per_step:.2f}); {shared.describe_sizes(output.draft_sizes)}",
         file=sys.stderr,
     )
 

@@ -96,12 +96,10 @@ def run(protocol: Protocol, questions: Sequence[qa_benchmark.Question]) -> list[
         max_new_tokens=settings["max_new_tokens"],
         index=index,
         seed=shared.FLAGS.seed,
+        cache_file=shared.cache_file(),
     )
     questions = questions[: _COUNT.value or None]
     file = path / "records.jsonl"
-    benchmark = qa_benchmark.choose_tree_size(
-        benchmark, questions[0], file, shared.cache_file()
-    )
     lines = qa_benchmark.run_benchmark(benchmark, questions, file)
     lines = list(tqdm(lines, total=len(questions), unit="question"))
     total = qa_benchmark.summarize(lines)
@@ -115,7 +113,8 @@ def make_table(total: Sequence[dict[str, Any]], rows: Sequence[Row]) -> str:
     """The measured figures, and below them the paper's."""
     lines = [f"{'measured':<28}{'M':>7}{'ms a token':>12}{'speed-up':>10}"]
     for line in total:
-        nodes = f"{line['num_draft']} nodes" if line["num_draft"] else "chose plain"
+        auto = "auto: " if line["autotuned"] else ""
+        nodes = f"{auto}{line['num_draft']} nodes"
         is_plain = line["drafter"] == PLAIN.drafter
         name = "plain" if is_plain else f"{line['drafter']} ({nodes})"
         lines.append(_row(name, line["M"], line["ms_per_token"], line["speed_up"]))

@@ -13,6 +13,12 @@ that decoding uses. With --make, the file of texts is written: prompts and what 
     python -m experiments.replay --make --targets=FILE.npz --count=40 \
         --tokenizer=RUN/tokenizer.model --token_array=RUN/held_out.npy
 
+With --fit, the prior of `--num_draft=auto` is fitted to the texts: how likely a drafted
+node is by its source, match length, share and depth (`relay_jax/decoding/acceptance.py`).
+
+    python -m experiments.replay --fit=relay_jax/decoding/acceptance.json \
+        --targets=FILE.npz --datastore=DIR --fit_drafters=rest,prompt_lookup,rest_paper
+
 Prompt and text of a JSON line are encoded together if this does not change the prompt's
 tokens, which are what a model reads; otherwise each is encoded separately.
 The file's format: `relay_jax/rest/replay.py`.
@@ -24,11 +30,13 @@ from collections.abc import Iterator
 
 import numpy as np
 from absl import flags
+from tqdm import tqdm
 
 from experiments import command
 from experiments import flags as shared
+from relay_jax import files
 from relay_jax.data import corpora
-from relay_jax.rest import drafters, replay
+from relay_jax.rest import acceptance_fit, drafters, replay
 from relay_jax.rest.replay import Target
 from relay_jax.tokenizers import Tokenizer, load_tokenizer
 
@@ -37,6 +45,10 @@ shared.define_drafting(num_draft="64")  # no model, so no step to time
 _TARGETS = flags.DEFINE_string("targets", None, "A .npz file of texts.", required=True)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Texts at once.", 1)
 _TIMED = flags.DEFINE_integer("timed_calls", 500, "Number of calls that are timed.", 1)
+_FIT = flags.DEFINE_string("fit", "", "Fit the prior of acceptance to this file.")
+_FIT_DRAFTERS = flags.DEFINE_list(
+    "fit_drafters", ["rest", "prompt_lookup", "rest_paper"], "Drafters of --fit."
+)
 _MAKE = flags.DEFINE_bool(
     "make", False, "Write --targets; the flags below are for this."
 )
@@ -62,6 +74,8 @@ _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an existing file.")
 def main() -> None:
     if _MAKE.value:
         make_targets()
+    elif _FIT.value:
+        fit_acceptance()
     else:
         replay_targets()
 
@@ -98,6 +112,25 @@ def replay_targets() -> None:
     print(json.dumps(line | command.describe()))
 
 
+def fit_acceptance() -> None:
+    drafts, store = shared.open_drafts(names=_FIT_DRAFTERS.value)
+    targets = replay.load_targets(_TARGETS.value)
+    if store is not None:
+        replay.check_targets(targets, store.vocab_size)
+    index = shared.load_index(store)
+    parts = [
+        part
+        for draft in tqdm(drafts, desc="drafters")
+        for part in acceptance_fit.collect(targets, index, draft)
+    ]
+    fitted = acceptance_fit.fit(parts)
+    setting = {"drafters": _FIT_DRAFTERS.value, "texts": len(targets)}
+    files.write_json(_FIT.value, fitted | setting | command.describe())
+    print(
+        f"{_FIT.value}: {fitted['examples']:,} nodes, {fitted['accepted']:,} accepted"
+    )
+
+
 def make_targets() -> None:
     if not _TOKENIZER.value:
         raise ValueError("--make needs --tokenizer, which encodes the texts")
@@ -117,9 +150,9 @@ def _texts(tokenizer: Tokenizer) -> Iterator[Target]:
     if sum(sources) != 1:
         raise ValueError("give one of --jsonl, --files and --token_array")
     if _JSONL.value:
-        files = corpora.find_files(_JSONL.value)
+        paths = corpora.find_files(_JSONL.value)
         keys = _PROMPT_KEY.value, _TEXT_KEY.value
-        for prompt, text in corpora.read_json_fields(files, keys):
+        for prompt, text in corpora.read_json_fields(paths, keys):
             yield _encode(prompt, text, tokenizer)
         return
     if _FILES.value:

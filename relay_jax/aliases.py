@@ -97,8 +97,9 @@ RECORD_VALUES = {"drafter": DRAFTERS, "step": DRAFTERS, "run": RUNS, "model": RU
 DATASTORE_FORMATS = (2,)
 DATASTORE_FILES = {"order": "suffix_array"}
 # Formats of step-time caches (`rest.step_times.FORMAT`) that are still read.
-STEP_TIME_FORMATS = (2,)
-SETTING_KEYS = {"room": "cache_length", "spread": "mesh"}
+STEP_TIME_FORMATS = (2, 3)
+SETTING_KEYS = {"spread": "mesh"}
+REMOVED_SETTING_KEYS = ("room", "cache_length")
 CHECKSUM_KEYS = {"size": "num_bytes", "sampled": "sampled_sha256"}
 RECIPES = {"far": "length_extrapolation"}  # of experiments.reproduce
 # Other experiments took their place: their work directories cannot be continued.
@@ -182,7 +183,12 @@ def upgrade_step_times(entry: Mapping[str, Any]) -> dict[str, Any]:
       ValueError: it uses a setting that has been removed.
       KeyError, TypeError, AttributeError: it is damaged.
     """
-    setting = {SETTING_KEYS.get(k, k): value for k, value in entry["about"].items()}
+    old = entry["setting"] if "setting" in entry else entry["about"]
+    setting = {
+        SETTING_KEYS.get(key, key): value
+        for key, value in old.items()
+        if key not in REMOVED_SETTING_KEYS
+    }
     draft = _upgrade_settings(setting["draft"])
     draft["drafter"] = DRAFTERS.get(draft["drafter"], draft["drafter"])
     setting |= {"model": upgrade_model(setting["model"]), "draft": draft}

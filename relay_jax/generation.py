@@ -20,7 +20,7 @@ from relay_jax.config import MAX_SEED, DraftConfig, ModelConfig, SamplingConfig
 from relay_jax.datastores import open_index
 from relay_jax.decoding import decode
 from relay_jax.rest import drafters
-from relay_jax.rest.autotune import AUTOTUNE
+from relay_jax.rest.drafters import AUTOTUNE
 from relay_jax.rest.output import GenerationOutput
 from relay_jax.rest.request import Request, run
 from relay_jax.tokenizers import IdTokenizer, Tokenizer
@@ -157,8 +157,8 @@ class LanguageModel(NamedTuple):
             was used last stays on the device.
           drafter: a name of `rest.drafters.DRAFTERS`, "none" for plain decoding; by
             default see `default_drafter`.
-          num_draft: nodes of a draft tree; "auto" measures which size is fastest, on
-            the first `autotune.PROBE` tokens, which are decoded plainly.
+          num_draft: nodes of a draft tree; with "auto", every step takes the size that
+            is expected to pay, which may be 0.
           draft_depth: maximum depth of a draft tree.
           max_length: number of tokens, prompt included, at which texts end; 0: no limit.
           cache_file: file in which measured step times are cached; by default below

@@ -31,6 +31,19 @@ jaxtyping.install_import_hook("relay_jax", "beartype.beartype")
 
 
 @pytest.fixture
+def expensive_steps(monkeypatch):
+    """Two tree sizes, fewer to compile, and 1 + C seconds a step: no draft can pay."""
+    from relay_jax.decoding import tree_size
+    from relay_jax.rest import autotune
+
+    def time_steps(params, state, drafter, *_):
+        return {autotune.DRAFTING: 0.01} | {c: 1.0 + c for c in drafter.sizes}
+
+    monkeypatch.setattr(tree_size, "SIZES", (0, 4))
+    monkeypatch.setattr(autotune, "_time_steps", time_steps)
+
+
+@pytest.fixture
 def memories():
     """The rule of `Scratchpad`, cell by cell: the memory before and after each loop."""
 

@@ -17,8 +17,9 @@ from relay_jax import aliases
 from relay_jax import config as configs
 from relay_jax.config import ModelConfig, TrainConfig
 from relay_jax.data.language_corpus import train_tokenizer
+from relay_jax.decoding import tree_size
 from relay_jax.models import hf_weights
-from relay_jax.rest import autotune, drafters
+from relay_jax.rest import drafters
 from relay_jax.training.step import init_params
 from tests.pages import BLOCKS, FENCE, NAMES, ROOT, blocks
 
@@ -65,7 +66,7 @@ def test_examples_run(block, folder, tmp_path, monkeypatch, capsys):
         (tmp_path / path.name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(drafters, "DRAFTERS", dict(drafters.DRAFTERS))
-    monkeypatch.setattr(autotune, "SIZES", (0, 4))  # compiles less
+    monkeypatch.setattr(tree_size, "SIZES", (0, 4))  # compiles less
     monkeypatch.setenv("RELAY_JAX_CACHE", str(tmp_path / "cache"))
     example = tmp_path / "example.py"
     example.write_text("\n" * (block.line - 1) + block.text)  # the page's line numbers

@@ -15,12 +15,11 @@ from relay_jax.chat_template import ChatTemplate
 from relay_jax.config import DraftConfig, ModelConfig, SamplingConfig, TrainConfig
 from relay_jax.data import corpora
 from relay_jax.data.sources import SyntheticSource
-from relay_jax.decoding import decode, result
+from relay_jax.decoding import decode, result, tree_size
 from relay_jax.evaluation import predict
 from relay_jax.generation import LanguageModel
 from relay_jax.models import hf_weights
 from relay_jax.models.decoder import unstack_layers
-from relay_jax.rest import autotune
 from relay_jax.rest import build as rest_build
 from relay_jax.rest.drafters import make_drafter
 from relay_jax.rest.index import load_index
@@ -117,14 +116,17 @@ def test_accepted_drafts_are_shown_in_quotes(lm):
 
 def test_drafts_change_no_text(lm, store, tmp_path):
     plain = lm.generate(PROMPTS, max_new_tokens=NEW, drafter="none")
-    assert plain.num_draft == 0 and not any(map(any, plain.drafted))
+    assert plain.draft_sizes == {0: max(plain.num_steps)}
+    assert not any(map(any, plain.drafted))
     assert plain.tokens_per_step == 1
     for datastore in (store, str(store.path), load_index(store)):
         out = lm.generate(PROMPTS, max_new_tokens=NEW, datastore=datastore, num_draft=8)
-        assert out.token_ids == plain.token_ids and out.num_draft == 8
+        assert out.token_ids == plain.token_ids
+        assert out.draft_sizes == {8: max(out.num_steps)}
     tuned = lm.generate(PROMPTS, max_new_tokens=NEW, cache_file=tmp_path / "times.json")
     assert tuned.token_ids == plain.token_ids
-    assert tuned.tuned is not None and tuned.num_draft in autotune.SIZES
+    assert set(tuned.draft_sizes) <= set(tree_size.SIZES)
+    assert sum(tuned.draft_sizes.values()) == max(tuned.num_steps)
 
 
 def test_prompts_are_texts_or_ids(lm):

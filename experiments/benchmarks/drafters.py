@@ -6,6 +6,10 @@ r"""Times plain decoding against drafters: same model, same prompts, in one run.
     python -m experiments.benchmarks.drafters --run=DIR --token_array=DIR/held_out.npy \
         --prompt_tokens=64 --datastore=STORE --drafters=rest --workdir=OUT
 
+With several sizes and auto, the record of auto says how it compares with the best of them
+in hindsight (`of_best_fixed`), and `speed_up_of_batches` with plain decoding, text by text;
+--random_prompts=50 takes prompts of random tokens, on which no draft can pay.
+
 Every drafter decodes all prompts once unmeasured (compilation), then --repeats times in
 turns with plain decoding, so that a slow minute of the machine affects all alike. The
 texts must be the same token for token, or the script fails. Differences in M between
@@ -13,8 +17,7 @@ drafters are given with an interval (`relay_jax/rest/bootstrap.py`). Appends to
 OUT/records.jsonl, and draws OUT/speed.png from it.
 """
 
-import sys
-
+import numpy as np
 from absl import flags
 from etils import epath
 
@@ -31,6 +34,8 @@ from relay_jax.rest.index import add_recent
 from relay_jax.rest.request import warn_of_length
 from relay_jax.tasks import make_task
 
+SLOW = 0.95  # of plain decoding's speed: a batch that drafts have slowed down
+
 shared.define_model()
 shared.define_drafting(drafter=False)
 prompt_flags.define()
@@ -46,6 +51,9 @@ _MAX_NEW_TOKENS = flags.DEFINE_integer(
     "max_new_tokens", 256, "Maximum number of new tokens.", 1, 2**30
 )
 _DRAFTERS = flags.DEFINE_list("drafters", ["prompt_lookup"], "Drafters to compare.")
+_RANDOM_PROMPTS = flags.DEFINE_integer(
+    "random_prompts", 0, "Take this many prompts of --prompt_tokens random tokens.", 0
+)
 _LIVE = flags.DEFINE_integer(
     "recent_tokens",
     0,
@@ -66,6 +74,8 @@ def main() -> None:
         )
     if _TASK.value:
         prompts = problems(config)
+    elif _RANDOM_PROMPTS.value:
+        prompts = random_prompts(config.model.vocab_size)
     else:
         prompts = prompt_flags.read(folder.tokenizer, _COUNT.value)
     warn_of_length(config.model, max(map(len, prompts)), _MAX_NEW_TOKENS.value)
@@ -88,13 +98,11 @@ def main() -> None:
     lines = bootstrap.add_gains(lines)
     if not files.is_main_process():
         return
-    for line in lines:
-        if line["autotuned"] and not line["num_draft"]:
-            reason = "drafts would not pay here; it decodes without them"
-            print(f"{line['drafter']}: {reason}", file=sys.stderr)
+    is_random = _RANDOM_PROMPTS.value > 0
+    source = "random tokens" if is_random else prompt_flags.source()
     setting = {
         "model": config.name,
-        "prompts": _TASK.value or prompt_flags.source(),
+        "prompts": _TASK.value or source,
         "length": _LENGTH.value or max(map(len, prompts)),
         "batch_size": _BATCH_SIZE.value,
         "store_tokens": store.num_tokens if store else 0,
@@ -104,9 +112,30 @@ def main() -> None:
     files.append_lines(file, [line | setting | command.describe() for line in lines])
     figures.speed_by_drafter(list(files.read_lines(file)), path / "speed.png")
     print(make_speed_table(lines))
+    for line in lines:
+        if line["autotuned"]:
+            print(describe_auto(line))
     if any(line["gain_over"] for line in lines):
         print(bootstrap.make_gain_table(lines))
     print(f"records: {file}\nfigure: {path / 'speed.png'}")
+
+
+def describe_auto(line: dict) -> str:
+    """How a size that every step chooses compares with fixed ones and plain decoding."""
+    slow = sum(ratio < SLOW for ratio in line["speed_up_of_batches"])
+    return (
+        f"{line['drafter']}, auto: {line['of_best_fixed']:.2f} of the best fixed size, "
+        f"{line['best_fixed']} nodes; {slow} of {len(line['speed_up_of_batches'])} "
+        f"batches slower than {SLOW} of plain decoding; "
+        f"{shared.describe_sizes(line['draft_sizes'])}"
+    )
+
+
+def random_prompts(vocab_size: int) -> list:
+    """--random_prompts prompts of tokens drawn with --seed."""
+    shape = _RANDOM_PROMPTS.value, shared.FLAGS.prompt_tokens
+    rng = np.random.default_rng(shared.FLAGS.seed)
+    return list(rng.integers(vocab_size, size=shape).astype(np.int32))
 
 
 def problems(config: TrainConfig) -> list:

@@ -9,33 +9,31 @@ generated tokens are the same whatever is drafted; only the number of steps diff
 (REST, section 3).
 
 `decode` runs to the end. `start` and `advance` are its two halves, for callers that
-look at the texts in between. `run_loop` is the loop itself; `rest.replay` runs it on a
-known text instead of a model.
+look at the texts in between. The loop itself is in `loop.py`.
 """
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from relay_jax.base import Array, Float, Host, Int, Key, PyTree
+from relay_jax.base import Array, Host, Int, Key, PyTree
 from relay_jax.config import ModelConfig, SamplingConfig
+from relay_jax.decoding import tree_size
 from relay_jax.decoding.draft_tree import DraftTree
-from relay_jax.decoding.drafter import DecodedText, Drafter, no_drafter, shard_like
+from relay_jax.decoding.drafter import Drafter, no_drafter, shard_like
+from relay_jax.decoding.loop import Verification, run_loop
 from relay_jax.decoding.state import (
     DecodeState,
-    accepted_tokens,
-    append_accepted,
     constrain_state,
     first_state,
-    node_mask,
     node_tokens,
 )
 from relay_jax.decoding.target_model import TargetModel, make_target
-from relay_jax.decoding.verify import TargetTokens, accept, sample
+from relay_jax.decoding.verify import sample
 from relay_jax.tokenizers import check_ids
 
 GREEDY = SamplingConfig()
@@ -43,14 +41,6 @@ CHUNK = 128  # prompt tokens read at once
 NO_EOS = -1
 NO_LIMIT = 2**31 - 1  # steps
 EndIds = int | tuple[int, ...]  # some models end a text with any of several tokens
-
-
-class Verification(NamedTuple):
-    """What the target model computes for a draft tree."""
-
-    target: TargetTokens
-    logits: Float[Array, "b q v"] | None  # None in a replay
-    entries: Any  # the nodes' keys and values, for the cache
 
 
 def decode(
@@ -159,12 +149,15 @@ def start(
     """
     if drafter_state is None:
         drafter_state = drafter.init(model.vocab_size)
-    return read_prompts(
+    state = read_prompts(
         *(params, prompts, length, keys, drafter_state),
         model=model,
         observe=drafter.observe,
         max_new_tokens=max_new_tokens,
     )
+    if drafter.sizes:
+        state = state._replace(sizing=tree_size.first_sizing(drafter.sizes))
+    return state
 
 
 @functools.partial(jax.jit, static_argnames=("model", "observe", "max_new_tokens"))
@@ -231,7 +224,7 @@ def advance(
     """
     target_model = make_target(model)
 
-    def verify(state: DecodeState, tree: DraftTree) -> Verification:
+    def verify(state: DecodeState, tree: DraftTree, max_depth: int) -> Verification:
         depth = tree.depth_with_root
         valid = tree.valid_with_root
         logits, entries = target_model.apply(
@@ -243,7 +236,7 @@ def advance(
         )
         target = sample(
             *(logits, sampling, state.keys, state.length),
-            *(depth, drafter.max_depth),
+            *(depth, max_depth),
         )
         return Verification(target, logits, entries)
 
@@ -251,37 +244,3 @@ def advance(
         *(verify, target_model.write_cache, state, drafter, index, eos_id, num_steps)
     )
     return constrain_state(state, params, target_model.constrain_cache)
-
-
-def run_loop(
-    verify: Callable[[DecodeState, DraftTree], Verification],
-    write_cache: Callable[[Any, Any, Any, Any], Any],
-    state: DecodeState,
-    drafter: Drafter,
-    index: Any,
-    eos_id: Any,
-    num_steps: int | Int[Array, ""],
-) -> DecodeState:
-    """The loop: draft, verify, append, until all rows are done; to be called in jit."""
-
-    def is_open(carry):
-        count, state = carry
-        return ~jnp.all(state.done) & (count < num_steps)
-
-    def step(carry):
-        count, state = carry
-        text = DecodedText(state.tokens, state.length)
-        tree = drafter.draft(index, state.drafter_state, text)
-        target, logits, entries = verify(state, tree)
-        accepted = accept(tree, target.token, drafter.max_depth)
-        drafter_state = drafter.observe(
-            *(state.drafter_state, node_tokens(state, tree)),
-            *(logits, node_mask(state, tree)),
-        )
-        new = accepted_tokens(state, target, accepted, eos_id)
-        is_new = jnp.arange(new.tokens.shape[1])[None] < new.count[:, None]
-        cache = write_cache(state.cache, entries, accepted.path, is_new)
-        return count + 1, append_accepted(state, tree, new, cache, drafter_state)
-
-    _, state = jax.lax.while_loop(is_open, step, (jnp.zeros((), jnp.int32), state))
-    return state

@@ -23,6 +23,7 @@ from relay_jax.base import Array, Bool, Float, Int
 
 END = -1  # pads a sequence after its last token
 MAX_WEIGHT = 2**24  # of the sum of weights times depth: float32 is exact up to here
+NUM_KINDS = 64  # kinds of sequences are 0..63
 
 
 class DraftSequences(NamedTuple):
@@ -30,11 +31,25 @@ class DraftSequences(NamedTuple):
 
     tokens: Int[Array, "b r s"]  # `END` after the last
     weight: Int[Array, "b r"]  # 0: there is no sequence
+    kind: Int[Array, "b r"] | None = None  # where it is from; None: 0, unknown
+
+    @property
+    def kind_or_unknown(self) -> Int[Array, "b r"]:
+        """The kind of every sequence, below `NUM_KINDS`."""
+        return jnp.zeros_like(self.weight) if self.kind is None else self.kind
 
 
 def concatenate_sequences(parts: Iterable[DraftSequences]) -> DraftSequences:
     """The sequences of several sources in one array."""
-    return DraftSequences(*(jnp.concatenate(part, axis=1) for part in zip(*parts)))
+    known = [part._replace(kind=part.kind_or_unknown) for part in parts]
+    return DraftSequences(*(jnp.concatenate(part, axis=1) for part in zip(*known)))
+
+
+class Evidence(NamedTuple):
+    """What a tree's nodes were drafted from: how likely they are rests on it."""
+
+    weight: Int[Array, "b q"]  # of the sequences through each node; the root's are all
+    kind: Int[Array, "b c"]  # of the heaviest sequence through each of the nodes 1..C
 
 
 class DraftTree(NamedTuple):
@@ -45,6 +60,17 @@ class DraftTree(NamedTuple):
     depth: Int[Array, "b c"]  # 1 for a child of the root
     valid: Bool[Array, "b c"]  # a row may have fewer than C nodes
     ancestors: Bool[Array, "b q q"]  # [i, j]: j is i or an ancestor of i; q = C + 1
+    evidence: Evidence | None = None  # None: not drafted from weighted sequences
+
+    def head(self, size: int) -> "DraftTree":
+        """The tree of its first `size` nodes."""
+        return DraftTree(
+            tokens=self.tokens[:, :size],
+            parent=self.parent[:, :size],
+            depth=self.depth[:, :size],
+            valid=self.valid[:, :size],
+            ancestors=self.ancestors[:, : size + 1, : size + 1],
+        )
 
     @property
     def depth_with_root(self) -> Int[Array, "b q"]:
@@ -67,8 +93,10 @@ class _Trie(NamedTuple):
         a x      owns ax
     """
 
-    tokens: Int[Array, "b r s"]
     owner: Int[Array, "b r s"]  # the sequence that owns the node of each prefix
+    stop: Int[Array, "b r s"]  # the sequence after the last one through that node
+    total: Int[Array, "b r s"]  # the weight of the sequences from owner to stop
+    sequences: DraftSequences  # sorted
     score: Float[Array, "b r s"]  # of a node, at its owner; 0 elsewhere
 
 
@@ -93,7 +121,7 @@ def make_tree(
     valid = score > 0
     row, column = cell // size, cell % size
     batch = jnp.arange(batch_size)[:, None]
-    tokens = jnp.where(valid, trie.tokens[batch, row, column], 0)
+    tokens = jnp.where(valid, trie.sequences.tokens[batch, row, column], 0)
     # The node of a shorter prefix is the cell of that prefix's owner.
     step = jnp.arange(size)[None, None]
     path = trie.owner[batch, row] * size + step  # [b, c, s]
@@ -105,20 +133,37 @@ def make_tree(
     number = jnp.arange(1, num_draft + 1)[None, None]
     parent = jnp.max(jnp.where(above, number, 0), axis=-1)
     depth = jnp.where(valid, column + 1, 1)
-    return DraftTree(tokens, parent, depth, valid, _with_root(above))
+    evidence = _evidence(trie, batch, row, column, valid)
+    return DraftTree(tokens, parent, depth, valid, _with_root(above), evidence)
 
 
 def empty_tree(batch_size: int) -> DraftTree:
     """The root alone: plain decoding."""
     none = jnp.zeros((batch_size, 0), jnp.int32)
+    evidence = Evidence(jnp.zeros((batch_size, 1), jnp.int32), none)
     ancestors = jnp.ones((batch_size, 1, 1), bool)
-    return DraftTree(none, none, none, none.astype(bool), ancestors)
+    return DraftTree(none, none, none, none.astype(bool), ancestors, evidence)
+
+
+def _evidence(trie: _Trie, batch, row, column, valid) -> Evidence:
+    """The evidence for the nodes at some cells of the trie."""
+    weight, kind = trie.sequences.weight, trie.sequences.kind_or_unknown
+    number = jnp.arange(weight.shape[1])[None, None]
+    is_through = number >= row[..., None]
+    is_through &= number < trie.stop[batch, row, column][..., None]
+    rank = (weight * NUM_KINDS + kind)[:, None]
+    heaviest = jnp.max(jnp.where(is_through, rank, 0), axis=-1) % NUM_KINDS
+    total = jnp.where(valid, trie.total[batch, row, column], 0)
+    return Evidence(
+        jnp.concatenate([weight.sum(axis=1, keepdims=True), total], axis=1), heaviest
+    )
 
 
 def _make_trie(sequences: DraftSequences, pack_uint16: bool, decay: float) -> _Trie:
     """Sorts the sequences, and scores the node of each prefix at its owner."""
     batch_size, num, size = sequences.tokens.shape
-    tokens, weight = _sort_sequences(sequences, pack_uint16)
+    sequences = _sort_sequences(sequences, pack_uint16)
+    tokens, weight = sequences.tokens, sequences.weight
     differs = jnp.pad(
         tokens[:, 1:] != tokens[:, :-1],
         ((0, 0), (1, 0), (0, 0)),
@@ -139,11 +184,12 @@ def _make_trie(sequences: DraftSequences, pack_uint16: bool, decay: float) -> _T
     depth = jnp.arange(size)[None, None]
     is_node = owns & (tokens != END)
     score = jnp.where(is_node, total * (size + 1) + (size - depth), 0)
-    return _Trie(tokens, owner, score.astype(jnp.float32) * decay**depth)
+    score = score.astype(jnp.float32) * decay**depth
+    return _Trie(owner, stop, total, sequences, score)
 
 
-def _sort_sequences(sequences: DraftSequences, pack_uint16: bool):
-    """Tokens and weights in lexicographic order; sequences of weight 0 come first."""
+def _sort_sequences(sequences: DraftSequences, pack_uint16: bool) -> DraftSequences:
+    """The sequences in lexicographic order; those of weight 0 come first."""
     tokens = jnp.where(sequences.weight[..., None] > 0, sequences.tokens, END)
     size = tokens.shape[-1]
     if pack_uint16:  # two tokens per key
@@ -152,8 +198,8 @@ def _sort_sequences(sequences: DraftSequences, pack_uint16: bool):
         keys = halves[..., ::2] << 16 | halves[..., 1::2]
     else:
         keys = tokens
-    *columns, weight = jax.lax.sort(
-        (*jnp.unstack(keys, axis=-1), sequences.weight),
+    *columns, weight, kind = jax.lax.sort(
+        (*jnp.unstack(keys, axis=-1), sequences.weight, sequences.kind_or_unknown),
         dimension=1,
         num_keys=keys.shape[-1],
     )
@@ -161,7 +207,7 @@ def _sort_sequences(sequences: DraftSequences, pack_uint16: bool):
     if pack_uint16:
         halves = jnp.stack([keys >> 16, keys & 0xFFFF], axis=-1).astype(jnp.int32) - 1
         keys = halves.reshape(*tokens.shape[:2], -1)[..., :size]
-    return keys, weight
+    return DraftSequences(keys, weight, kind)
 
 
 def _with_root(above: Bool[Array, "b c c"]) -> Bool[Array, "b q q"]:

@@ -37,6 +37,7 @@ class Drafter(NamedTuple):
     draft: Callable[[Any, Any, DecodedText], DraftTree]  # index, state, text
     observe: Callable[[Any, Any, Any, Any], Any]  # state, tokens, logits, mask -> state
     max_depth: int = 0  # the maximum depth of a node in `draft`'s trees
+    sizes: tuple[int, ...] = ()  # each step chooses one of them; (): whole trees
 
 
 def no_state(vocab_size: int) -> tuple[()]:

@@ -32,6 +32,7 @@ class DecodeState(NamedTuple):
     keys: Key[Array, " b"]  # of each request, for sampling
     cache: Any  # of the target model: all tokens of the text except the last
     drafter_state: Any  # see `Drafter`; () for most
+    sizing: Any = ()  # `TreeSizing` if every step chooses its tree's size
 
 
 class NewTokens(NamedTuple):
@@ -42,6 +43,31 @@ class NewTokens(NamedTuple):
     drafted: Bool[Array, "b s"]  # all but the last one, which the model adds
     count: Int[Array, " b"]  # 0 in rows that are done
     ended: Bool[Array, " b"]  # whether the last of these tokens ends the text
+
+
+class StepResult(NamedTuple):
+    """What a forward pass over a draft tree changes."""
+
+    new: NewTokens
+    nodes: Int[Array, " b"]  # of the tree
+    cache: Any
+    drafter_state: Any
+
+    def widen(self, size: int) -> "StepResult":
+        """The same with room for `size` new tokens."""
+        tokens, probability, drafted, *rest = self.new
+        more = ((0, 0), (0, size - tokens.shape[1]))
+        wide = (jnp.pad(part, more) for part in (tokens, probability, drafted))
+        return self._replace(new=NewTokens(*wide, *rest))
+
+
+def empty_result(state: DecodeState, size: int) -> StepResult:
+    """The result of no step at all, with room for `size` new tokens."""
+    none = jnp.zeros_like(state.length)
+    wide = jnp.zeros((len(none), size), jnp.int32)
+    is_never = jnp.zeros_like(state.done)
+    new = NewTokens(wide, wide.astype(jnp.float32), wide.astype(bool), none, is_never)
+    return StepResult(new, none, state.cache, state.drafter_state)
 
 
 def first_state(tokens, length, stop, keys, cache, drafter_state) -> DecodeState:
@@ -96,10 +122,9 @@ def accepted_tokens(
     return NewTokens(tokens, probability, is_drafted, count, ended)
 
 
-def append_accepted(
-    state: DecodeState, tree: DraftTree, new: NewTokens, cache: Any, drafter_state: Any
-) -> DecodeState:
-    """The state after a step that generated `new`."""
+def append_accepted(state: DecodeState, result: StepResult) -> DecodeState:
+    """The state after a step."""
+    new = result.new
     size = state.tokens.shape[1]
     step = jnp.arange(new.tokens.shape[1])[None]
     is_new = step < new.count[:, None]
@@ -120,10 +145,11 @@ def append_accepted(
         drafted=put(state.drafted, new.drafted),
         confidence=jnp.minimum(state.confidence, lowest),
         steps=state.steps + ~state.done,
-        nodes=state.nodes + jnp.where(state.done, 0, tree.valid.sum(axis=1)),
+        nodes=state.nodes + jnp.where(state.done, 0, result.nodes),
         keys=state.keys,
-        cache=cache,
-        drafter_state=drafter_state,
+        cache=result.cache,
+        drafter_state=result.drafter_state,
+        sizing=state.sizing,
     )
 
 

@@ -18,9 +18,10 @@ from relay_jax.data.alignment import flatten, sizes
 from relay_jax.data.chain_files import read_chains
 from relay_jax.data.sources import is_test
 from relay_jax.evaluation import accuracy
-from relay_jax.rest import autotune, benchmark
+from relay_jax.rest import benchmark
 from relay_jax.rest.build import build_datastore
 from relay_jax.rest.datastore import Datastore
+from relay_jax.rest.drafters import AUTOTUNE
 from relay_jax.rest.index import load_index
 from relay_jax.tasks import make_task
 from relay_jax.training import checkpoint
@@ -42,7 +43,7 @@ def compare_speed(
     """Speed of `ar_relay` with and without drafts from the chains of its training data.
 
     Each task's longest problems are decoded greedily: without drafts, with a small tree,
-    and with the autotuned tree size. Existing records are returned as they are.
+    and with a size that each step chooses. Existing records are returned as they are.
     """
     path = epath.Path(workdir)
     finished = path / "rest_records.jsonl"
@@ -72,7 +73,7 @@ def compare_speed(
             batch_size=BATCH_SIZE,
             index=load_index(store),
         )
-        drafts = [DraftConfig(num_draft=n) for n in (SMALL_TREE, autotune.AUTOTUNE)]
+        drafts = [DraftConfig(num_draft=n) for n in (SMALL_TREE, AUTOTUNE)]
         common = {"model": RUN, "prompts": stage.task, "length": length}
         common |= {"batch_size": BATCH_SIZE, "store_tokens": store.num_tokens}
         common |= {"seed": model.seed}

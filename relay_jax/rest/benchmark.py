@@ -4,7 +4,9 @@ Each of them decodes all prompts once unmeasured (compilation), then `repeats` t
 turns, so that a slow minute of the machine affects all of them. Texts must be equal.
 """
 
+import collections
 import time
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -12,12 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from relay_jax.base import Array, Host, Int, PyTree
+from relay_jax.base import Array, Float, Host, Int, PyTree
 from relay_jax.config import DraftConfig, ModelConfig
 from relay_jax.decoding import decode
 from relay_jax.decoding.drafter import DecodedText, ignore_logits, shard_like
+from relay_jax.decoding.tree_size import StepSeconds
 from relay_jax.rest import autotune, drafters
-from relay_jax.rest.drafters import PLAIN, make_drafter
+from relay_jax.rest.drafters import AUTOTUNE, PLAIN, make_drafter
 from relay_jax.rest.looped_draft import LoopedDraft
 from relay_jax.rest.replay import Target, time_drafter
 
@@ -50,6 +53,7 @@ class Generated(NamedTuple):
     tokens: Int[Host | Array, "b m"]
     length: Int[Host | Array, " b"]
     steps: Int[Host | Array, " b"]
+    counts: dict[int, int]  # of `autotune.draft_sizes`
 
 
 def compare(
@@ -61,9 +65,9 @@ def compare(
     """Times plain decoding and every drafter: a line for each, plain decoding first.
 
     Args:
-      drafts: if `num_draft` is `autotune.AUTOTUNE`, it is chosen on the first prompts.
+      drafts: with `drafters.AUTOTUNE` as `num_draft`, every step chooses its size.
       repeats: the number of measurements of each.
-      cache_file: the cache of step times, see `autotune.autotune`.
+      cache_file: the cache of step times, see `autotune.measure_times`.
 
     Raises:
       ValueError: a draft config is not valid; there are fewer prompts than one batch;
@@ -76,61 +80,86 @@ def compare(
         )
     workload = workload._replace(params=shard_like(workload.params, workload.index))
     requested = [PLAIN, *(d for d in drafts if d.drafter != "none")]
-    used = [_choose_size(workload, draft, cache_file) for draft in requested]
-    unique = list(dict.fromkeys(used))  # a chosen size may be requested too, or be 0
-    generated = {draft: _run(workload, draft)[0] for draft in unique}
+    for draft in requested:
+        drafters.check(draft, workload.index_for(draft, np.zeros(1, int)))
+    times = {draft: _measure_times(workload, draft, cache_file) for draft in requested}
+    generated = {draft: _run(workload, draft, times[draft])[0] for draft in times}
     plain = generated[PLAIN]
     same = {draft: _same_texts(texts, plain) for draft, texts in generated.items()}
     if workload.model.dtype == "float32" and min(same.values()) < 1:
         wrong = min(same, key=same.__getitem__).drafter
         raise ValueError(f"{wrong} generated another text than plain decoding")
-    rounds = [[_run(workload, draft)[1] for draft in unique] for _ in range(repeats)]
-    seconds = dict(zip(unique, np.array(rounds).T))
+    rounds = [
+        [_run(workload, draft, times[draft])[1] for draft in times]
+        for _ in range(repeats)
+    ]
+    seconds = dict(zip(times, np.swapaxes(rounds, 0, 1)))  # [repeats, batches] each
     targets = _targets(workload, plain)
     measured = {
         draft: {"same_texts": same[draft]}
         | _measures(generated[draft], seconds[draft], seconds[PLAIN], targets)
         | _drafting_share(draft, generated[draft], seconds[draft], workload)
-        for draft in unique
+        for draft in times
     }
-    return [
-        {
-            "drafter": request.drafter,
-            "num_draft": draft.num_draft,
-            "autotuned": request.num_draft == autotune.AUTOTUNE,
-        }
+    lines = [
+        {"drafter": draft.drafter}
+        | describe_sizes(draft, _sum_counts(generated[draft]))
         | measured[draft]
-        for request, draft in zip(requested, used)
+        for draft in requested
     ]
+    return [line | _compare_with_fixed(line, lines) for line in lines]
 
 
-def _choose_size(workload: Workload, draft: DraftConfig, cache_file) -> DraftConfig:
-    """The draft config; if its tree size is open, it is chosen on the first prompts."""
-    if draft.num_draft != autotune.AUTOTUNE:
-        drafters.check(draft, workload.index_for(draft, np.zeros(1, int)))
-        return draft
-    seconds, steps_per_token = {}, []
-    groups = _groups(workload)[: -(-autotune.PROBED_ROWS // workload.batch_size)]
-    for rows in groups:
-        tokens, length = _padded(workload, rows)
-        state = decode.start(
-            workload.params,
-            *(tokens, length, decode.request_keys(0, len(tokens))),
-            autotune.start_drafter(draft),
-            model=workload.model,
-            max_new_tokens=workload.max_new_tokens,
-        )
-        _, tuned = autotune.autotune(
-            *(workload.params, state, workload.index_for(draft, rows)),
-            model=workload.model,
-            draft=draft,
-            eos_id=workload.eos_id,
-            cache_file=cache_file,
-        )
-        seconds = tuned.seconds
-        steps_per_token.append([1 / max(rate, 1.0) for rate in tuned.rates.values()])
-    rates = dict(zip(seconds, 1 / np.mean(steps_per_token, axis=0)))
-    return autotune.choose(draft, seconds, rates).draft
+def _compare_with_fixed(line: dict[str, Any], lines: list[dict[str, Any]]) -> dict:
+    """How a size that every step chooses compares with the best fixed one in hindsight.
+
+    Plain decoding is one of the fixed sizes.
+    """
+    fixed = {
+        other["num_draft"]: other["speed_up"]
+        for other in lines
+        if other["drafter"] in (line["drafter"], "none") and not other["autotuned"]
+    }
+    if not line["autotuned"]:
+        return {}
+    best = max(fixed, key=fixed.__getitem__)
+    return {
+        "best_fixed": best,
+        "of_best_fixed": round(line["speed_up"] / fixed[best], 3),
+    }
+
+
+def describe_sizes(draft: DraftConfig, sizes: Mapping[int, int]) -> dict[str, Any]:
+    """The sizes of draft trees, for records: of an open size, the mean of all steps.
+
+    Args:
+      sizes: of `autotune.draft_sizes`.
+    """
+    is_open = draft.num_draft == AUTOTUNE
+    mean = autotune.mean_size(sizes) if is_open else draft.num_draft
+    by_size = {str(size): count for size, count in sorted(sizes.items())}
+    return {"num_draft": mean, "autotuned": is_open, "draft_sizes": by_size}
+
+
+def _measure_times(
+    workload: Workload, draft: DraftConfig, cache_file: epath.PathLike | None
+) -> StepSeconds | None:
+    """The times of steps, if the size of the draft tree is open."""
+    rows = _groups(workload)[0]
+    drafter, state = _start(workload, draft, rows)
+    return autotune.measure_times(
+        *(workload.params, state, drafter, workload.index_for(draft, rows)),
+        draft=draft,
+        model=workload.model,
+        eos_id=workload.eos_id,
+        cache_file=cache_file,
+    )
+
+
+def _sum_counts(texts: list[Generated]) -> dict[int, int]:
+    return dict(
+        sum((collections.Counter(t.counts) for t in texts), collections.Counter())
+    )
 
 
 def _groups(workload: Workload) -> Int[Host, "k b"]:
@@ -145,31 +174,49 @@ def _padded(workload: Workload, rows) -> tuple[Int[Host, "b p"], Int[Host, " b"]
     return decode.pad_prompts(prompts, workload.model.vocab_size, width)
 
 
-def _run(workload: Workload, draft: DraftConfig) -> tuple[list[Generated], float]:
-    """Decodes all prompts; returns the texts and the seconds."""
-    texts, before = [], time.perf_counter()
+def _run(
+    workload: Workload, draft: DraftConfig, times: StepSeconds | None
+) -> tuple[list[Generated], Float[Host, " k"]]:
+    """Decodes all prompts; returns the texts and the seconds of every batch."""
+    texts, seconds = [], []
     for rows in _groups(workload):
-        state = _decode(workload, draft, rows)
-        texts.append(jax.device_get(Generated(state.tokens, state.length, state.steps)))
+        before = time.perf_counter()
+        state, counts = _decode(workload, draft, rows, times)
+        text = jax.device_get((state.tokens, state.length, state.steps))
+        texts.append(Generated(text[0], text[1], text[2], counts))
+        seconds.append(time.perf_counter() - before)
         if getattr(workload.index, "recent", None) is not None:
             for text, length in zip(texts[-1].tokens, texts[-1].length):
                 index = workload.index.append(np.asarray(text[:length]))
                 workload = workload._replace(index=index)
-    return texts, time.perf_counter() - before
+    return texts, np.array(seconds)
 
 
-def _decode(workload: Workload, draft: DraftConfig, rows) -> decode.DecodeState:
-    """Decodes one batch of prompts."""
-    return decode.decode(
+def _start(workload: Workload, draft: DraftConfig, rows):
+    """The drafter, and the state after a batch of prompts has been read."""
+    drafter = autotune.make_drafter(draft, workload.params, workload.model)
+    tokens, length = _padded(workload, rows)
+    state = decode.start(
         workload.params,
-        [workload.prompts[row] for row in rows],
-        make_drafter(draft),
-        workload.index_for(draft, rows),
+        *(tokens, length, decode.request_keys(0, len(tokens)), drafter),
         model=workload.model,
         max_new_tokens=workload.max_new_tokens,
-        eos_id=workload.eos_id,
-        width=max(map(len, workload.prompts)),
     )
+    return drafter, state
+
+
+def _decode(
+    workload: Workload, draft: DraftConfig, rows, times: StepSeconds | None
+) -> tuple[decode.DecodeState, dict[int, int]]:
+    """Decodes one batch of prompts; returns also the steps by size."""
+    drafter, state = _start(workload, draft, rows)
+    state = decode.advance(
+        *(workload.params, autotune.set_times(state, times), drafter),
+        workload.index_for(draft, rows),
+        model=workload.model,
+        eos_id=workload.eos_id,
+    )
+    return state, autotune.draft_sizes(state, draft, drafter)
 
 
 def _same_texts(texts: list[Generated], plain: list[Generated]) -> float:
@@ -191,6 +238,8 @@ def _targets(workload: Workload, texts: list[Generated]) -> list[Target]:
 def _measures(texts, seconds, plain, targets) -> dict[str, Any]:
     new = sum(len(target.tokens) - target.prompt_length for target in targets)
     rate = new / sum(int(part.steps.sum()) for part in texts)
+    by_batch = np.median(plain, axis=0) / np.median(seconds, axis=0)
+    plain, seconds = plain.sum(axis=1), seconds.sum(axis=1)
     ratios = plain / seconds
     speed_up, median = float(np.median(ratios)), float(np.median(seconds))
     return {
@@ -201,6 +250,7 @@ def _measures(texts, seconds, plain, targets) -> dict[str, Any]:
         "speed_up_min": round(float(ratios.min()), 3),
         "speed_up_max": round(float(ratios.max()), 3),
         "speed_up_by_M": round(speed_up / rate, 3),
+        "speed_up_of_batches": [round(float(ratio), 3) for ratio in by_batch],
         "texts": len(targets),
         "new_tokens": new,
         "tokens_of_texts": [len(t.tokens) - t.prompt_length for t in targets],
@@ -220,9 +270,9 @@ def _drafting_share(draft, texts, seconds, workload) -> dict[str, float]:
     calls, rows = _sample_texts(workload, texts, TIMED_DRAFTS), _groups(workload)[0]
     index, drafter_state = workload.index_for(draft, rows), ()
     if make_drafter(draft).observe is not ignore_logits:
-        drafter_state = _decode(workload, draft, rows).drafter_state
+        drafter_state = _decode(workload, draft, rows, None)[0].drafter_state
     alone = float(np.median(time_drafter(calls, index, draft, drafter_state)))
-    step = float(np.median(seconds)) / _passes(texts)
+    step = float(np.median(seconds.sum(axis=1))) / _passes(texts)
     return {"drafting_share": round(alone / step, 3)}
 
 

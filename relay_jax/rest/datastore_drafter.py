@@ -25,7 +25,7 @@ def propose(
     """Continuations of matches in the datastore and the text, weighted by length."""
     query = retrieval.last_tokens(text.tokens, text.length)
     found = retrieval.nearest(index, query, config.num_store_rows, config.depth)
-    stored = retrieval.weigh(found, (0, *config.store_weights))
+    stored = retrieval.weigh(found, (0, *config.store_weights), "datastore")
     past = prompt_lookup.propose(index, state, text, config)
     return _with_recent((stored, past), index, query, config)
 
@@ -37,8 +37,7 @@ def propose_longest(
     del state
     query = retrieval.last_tokens(text.tokens, text.length)
     found = retrieval.longest(index, query, config.num_paper_rows, config.depth)
-    weight = (found.length > 0).astype(jnp.int32)
-    stored = DraftSequences(found.tokens, weight)
+    stored = retrieval.weigh(found, (0, 1), "datastore")
     return _with_recent((stored,), index, query, config)
 
 
@@ -66,7 +65,7 @@ def propose_recent(
     ends = (found.tokens == eos_id).astype(jnp.int32)
     inside = jnp.cumsum(ends, axis=-1) - ends == 0
     found = found._replace(tokens=jnp.where(inside, found.tokens, END))
-    return retrieval.weigh(found, (0, *config.store_weights))
+    return retrieval.weigh(found, (0, *config.store_weights), "datastore")
 
 
 def _with_recent(

@@ -12,6 +12,7 @@ To add a drafter, write a module with a function `propose` that returns weighted
 sequences, and add a line to `DRAFTERS`; `make_drafter` builds the trees of them all.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -33,6 +34,7 @@ from relay_jax.decoding.drafter import (
     no_drafter,
     no_state,
 )
+from relay_jax.decoding.tree_size import sizes_for
 from relay_jax.rest import (
     datastore_drafter,
     looped_draft,
@@ -41,6 +43,7 @@ from relay_jax.rest import (
 )
 
 PLAIN = DraftConfig(drafter="none", num_draft=0)
+AUTOTUNE = -1  # as `num_draft`: every step chooses its size
 DATASTORE, LOOPED_DRAFT = "a datastore", looped_draft.KIND
 
 
@@ -91,18 +94,32 @@ NEEDS_DATASTORE = tuple(
 )
 
 
-@functools.cache
-def make_drafter(config: DraftConfig) -> Drafter:
+def make_drafter(config: DraftConfig, num_layers: int = 1) -> Drafter:
     """The drafter of a config; equal configs give the same one, compiled once.
+
+    Args:
+      num_layers: layers of the target model that are compiled one by one; of a deep
+        model, `AUTOTUNE` chooses among fewer sizes.
 
     Raises:
       ValueError: the config is not valid; while drafting, if the index does not fit.
     """
     check_config(config)
-    kind = DRAFTERS[config.drafter]
-    propose = kind.propose
-    if propose is None or config.num_draft == 0:
+    if DRAFTERS[config.drafter].propose is None or config.num_draft == 0:
         return no_drafter
+    sizes = ()
+    if config.num_draft == AUTOTUNE:
+        sizes = sizes_for(max_nodes(config), num_layers)
+    return _make_drafter(config, DRAFTERS[config.drafter], sizes)
+
+
+@functools.cache
+def _make_drafter(
+    config: DraftConfig, kind: DrafterKind, sizes: tuple[int, ...]
+) -> Drafter:
+    propose = kind.propose
+    assert propose is not None
+    num_draft = max(sizes, default=config.num_draft)
     depth_decay = config.depth_decay if kind.has_depth_decay else 1.0
 
     def draft(index: Any, state: Any, text: DecodedText) -> DraftTree:
@@ -110,10 +127,17 @@ def make_drafter(config: DraftConfig) -> Drafter:
         sequences = propose(index, state, text, config)
         dtypes = [getattr(source, "token_dtype", None) for source in (index, state)]
         pack_uint16 = any(dtype == np.uint16 for dtype in dtypes)
-        return make_tree(sequences, config.num_draft, pack_uint16, depth_decay)
+        return make_tree(sequences, num_draft, pack_uint16, depth_decay)
 
     init = functools.partial(kind.init, config) if kind.init else no_state
-    return Drafter(init, draft, kind.observe, config.depth)
+    return Drafter(init, draft, kind.observe, config.depth, sizes)
+
+
+def resize(config: DraftConfig, num_draft: int) -> DraftConfig:
+    """The same drafter with another tree size; 0 is plain decoding."""
+    if num_draft == 0:
+        return PLAIN
+    return dataclasses.replace(config, num_draft=num_draft)
 
 
 def check(config: DraftConfig, index: Any, has_logits: bool = True) -> None:
@@ -147,7 +171,7 @@ def check_config(config: DraftConfig) -> None:
             "depth or the weights"
         )
     maximum = max_nodes(config)
-    if not 0 <= config.num_draft <= maximum:
+    if config.num_draft != AUTOTUNE and not 0 <= config.num_draft <= maximum:
         raise ValueError(
             f"num_draft must be 0..{maximum} with these rows, got {config.num_draft}"
         )

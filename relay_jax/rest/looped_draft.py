@@ -55,7 +55,7 @@ def propose(
         tokens, length, query, NUM_ROWS, config.depth, near=text.length
     )
     weights = (0, *(WEIGHT_FACTOR * w for w in config.text_weights))
-    predicted = retrieval.weigh(found, weights)
+    predicted = retrieval.weigh(found, weights, "looped")
     # Among equal matches the nearest counts most: the weight halves from row to row.
     weight = predicted.weight >> jnp.arange(NUM_ROWS)[None]
     past = prompt_lookup.propose(index, state, text, config)

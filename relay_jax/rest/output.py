@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from relay_jax.rest.autotune import TunedDraft
 from relay_jax.tokenizers import UNFINISHED, Tokenizer, decode_spans
 
 
@@ -20,8 +19,7 @@ class GenerationOutput(NamedTuple):
     num_steps: list[int]  # forward passes that generated tokens, for each prompt
     seconds: float  # of decoding, without reading the prompts and without compilation
     prompt_seconds: float  # of reading the prompts, with the compilation for it
-    num_draft: int  # nodes of a step's draft tree; 0: plain decoding
-    tuned: TunedDraft | None  # how the tree's size was chosen, if it was open
+    draft_sizes: dict[int, int]  # steps of all prompts at once by nodes of their tree
     tokenizer: Tokenizer
     stop: tuple[str, ...] = ()
 

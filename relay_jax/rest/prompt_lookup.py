@@ -31,7 +31,7 @@ def propose(
     found = match_text(
         *(text.tokens, text.length, query, config.num_text_rows, config.depth)
     )
-    return weigh(found, (config.recent_weight, *config.text_weights))
+    return weigh(found, (config.recent_weight, *config.text_weights), "text")
 
 
 def match_text(

@@ -6,7 +6,7 @@ becomes one line of a records file, written as soon as it is answered; a resumed
 continues with the next question.
 """
 
-import dataclasses
+import collections
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from relay_jax.base import PyTree
 from relay_jax.chat_template import ChatTemplate, conversation
 from relay_jax.config import DraftConfig, ModelConfig, SamplingConfig
 from relay_jax.decoding import decode
-from relay_jax.rest import autotune
+from relay_jax.rest.benchmark import describe_sizes
 from relay_jax.rest.drafters import PLAIN
 from relay_jax.rest.request import Request, prompt_room, run
 from relay_jax.tokenizers import Tokenizer
@@ -45,6 +45,7 @@ class QaBenchmark(NamedTuple):
     max_new_tokens: int
     index: Any = None
     seed: int = 0
+    cache_file: Any = None  # of measured step times
 
 
 class Answer(NamedTuple):
@@ -55,6 +56,7 @@ class Answer(NamedTuple):
     steps: int  # decode steps
     seconds: float  # of decoding, without the prompt
     prompt_seconds: float  # of the prompt's forward pass
+    draft_sizes: dict[int, int]  # steps by the nodes of their draft tree
 
 
 def run_benchmark(
@@ -78,35 +80,6 @@ def run_benchmark(
         line = _answer_question(benchmark._replace(seed=seed), question, compiled)
         files.append_lines(file, [line])
         yield line
-
-
-def choose_tree_size(
-    benchmark: QaBenchmark,
-    question: Question,
-    file: epath.PathLike,
-    cache_file: epath.PathLike | None = None,
-) -> QaBenchmark:
-    """The benchmark with its tree size chosen, if that is `AUTOTUNE`.
-
-    Args:
-      question: its first turn determines the fastest size.
-      file: if this file has answers, their tree size is used instead.
-      cache_file: of measured step times (`autotune.autotune`).
-    """
-    if benchmark.draft.num_draft != autotune.AUTOTUNE:
-        return benchmark
-    for line in files.read_lines(file) if epath.Path(file).exists() else ():
-        size = line["turns"][0][1]["num_draft"]
-        return benchmark._replace(
-            draft=dataclasses.replace(benchmark.draft, num_draft=size)
-        )
-    ids = _encode(benchmark, question.turns[:1])
-    tuned = next(run(_request(benchmark, ids, cache_file))).tuned
-    assert tuned is not None
-    size = tuned.draft.num_draft
-    return benchmark._replace(
-        draft=dataclasses.replace(benchmark.draft, num_draft=size)
-    )
 
 
 def summarize(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -152,9 +125,6 @@ def _encode(
 
 def _answer(benchmark: QaBenchmark, ids: list[int], compiled: set) -> Answer:
     """Answers one prompt, and again if the first call had to compile."""
-    benchmark = benchmark._replace(
-        draft=autotune.resize(benchmark.draft, benchmark.draft.num_draft)
-    )
     case = (prompt_room(len(ids)), benchmark.draft)
     if case not in compiled:
         _decode(benchmark, ids)
@@ -170,10 +140,11 @@ def _decode(benchmark: QaBenchmark, ids: list[int]) -> Answer:
         steps=output.num_steps[0],
         seconds=output.seconds,
         prompt_seconds=output.prompt_seconds,
+        draft_sizes=output.draft_sizes,
     )
 
 
-def _request(benchmark: QaBenchmark, ids: list[int], cache_file: Any = None) -> Request:
+def _request(benchmark: QaBenchmark, ids: list[int]) -> Request:
     return Request(
         params=benchmark.params,
         model=benchmark.model,
@@ -185,17 +156,17 @@ def _request(benchmark: QaBenchmark, ids: list[int], cache_file: Any = None) -> 
         index=benchmark.index,
         sampling=benchmark.sampling,
         seed=benchmark.seed,
-        cache_file=cache_file,
+        cache_file=benchmark.cache_file,
     )
 
 
 def _describe_answer(draft: DraftConfig, answer: Answer) -> dict[str, Any]:
-    return {
+    measured = {
         "drafter": draft.drafter,
-        "num_draft": draft.num_draft,
         "M": round(answer.new_tokens / answer.steps, 3),
         "ms_per_token": round(answer.seconds / answer.new_tokens * 1e3, 3),
-    } | answer._asdict()
+    }
+    return measured | answer._asdict() | describe_sizes(draft, answer.draft_sizes)
 
 
 def _total(turns: list[list[dict[str, Any]]], column: int) -> dict[str, Any]:
@@ -204,9 +175,16 @@ def _total(turns: list[list[dict[str, Any]]], column: int) -> dict[str, Any]:
         sum(answer[name] for answer in answers)
         for name in ("new_tokens", "steps", "seconds")
     )
+    sizes: collections.Counter[str] = collections.Counter()
+    for answer in answers:
+        sizes.update(answer.get("draft_sizes", {}))
+    nodes = sum(answer["num_draft"] * answer["steps"] for answer in answers)
+    is_open = answers[0].get("autotuned", False)
     return {
         "drafter": answers[0]["drafter"],
-        "num_draft": answers[0]["num_draft"],
+        "num_draft": round(nodes / steps, 1) if is_open else answers[0]["num_draft"],
+        "autotuned": is_open,
+        "draft_sizes": dict(sizes),
         "answers": len(answers),
         "new_tokens": tokens,
         "M": round(tokens / steps, 3),

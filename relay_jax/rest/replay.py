@@ -24,10 +24,11 @@ from relay_jax import files
 from relay_jax.base import Array, Float, Host, Int
 from relay_jax.config import DraftConfig
 from relay_jax.decoding import decode
-from relay_jax.decoding.decode import Verification
 from relay_jax.decoding.draft_tree import DraftTree
 from relay_jax.decoding.drafter import DecodedText, Drafter
+from relay_jax.decoding.loop import Verification, run_loop
 from relay_jax.decoding.state import DecodeState, constrain_state, first_state
+from relay_jax.decoding.tree_size import first_sizing
 from relay_jax.decoding.verify import TargetTokens
 from relay_jax.files import read_integer_arrays
 from relay_jax.rest import drafters
@@ -62,7 +63,7 @@ def replay(
     *,
     drafter: Drafter,
 ) -> DecodeState:
-    """Decodes known texts as if a model predicted them: `decode.run_loop` without one.
+    """Decodes known texts as if a model predicted them: `loop.run_loop` without one.
 
     Args:
       tokens: the texts, prompts included, padded on the right.
@@ -73,8 +74,11 @@ def replay(
     is_prompt = jnp.arange(tokens.shape[1])[None] < prompt_lengths[:, None]
     prompts, keys = jnp.where(is_prompt, tokens, 0), decode.request_keys(0, len(tokens))
     state = first_state(prompts, prompt_lengths, length, keys, (), ())
+    if drafter.sizes:
+        state = state._replace(sizing=first_sizing(drafter.sizes))
 
-    def verify(state: DecodeState, tree: DraftTree) -> Verification:
+    def verify(state: DecodeState, tree: DraftTree, max_depth: int) -> Verification:
+        del max_depth
         depth = tree.depth_with_root
         position = jnp.minimum(state.length[:, None] + depth, tokens.shape[1] - 1)
         following = jnp.take_along_axis(tokens, position, axis=1)
@@ -84,7 +88,7 @@ def replay(
     def write_cache(cache, entries, nodes, mask):
         return cache
 
-    state = decode.run_loop(
+    state = run_loop(
         *(verify, write_cache, state, drafter, index),
         *(decode.NO_EOS, decode.NO_LIMIT),
     )

@@ -4,8 +4,8 @@
         print(output.texts)
 
 This is the loop around `decode.advance` that chat, generation and the question
-benchmarks share: it reads the prompts, chooses the size of the draft tree if that is
-open, compiles, and then decodes, timed, a few steps at a time.
+benchmarks share: it reads the prompts, compiles, measures the times of steps if the size
+of the draft tree is open, and then decodes, timed, a few steps at a time.
 """
 
 import time
@@ -16,18 +16,17 @@ import jax
 import numpy as np
 from absl import logging
 
-from relay_jax.base import Host, Int, PyTree
+from relay_jax.base import PyTree
 from relay_jax.config import DraftConfig, ModelConfig, SamplingConfig
 from relay_jax.decoding import decode
 from relay_jax.decoding.decode import DecodeState
+from relay_jax.decoding.drafter import Drafter
 from relay_jax.rest import autotune, drafters
-from relay_jax.rest.autotune import AUTOTUNE, TunedDraft
-from relay_jax.rest.drafters import PLAIN, make_drafter
+from relay_jax.rest.drafters import PLAIN
 from relay_jax.rest.output import GenerationOutput
 from relay_jax.tokenizers import Tokenizer
 
 MIN_ROOM = 64  # padded prompt lengths are powers of two, so that few are compiled
-WATCH_STEPS = 128  # steps between two checks of whether drafts pay
 STOP_STEPS = 16  # steps between two searches for stop strings
 
 
@@ -40,7 +39,7 @@ class Request(NamedTuple):
     prompts: list[list[int]]
     max_new_tokens: int  # for each prompt
     eos_ids: decode.EndIds  # each of them ends a text
-    draft: DraftConfig = PLAIN  # num_draft may be `AUTOTUNE`
+    draft: DraftConfig = PLAIN  # num_draft may be `drafters.AUTOTUNE`
     index: Any = None  # of the datastore
     sampling: SamplingConfig = decode.GREEDY
     seed: int = 0  # row i uses `fold_in(key(seed), i)`
@@ -52,8 +51,7 @@ class Request(NamedTuple):
 def run(request: Request, steps_per_output: int = 0) -> Iterator[GenerationOutput]:
     """Decodes a request; yields the output before the first step and as it grows.
 
-    The last output is complete. If the tree's size was open and drafts no longer pay,
-    the rest is decoded plainly.
+    The last output is complete.
 
     Args:
       steps_per_output: steps between two outputs; 0: as many as possible.
@@ -62,47 +60,36 @@ def run(request: Request, steps_per_output: int = 0) -> Iterator[GenerationOutpu
       ValueError: a setting is out of range, a prompt is empty or has ids outside the
         vocabulary, or the drafter lacks its datastore.
     """
-    state, output = _begin(request)
-    draft, tuned, seconds = request.draft, None, 0.0
-    if draft.num_draft == AUTOTUNE:
-        state, tuned = autotune.autotune(
-            *(request.params, state, request.index),
-            draft=draft,
-            cache_file=request.cache_file,
-            **_settings(request),
-        )
-        draft = tuned.draft
-        seconds = float(np.max(np.asarray(state.steps))) * tuned.seconds[0]
-    draft = autotune.resize(draft, draft.num_draft)
-    for used in {draft, PLAIN} if tuned else {draft}:
-        for _ in range(2):  # compiles, for the state of `start` and of `advance`
-            state = _advance(request, state, used, 0)
-    num_steps = steps_per_output or _num_steps(request, tuned)
+    drafters.check(request.draft, request.index)
+    draft = drafters.resize(request.draft, request.draft.num_draft)
+    request = request._replace(draft=draft)
+    drafter = autotune.make_drafter(draft, request.params, request.model)
+    state, output = _begin(request, drafter)
+    times = autotune.measure_times(
+        *(request.params, state, drafter, request.index),
+        draft=draft,
+        cache_file=request.cache_file,
+        **_settings(request),
+    )
+    state = autotune.set_times(state, times)
+    for _ in range(2):  # compiles, for the state of `start` and of `advance`
+        state = _advance(request, state, drafter, 0)
+    num_steps = steps_per_output or (STOP_STEPS if request.stop else decode.NO_LIMIT)
+    seconds = 0.0
     while True:
         state, output = _look(request, state, output)
-        size = draft.num_draft
-        yield output._replace(seconds=seconds, tuned=tuned, num_draft=size)
+        sizes = autotune.draft_sizes(state, draft, drafter)
+        yield output._replace(seconds=seconds, draft_sizes=sizes)
         if all(output.finish_reasons):
             return
-        before, begin = _progress(state), time.perf_counter()
-        state = _advance(request, state, draft, num_steps)
+        begin = time.perf_counter()
+        state = _advance(request, state, drafter, num_steps)
         seconds += time.perf_counter() - begin
-        if tuned and draft.num_draft and not tuned.pays(*(_progress(state) - before)):
-            draft = PLAIN
 
 
 def prompt_room(length: int) -> int:
     """The padded length of prompts, the longest of which has `length` tokens."""
     return max(MIN_ROOM, 1 << max(length - 1, 0).bit_length())
-
-
-def check_draft(draft: DraftConfig, index: Any) -> None:
-    """Raises ValueError if a draft config cannot work with this index.
-
-    Its tree size may be `AUTOTUNE`.
-    """
-    is_open = draft.num_draft == AUTOTUNE
-    drafters.check(autotune.resize(draft, 1) if is_open else draft, index)
 
 
 def warn_of_length(model: ModelConfig, prompt: int, new: int) -> None:
@@ -119,9 +106,8 @@ def warn_of_length(model: ModelConfig, prompt: int, new: int) -> None:
         )
 
 
-def _begin(request: Request) -> tuple[DecodeState, GenerationOutput]:
+def _begin(request: Request, drafter: Drafter) -> tuple[DecodeState, GenerationOutput]:
     """The state after the prompts have been read, and the output without new tokens."""
-    check_draft(request.draft, request.index)
     if request.max_new_tokens < 1:
         raise ValueError(
             f"max_new_tokens must be 1 or more, got {request.max_new_tokens}"
@@ -136,7 +122,7 @@ def _begin(request: Request) -> tuple[DecodeState, GenerationOutput]:
         request.params,
         *padded,
         decode.request_keys(request.seed, len(prompts)),
-        autotune.start_drafter(request.draft),
+        drafter,
         model=model,
         max_new_tokens=request.max_new_tokens,
     )
@@ -153,8 +139,7 @@ def _begin(request: Request) -> tuple[DecodeState, GenerationOutput]:
         num_steps=[0 for _ in prompts],
         seconds=0.0,
         prompt_seconds=seconds,
-        num_draft=0,
-        tuned=None,
+        draft_sizes={},
         tokenizer=request.tokenizer,
         stop=request.stop,
     )
@@ -169,26 +154,16 @@ def _settings(request: Request) -> dict[str, Any]:
     }
 
 
-def _advance(request: Request, state, draft: DraftConfig, num_steps: int):
+def _advance(
+    request: Request, state: DecodeState, drafter: Drafter, num_steps: int
+) -> DecodeState:
     state = decode.advance(
-        *(request.params, state, make_drafter(draft)),
-        request.index if draft.num_draft else None,
+        *(request.params, state, drafter),
+        request.index if request.draft.num_draft else None,
         num_steps=num_steps,
         **_settings(request),
     )
     return jax.block_until_ready(state)
-
-
-def _num_steps(request: Request, tuned: TunedDraft | None) -> int:
-    """Steps between two outputs if the caller does not choose them."""
-    if request.stop:
-        return STOP_STEPS
-    return WATCH_STEPS if tuned and tuned.draft.num_draft else decode.NO_LIMIT
-
-
-def _progress(state: DecodeState) -> Int[Host, "2"]:
-    """Tokens and steps of all rows so far."""
-    return np.array([int(state.length.sum()), int(state.steps.sum())])
 
 
 def _look(

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from relay_jax.base import Array, Host, Int
+from relay_jax.decoding.acceptance import match_kind
 from relay_jax.decoding.draft_tree import END, DraftSequences
 from relay_jax.rest.index import Matches
 
@@ -66,15 +67,17 @@ def last_tokens(
     return jnp.where(position >= 0, found, NO_TEXT).astype(jnp.int32)
 
 
-def weigh(found: Matches, weights: tuple[int, ...]) -> DraftSequences:
+def weigh(found: Matches, weights: tuple[int, ...], source: str) -> DraftSequences:
     """Matches as draft sequences, weighted by the length of the match.
 
     Args:
       weights: of matches of 0, 1, 2, ... tokens; the last one is that of all longer
         matches. A match of length -1 does not exist and has weight 0.
+      source: a name of `acceptance.SOURCES`.
     """
     table = np.pad(np.array((0, *weights), np.int32), (0, MAX_MATCH), mode="edge")
-    return DraftSequences(found.tokens, jnp.asarray(table)[found.length + 1])
+    weight = jnp.asarray(table)[found.length + 1]
+    return DraftSequences(found.tokens, weight, match_kind(source, found.length))
 
 
 def _longest_of_shards(found: Matches, num_rows: int) -> Matches:

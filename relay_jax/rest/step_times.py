@@ -1,9 +1,10 @@
 """Times of decode steps: measured once for each setting and cached in a file.
 
-    FILE    {"format": 3, "entries": {KEY: {"setting": ..., "seconds": {"0": ..., ...}}}}
+    FILE    {"format": 4, "entries": {KEY: {"setting": ..., "seconds": {"0": ..., ...}}}}
 
-A setting is everything that a time depends on except the size of the draft tree; KEY is
-its hash. Seconds are listed by the number of nodes of the draft tree.
+A setting is everything that a time mainly depends on except the size of the draft tree;
+KEY is its hash. Seconds are listed by the number of nodes of the draft tree; -1 is the
+draft alone (`rest/autotune.py`).
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ from relay_jax import aliases, config_io, files
 from relay_jax.config import DraftConfig, ModelConfig, SamplingConfig
 from relay_jax.rest import index as indexes
 
-FORMAT = 3
+FORMAT = 4
 
 
 def step_seconds(
@@ -68,14 +69,15 @@ def describe_setting(
     sampling: SamplingConfig,
     index: Any,
     batch_size: int,
-    cache_length: int,
     mesh: dict[str, int] | None = None,
 ) -> dict[str, Any]:
     """Everything that the time of a step depends on except the size of the draft tree.
 
+    The length of the texts is left out: longer ones slow steps of all sizes, and measuring
+    again for each would cost more than it gains.
+
     Args:
       index: what is searched (`rest.index`), or None.
-      cache_length: of the key-value cache, in tokens; rounded up to a power of two.
       mesh: the axes of the mesh over which the parameters are sharded.
     """
     cores = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
@@ -85,7 +87,6 @@ def describe_setting(
         "sampling": config_io.to_dict(sampling),
         "index": indexes.signature(index),
         "batch_size": batch_size,
-        "cache_length": 1 << (cache_length - 1).bit_length(),
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
         "mesh": mesh or {},

@@ -22,6 +22,7 @@ import numpy as np
 
 from relay_jax.base import Array, Bool, Float, Int
 from relay_jax.config import DraftConfig
+from relay_jax.decoding.acceptance import chance_kind
 from relay_jax.decoding.draft_tree import END, DraftSequences, concatenate_sequences
 from relay_jax.decoding.drafter import DecodedText
 
@@ -148,6 +149,7 @@ def draft_paths(
     last, chance = root[:, None], jnp.ones((batch_size, 1))
     paths = jnp.full((batch_size, 1, depth), END, jnp.int32)
     path_weight = jnp.zeros((batch_size, 1), jnp.int32)
+    path_chance = chance
     parts = []
     for level in range(depth):
         tokens, share = (part[jnp.maximum(last, 0)] for part in table)
@@ -160,7 +162,8 @@ def draft_paths(
         node_weight = (chance * weight).astype(jnp.int32)
         # A sequence also counts for its prefixes, so a prefix keeps only the remainder.
         rest = jnp.maximum(path_weight.at[pick, above].add(-node_weight), 0)
-        parts.append(DraftSequences(paths, rest))
+        parts.append(DraftSequences(paths, rest, chance_kind("table", path_chance)))
         paths, path_weight = paths[pick, above].at[..., level].set(last), node_weight
-    parts.append(DraftSequences(paths, path_weight))
+        path_chance = chance
+    parts.append(DraftSequences(paths, path_weight, chance_kind("table", chance)))
     return concatenate_sequences(parts)

@@ -11,7 +11,7 @@ from experiments import flags as shared
 from experiments import prompt_flags
 from relay_jax.config import ModelConfig, TrainConfig
 from relay_jax.models import hf_weights
-from relay_jax.rest import autotune
+from relay_jax.rest import drafters
 from relay_jax.rest.build import build_datastore
 from relay_jax.training.step import init_params
 from relay_jax.vocabulary import TaskTokenizer
@@ -42,10 +42,10 @@ def parsed():
 
 
 def test_num_draft_is_auto_or_numbers():
-    assert shared.read_sizes() == [autotune.AUTOTUNE]
+    assert shared.read_sizes() == [drafters.AUTOTUNE]
     with flagsaver.flagsaver(num_draft="8,auto, 64", drafter="prompt_lookup"):
         drafts, store = shared.open_drafts()
-        assert [draft.num_draft for draft in drafts] == [8, autotune.AUTOTUNE, 64]
+        assert [draft.num_draft for draft in drafts] == [8, drafters.AUTOTUNE, 64]
         assert store is shared.load_index(store) is None
         with pytest.raises(ValueError, match="takes one size here, got '8,auto, 64'"):
             shared.only(drafts)

@@ -12,7 +12,6 @@ from relay_jax.data.alignment import flatten, sizes
 from relay_jax.data.chain_files import chain_file, save_chains
 from relay_jax.data.sources import SyntheticSource, concatenate, is_test
 from relay_jax.relay import chain_datastore
-from relay_jax.rest import autotune
 from relay_jax.tasks import TASKS
 from relay_jax.training import loop
 
@@ -48,12 +47,8 @@ def stages(tmp_path):
     return config, tmp_path
 
 
-def test_speed_is_measured_once(stages, monkeypatch):
+def test_speed_is_measured_once(stages, monkeypatch, expensive_steps):
     config, path = stages
-    monkeypatch.setattr(autotune, "SIZES", (0, 4))
-    monkeypatch.setattr(
-        autotune, "_time_steps", lambda *args: {c: 1.0 + c for c in args[-1]}
-    )
     monkeypatch.setattr(chain_datastore, "COUNT", 8)
     lines = chain_datastore.compare_speed(config, path, path / "times.json")
     assert [line["drafter"] for line in lines] == ["none", "rest", "rest"]

@@ -1,150 +1,121 @@
-"""The choice of the tree size, by simulated times: no test measures anything."""
+"""The times of decode steps: measured on copies, on a simulated clock, and used."""
 
 import dataclasses
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 import pytest
 
 from relay_jax.config import DraftConfig, ModelConfig, TrainConfig
-from relay_jax.decoding import decode, result
+from relay_jax.decoding import decode, tree_size
+from relay_jax.models.decoder import unstack_layers
 from relay_jax.rest import autotune
-from relay_jax.rest.autotune import choose
-from relay_jax.rest.build import build_datastore
-from relay_jax.rest.drafters import make_drafter
-from relay_jax.rest.index import load_index
-from relay_jax.rest.replay import replay
+from relay_jax.rest.autotune import DRAFTING
+from relay_jax.rest.drafters import AUTOTUNE, PLAIN, resize
 from relay_jax.training.step import init_params
 
-SIZES = [0, 4, 16]
-DRAFT = DraftConfig(num_store_rows=8, num_text_rows=8, num_paper_rows=8, depth=4)
 MODEL = ModelConfig(
     kind="decoder", num_layers=1, dim=16, mlp_dim=16, text_vocab_size=12
 )
+DRAFT = DraftConfig("prompt_lookup", num_draft=AUTOTUNE, num_text_rows=8, depth=4)
 
 
-@pytest.mark.parametrize(
-    ("seconds", "rates", "size"),
-    [
-        ({0: 1.0, 4: 1.1, 16: 1.2}, {0: 1.0, 4: 2.0, 16: 3.0}, 16),
-        ({0: 1.0, 4: 1.1, 16: 2.0}, {0: 1.0, 4: 2.0, 16: 3.0}, 4),
-        ({0: 1.0, 4: 2.1, 16: 3.1}, {0: 1.0, 4: 2.0, 16: 3.0}, 0),
-        ({0: 1.0, 4: 1.0, 16: 9.0}, {0: 1.0, 4: 1.04, 16: 3.0}, 0),  # too little
-        ({0: 1.0}, {0: 1.0}, 0),
-    ],
-)
-def test_the_size_with_the_highest_rate_is_chosen(seconds, rates, size):
-    fit = choose(DRAFT, seconds, rates)
-    assert fit.draft.num_draft == size
-    assert fit.draft.drafter == ("rest" if size else "none")
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    path = tmp_path_factory.mktemp("store") / "store"
-    texts = np.random.default_rng(0).integers(2, 12, (40, 30))
-    texts[:, 5:] = np.arange(25) % 9 + 2  # half of it is predictable
-    vocab = {"tokenizer": "test", "vocab_size": 12, "eos_id": 1}
-    return build_datastore(list(texts), path, **vocab)
-
-
-def test_tokens_a_step_are_those_of_decoding(store):
-    """Counted at once for all sizes; the same as replaying the text with each."""
-    index = load_index(store)
-    rng = np.random.default_rng(1)
-    truth = rng.integers(2, 12, (3, 60)).astype(np.int32)
-    truth[:, 20:50] = np.arange(30) % 9 + 2
-    first, length = np.array([4, 9, 7], np.int32), np.array([55, 60, 30], np.int32)
-    truth[np.arange(60)[None] >= length[:, None]] = 0
-    replays = {
-        size: replay(
-            *(truth, first, length, index),
-            drafter=make_drafter(autotune.resize(DRAFT, size)),
-        )
-        for size in SIZES
-    }
-    rates = autotune.tokens_per_step(replays[4], first, index, DRAFT, SIZES)
-    for size, state in replays.items():
-        assert rates[size] == pytest.approx(result.tokens_per_step(state, first))
-    assert rates[16] > rates[4] > 1.3 > rates[0] == 1.0
-
-
-@pytest.mark.parametrize(
-    "cost, drafter", [(0.01, "rest"), (1.0, "rest"), (0.01, "token_recycling")]
-)
-def test_tuning_decodes_a_prefix_and_selects_a_size(
-    store, tmp_path, monkeypatch, cost, drafter
-):
-    """A step costs 1 + C x cost: cheap drafts are used, expensive ones are not."""
-    monkeypatch.setattr(
-        autotune, "_time_steps", lambda *args: {c: 1.0 + c * cost for c in args[-1]}
-    )
-    monkeypatch.setattr(autotune, "PROBE", 24)
-    params, index = init_params(TrainConfig(model=MODEL)), load_index(store)
-    tokens, length = decode.pad_prompts([[2, 3], [4, 5, 6]], 12, 4)
-    settings = {"model": MODEL, "max_new_tokens": 40}
-    draft = dataclasses.replace(DRAFT, drafter=drafter)
+@pytest.fixture
+def begun(monkeypatch):
+    """Parameters, drafter and state after a prompt has been read; sizes 0 and 4."""
+    monkeypatch.setattr(tree_size, "SIZES", (0, 4))
+    params = init_params(TrainConfig(model=MODEL))
+    drafter = autotune.make_drafter(DRAFT, params, MODEL)
+    tokens, length = decode.pad_prompts([[2, 3]], 12)
     state = decode.start(
-        *(params, tokens, length, decode.request_keys(0, 2)),
-        make_drafter(autotune.resize(draft, 1)),
+        *(params, tokens, length, decode.request_keys(0, 1), drafter),
+        model=MODEL,
+        max_new_tokens=100,
+    )
+    return params, drafter, state
+
+
+def test_unstacked_layers_are_compiled_one_by_one():
+    deep = dataclasses.replace(MODEL, num_layers=30)
+    stacked = init_params(TrainConfig(model=deep))
+    assert autotune.make_drafter(DRAFT, stacked, deep).sizes == tree_size.SIZES[:7]
+    params = unstack_layers(stacked)
+    assert autotune.make_drafter(DRAFT, params, deep).sizes == (0, 4, 16)
+    fixed = autotune.make_drafter(resize(DRAFT, 8), params, deep)
+    assert fixed.sizes == autotune.make_drafter(PLAIN, params, deep).sizes == ()
+
+
+def test_steps_are_timed_on_copies(begun, tmp_path):
+    params, drafter, state = begun
+    settings = {"model": MODEL, "eos_id": (7, 8), "sampling": decode.GREEDY}
+    times = autotune.measure_times(
+        *(params, state, drafter),
+        draft=DRAFT,
+        cache_file=tmp_path / "times.json",
         **settings,
     )
-    state, fit = autotune.autotune(
-        *(params, state, index), model=MODEL, draft=draft, cache_file=tmp_path / "c"
-    )
-    assert int(state.steps[0]) == 24 and not state.done.any()
-    assert fit.seconds[4] == 1.0 + 4 * cost and fit.rates[0] == 1.0
-    drafted = fit.draft.num_draft > 0
-    assert drafted == (cost < 1.0)
-    assert ("draft nodes" if drafted else "without drafts") in fit.summary()
-    drafter = make_drafter(fit.draft)
-    state = decode.advance(params, state, drafter, index, model=MODEL)
-    plain = decode.decode(params, [[2, 3], [4, 5, 6]], width=4, **settings)
-    np.testing.assert_array_equal(state.tokens, plain.tokens)
-
-
-def test_drafts_pay_only_if_they_save_enough_steps():
-    seconds, rates = {0: 1.0, 4: 1.5}, {0: 1.0, 4: 2.0}
-    fit = autotune.TunedDraft(DraftConfig(num_draft=4), seconds, rates)
-    assert fit.pays(new_tokens=16, steps=10) and not fit.pays(14, 10)
-
-
-def test_a_step_is_timed_on_a_copy(store):
-    params, index = init_params(TrainConfig(model=MODEL)), load_index(store)
-    tokens, length = decode.pad_prompts([[2, 3]], 12)
-    state = decode.start(
-        *(params, tokens, length, decode.request_keys(0, 1)),
-        model=MODEL,
-        max_new_tokens=20,
-    )
-    settings = {"model": MODEL, "sampling": decode.GREEDY, "eos_id": (7, 8)}
-    spent = autotune._time_steps(params, state, index, DRAFT, settings, [0, 4])
-    assert list(spent) == [0, 4] and all(0 < seconds < 60 for seconds in spent.values())
+    assert times is not None and times.drafted.shape == (2,)
+    assert 0 < times.plain < times.drafted[0] < 60 and 0 < times.drafted[1] < 60
     assert not any(x.is_deleted() for x in jax.tree.leaves(state))
     compiled = decode.advance._cache_size()
-    decode.decode(
-        *(params, [[2, 3]], make_drafter(autotune.resize(DRAFT, 4)), index),
-        model=MODEL,
-        max_new_tokens=20,
-        eos_id=(7, 8),
-    )
+    timed = autotune.set_times(state, times)
+    after = decode.advance(params, timed, drafter, None, **settings, num_steps=3)
     assert decode.advance._cache_size() == compiled  # the very same program
+    assert not times.drafted.is_deleted()
+    assert after.sizing.seconds.drafted.tolist() == times.drafted.tolist()
+    assert autotune.draft_sizes(after, DRAFT, drafter).keys() <= {0, 4}
+    assert autotune.set_times(after, None) is after
 
 
-def test_the_time_of_a_call_is_taken_off(store, monkeypatch):
-    """On a simulated clock: a call costs 5 s, a step 1 s plain and 3 s with 4 nodes."""
-    params, index, now = init_params(TrainConfig(model=MODEL)), load_index(store), [0.0]
-    tokens, length = decode.pad_prompts([[2, 3]], 12)
-    keys = decode.request_keys(0, 1)
-    settings = {"model": MODEL, "max_new_tokens": 100}
-    state = decode.start(params, tokens, length, keys, **settings)
+def test_the_time_of_a_call_is_taken_off(begun, monkeypatch, caplog):
+    """A call costs 5 s; a step 1 s plain, 1.5 s with a draft, 3 s with 4 nodes."""
+    params, drafter, state = begun
+    now = [0.0]
 
     def advance(params, state, drafter, index, *, num_steps, **rest):
-        now[0] += 5 + num_steps * (3 if drafter.max_depth else 1)
+        sizing = state.sizing
+        with_draft = 3 if int(sizing.forced) else 1.5
+        now[0] += 5 + num_steps * (1 if int(sizing.pause) else with_draft)
         return state._replace(steps=state.steps + num_steps)
 
     monkeypatch.setattr(decode, "advance", advance)
     monkeypatch.setattr(autotune.time, "perf_counter", lambda: now[0])
     settings = {"model": MODEL, "sampling": decode.GREEDY, "eos_id": decode.NO_EOS}
-    spent = autotune._time_steps(params, state, index, DRAFT, settings, [0, 4])
-    assert spent == {0: 1.0, 4: 3.0}
+    spent = autotune._time_steps(params, state, drafter, None, settings)
+    assert spent == pytest.approx({DRAFTING: 0.5, 0: 1.0, 4: 3.0})
+    assert "measuring how long decode steps take, in at most 10 sec" in caplog.text
+
+
+def test_measuring_takes_ten_seconds_at_most(begun, monkeypatch):
+    """Also where a step takes half a second; a call without steps takes no time."""
+    params, drafter, state = begun
+    now = [0.0]
+
+    def advance(params, state, drafter, index, *, num_steps, **rest):
+        now[0] += num_steps * (1.0 if int(state.sizing.forced) else 0.5)
+        return state._replace(steps=state.steps + num_steps)
+
+    monkeypatch.setattr(decode, "advance", advance)
+    monkeypatch.setattr(autotune.time, "perf_counter", lambda: now[0])
+    settings = {"model": MODEL, "sampling": decode.GREEDY, "eos_id": decode.NO_EOS}
+    autotune._time_steps(params, state, drafter, None, settings)
+    assert 3 <= now[0] <= 10
+
+
+def test_the_times_decide(begun):
+    """With the same drafts: where a node is cheap they are used, else they are not."""
+    params, drafter, state = begun
+    used = []
+    for node in (0.01, 9.0):
+        copy = jax.tree.map(jnp.copy, state)
+        times = tree_size.StepSeconds(jnp.array([1.0, 1.0 + 4 * node]), jnp.array(1.0))
+        after = decode.advance(
+            params, autotune.set_times(copy, times), drafter, None, model=MODEL
+        )
+        used.append(autotune.draft_sizes(after, DRAFT, drafter).get(4, 0))
+    assert used[0] > 10 and used[1] == 0
+
+
+def test_mean_sizes():
+    assert autotune.mean_size({0: 10, 4: 20, 16: 10}) == 6.0
+    assert autotune.mean_size({}) == 0.0

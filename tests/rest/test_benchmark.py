@@ -8,8 +8,9 @@ from relay_jax.config import DraftConfig, MeshConfig, ModelConfig, TrainConfig
 from relay_jax.evaluation import figures
 from relay_jax.evaluation.report import make_speed_table
 from relay_jax.models.sharding import make_mesh
-from relay_jax.rest import autotune, benchmark
+from relay_jax.rest import benchmark
 from relay_jax.rest.build import build_datastore
+from relay_jax.rest.drafters import AUTOTUNE, resize
 from relay_jax.rest.index import add_recent, load_index
 from relay_jax.training.step import init_params
 
@@ -17,22 +18,13 @@ MODEL = ModelConfig(
     kind="decoder", num_layers=1, dim=16, mlp_dim=16, text_vocab_size=12
 )
 CONTEXT = DraftConfig("prompt_lookup", num_draft=4)
-TUNED = DraftConfig("prompt_lookup", num_draft=autotune.AUTOTUNE)
+TUNED = DraftConfig("prompt_lookup", num_draft=AUTOTUNE)
 
 
 def make_work(batch_size=2):
     prompts = [np.array([2, 3, 4]), np.array([5]), np.array([2, 5]), np.array([7])]
     params = init_params(TrainConfig(model=MODEL))
     return benchmark.Workload(params, MODEL, prompts, 24, batch_size=batch_size)
-
-
-@pytest.fixture
-def expensive_steps(monkeypatch):
-    """A step costs 1 + C seconds, so that no draft can pay."""
-    monkeypatch.setattr(autotune, "SIZES", (0, 4))
-    monkeypatch.setattr(
-        autotune, "_time_steps", lambda *args: {c: 1.0 + c for c in args[-1]}
-    )
 
 
 def test_every_drafter_is_compared_with_plain_decoding(expensive_steps, tmp_path):
@@ -45,7 +37,11 @@ def test_every_drafter_is_compared_with_plain_decoding(expensive_steps, tmp_path
     assert [line["num_draft"] for line in lines] == [0, 4, 0]
     assert [line["autotuned"] for line in lines] == [False, False, True]
     assert lines[0]["M"] == lines[2]["M"] == 1.0 < lines[1]["M"]
-    assert lines[0]["speed_up"] == lines[2]["speed_up"] == 1.0
+    assert lines[0]["speed_up"] == 1.0 and lines[2]["num_draft"] == 0.0
+    assert [set(line["draft_sizes"]) for line in lines] == [{"0"}, {"4"}, {"0"}]
+    for line in lines:  # two batches of 2 texts
+        passes = np.reshape(line["steps_of_texts"], (2, 2)).max(axis=1).sum()
+        assert sum(line["draft_sizes"].values()) == passes
     assert lines[0]["drafting_share"] == 0.0
     for line in lines:
         assert line["texts"] == 4 and line["new_tokens"] == 96 and line["same_texts"]
@@ -87,14 +83,14 @@ def test_token_recycling_is_timed_with_its_table(monkeypatch):
 def test_another_text_is_an_error(monkeypatch):
     real = benchmark._run
 
-    def wrong(work, draft):
-        texts, seconds = real(work, draft)
+    def wrong(work, draft, times):
+        texts, seconds = real(work, draft, times)
         if draft.num_draft:
             texts[0].tokens[0, -1] += 1
         return texts, seconds
 
     monkeypatch.setattr(
-        benchmark.jax, "device_get", lambda x: type(x)(*map(np.array, x))
+        benchmark.jax, "device_get", lambda x: jax.tree.map(np.array, x)
     )
     monkeypatch.setattr(benchmark, "_run", wrong)
     with pytest.raises(
@@ -131,7 +127,7 @@ def test_a_store_over_a_mesh_is_compared_in_the_same_way(expensive_steps, tmp_pa
     work = make_work()._replace(index=load_index(store, make_mesh(MeshConfig(data=0))))
     work = work._replace(params=jax.device_put(work.params, jax.devices()[0]))
     drafts = [DraftConfig("rest", num_draft=4, depth=4, num_store_rows=8)]
-    drafts += [autotune.resize(drafts[0], autotune.AUTOTUNE)]
+    drafts += [resize(drafts[0], AUTOTUNE)]
     lines = benchmark.compare(work, drafts, 1, tmp_path / "times.json")
     assert [line["num_draft"] for line in lines] == [0, 4, 0]
     assert all(line["same_texts"] == 1 for line in lines)

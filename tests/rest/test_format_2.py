@@ -91,7 +91,7 @@ def old_setting(drafter):
     draft = dataclasses.replace(DRAFT, drafter=drafter, depth_decay=0.8)
     mesh = {"fsdp": 1, "tensor": 2}
     setting = step_times.describe_setting(
-        MODEL, draft, decode.GREEDY, None, batch_size=2, cache_length=100, mesh=mesh
+        MODEL, draft, decode.GREEDY, None, batch_size=2, mesh=mesh
     )
     return setting | {"device": "TPU v5", "devices": 8, "cores": 112, "jax": "0.10.2"}
 
@@ -113,7 +113,7 @@ def test_cached_step_times_are_used_and_preserved(tmp_path):
     assert not measured
     step_seconds(measure, SIZES, old_setting("mixed"), file)  # an entry more
     assert len(measured) == 1
-    assert json.loads(pathlib.Path(file).read_text())["format"] == 3
+    assert json.loads(pathlib.Path(file).read_text())["format"] == 4
     check_old_entries()
     assert len(measured) == 1
 

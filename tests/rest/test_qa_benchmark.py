@@ -6,7 +6,8 @@ import pytest
 
 from relay_jax.chat_template import TEMPLATES, conversation
 from relay_jax.config import DraftConfig, ModelConfig, SamplingConfig, TrainConfig
-from relay_jax.rest import autotune, qa_benchmark
+from relay_jax.rest import qa_benchmark
+from relay_jax.rest.drafters import AUTOTUNE, resize
 from relay_jax.rest.qa_benchmark import QaBenchmark, Question
 from relay_jax.training.step import init_params
 from relay_jax.vocabulary import EOS, TaskTokenizer
@@ -67,11 +68,6 @@ def test_recorded_questions_are_not_answered_again(benchmark, tmp_path, monkeypa
     file = tmp_path / "records.jsonl"
     lines = list(qa_benchmark.run_benchmark(benchmark, QUESTIONS[:1], file))
     file.write_text(file.read_text() + '{"question": "tw')  # as a crash leaves it
-    open_draft = autotune.resize(benchmark.draft, autotune.AUTOTUNE)
-    again = qa_benchmark.choose_tree_size(
-        benchmark._replace(draft=open_draft), QUESTIONS[0], file
-    )
-    assert again.draft == benchmark.draft
     both = list(qa_benchmark.run_benchmark(benchmark, QUESTIONS, file))
     assert both[0] == lines[0] and both[1]["question"] == "two"
     assert [json.loads(line) for line in file.read_text().splitlines()] == both
@@ -79,28 +75,14 @@ def test_recorded_questions_are_not_answered_again(benchmark, tmp_path, monkeypa
     assert list(qa_benchmark.run_benchmark(benchmark, QUESTIONS, file)) == both
 
 
-def test_an_open_tree_size_is_measured_once(benchmark, tmp_path, monkeypatch):
-    monkeypatch.setattr(autotune, "SIZES", (0, 4))
-    monkeypatch.setattr(
-        autotune, "_time_steps", lambda *args: {c: 1.0 + c for c in args[-1]}
-    )
-    open_draft = autotune.resize(benchmark.draft, autotune.AUTOTUNE)
-    tuned = qa_benchmark.choose_tree_size(
-        benchmark._replace(draft=open_draft),
-        QUESTIONS[0],
-        tmp_path / "none",
-        tmp_path / "times",
-    )
-    assert tuned.draft.num_draft == 0
-    lines = list(
-        qa_benchmark.run_benchmark(tuned, QUESTIONS[:1], tmp_path / "records.jsonl")
-    )
-    totals = [
-        (line["drafter"], line["num_draft"]) for line in qa_benchmark.summarize(lines)
-    ]
-    assert totals == [("none", 0), ("prompt_lookup", 0)]
-    again = benchmark._replace(draft=open_draft)
-    resumed = qa_benchmark.choose_tree_size(
-        again, QUESTIONS[0], tmp_path / "records.jsonl"
-    )
-    assert resumed.draft == tuned.draft
+def test_every_step_chooses_its_size(benchmark, tmp_path, expensive_steps):
+    open_draft = resize(benchmark.draft, AUTOTUNE)
+    tuned = benchmark._replace(draft=open_draft, cache_file=tmp_path / "times")
+    file = tmp_path / "records.jsonl"
+    lines = list(qa_benchmark.run_benchmark(tuned, QUESTIONS, file))
+    total = qa_benchmark.summarize(lines)
+    assert [line["drafter"] for line in total] == ["none", "prompt_lookup"]
+    assert [line["autotuned"] for line in total] == [False, True]
+    assert total[1]["num_draft"] == 0.0 and total[1]["M"] == 1.0
+    steps = sum(turn[1]["steps"] for line in lines for turn in line["turns"])
+    assert total[1]["draft_sizes"] == {"0": steps}

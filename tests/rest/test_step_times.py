@@ -41,7 +41,7 @@ def damage(content):
     return {
         "not JSON": "{",
         "no dict": "[1]",
-        "no entries": '{"format": 3}',
+        "no entries": '{"format": 4}',
         "another format": json.dumps(content | {"format": 99}),
         "another setting": json.dumps(content).replace(
             '"batch_size": 1', '"batch_size": 2'
@@ -86,17 +86,15 @@ def test_the_file_can_be_chosen(monkeypatch):
 
 def test_cached_times_depend_on_the_setting():
     base = {"model": MODEL, "draft": DRAFT, "sampling": decode.GREEDY, "index": None}
-    one = step_times.describe_setting(**base, batch_size=1, cache_length=100)
-    assert one == step_times.describe_setting(**base, batch_size=1, cache_length=120)
+    one = step_times.describe_setting(**base, batch_size=1)
     for name, value in {
         "batch_size": 2,
-        "cache_length": 200,
         "draft": dataclasses.replace(DRAFT, drafter="prompt_lookup"),
         "model": dataclasses.replace(MODEL, num_layers=2),
         "mesh": {"fsdp": 1, "tensor": 2},
     }.items():
         assert one != step_times.describe_setting(
-            **base | {"batch_size": 1, "cache_length": 100, name: value}
+            **base | {"batch_size": 1, name: value}
         )
 
 
@@ -116,9 +114,7 @@ def test_times_are_those_of_a_store_of_this_size(tmp_path):
         load_index(shards, mesh) for mesh in (make_mesh(MeshConfig(data=0)), two)
     ]
     settings = [
-        json.dumps(
-            step_times.describe_setting(MODEL, DRAFT, decode.GREEDY, index, 1, 100)
-        )
+        json.dumps(step_times.describe_setting(MODEL, DRAFT, decode.GREEDY, index, 1))
         for index in indexes
     ]
     assert len(set(settings)) == len(indexes)
