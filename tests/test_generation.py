@@ -333,7 +333,7 @@ def test_a_run_and_a_hugging_face_folder_are_loaded(tmp_path):
             {},
             "/nowhere is not a model: it has no config.json; give a Hugging Face",
         ),
-        (CHECKPOINTS / "lis", {"dtype": "float16"}, "dtype=float16 is for a Hugging"),
+        (CHECKPOINTS / "lis", {"dtype": "float16"}, "dtype=float16 is for a published"),
         (
             CHECKPOINTS / "quickstart" / "ar_relay",
             {"tokenizer": "relay:99"},

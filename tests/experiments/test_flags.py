@@ -182,7 +182,7 @@ def test_a_tokenizer_must_end_texts_as_the_model_does(folder):
 
 def test_the_dtype_of_a_run_cannot_be_overridden(tmp_path):
     expected_message = (
-        f"dtype=bfloat16 is for a Hugging Face folder, but {tmp_path} is a run"
+        f"dtype=bfloat16 is for a published model, but {tmp_path} is a run"
     )
     refused = pytest.raises(ValueError, match=expected_message)
     with flagsaver.flagsaver(run=str(tmp_path), dtype="bfloat16"), refused:
