@@ -100,7 +100,7 @@ class LoopedSolver(NamedTuple):
         for task in tasks:
             try:
                 length = task.problem_length(np.array(ids))
-                task.solve(np.array([ids]), np.array([length]))  # it has a solution
+                _check_solution(task, ids, length)
             except ValueError as one:
                 error = error or one
                 continue
@@ -115,6 +115,13 @@ class LoopedSolver(NamedTuple):
                 f"{task.max_number(length)}, but the model's vocabulary ends at "
                 f"{self.config.num_numbers - 1}; give a shorter problem"
             )
+
+
+def _check_solution(task: Task, ids: list[int], length: int) -> None:
+    """Raises ValueError if a problem has no solution, as a division by 0."""
+    problem = empty_tokens(1, max(len(ids), task.problem_size(length)))
+    problem[0, : len(ids)] = ids
+    task.solve(problem, np.array([length]))
 
 
 def make_solver(config: TrainConfig, params: PyTree) -> LoopedSolver:

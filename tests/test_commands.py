@@ -83,6 +83,7 @@ SLOW_RUNS = {
         "train code_lm.py": "",
         "build_datastore --datastore=runs/code_store": "",
         "benchmarks.drafters --workdir=runs/code_bench": DRAFTERS,
+        "benchmarks.drafters --workdir=runs/auto": "--count=1 --max_new_tokens=8 --repeats=1",
         "benchmarks.datastore_build": "--files=src/*.py --repeats=1",
         "benchmarks.looped_drafter": "--lengths=4,4 --count=2 --repeats=1",
         "benchmarks.train": f"--steps=1 --rounds=1 {BASELINE}",

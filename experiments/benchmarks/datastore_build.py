@@ -17,11 +17,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from absl import flags
 from etils import epath
 
 from experiments import command
+from experiments.benchmarks.build_times import compare
 from relay_jax import datastores, files
 from relay_jax.data import corpora
 from relay_jax.tokenizers import load_tokenizer
@@ -90,25 +90,6 @@ def build(names: Sequence[str], tokenizer: str, path: str) -> dict[str, Any]:
         "seconds": built - tokenized,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
-
-
-def compare(lines: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Any]:
-    """The record of alternating builds, each on one core and then on all.
-
-    Raises:
-      ValueError: their files differ.
-    """
-    one, every = zip(*lines)
-    if any(line["files"] != one[0]["files"] for line in (*one, *every)):
-        raise ValueError("builds of the same texts have different files")
-    record = {name: every[0][name] for name in ("cores", "tokens", "documents")}
-    for name in ("tokenize_seconds", "seconds"):
-        alone, together = (min(line[name] for line in side) for side in (one, every))
-        record[f"{name}_one_core"] = round(alone, 2)
-        record[name] = round(together, 2)
-        record[name.replace("seconds", "speed_up")] = round(alone / together, 2)
-    record["peak_mb"] = round(float(np.max([line["peak_mb"] for line in every])))
-    return record
 
 
 if __name__ == "__main__":

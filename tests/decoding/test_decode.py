@@ -26,6 +26,7 @@ from relay_jax.config import (
     TrainConfig,
 )
 from relay_jax.decoding import decode, draft_tree, result, verify
+from relay_jax.decoding import loop as decoding_loop
 from relay_jax.decoding.decode import GREEDY
 from relay_jax.decoding.target_model import make_target
 from relay_jax.models.decoder import Decoder
@@ -465,7 +466,7 @@ def another_path(tree, token, max_depth):
 def test_every_accepted_node_matters(monkeypatch, store, broken):
     index, prompts = load_index(store), prompts_of(8)
     plain = run("rope", prompts)
-    monkeypatch.setattr(decode, "accept", broken)
+    monkeypatch.setattr(decoding_loop, "accept", broken)
     compile_again(monkeypatch, "advance", "drafter", "sampling")
     drafted = run("rope", prompts, DRAFTS[2], index)
     assert not np.array_equal(plain.tokens, drafted.tokens)

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from experiments.benchmarks import datastore_build
+from experiments.benchmarks.build_times import compare
 from tests.experiments.test_scripts import script
 
 
@@ -16,9 +16,7 @@ def line(seconds, files="abc", cores=2):
 
 
 def test_the_fastest_builds_are_compared():
-    record = datastore_build.compare(
-        [[line(4, cores=1), line(3)], [line(5, cores=1), line(2)]]
-    )
+    record = compare([[line(4, cores=1), line(3)], [line(5, cores=1), line(2)]])
     assert record == {
         "cores": 2,
         "tokens": 100,
@@ -32,7 +30,7 @@ def test_the_fastest_builds_are_compared():
         "speed_up": 2.0,
     }
     with pytest.raises(ValueError, match="the same texts have different files"):
-        datastore_build.compare([[line(4, cores=1), line(3, "abd")]])
+        compare([[line(4, cores=1), line(3, "abd")]])
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="it compares two cores")
