@@ -83,6 +83,17 @@ class DraftTree(NamedTuple):
         return jnp.pad(self.valid, ((0, 0), (1, 0)), constant_values=True)
 
 
+def without_nodes(tree: DraftTree) -> DraftTree:
+    """A tree of the same shapes that has its root only, which sees itself.
+
+    Args:
+      tree: a tree, or the shapes of one.
+    """
+    empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)
+    itself = jnp.eye(tree.ancestors.shape[-1], dtype=bool)
+    return empty._replace(ancestors=jnp.broadcast_to(itself, tree.ancestors.shape))
+
+
 class _Trie(NamedTuple):
     """The trie of sorted sequences: each node is a cell of the array of their tokens.
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from relay_jax.base import Array, Float, Int
 from relay_jax.decoding import tree_size
-from relay_jax.decoding.draft_tree import DraftTree
+from relay_jax.decoding.draft_tree import DraftTree, without_nodes
 from relay_jax.decoding.drafter import DecodedText, Drafter
 from relay_jax.decoding.state import (
     DecodeState,
@@ -88,9 +88,8 @@ def _adaptive_step(
     """A step that verifies as many nodes of the draft as are expected to pay."""
 
     def skip(state):
-        return jax.tree.map(
-            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(draft, state)
-        )
+        shapes = jax.eval_shape(draft, state)
+        return without_nodes(shapes)
 
     is_drafted = state.sizing.pause == 0
     tree = jax.lax.cond(is_drafted, draft, skip, state)

@@ -144,7 +144,8 @@ def test_no_text_depends_on_the_size(index, how):
     rng = np.random.default_rng(0)
     while not changing.done.all():
         number = jnp.array(rng.integers(len(drafter.sizes)), jnp.int32)
-        sizing = changing.sizing._replace(forced=number)
+        pause = jnp.array(rng.integers(3), jnp.int32)  # steps without a draft
+        sizing = changing.sizing._replace(forced=number, pause=pause)
         changing = decode.advance(
             *(params, changing._replace(sizing=sizing), drafter, index),
             **settings,
