@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Both papers on two CPU cores: RELAY's quickstart (arithmetic, a quarter of an hour), then
+# Both papers on two CPU cores: RELAY's quickstart (arithmetic, about half an hour), then
 # REST on a published model (SmolLM2 on HumanEval prompts, some minutes).
 #   ./launch/local.sh [flags of experiments/quickstart.py]
 #   ./launch/local.sh --only=relay [flags of experiments/quickstart.py]
