@@ -17,7 +17,7 @@ from relay_jax.config import ModelConfig, TrainConfig
 from relay_jax.data.buckets import run_tasks
 from relay_jax.evaluation.predict import predict_looped
 from relay_jax.tasks import Task
-from relay_jax.tasks.task import empty_tokens
+from relay_jax.tasks.task import stack_problems
 from relay_jax.vocabulary import PAD, TaskTokenizer
 
 BATCH_SIZE = 64  # problems of one task, solved together
@@ -119,8 +119,7 @@ class LoopedSolver(NamedTuple):
 
 def _check_solution(task: Task, ids: list[int], length: int) -> None:
     """Raises ValueError if a problem has no solution, as a division by 0."""
-    problem = empty_tokens(1, max(len(ids), task.problem_size(length)))
-    problem[0, : len(ids)] = ids
+    problem = stack_problems([ids], task.problem_size(length))
     task.solve(problem, np.array([length]))
 
 
@@ -145,9 +144,7 @@ def _solve(
     length = np.array([task.problem_length(ids) for ids in problems])
     num_rounds = np.array([task.num_rounds(int(n)) for n in length])
     num, longest = len(problems), max(map(len, problems))
-    problem = empty_tokens(num, longest)
-    for row, ids in zip(problem, problems):
-        row[: len(ids)] = ids
+    problem = stack_problems(problems)
     # Their content is not read; their size gives the loop's width, as in evaluation.
     size = max(longest - 1, task.round_size(1))
     size = min(task.round_size(int(length.max())), size)

@@ -5,6 +5,7 @@ placeholder and a small config for each config; `RUNS` and `SLOW_RUNS` append th
 that keep them short. Of the other commands the flags are parsed.
 """
 
+import dataclasses
 import gzip
 import importlib.util
 import json
@@ -14,11 +15,11 @@ import sys
 
 import pytest
 
-from relay_jax.config import ModelConfig, TrainConfig
+from relay_jax.config import TrainConfig
 from relay_jax.data.language_corpus import train_tokenizer
 from relay_jax.models import hf_weights
 from relay_jax.training.step import init_params
-from tests import gguf_files, small_configs
+from tests import gguf_files, small_configs, tiny_hf_model
 from tests.pages import ROOT, all_commands, commands, script_of
 from tests.processes import DEVICES
 from tests.script_server import run_script
@@ -117,17 +118,7 @@ if importlib.util.find_spec("torch"):
     SLOW_RUNS["published_model"]["benchmarks.transformers_baseline"] = FEW
 else:
     NOT_RUN["benchmarks.transformers_baseline"] = "needs torch"
-MODEL = ModelConfig(
-    kind="decoder",
-    num_layers=1,
-    dim=16,
-    num_heads=4,
-    mlp_dim=16,
-    norm="rms",
-    activation="swiglu",
-    dropout=0.0,
-    text_vocab_size=400,
-)
+MODEL = dataclasses.replace(tiny_hf_model.MODEL, num_heads=4, text_vocab_size=400)
 MODELS = "CodeLlama-7b-Instruct-hf", "vicuna-7b-v1.5", "SmolLM2-135M-Instruct"
 # Of what a command makes, the flags that say where.
 RESULTS = ("workdir", "records", "results", "datastore", "targets", "data_dir")

@@ -4,6 +4,7 @@ Python examples run in a temporary directory with a tiny model in place of FOLDE
 commands are in `test_commands.py`.
 """
 
+import dataclasses
 import inspect
 import pathlib
 import re
@@ -15,26 +16,13 @@ import relay_jax
 from docs import make_tables
 from relay_jax import aliases
 from relay_jax import config as configs
-from relay_jax.config import ModelConfig, TrainConfig
-from relay_jax.data.language_corpus import train_tokenizer
 from relay_jax.decoding import tree_size
-from relay_jax.models import hf_weights
 from relay_jax.rest import drafters
-from relay_jax.training.step import init_params
+from tests import tiny_hf_model
 from tests.pages import BLOCKS, FENCE, NAMES, ROOT, blocks
 
 PATH = re.compile(r"`((?:relay_jax|experiments|tests|launch|docs)/[^`\s]*)`")
-MODEL = ModelConfig(
-    kind="decoder",
-    num_layers=1,
-    dim=16,
-    num_heads=2,
-    mlp_dim=16,
-    norm="rms",
-    activation="swiglu",
-    dropout=0.0,
-    text_vocab_size=400,
-)
+MODEL = dataclasses.replace(tiny_hf_model.MODEL, text_vocab_size=400)
 EXAMPLES = [block for block in BLOCKS if block.language == "python"]
 
 
@@ -50,10 +38,7 @@ def folder(tmp_path_factory):
     source = pathlib.Path(configs.__file__).read_text()
     (path / "src").mkdir()
     (path / "src" / "config.py").write_text(source)
-    params = init_params(TrainConfig(model=MODEL))
-    hf_weights.save_params(params, MODEL, path / "FOLDER")
-    tokenizer = train_tokenizer([source], MODEL.vocab_size)
-    (path / "FOLDER" / "tokenizer.model").write_bytes(tokenizer)
+    tiny_hf_model.write_model(path / "FOLDER", [source], MODEL)
     template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     (path / "FOLDER" / "chat_template.jinja").write_text(template)
     (path / "experiments").symlink_to(ROOT / "experiments")

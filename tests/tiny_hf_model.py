@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections.abc import Sequence
 
 from relay_jax.config import ModelConfig, TrainConfig
 from relay_jax.data.language_corpus import train_tokenizer
@@ -23,9 +24,11 @@ PROMPTS = {"HumanEval/0": "def add(a, b):\n", "HumanEval/1": "import os\n\nclass
 SOURCE = 'def add(a, b):\n    """Adds."""\n    return a + b\n\n\nimport os\nclass A:\n'
 
 
-def write_model(folder: pathlib.Path) -> pathlib.Path:
-    hf_weights.save_params(init_params(TrainConfig(model=MODEL)), MODEL, folder)
-    tokenizer = train_tokenizer([SOURCE], MODEL.vocab_size)
+def write_model(
+    folder: pathlib.Path, texts: Sequence[str] = (SOURCE,), model: ModelConfig = MODEL
+) -> pathlib.Path:
+    hf_weights.save_params(init_params(TrainConfig(model=model)), model, folder)
+    tokenizer = train_tokenizer(texts, model.vocab_size)
     (folder / "tokenizer.model").write_bytes(tokenizer)
     return folder
 

@@ -54,14 +54,14 @@ ARITHMETIC_PLAN = TaskPlan(
     train_options=(("right_heavy", True),),
     num_chain_buckets=4,
 )
-FIRST_ROUNDS = original_buckets([ARITHMETIC_PLAN])["arithmetic"] | {"max_rounds": 1}
+WHOLE_CHAINS = original_buckets([ARITHMETIC_PLAN])["arithmetic"]
+FIRST_ROUNDS = WHOLE_CHAINS | {"max_rounds": 1}
 # The answer alone says little about a long problem until shorter ones are understood.
-ONE_LENGTH = FIRST_ROUNDS | {"max_rounds": 0}
 VANILLA_CURRICULUM = {
-    "one_operator": ONE_LENGTH | {"lengths": (1, 1), "weight": 0.03},
-    "two_operators": ONE_LENGTH
+    "one_operator": WHOLE_CHAINS | {"lengths": (1, 1), "weight": 0.03},
+    "two_operators": WHOLE_CHAINS
     | {"lengths": (2, 2), "weight": 0.12, "start_share": 0.005},
-    "three_operators": ONE_LENGTH
+    "three_operators": WHOLE_CHAINS
     | {"lengths": (3, 3), "weight": 0.25, "start_share": 0.08},
     "arithmetic": {"lengths": (4, 4), "weight": 0.6, "start_share": 0.22},
 }

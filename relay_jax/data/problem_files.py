@@ -22,7 +22,7 @@ from relay_jax.base import Bool, Examples, Host
 from relay_jax.data.alignment import flatten, sizes
 from relay_jax.data.sources import InMemorySource, concatenate, is_test
 from relay_jax.tasks import Task
-from relay_jax.tasks.task import empty_tokens
+from relay_jax.tasks.task import stack_problems
 from relay_jax.vocabulary import (
     ARI,
     DIVIDE,
@@ -171,9 +171,8 @@ def _parse(text: str, number: int, task: Task, tokenizer: TaskTokenizer) -> Line
 
 def _solve(path: epath.PathLike, task: Task, lines: list[Line]) -> Examples:
     length = np.array([line.length for line in lines])
-    problem = empty_tokens(len(lines), task.problem_size(int(length.max())))
-    for row, line in zip(problem, lines):
-        row[: len(line.problem)] = line.problem
+    width = task.problem_size(int(length.max()))
+    problem = stack_problems([line.problem for line in lines], width)
     try:
         return task.solve(problem, length)
     except ValueError:

@@ -4,6 +4,7 @@ A chain comes from solving the problem, so it always agrees with the answer. Eve
 vectorized NumPy: one call generates a whole block of examples.
 """
 
+from collections.abc import Sequence
 from typing import Protocol, SupportsIndex, runtime_checkable
 
 import numpy as np
@@ -138,6 +139,20 @@ def problem_content(task: Task, problem: Int[Host, " p"]) -> list[int]:
             f"{task.name}: a problem has tokens between its task token and its end mark"
         )
     return ids[1:-1]
+
+
+def stack_problems(
+    problems: Sequence[Sequence[int] | Int[Host, "_"]], width: int = 0
+) -> Int[Host, "b n"]:
+    """Problems of different sizes as rows, with `<pad>` after each.
+
+    Args:
+      width: the minimum number of columns.
+    """
+    stacked = empty_tokens(len(problems), max(width, *map(len, problems)))
+    for row, ids in zip(stacked, problems):
+        row[: len(ids)] = ids
+    return stacked
 
 
 def empty_tokens(*shape: SupportsIndex) -> Host:
