@@ -29,6 +29,7 @@ STREAM_STEPS = 4  # forward passes between two looks at the text
 
 def main() -> None:
     folder = shared.open_model()
+    sampling = shared.sampling(folder.rules)
     choice = template_flag.choose_template(folder, "plain")
     template = template_flag.open_template(folder, choice, _SYSTEM.value)
     drafts, store = shared.open_drafts(folder.tokenizer)
@@ -44,7 +45,7 @@ def main() -> None:
         eos_ids=lm.eos_ids,
         draft=shared.only(drafts),
         index=index,
-        sampling=shared.sampling(),
+        sampling=sampling,
         max_length=limit,
         cache_file=shared.cache_file(),
     )

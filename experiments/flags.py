@@ -18,6 +18,7 @@ from experiments import command
 from relay_jax import generation, pretrained
 from relay_jax.config import MAX_SEED, DraftConfig, MeshConfig, SamplingConfig
 from relay_jax.generation import LanguageModel
+from relay_jax.logits_config import NO_RULES, LogitsRules, override
 from relay_jax.models.sharding import make_mesh
 from relay_jax.pretrained import ModelFolder
 from relay_jax.rest import drafters, step_times
@@ -75,6 +76,28 @@ def define_sampling(max_new_tokens: int) -> None:
         "top_p", 1.0, "Sample from the likeliest tokens of this total probability."
     )
     flags.DEFINE_integer("top_k", 0, "Sample from the k likeliest tokens; 0: all.")
+    flags.DEFINE_float(
+        "min_p", 0.0, "Sample from tokens with this share of the highest probability."
+    )
+    default = "default: as the model's folder says, else"
+    flags.DEFINE_float(
+        "repetition_penalty",
+        None,
+        f"Makes tokens that the text contains less likely; {default} 1, none.",
+    )
+    flags.DEFINE_integer(
+        "no_repeat_ngram_size",
+        None,
+        f"No sequence of this many tokens occurs twice; {default} 0, any may.",
+    )
+    flags.DEFINE_integer(
+        "min_new_tokens", None, f"New tokens before a text may end; {default} 0."
+    )
+    flags.DEFINE_string(
+        "suppress_tokens",
+        None,
+        f"Ids of tokens that are never generated: 1,2,3; {default} none.",
+    )
     define_seed()
 
 
@@ -231,9 +254,26 @@ def load_index(store: Datastore | None) -> AnyIndex | None:
     return INDEXES[FLAGS.index](store) if store else None
 
 
-def sampling() -> SamplingConfig:
-    """The sampling config of the flags. Raises ValueError if one is out of range."""
-    return SamplingConfig(FLAGS.temperature, FLAGS.top_p, FLAGS.top_k)
+def sampling(rules: LogitsRules = NO_RULES) -> SamplingConfig:
+    """The sampling config of the flags.
+
+    Args:
+      rules: of the model's folder, for flags that are not given.
+
+    Raises:
+      ValueError: a flag is out of range.
+    """
+    ids = FLAGS.suppress_tokens
+    rules = override(
+        rules,
+        repetition_penalty=FLAGS.repetition_penalty,
+        no_repeat_ngram_size=FLAGS.no_repeat_ngram_size,
+        min_new_tokens=FLAGS.min_new_tokens,
+        suppress_tokens=command.whole_numbers("suppress_tokens", ids) if ids else None,
+    )
+    return SamplingConfig(
+        *(FLAGS.temperature, FLAGS.top_p, FLAGS.top_k, FLAGS.min_p, rules)
+    )
 
 
 def describe_sizes(sizes: Mapping[int, int]) -> str:

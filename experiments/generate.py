@@ -36,8 +36,8 @@ STREAM_STEPS = 8  # forward passes between two looks at the text
 
 
 def main() -> None:
-    sampling = shared.sampling()
     folder = shared.open_model(needs_text=not _PRINT_IDS.value)
+    sampling = shared.sampling(folder.rules)
     drafts, store = shared.open_drafts(folder.tokenizer)
     draft = shared.only(drafts)
     prompts = prompt_flags.read(folder.tokenizer)

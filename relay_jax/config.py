@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from etils import epath
 
+from relay_jax.logits_config import NO_RULES, LogitsRules, check_range
 from relay_jax.vocabulary import FIRST_NUMBER
 
 MAX_SEED = 2**32 - 1
@@ -298,11 +299,13 @@ class DraftConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
-    """How a token is sampled; temperature 0 is greedy decoding."""
+    """How a token is chosen; temperature 0 is greedy decoding."""
 
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0  # 0: all
+    min_p: float = 0.0  # the least probability, as a share of the likeliest token's
+    rules: LogitsRules = NO_RULES
 
     def __post_init__(self):
         is_valid = 0 <= self.temperature < math.inf and 0 < self.top_p <= 1
@@ -312,6 +315,15 @@ class SamplingConfig:
                 f"top_k 0 to 2147483647; got {self.temperature}, {self.top_p}, "
                 f"{self.top_k}"
             )
+        check_range("min_p", self.min_p, 0, 1)
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the likeliest token is taken: the limit of low temperatures.
+
+        Logits divided by a temperature below 1e-30 would overflow float32.
+        """
+        return self.temperature < 1e-30
 
 
 @dataclasses.dataclass(frozen=True)

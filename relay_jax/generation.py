@@ -19,6 +19,8 @@ from relay_jax.chat_template import ChatTemplate
 from relay_jax.config import MAX_SEED, DraftConfig, ModelConfig, SamplingConfig
 from relay_jax.datastores import open_index
 from relay_jax.decoding import decode
+from relay_jax.logits_config import NO_RULES, LogitsRules, override
+from relay_jax.prompts import encode_prompts
 from relay_jax.rest import drafters
 from relay_jax.rest.drafters import AUTOTUNE
 from relay_jax.rest.output import GenerationOutput
@@ -38,6 +40,7 @@ class LanguageModel(NamedTuple):
     name: str = ""
     mesh: Mesh | None = None  # of the parameters, if they are sharded
     chat_template: ChatTemplate | None = None  # of the model's folder
+    rules: LogitsRules = NO_RULES  # the folder's, which apply by default
 
     def generate(self, prompts: Any, **options: Any) -> GenerationOutput:
         """Continues prompts, all of them at once.
@@ -130,6 +133,11 @@ class LanguageModel(NamedTuple):
         temperature: float = 0.0,
         top_p: float = 1.0,
         top_k: int = 0,
+        min_p: float = 0.0,
+        repetition_penalty: float | None = None,
+        no_repeat_ngram_size: int | None = None,
+        min_new_tokens: int | None = None,
+        suppress_tokens: Sequence[int] | None = None,
         seed: int = 0,
         stop: str | Sequence[str] = (),
         eos_token_id: int | Sequence[int] | None = None,
@@ -149,6 +157,15 @@ class LanguageModel(NamedTuple):
           temperature: of sampling; 0 is greedy.
           top_p: sample from the most likely tokens with this total probability.
           top_k: sample from this many most likely tokens; 0: from all.
+          min_p: sample from tokens with at least this share of the likeliest one's
+            probability; 0: from all.
+          repetition_penalty: the logits of tokens that the text contains, prompt
+            included, are divided by it if positive, else multiplied; 1: unchanged.
+          no_repeat_ngram_size: no sequence of this many tokens occurs twice in a text,
+            prompt included; 0: any may.
+          min_new_tokens: number of new tokens before which no token ends a text.
+          suppress_tokens: token ids that are never generated. These four are by default
+            those of the model's folder (`rules`), else off.
           seed: of sampling; prompt i uses `fold_in(key(seed), i)`.
           stop: strings before which a text is cut.
           eos_token_id: token ids that end a text; by default the model's.
@@ -174,7 +191,16 @@ class LanguageModel(NamedTuple):
         if not 0 <= seed <= MAX_SEED:
             raise ValueError(f"seed must be 0..{MAX_SEED}, got {seed}")
         ids = encode_prompts(prompts, self.tokenizer)
-        sampling = SamplingConfig(float(temperature), float(top_p), top_k)
+        rules = override(
+            self.rules,
+            repetition_penalty=repetition_penalty and float(repetition_penalty),
+            no_repeat_ngram_size=no_repeat_ngram_size,
+            min_new_tokens=min_new_tokens,
+            suppress_tokens=self._token_ids("suppress_tokens", suppress_tokens),
+        )
+        sampling = SamplingConfig(
+            float(temperature), float(top_p), top_k, float(min_p), rules
+        )
         needs_text = [stop] if isinstance(stop, str) else list(stop)
         if "" in needs_text:
             raise ValueError("a stop string is empty; give at least one character")
@@ -205,14 +231,23 @@ class LanguageModel(NamedTuple):
             return decode.NO_EOS
         if eos_token_id is None:
             return self.eos_ids
-        ids = tuple(np.atleast_1d(np.asarray(eos_token_id)).tolist())
-        size = self.config.vocab_size
-        wrong = [i for i in ids if type(i) is not int or not 0 <= i < size]
-        if wrong or not ids:
+        ids = self._token_ids("eos_token_id", eos_token_id)
+        if not ids:
             raise ValueError(
-                f"eos_token_id must be token ids 0..{size - 1}, got {eos_token_id!r}; "
-                "ignore_eos=True goes on after the end of a text"
+                "eos_token_id is empty; ignore_eos=True goes on after the end of a text"
             )
+        return ids
+
+    def _token_ids(
+        self, name: str, value: int | Sequence[int] | None
+    ) -> tuple[int, ...] | None:
+        """Checked token ids; None stays None."""
+        if value is None:
+            return None
+        ids = tuple(np.atleast_1d(np.asarray(value)).tolist())
+        size = self.config.vocab_size
+        if any(type(i) is not int or not 0 <= i < size for i in ids):
+            raise ValueError(f"{name} must be token ids 0..{size - 1}, got {value!r}")
         return ids
 
 
@@ -249,45 +284,6 @@ def make_draft(
     if drafter == "none":
         return drafters.PLAIN
     return DraftConfig(drafter=drafter, num_draft=size, depth=depth)
-
-
-def encode_prompts(prompts: Any, tokenizer: Tokenizer) -> list[list[int]]:
-    """The token ids of each prompt.
-
-    Args:
-      prompts: one text or several, or the token ids of one text or several.
-
-    Raises:
-      ValueError: they are something else, or there is none.
-    """
-    if isinstance(prompts, str) or _is_ids(prompts):
-        prompts = [prompts]
-    if not isinstance(prompts, (Sequence, np.ndarray)) or not len(prompts):
-        raise ValueError(
-            "prompts must be a text, token ids, or a list of them that is not empty, "
-            f"got {prompts!r}"
-        )
-    encoded = []
-    for prompt in prompts:
-        if isinstance(prompt, str):
-            encoded.append(list(tokenizer.encode(prompt)))
-        elif _is_ids(prompt):
-            encoded.append([int(token) for token in prompt])
-        else:
-            raise ValueError(
-                f"a prompt must be a text or a list of token ids, got {prompt!r}"
-            )
-    return encoded
-
-
-def _is_ids(prompt: Any) -> bool:
-    """Whether a prompt is a sequence of integers that is not empty."""
-    if isinstance(prompt, str) or not isinstance(prompt, (Sequence, np.ndarray)):
-        return False
-    return len(prompt) > 0 and all(
-        isinstance(token, (int, np.integer)) and not isinstance(token, bool)
-        for token in prompt
-    )
 
 
 def _pieces(outputs: Iterator[GenerationOutput]) -> Iterator[str]:

@@ -8,6 +8,7 @@ any other error is found before they are loaded.
 
 from typing import Literal, NamedTuple
 
+from absl import logging
 from etils import epath
 from jax.sharding import Mesh
 
@@ -17,7 +18,8 @@ from relay_jax.chat_template import ChatTemplate
 from relay_jax.config import TrainConfig
 from relay_jax.generation import LanguageModel
 from relay_jax.gguf_file import is_gguf, read_gguf
-from relay_jax.models import gguf, hf_config, hf_weights
+from relay_jax.logits_config import NO_RULES, LogitsRules
+from relay_jax.models import gguf, hf_config, hf_generation, hf_weights
 from relay_jax.models.decoder import unstack_layers
 from relay_jax.solver import LoopedSolver, make_solver
 from relay_jax.tokenizers import (
@@ -38,6 +40,7 @@ class ModelFolder(NamedTuple):
     eos_ids: tuple[int, ...]  # the folder's, else the tokenizer's
     form: Literal["run", "hugging_face", "gguf"]
     chat_template: ChatTemplate | None = None
+    rules: LogitsRules = NO_RULES  # that its texts are generated with by default
 
     def load_params(self, mesh: Mesh | None = None) -> PyTree:
         """The parameters, sharded over a mesh, or on the first device.
@@ -62,6 +65,7 @@ class ModelFolder(NamedTuple):
             name=self.config.name,
             mesh=mesh if mesh is not None and mesh.size > 1 else None,
             chat_template=self.chat_template,
+            rules=self.rules,
         )
 
 
@@ -138,7 +142,11 @@ def open_folder(
         _check_end(opened, ends, tokenizer, path)
     form = "hugging_face" if is_hugging_face else "run"
     template = chat_template.find(_tokenizer_folder(path, tokenizer))
-    return ModelFolder(path, config, opened, ends or (opened.eos_id,), form, template)
+    settings = hf_generation.read_settings(path, model.vocab_size)
+    if notice := settings.describe():
+        logging.warning("%s", notice)
+    ends = ends or (opened.eos_id,)
+    return ModelFolder(path, config, opened, ends, form, template, settings.rules)
 
 
 def _open_gguf(path: epath.Path, dtype: str, tokenizer: epath.PathLike) -> ModelFolder:

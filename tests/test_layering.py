@@ -16,7 +16,13 @@ FILES = [
 BASE = {
     *("", "aliases", "base", "beam", "chat_template", "config"),
     *("config_io", "files", "gguf_file", "gguf_header", "gguf_splits"),
-    *("gguf_tokenizer", "subword_tokenizers", "template_sandbox"),
+    *(
+        "gguf_tokenizer",
+        "logits_config",
+        "prompts",
+        "subword_tokenizers",
+        "template_sandbox",
+    ),
     *("tokenizer_files", "tokenizers", "vocabulary"),
 }
 # Training evaluates while it runs, so evaluation is below it. Evaluation decodes, but

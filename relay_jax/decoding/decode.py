@@ -25,6 +25,7 @@ from relay_jax.config import ModelConfig, SamplingConfig
 from relay_jax.decoding import tree_size
 from relay_jax.decoding.draft_tree import DraftTree
 from relay_jax.decoding.drafter import Drafter, no_drafter, shard_like
+from relay_jax.decoding.logits_rules import apply_rules, node_texts
 from relay_jax.decoding.loop import Verification, run_loop
 from relay_jax.decoding.state import (
     DecodeState,
@@ -67,7 +68,8 @@ def decode(
       model: the decoder's config, or any other JAX model as a `TargetModel`.
       max_new_tokens: the maximum number of new tokens of each text.
       eos_id: the token or tokens that end a text; the token itself is generated too.
-      sampling: temperature, top-p and top-k; greedy by default.
+      sampling: temperature, top-p, top-k, min-p, and rules that change the logits by the
+        text so far; greedy and without rules by default.
       seed: of the sampling noise; row i uses `fold_in(key(seed), i)`.
       width: the padded length of prompts, so that longer ones need no new compilation;
         by default that of the longest.
@@ -234,8 +236,10 @@ def advance(
             tree.ancestors & valid[:, None],
             state.cache,
         )
+        texts = node_texts(state, tree)
+        allowed = apply_rules(logits, texts, sampling.rules, eos_id)
         target = sample(
-            *(logits, sampling, state.keys, state.length),
+            *(allowed, sampling, state.keys, state.length),
             *(depth, max_depth),
         )
         return Verification(target, logits, entries)

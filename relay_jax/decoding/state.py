@@ -22,6 +22,7 @@ class DecodeState(NamedTuple):
     """The carry of the decode loop."""
 
     tokens: Int[Array, "b m"]  # prompt, then the generated tokens, then zeros
+    prompt_length: Int[Array, " b"]
     length: Int[Array, " b"]  # of the text; its last token is the next tree's root
     stop: Int[Array, " b"]  # the length at which a row ends
     done: Bool[Array, " b"]
@@ -76,6 +77,7 @@ def first_state(tokens, length, stop, keys, cache, drafter_state) -> DecodeState
     none = jnp.zeros(batch_size, jnp.int32)
     return DecodeState(
         tokens=tokens.astype(jnp.int32),
+        prompt_length=length.astype(jnp.int32),
         length=length.astype(jnp.int32),
         stop=stop.astype(jnp.int32),
         done=length >= stop,
@@ -139,6 +141,7 @@ def append_accepted(state: DecodeState, result: StepResult) -> DecodeState:
     lowest = jnp.min(jnp.where(is_new, new.probability, 1.0), axis=1)
     return DecodeState(
         tokens=put(state.tokens, new.tokens),
+        prompt_length=state.prompt_length,
         length=length,
         stop=state.stop,
         done=state.done | new.ended | (length >= state.stop),

@@ -8,6 +8,7 @@ accepted if it and all of its ancestors agree. So the accepted tokens are exactl
 that plain decoding would have generated (REST, section 3).
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -16,6 +17,8 @@ import jax.numpy as jnp
 from relay_jax.base import Array, Bool, Float, Int, Key
 from relay_jax.config import SamplingConfig
 from relay_jax.decoding.draft_tree import DraftTree
+
+MIN_MASS = 1e-12  # of top-p
 
 
 class TargetTokens(NamedTuple):
@@ -48,11 +51,12 @@ def sample(
     in REST (section 3.3), it is a sample from the model's own distribution.
 
     Args:
+      logits: the model's, as `logits_rules` change them; the probability is theirs too.
       keys: one for each request.
       position: the position in the text of the token that follows the root.
       depth: of each node below the root; at most `max_depth`.
     """
-    if sampling.temperature == 0.0:
+    if sampling.is_greedy:
         token = jnp.argmax(logits, axis=-1)
     else:
         noise = _noise(keys, position, max_depth + 1, logits.shape[-1])
@@ -66,14 +70,23 @@ def sample(
 def filter_logits(
     logits: Float[Array, "*b v"], sampling: SamplingConfig
 ) -> Float[Array, "*b v"]:
-    """Logits divided by the temperature; minus infinity outside top-k, then top-p."""
+    """Logits divided by the temperature; minus infinity outside top-k, top-p and min-p.
+
+    They are applied in this order.
+    """
     logits = logits / sampling.temperature
     if sampling.top_k:
         allowed = _heaviest(logits, jnp.ones_like(logits), sampling.top_k)
         logits = jnp.where(allowed, logits, -jnp.inf)
     if sampling.top_p < 1.0:
-        allowed = _heaviest(logits, jax.nn.softmax(logits, axis=-1), sampling.top_p)
+        # The likeliest token has at least 1/v of the mass, so a lower bound changes
+        # nothing; without one, a tiny top-p would round to 0 and allow no token.
+        mass = max(sampling.top_p, MIN_MASS)
+        allowed = _heaviest(logits, jax.nn.softmax(logits, axis=-1), mass)
         logits = jnp.where(allowed, logits, -jnp.inf)
+    if sampling.min_p:
+        lowest = jnp.max(logits, axis=-1, keepdims=True) + math.log(sampling.min_p)
+        logits = jnp.where(logits >= lowest, logits, -jnp.inf)
     return logits
 
 

@@ -24,7 +24,7 @@ from relay_jax.decoding.drafter import Drafter
 from relay_jax.rest import autotune, drafters
 from relay_jax.rest.drafters import PLAIN
 from relay_jax.rest.output import GenerationOutput
-from relay_jax.tokenizers import Tokenizer
+from relay_jax.tokenizers import Tokenizer, check_ids
 
 MIN_ROOM = 64  # padded prompt lengths are powers of two, so that few are compiled
 STOP_STEPS = 16  # steps between two searches for stop strings
@@ -113,6 +113,9 @@ def _begin(request: Request, drafter: Drafter) -> tuple[DecodeState, GenerationO
             f"max_new_tokens must be 1 or more, got {request.max_new_tokens}"
         )
     model, prompts, limit = request.model, request.prompts, request.max_length
+    banned = np.array(request.sampling.rules.suppress_tokens, int)
+    size = model.vocab_size
+    check_ids(banned, size, "suppress_tokens", f"but the vocabulary has {size} tokens")
     longest = max(map(len, prompts), default=0)
     if not limit:
         warn_of_length(model, longest, request.max_new_tokens)

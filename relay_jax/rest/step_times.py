@@ -114,18 +114,24 @@ def _read_entries(file: epath.PathLike) -> dict[str, Any]:
         return {}
     if not isinstance(entries, dict):
         return {}
-    if version in aliases.STEP_TIME_FORMATS:
-        return dict(_upgrade_entries(entries))
-    return entries if version == FORMAT else {}
+    if version not in (*aliases.STEP_TIME_FORMATS, FORMAT):
+        return {}
+    upgraded = dict(_upgrade_entries(entries))
+    return upgraded | (entries if version == FORMAT else {})
 
 
 def _upgrade_entries(entries: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The entries of an earlier format in the current one, by their keys."""
+    """The entries of earlier versions as this one writes them, by their keys."""
     for old in entries.values():
         try:
             entry = aliases.upgrade_step_times(old)
             setting = entry["setting"]
-            for name, cls in (("model", ModelConfig), ("draft", DraftConfig)):
+            configs = {
+                "model": ModelConfig,
+                "draft": DraftConfig,
+                "sampling": SamplingConfig,
+            }
+            for name, cls in configs.items():
                 # A field that did not exist yet had what is now its default.
                 values = config_io.complete(cls, setting[name])
                 setting[name] = json.loads(json.dumps(values))

@@ -122,3 +122,40 @@ def test_the_accepted_branch_is_that_of_a_walk(seed):
 def test_bad_sampling(values):
     with pytest.raises(ValueError, match="must be 0 or more and finite, top_p above"):
         SamplingConfig(**values)
+
+
+@pytest.mark.parametrize(
+    "low",
+    [
+        *({"temperature": value} for value in (1e-29, 1e-37, 1e-38, 1e-46, 5e-324)),
+        *({"temperature": 1.0, "top_p": value} for value in (1e-30, 1e-40, 1e-300)),
+        *({"temperature": 1.0, "min_p": 1.0}, {"temperature": 1.0, "top_k": 1}),
+        {"temperature": 1e-20, "min_p": 1e-300},
+    ],
+)
+def test_the_lowest_settings_are_greedy(low):
+    """Without overflow, by which all tokens would be infinitely unlikely."""
+    logits = jnp.asarray(np.random.default_rng(0).normal(0, 1e3, (4, 50)), jnp.float32)
+    keys = jax.vmap(jax.random.key)(jnp.arange(4))
+    found = choose_one(logits, SamplingConfig(**low), keys, jnp.arange(4))
+    np.testing.assert_array_equal(found, jnp.argmax(logits, axis=-1))
+
+
+@pytest.mark.parametrize("min_p", [0.05, 0.3, 0.999])
+def test_min_p_is_that_of_transformers(min_p):
+    generation = pytest.importorskip("transformers.generation", reason="the oracle")
+    torch = pytest.importorskip("torch", reason="the oracle")
+    logits = np.random.default_rng(1).normal(0, 2, (8, 40)).astype(np.float32)
+    sampling = SamplingConfig(0.7, 0.9, 20, min_p)
+    found = filter_logits(jnp.asarray(logits), sampling)
+    warpers = generation.LogitsProcessorList(
+        [
+            generation.TemperatureLogitsWarper(0.7),
+            generation.TopKLogitsWarper(20),
+            generation.TopPLogitsWarper(0.9),
+            generation.MinPLogitsWarper(min_p),
+        ]
+    )
+    expected = warpers(None, torch.tensor(logits)).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert 8 <= np.isfinite(found).sum() < 8 * 20
