@@ -106,8 +106,11 @@ def find_result(figure: str, table: str) -> tuple[Requirements, str]:
     return TABLES[table], f"table_{table}"
 
 
-def read_experiments(recipe: str, required: Requirements) -> Experiments:
+def read_experiments(recipe: str, required: Requirements, seed: int = 0) -> Experiments:
     """The required experiments of a recipe, with all their stages.
+
+    Args:
+      seed: of every stage.
 
     Raises:
       ValueError: there is no such recipe.
@@ -120,22 +123,9 @@ def read_experiments(recipe: str, required: Requirements) -> Experiments:
     experiments = {}
     for name in required.experiments:
         values = RECIPES[recipe].get_config(name).to_dict()
+        values = relay_recipe.with_seed(values, seed)
         experiments[name] = config_io.build(RelayConfig, values)
     return experiments
-
-
-def check_recipe(path: epath.Path, recipe: str) -> None:
-    """Raises ValueError at a work directory of another recipe."""
-    file = path / "recipe.json"
-    if not file.exists():
-        return
-    present = aliases.upgrade_recipe(files.read_json(file).get("recipe", recipe))
-    if present != recipe:
-        other = f"--recipe={present}, or another --workdir"
-        raise ValueError(
-            f"{path} has experiments of the recipe {present!r}, not {recipe!r}; give "
-            f"{other if present in RECIPES else 'another --workdir'}"
-        )
 
 
 def sustained_teraflops(recipe: str) -> float:
@@ -251,10 +241,19 @@ def describe_progress(
 
 
 def draw(
-    name: str, required: Requirements, experiments: Experiments, path: epath.Path
+    name: str,
+    required: Requirements,
+    experiments: Experiments,
+    path: epath.Path,
+    others: Sequence[str] = (),
 ) -> str:
-    """Draws a figure from records alone, and returns it, or a table, as text."""
-    records = list(files.read_lines(path / "records.jsonl"))
+    """Draws a figure from records alone, and returns it, or a table, as text.
+
+    Args:
+      others: work directories of other seeds.
+    """
+    folders = path, *map(epath.Path, others)
+    records = [x for each in folders for x in files.read_lines(each / "records.jsonl")]
     lines = [
         line
         for shown in required.stages

@@ -23,6 +23,7 @@ from etils import epath
 from ml_collections import config_flags
 
 from experiments import command
+from experiments.configs import relay_recipe
 from relay_jax import config as configs
 from relay_jax import files
 from relay_jax.evaluation import figures
@@ -46,7 +47,7 @@ _JOBS = flags.DEFINE_integer(
 
 def main() -> None:
     call, start = command.describe(), time.monotonic()
-    values = with_seed(_CONFIG.value.to_dict(), _SEED.value)
+    values = relay_recipe.with_seed(_CONFIG.value.to_dict(), _SEED.value)
     config = command.build(configs.RelayConfig, values)
     path = epath.Path(_WORKDIR.value).absolute()
     all_stages = stages.all_stages(config)
@@ -63,25 +64,6 @@ def main() -> None:
     files.append_lines(path / "run.jsonl", [call])
     print(f"figures: {path / 'figures'}\nrecords: {path / 'records.jsonl'}")
     print(f"this call took {minutes:.1f} minutes")
-
-
-def with_seed(values: dict[str, Any], seed: int) -> dict[str, Any]:
-    """The config with the same seed in every stage.
-
-    Raises:
-      ValueError: the config sets another seed.
-    """
-    for kind in ("runs", "chains"):
-        for name, stage in values.get(kind, {}).items():
-            present = stage.get("seed", 0)
-            if present not in (0, seed):
-                raise ValueError(
-                    f"config.{kind}.{name}.seed is {present}, but every stage of a "
-                    f"quickstart has the seed of --seed, which is {seed}; give "
-                    f"--seed={present}"
-                )
-            stage["seed"] = seed
-    return values
 
 
 def collect_records(

@@ -126,6 +126,25 @@ def select_run(experiment: dict, run: str) -> dict:
     return config_io.complete(configs.RelayConfig, experiment)
 
 
+def with_seed(values: dict[str, Any], seed: int) -> dict[str, Any]:
+    """The config with the same seed in every stage.
+
+    Raises:
+      ValueError: the config sets another seed.
+    """
+    for kind in ("runs", "chains"):
+        for name, stage in values.get(kind, {}).items():
+            present = stage.get("seed", 0)
+            if present not in (0, seed):
+                raise ValueError(
+                    f"config.{kind}.{name}.seed is {present}, but every stage of an "
+                    f"experiment has the seed of --seed, which is {seed}; give "
+                    f"--seed={present}"
+                )
+            stage["seed"] = seed
+    return values
+
+
 def split_name(name: str, experiments: Iterable[str]) -> tuple[str, str]:
     """`"lis/ar"` -> ("lis", "ar"): the experiment and its run, "" for all of it.
 

@@ -10,7 +10,7 @@ import pytest
 from etils import epath
 from ml_collections import ConfigDict
 
-from experiments import paper_figures, tables
+from experiments import paper_figures, recipe_folder, tables
 from experiments.configs import paper, reduced, relay_recipe
 from experiments.paper_figures import FIGURES, RECIPES, TABLES
 from relay_jax import config as configs
@@ -345,7 +345,38 @@ def test_a_recipe_of_an_earlier_version_has_a_new_name(old, new, tmp_path):
     assert str(error.value) == f"--recipe={old} is now --recipe={new}"
     files.write_json(tmp_path / "recipe.json", {"recipe": "small"})
     with pytest.raises(ValueError, match="not 'reduced'; give another --workdir$"):
-        paper_figures.check_recipe(epath.Path(tmp_path), "reduced")
+        recipe_folder.check(epath.Path(tmp_path), "reduced", 0)
+
+
+def test_every_seed_has_its_own_directory_and_one_figure_shows_them_all(tmp_path):
+    needs = FIGURES["2"]._replace(experiments=("lis",))
+    plans = paper_figures.read_experiments("reduced", needs, seed=1)
+    stages_of_all = (*plans["lis"].runs.values(), *plans["lis"].chains.values())
+    assert {stage.seed for stage in stages_of_all} == {1}
+    record = {"run": "ar", "experiment": "lis", "task": "lis", "model": "ar"}
+    record |= {"metric": "answer_accuracy", "length": 4, "count": 8}
+    folders = [epath.Path(tmp_path) / name for name in "ab"]
+    for seed, folder in enumerate(folders):
+        folder.mkdir()
+        recipe_folder.write(folder, "reduced", seed)
+        lines = [record | {"seed": seed, "value": 0.5 + 0.25 * seed}]
+        files.write_lines(folder / "records.jsonl", lines)
+    shown = paper_figures.draw("figure_2", needs, plans, folders[1], [folders[0]])
+    assert "0.625" in shown  # the mean
+    recipe_folder.check_others([folders[0]], "reduced", 1)
+    for others, error in [
+        (["a", "a"], "a has the seed 0, as "),
+        (["b"], "b has the seed 1, as --workdir has; give directories of"),
+        (["none"], "none has no records.jsonl"),
+    ]:
+        with pytest.raises(ValueError, match=error):
+            recipe_folder.check_others(
+                [f"{tmp_path}/{x}" for x in others], "reduced", 1
+            )
+    with pytest.raises(
+        ValueError, match="with the seed 0, not 2; give --seed=0, or an"
+    ):
+        recipe_folder.check(folders[0], "reduced", 2)
 
 
 @pytest.mark.parametrize("recipe", ["reduced", "reduced_rope", "paper_size"])
