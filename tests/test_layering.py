@@ -18,6 +18,7 @@ BASE = {
     *("config_io", "files", "gguf_file", "gguf_header", "gguf_splits"),
     *(
         "gguf_tokenizer",
+        "jax_settings",
         "logits_config",
         "prompts",
         "subword_tokenizers",

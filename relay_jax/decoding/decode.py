@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from relay_jax.base import Array, Host, Int, Key, PyTree
+from relay_jax.base import Array, Float, Host, Int, Key, PyTree
 from relay_jax.config import ModelConfig, SamplingConfig
 from relay_jax.decoding import tree_size
 from relay_jax.decoding.draft_tree import DraftTree
@@ -35,6 +35,7 @@ from relay_jax.decoding.state import (
 )
 from relay_jax.decoding.target_model import TargetModel, make_target
 from relay_jax.decoding.verify import sample
+from relay_jax.jax_settings import check_keys, make_key, standard_settings
 from relay_jax.tokenizers import check_ids
 
 GREEDY = SamplingConfig()
@@ -128,12 +129,18 @@ def pad_prompts(
     return tokens, length
 
 
+@standard_settings()
 def request_keys(seed: int, num: int) -> Key[Array, " b"]:
-    """A key for each request: `fold_in(key(seed), its number)`."""
-    fold = functools.partial(jax.random.fold_in, jax.random.key(seed))
+    """A key for each request: `fold_in(key(seed), its number)`.
+
+    Raises:
+      ValueError: the seed is not 0..MAX_SEED.
+    """
+    fold = functools.partial(jax.random.fold_in, make_key(seed))
     return jax.vmap(fold)(jnp.arange(num))
 
 
+@standard_settings()
 def start(
     params: PyTree,
     prompts: Int[Array | Host, "b p"],
@@ -148,7 +155,14 @@ def start(
     """Reads the prompts, which the drafter observes; the arguments are `decode`'s.
 
     All but each prompt's last token are read, `CHUNK` tokens at a time.
+
+    Args:
+      keys: one for each text, see `request_keys`.
+
+    Raises:
+      ValueError: the keys are of another implementation.
     """
+    check_keys(keys)
     if drafter_state is None:
         drafter_state = drafter.init(model.vocab_size)
     state = read_prompts(
@@ -163,10 +177,11 @@ def start(
 
 
 @functools.partial(jax.jit, static_argnames=("model", "observe", "max_new_tokens"))
+@standard_settings()
 def read_prompts(
     params: PyTree,
-    prompts: Int[Array, "b p"],
-    length: Int[Array, " b"],
+    prompts: Int[Array | Host, "b p"],
+    length: Int[Array | Host, " b"],
     keys: Key[Array, " b"],
     drafter_state: Any,
     *,
@@ -209,6 +224,7 @@ def read_prompts(
     static_argnames=("drafter", "model", "sampling"),
     donate_argnames="state",
 )
+@standard_settings()
 def advance(
     params: PyTree,
     state: DecodeState,
@@ -227,20 +243,12 @@ def advance(
     target_model = make_target(model)
 
     def verify(state: DecodeState, tree: DraftTree, max_depth: int) -> Verification:
-        depth = tree.depth_with_root
-        valid = tree.valid_with_root
-        logits, entries = target_model.apply(
-            params,
-            node_tokens(state, tree),
-            state.length[:, None] - 1 + depth,
-            tree.ancestors & valid[:, None],
-            state.cache,
-        )
+        logits, entries = apply_to_tree(target_model, params, state, tree)
         texts = node_texts(state, tree)
         allowed = apply_rules(logits, texts, sampling.rules, eos_id)
         target = sample(
             *(allowed, sampling, state.keys, state.length),
-            *(depth, max_depth),
+            *(tree.depth_with_root, max_depth),
         )
         return Verification(target, logits, entries)
 
@@ -248,3 +256,20 @@ def advance(
         *(verify, target_model.write_cache, state, drafter, index, eos_id, num_steps)
     )
     return constrain_state(state, params, target_model.constrain_cache)
+
+
+def apply_to_tree(
+    target: TargetModel, params: PyTree, state: DecodeState, tree: DraftTree
+) -> tuple[Float[Array, "b q v"], Any]:
+    """The forward pass over every text's last token and the tree of drafts below it.
+
+    Returns:
+      The logits after each node, and the nodes' entries for the cache.
+    """
+    return target.apply(
+        params,
+        node_tokens(state, tree),
+        state.length[:, None] - 1 + tree.depth_with_root,
+        tree.ancestors & tree.valid_with_root[:, None],
+        state.cache,
+    )

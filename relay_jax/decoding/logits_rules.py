@@ -67,7 +67,7 @@ def apply_rules(
         is_repeated = _repeated(texts, rules.no_repeat_ngram_size, vocab_size)
         logits = jnp.where(is_repeated, -jnp.inf, logits)
     if rules.min_new_tokens:
-        is_end = jnp.isin(jnp.arange(vocab_size), jnp.asarray(eos_id))
+        is_end = jnp.isin(jnp.arange(vocab_size), jnp.asarray(eos_id, jnp.int32))
         is_short = texts.num_new < rules.min_new_tokens
         logits = jnp.where(is_short[..., None] & is_end[None, None], -jnp.inf, logits)
     if rules.suppress_tokens:

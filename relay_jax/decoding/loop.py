@@ -46,6 +46,8 @@ def run_loop(
 ) -> DecodeState:
     """The loop: draft, verify, append, until all rows are done; to be called in jit."""
 
+    num_steps = jnp.asarray(num_steps, jnp.int32)
+
     def is_open(carry):
         count, state = carry
         return ~jnp.all(state.done) & (count < num_steps)

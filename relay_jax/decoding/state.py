@@ -75,11 +75,14 @@ def first_state(tokens, length, stop, keys, cache, drafter_state) -> DecodeState
     """The state after the prompts have been read."""
     batch_size = len(length)
     none = jnp.zeros(batch_size, jnp.int32)
+    tokens, length, stop = (
+        jnp.asarray(part, jnp.int32) for part in (tokens, length, stop)
+    )
     return DecodeState(
-        tokens=tokens.astype(jnp.int32),
-        prompt_length=length.astype(jnp.int32),
-        length=length.astype(jnp.int32),
-        stop=stop.astype(jnp.int32),
+        tokens=tokens,
+        prompt_length=length,
+        length=length,
+        stop=stop,
         done=length >= stop,
         drafted=jnp.zeros(tokens.shape, bool),
         confidence=jnp.ones(batch_size),
@@ -115,7 +118,7 @@ def accepted_tokens(
     probability = jnp.take_along_axis(target.probability, path, axis=1)
     step = jnp.arange(path.shape[1])[None]
     is_drafted = step < count[:, None] - 1
-    ends = jnp.isin(tokens, jnp.asarray(eos_id)) & (step < count[:, None])
+    ends = jnp.isin(tokens, jnp.asarray(eos_id, jnp.int32)) & (step < count[:, None])
     ended = jnp.any(ends, axis=1)
     count = jnp.where(ended, jnp.argmax(ends, axis=1) + 1, count)
     room = state.stop - state.length

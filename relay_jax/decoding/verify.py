@@ -59,12 +59,25 @@ def sample(
     if sampling.is_greedy:
         token = jnp.argmax(logits, axis=-1)
     else:
-        noise = _noise(keys, position, max_depth + 1, logits.shape[-1])
+        noise = gumbel_noise(keys, position, max_depth + 1, logits.shape[-1])
         noise = jnp.take_along_axis(noise, depth[..., None], axis=1)
         token = jnp.argmax(filter_logits(logits, sampling) + noise, axis=-1)
     logit = jnp.take_along_axis(logits, token[..., None], axis=-1)[..., 0]
     probability = jnp.exp(logit - jax.nn.logsumexp(logits, axis=-1))
     return TargetTokens(token.astype(jnp.int32), probability)
+
+
+def gumbel_noise(
+    keys: Key[Array, " b"], position: Int[Array, " b"], num: int, vocab_size: int
+) -> Float[Array, "b s v"]:
+    """Gumbel noise for `num` positions of each text, from `position` on."""
+
+    def draw(key, position):
+        key = jax.random.fold_in(key, position)
+        return jax.random.gumbel(key, (vocab_size,), jnp.float32, mode="low")
+
+    positions = position[:, None] + jnp.arange(num)[None]
+    return jax.vmap(jax.vmap(draw, in_axes=(None, 0)))(keys, positions)
 
 
 def filter_logits(
@@ -108,16 +121,6 @@ def accept(tree: DraftTree, token: Int[Array, "b q"], max_depth: int) -> Accepte
     path = jnp.argmax(on_path[:, None] & (depth[:, None] == level), axis=-1)
     count = jnp.take_along_axis(depth, last[:, None], axis=1)[:, 0] + 1
     return Accepted(path.astype(jnp.int32), count)
-
-
-def _noise(keys, position, num: int, vocab_size: int) -> Float[Array, "b s v"]:
-    """Gumbel noise for `num` positions of each text, from `position` on."""
-
-    def draw(key, position):
-        return jax.random.gumbel(jax.random.fold_in(key, position), (vocab_size,))
-
-    positions = position[:, None] + jnp.arange(num)[None]
-    return jax.vmap(jax.vmap(draw, in_axes=(None, 0)))(keys, positions)
 
 
 def _heaviest(values, weights, target) -> Bool[Array, "*b v"]:

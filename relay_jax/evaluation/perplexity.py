@@ -11,6 +11,7 @@ from relay_jax.base import AnyArray, Array, Bool, Float, Int, PyTree
 from relay_jax.config import ModelConfig
 from relay_jax.data.text import Windows
 from relay_jax.files import make_record
+from relay_jax.jax_settings import standard_settings
 from relay_jax.models.decoder import run_decoder
 from relay_jax.models.sharding import constrain
 
@@ -46,6 +47,7 @@ def make_text_records(
 
 
 @functools.partial(jax.jit, static_argnames="model")
+@standard_settings()
 def _loss_and_hits(
     params: PyTree,
     tokens: Int[AnyArray, "b n"],

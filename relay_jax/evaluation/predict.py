@@ -22,6 +22,7 @@ from relay_jax.data.alignment import (
     right_align,
 )
 from relay_jax.decoding import decode
+from relay_jax.jax_settings import standard_settings
 from relay_jax.models.registry import run_looped
 from relay_jax.models.scratchpad import read_round
 from relay_jax.models.sharding import constrain
@@ -60,6 +61,7 @@ def _looped_runner(model: ModelConfig, task: Task, num_loops: int):
     """The compiled model: (params, problem, num_rounds) -> the fields of Predictions."""
 
     @jax.jit
+    @standard_settings()
     def run(params, problem, num_rounds):
         scratchpad = None
         if model.uses_feedback:

@@ -31,6 +31,7 @@ from relay_jax.decoding.state import DecodeState, constrain_state, first_state
 from relay_jax.decoding.tree_size import first_sizing
 from relay_jax.decoding.verify import TargetTokens
 from relay_jax.files import read_integer_arrays
+from relay_jax.jax_settings import standard_settings
 from relay_jax.rest import drafters
 from relay_jax.rest.drafters import make_drafter
 from relay_jax.tokenizers import check_ids
@@ -55,6 +56,7 @@ class Score(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames="drafter")
+@standard_settings()
 def replay(
     tokens: Int[Array, "b m"],
     prompt_lengths: Int[Array, " b"],
@@ -193,7 +195,7 @@ def time_drafter(
     A call is retrieval and the draft tree, without the model. The first calls, which
     compile, are not counted.
     """
-    run = jax.jit(make_drafter(draft).draft)
+    run = jax.jit(standard_settings()(make_drafter(draft).draft))
     for text in texts[:10]:
         jax.block_until_ready(run(index, drafter_state, text))
     seconds = np.zeros(len(texts))

@@ -21,6 +21,7 @@ import numpy as np
 from relay_jax.base import Array, PyTree
 from relay_jax.config import DraftConfig, ModelConfig
 from relay_jax.decoding import decode
+from relay_jax.jax_settings import make_key
 from relay_jax.models.sharding import named_leaves
 from relay_jax.rest.drafters import make_drafter
 
@@ -141,10 +142,10 @@ def random_params(model: ModelConfig, seed: int = 0) -> PyTree:
     from relay_jax.models.decoder import Decoder
 
     shapes = jax.eval_shape(
-        Decoder(model).init, jax.random.key(0), jnp.ones((1, 1), jnp.int32)
+        Decoder(model).init, make_key(0), jnp.ones((1, 1), jnp.int32)
     )["params"]
     leaves, structure = jax.tree.flatten(shapes)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    keys = jax.random.split(make_key(seed), len(leaves))
 
     @functools.partial(jax.jit, static_argnames=("shape", "dtype"))
     def draw(key: Array, shape, dtype):

@@ -22,6 +22,7 @@ from relay_jax.base import PyTree
 from relay_jax.config import TrainConfig
 from relay_jax.data import loader
 from relay_jax.evaluation.evaluate import evaluate_run
+from relay_jax.jax_settings import standard_settings
 from relay_jax.models.sharding import (
     local_rows,
     make_mesh,
@@ -42,6 +43,7 @@ from relay_jax.training.step import (
 from relay_jax.training.validate import check
 
 
+@standard_settings()
 def train(
     config: TrainConfig, workdir: epath.PathLike, profile: range = range(0)
 ) -> dict:

@@ -20,6 +20,7 @@ from relay_jax.base import (
 )
 from relay_jax.config import LossConfig, TrainConfig
 from relay_jax.data.text import Text
+from relay_jax.jax_settings import make_key, standard_settings
 from relay_jax.models.registry import make_model
 from relay_jax.models.sharding import ROUNDS_FIRST, constrain
 from relay_jax.tasks import Task
@@ -38,9 +39,10 @@ class TrainState(NamedTuple):
     opt_state: PyTree
 
 
+@standard_settings()
 def init_params(config: TrainConfig) -> PyTree:
     """Fresh parameters, a function of the seed and of the model's config alone."""
-    key = jax.random.fold_in(jax.random.key(config.seed), INIT)
+    key = jax.random.fold_in(make_key(config.seed), INIT)
     model = make_model(config.model)
     problem = jnp.ones((1, 8), jnp.int32)
     if config.model.kind == "decoder":
@@ -92,7 +94,7 @@ def make_train_step(config: TrainConfig, shardings: PyTree = None):
     """
     optimizer = make_optimizer(config.optimizer, config.num_steps)
     objective = OBJECTIVES[config.model.kind]
-    run_key = jax.random.fold_in(jax.random.key(config.seed), TRAIN)
+    run_key = jax.random.fold_in(make_key(config.seed), TRAIN)
     options = {}
     if shardings:  # metrics are replicated, as the step's number is
         options = {"out_shardings": (shardings, shardings.step)}
@@ -103,6 +105,7 @@ def make_train_step(config: TrainConfig, shardings: PyTree = None):
         donate_argnums=0,
         **options,
     )
+    @standard_settings()
     def train_step(
         state: TrainState,
         batch: LoopedBatch | DecoderBatch,
