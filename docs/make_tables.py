@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from relay_jax import aliases
+from relay_jax import aliases, text_files
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results"
@@ -74,7 +74,8 @@ def read(name: str) -> Lines:
     """The lines of a file of records, in this version's names; none if it is missing."""
     file = RESULTS / f"{name}.jsonl"
     text = file.read_text() if file.exists() else ""
-    return [aliases.upgrade_record(json.loads(line)) for line in text.splitlines()]
+    lines = text_files.split_lines(text)
+    return [aliases.upgrade_record(json.loads(line)) for line in lines]
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -10,11 +10,9 @@ begins a new conversation, Ctrl-C ends an answer; Ctrl-D or `/quit` ends the pro
 chat template; without one, its texts are joined (--template=plain).
 """
 
-import sys
-
 from absl import flags
 
-from experiments import command, template_flag
+from experiments import command, template_flag, terminal
 from experiments import flags as shared
 from relay_jax.chat_template import conversation
 from relay_jax.rest.output import GenerationOutput
@@ -50,7 +48,7 @@ def main() -> None:
         cache_file=shared.cache_file(),
     )
     questions, answers = [], []
-    while (question := _read_line()) not in (None, "/quit"):
+    while (question := terminal.read_line()) not in (None, "/quit"):
         if question == "/new":
             questions, answers = [], []
             continue
@@ -90,23 +88,11 @@ def _answer(request: Request) -> GenerationOutput | None:
 def _describe(answer: GenerationOutput | None) -> str:
     if answer is None:
         return "[0 tokens]"
+    is_cut = answer.finish_reasons[0] == "length"
     return (
         f"[{answer.num_tokens} tokens, {answer.tokens_per_second:.1f} per second, "
-        f"M = {answer.tokens_per_step:.2f}]"
+        f"M = {answer.tokens_per_step:.2f}]" + is_cut * " (cut off)"
     )
-
-
-def _read_line() -> str | None:
-    """The next line that is not empty; None at the end of the input."""
-    if sys.stdin.isatty():
-        print("> ", end="", flush=True)
-    try:
-        for line in sys.stdin:
-            if line.strip():
-                return line.strip()
-    except KeyboardInterrupt:
-        pass
-    return None
 
 
 if __name__ == "__main__":

@@ -4,10 +4,11 @@ import functools
 import itertools
 from collections.abc import Iterator
 
-from absl import flags
+from absl import flags, logging
 from etils import epath
 
 from experiments import command
+from relay_jax import text_files
 from relay_jax.data import corpora
 from relay_jax.tokenizers import Tokenizer
 
@@ -66,7 +67,7 @@ def _prompts(tokenizer: Tokenizer) -> Iterator[list[int]]:
         file = epath.Path(FLAGS.prompt_file)
         if not file.exists():
             raise ValueError(f"--prompt_file: {file} does not exist")
-        for line in file.read_text().splitlines():
+        for line in text_files.read_lines(file):
             if line.strip():
                 yield tokenizer.encode(line)
     if FLAGS.prompts_jsonl:
@@ -82,9 +83,20 @@ def _prompts(tokenizer: Tokenizer) -> Iterator[list[int]]:
 
 def _beginnings(documents) -> Iterator[list[int]]:
     """The first tokens of every document, or piece of one, that continues after them."""
-    for document in documents:
-        size = FLAGS.piece_tokens or len(document) or 1
-        for first in range(0, len(document), size):
-            piece = document[first : first + size]
-            if len(piece) > FLAGS.prompt_tokens + 1:
-                yield list(map(int, piece[: FLAGS.prompt_tokens]))
+    num_short = 0
+    try:
+        for document in documents:
+            size = FLAGS.piece_tokens or len(document) or 1
+            for first in range(0, len(document), size):
+                piece = document[first : first + size]
+                if len(piece) > FLAGS.prompt_tokens + 1:
+                    yield list(map(int, piece[: FLAGS.prompt_tokens]))
+                else:
+                    num_short += 1
+    finally:
+        if num_short:
+            logging.warning(
+                "%d documents or pieces are left out: they end within a token of the %d of "
+                "their prompts (--prompt_tokens)",
+                *(num_short, FLAGS.prompt_tokens),
+            )

@@ -16,6 +16,7 @@ from etils import epath
 from relay_jax import gguf_tokenizer, template_sandbox
 from relay_jax.files import read_json
 from relay_jax.gguf_file import is_gguf, read_gguf
+from relay_jax.text_files import read_text
 from relay_jax.tokenizer_files import SETTINGS
 from relay_jax.tokenizers import Tokenizer
 
@@ -146,7 +147,7 @@ def find(folder: epath.PathLike) -> ChatTemplate | None:
         named = gguf_tokenizer.read_templates(read_gguf(folder))
         return _default(named, str(folder))
     files = {"default": folder / FILE, "tool_use": folder / TOOL_FILE}
-    named = {name: file.read_text() for name, file in files.items() if file.exists()}
+    named = {name: read_text(file) for name, file in files.items() if file.exists()}
     where = str(folder / FILE)
     if not named:
         named, where = _read_settings(folder / SETTINGS), str(folder / SETTINGS)
@@ -190,7 +191,7 @@ def select(
         raise ValueError(
             f"unknown chat template {choice!r}; give {MODEL_TEMPLATE}, {names}"
         )
-    return ChatTemplate(file.read_text(), choice)
+    return ChatTemplate(read_text(file), choice)
 
 
 def _checked(messages: Any) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from typing import SupportsInt
 
 from etils import epath
 
+from relay_jax.text_files import clean_text
 from relay_jax.tokenizer_files import SETTINGS, TokenizerFiles, token_name
 
 
@@ -86,7 +87,7 @@ class SentencePieceTokenizer:
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         ids = [*self._begin] if add_special_tokens else []
-        for number, part in enumerate(_split(text, self._special_ids)):
+        for number, part in enumerate(_split(clean_text(text), self._special_ids)):
             if part in self._special_ids:
                 ids.append(self._special_ids[part])
             else:
@@ -186,12 +187,15 @@ class HuggingFaceTokenizer:
         return dict(self._special_tokens)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        encoded = self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        encoded = self._tokenizer.encode(
+            clean_text(text), add_special_tokens=add_special_tokens
+        )
         return encoded.ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         # Unlike `encode`, this lets other Python threads run. Fast: without offsets.
-        return [encoded.ids for encoded in self._tokenizer.encode_batch_fast(texts)]
+        cleaned = [clean_text(text) for text in texts]
+        return [encoded.ids for encoded in self._tokenizer.encode_batch_fast(cleaned)]
 
     def decode(self, ids: Iterable[SupportsInt]) -> str:
         return self._tokenizer.decode([int(i) for i in ids])

@@ -54,7 +54,7 @@ def _explain(error: Exception, source: str, values: dict[str, Any], where: str) 
     if isinstance(error, jinja2.exceptions.SecurityError):
         return f"{location}: the sandbox of chat templates forbids this: {message}"
     text = f"{location}: the chat template fails with {type(error).__name__}: {message}"
-    line = source.splitlines()[number - 1] if number else ""
+    line = re.split(r"\r\n|\r|\n", source)[number - 1] if number else ""  # as in Jinja
     missing = [
         name
         for name in sorted(_variables(source))

@@ -52,7 +52,7 @@ class Tokenizer(Protocol):
         ...
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """The token ids of a text.
+        """The token ids of a text; halves of surrogate pairs are read as U+FFFD.
 
         Args:
           add_special_tokens: whether to add what begins a text of this tokenizer; a

@@ -20,35 +20,51 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from relay_jax import text_files
 from relay_jax.base import Host, Integer
 from relay_jax.files import open_tokens
 from relay_jax.tokenizers import Tokenizer, load_tokenizer
 
 FILES_PER_PART = 256
 EXAMPLES_PER_PART = 8192  # of TFDS
+OTHER_FORMATS = b"\x1f\x8b", b"\xff\xfe", b"\xfe\xff"  # gzip, UTF-16: how they begin
 BATCH_CHARACTERS = 1 << 18  # that one thread encodes at a time
 
 
 def find_files(patterns: Iterable[str]) -> list[epath.Path]:
     """The files that match names, folders and patterns such as `src/**/*.py`.
 
+    What exists is a name, whatever its characters: `a[1]` is the folder of that name, and
+    `a[1]/*.py` its files, if there is one. A pattern matches files, not folders.
+
     Raises:
-      ValueError: a pattern matches nothing.
+      ValueError: a pattern matches nothing, or is empty.
     """
     found = {}
     for pattern in patterns:
+        if not pattern:
+            raise ValueError("a name of files is empty; give a file, folder or pattern")
         path = epath.Path(pattern)
         if path.is_dir():
             matched = sorted(_walk(path))
         elif path.exists():
             matched = [path]
         else:
-            matched = map(epath.Path, sorted(glob.glob(pattern, recursive=True)))
+            matched = map(epath.Path, sorted(_glob(path)))
             matched = [path for path in matched if path.is_file()]
         if not matched:
             raise ValueError(f"no file matches {pattern!r}")
         found |= dict.fromkeys(matched)
     return list(found)
+
+
+def _glob(path: epath.Path) -> list[str]:
+    """The names that match a pattern, whose first parts are names if they exist."""
+    parts, known = path.parts, 0
+    while os.path.lexists(os.path.join(*parts[: known + 1])):
+        known += 1
+    names = map(glob.escape, parts[:known])
+    return glob.glob(os.path.join(*names, *parts[known:]), recursive=True)
 
 
 def _walk(folder: epath.Path) -> Iterator[epath.Path]:
@@ -62,9 +78,10 @@ def _walk(folder: epath.Path) -> Iterator[epath.Path]:
 
 
 def read_files(files: Iterable[epath.Path]) -> Iterator[str]:
-    """One document per file; bytes that are not UTF-8 are replaced."""
-    for file in files:
-        yield file.read_bytes().decode("utf-8", errors="replace")
+    """One document per file; what is no text is replaced and reported."""
+    with text_files.report_repairs("documents") as repairs:
+        for file in files:
+            yield text_files.decode_file(file.read_bytes(), repairs, str(file))
 
 
 def group_files(files: Sequence[epath.Path]) -> list[Sequence[epath.Path]]:
@@ -93,63 +110,70 @@ def read_json_fields(
             missing = [key for key in keys if not isinstance(fields.get(key), str)]
             if missing:
                 raise ValueError(
-                    f"{file}, line {number} has no text in the field "
-                    f"{missing[0]!r}; its fields are {', '.join(sorted(fields))}"
+                    f"{file}, line {number} has no text in the field {missing[0]!r}; "
+                    f"{explain_missing(fields, missing[0])}"
                 )
             yield [fields[key] for key in keys]
+
+
+def explain_missing(fields: dict[str, Any], key: str) -> str:
+    """Why an object has no text in a field: another value, or other fields."""
+    if key in fields:
+        return f"its value is {json.dumps(fields[key])[:40]}"
+    return f"its fields are {', '.join(sorted(fields)) or 'none'}"
 
 
 def read_json_objects(file: epath.Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The number and the object of each line.
 
-    Empty lines are skipped; a .gz file is unpacked.
+    Empty lines are skipped; a .gz file is unpacked; what is no text is replaced and
+    reported.
 
     Raises:
       ValueError: the file is not in the format of its suffix, or a line is not a JSON
         object (the last line included: it may have been cut off).
     """
-    for number, line in enumerate(_lines(file), 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{file}, line {number}: not JSON ({error.msg})"
-            ) from error
-        is_object = isinstance(record, dict)
-        if not is_object:
-            raise ValueError(
-                f"{file}, line {number}: not a JSON object ({line[:40]!r})"
-            )
-        yield number, record
+    with text_files.report_repairs(file) as repairs:
+        for number, content in enumerate(_lines(file), 1):
+            line = text_files.decode(content, repairs, f"in line {number}")
+            if not line.strip():
+                continue
+            try:
+                record = text_files.parse_object(line, repairs, f"in line {number}")
+            except ValueError as error:
+                raise ValueError(f"{file}, line {number}: {error}") from error
+            yield number, record
 
 
-def _lines(file: epath.Path) -> Iterator[str]:
+def _lines(file: epath.Path) -> Iterator[bytes]:
     try:
         with contextlib.ExitStack() as stack:
             lines = stack.enter_context(file.open("rb"))
             if file.suffix == ".gz":
                 lines = stack.enter_context(gzip.open(lines))
-            for line in lines:
-                yield line.decode()
+            for number, line in enumerate(lines):
+                if not number and line.startswith(OTHER_FORMATS):
+                    line.decode()  # raises: it is no text in which bytes are wrong
+                yield line
     except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:
         raise ValueError(
-            f"{file} cannot be read ({error}); expected lines of JSON, compressed by "
-            "gzip if the name ends with .gz"
+            f"{file} cannot be read ({error}); expected lines of JSON in UTF-8, "
+            "compressed by gzip if the name ends with .gz"
         ) from error
 
 
 def read_tfds(name: str, split: Any, key: str, data_dir: str = "") -> Iterator[str]:
     """One document per example of a TFDS dataset: its feature `key`."""
-    for example in _open_tfds(name, split, data_dir):
-        if key not in example:
-            raise ValueError(
-                f"{name} has no feature {key!r}, only {', '.join(sorted(example))}; "
-                "choose one with --text_key"
-            )
-        text = example[key]
-        yield text.decode() if isinstance(text, bytes) else str(text)
+    with text_files.report_repairs(name) as repairs:
+        for number, example in enumerate(_open_tfds(name, split, data_dir)):
+            if key not in example:
+                raise ValueError(
+                    f"{name} has no feature {key!r}, only {', '.join(sorted(example))}; "
+                    "choose one with --text_key"
+                )
+            text, where = example[key], f"in example {number}"
+            is_bytes = isinstance(text, bytes)
+            yield text_files.decode(text, repairs, where) if is_bytes else str(text)
 
 
 def split_tfds(name: str, split: str, data_dir: str = "") -> list[Any]:

@@ -107,7 +107,7 @@ def find_sources(config: CorpusConfig) -> tuple[epath.Path, list[epath.Path]]:
 
 def is_held_out(name: str, one_in: int) -> bool:
     """Whether the file with this path below the folder is held out, by its hash."""
-    digest = hashlib.sha256(name.encode()).digest()
+    digest = hashlib.sha256(name.encode(errors="surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big") % one_in == 0
 
 

@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import numpy as np
+from absl import logging
 from etils import epath
 
 from relay_jax.base import Bool, Examples, Host
@@ -23,6 +24,7 @@ from relay_jax.data.alignment import flatten, sizes
 from relay_jax.data.sources import InMemorySource, concatenate, is_test
 from relay_jax.tasks import Task
 from relay_jax.tasks.task import stack_problems
+from relay_jax.text_files import read_lines
 from relay_jax.vocabulary import (
     ARI,
     DIVIDE,
@@ -67,11 +69,11 @@ def read_problems(path: epath.PathLike, task: Task, num_numbers: int) -> Problem
         message has the file, the line, and why.
     """
     try:
-        text = epath.Path(path).read_text()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_lines(path)
+    except OSError as error:
         raise ValueError(f"{path} cannot be read as a text: {error}") from error
     tokenizer = TaskTokenizer(num_numbers)
-    rows = [row for row in enumerate(text.splitlines(), 1) if row[1].strip()]
+    rows = [row for row in enumerate(lines, 1) if row[1].strip()]
     if not rows:
         raise ValueError(f"{path} has no problems; write one a line")
     parts, kinds = [], []
@@ -121,6 +123,12 @@ def open_problems(
             f"{np.sum(inside)} of its {len(inside)} problems have such a length, and a "
             "tenth of all problems is reserved for testing"
         )
+    logging.warning(
+        "%s: %d of %d problems; %d have other lengths than %d..%d, %d are reserved for "
+        "testing",
+        *(path, chosen.sum(), len(chosen), (~inside).sum(), *lengths),
+        (inside & ~chosen).sum(),
+    )
     return InMemorySource(Examples(*(part[chosen] for part in examples)), seed)
 
 

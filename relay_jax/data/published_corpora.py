@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
+from relay_jax import text_files
 from relay_jax.data.corpora import find_files, read_json_objects
 
 
@@ -70,19 +71,44 @@ def _records(file: epath.Path, field: str) -> Iterator[Any]:
         yield from _json_list(file)
 
 
-def _json_list(file: epath.Path) -> list[Any]:
+def _json_list(file: epath.Path) -> Iterator[Any]:
+    text = text_files.read_text(file)
     try:
-        records = json.loads(file.read_text())
-    except json.JSONDecodeError as error:
+        records = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        where = (
+            f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        )
+        reason = getattr(error, "msg", error)
         raise ValueError(
-            f"{file}, line {error.lineno}: not JSON ({error.msg}); is the file complete?"
+            f"{file}{where}: not JSON ({reason}); is the file complete?"
         ) from None
     is_list = isinstance(records, list)
     if not is_list:
         raise ValueError(
             f"{file} must be a JSON list of records, got {type(records).__name__}"
         )
-    return records
+    with text_files.report_repairs(file) as repairs:
+        yield from _clean_records(records, text, repairs)
+
+
+def _clean_records(
+    records: list[Any], text: str, repairs: text_files.Repairs
+) -> Iterator[Any]:
+    """The records of a list, `clean`, with the lines of the text in which they begin."""
+    if not text_files.HALF_IN_JSON.search(text):
+        yield from records
+        return
+    decoder, position = json.JSONDecoder(), text.index("[") + 1
+    line = text.count("\n", 0, position) + 1
+    for record in records:
+        begin = position
+        while text[position] in " \t\r\n,":
+            position += 1
+        line += text.count("\n", begin, position)
+        yield text_files.clean(record, repairs, f"in line {line}")
+        begin, (_, position) = position, decoder.raw_decode(text, position)
+        line += text.count("\n", begin, position)
 
 
 def _parquet(file: epath.Path, field: str) -> Iterator[Any]:
@@ -93,14 +119,39 @@ def _parquet(file: epath.Path, field: str) -> Iterator[Any]:
             f"{file} is a Parquet file, which needs pyarrow: "
             "pip install 'relay_jax[parquet]'"
         ) from None
-    with pyarrow.parquet.ParquetFile(file) as table:
-        if field not in table.schema_arrow.names:
-            raise ValueError(
-                f"{file} has no column {field!r}, only "
-                f"{', '.join(table.schema_arrow.names)}"
-            )
-        for batch in table.iter_batches(columns=[field]):
-            yield from batch.to_pylist()
+    try:
+        with (
+            pyarrow.parquet.ParquetFile(file) as table,
+            text_files.report_repairs(file) as repairs,
+        ):
+            if field not in table.schema_arrow.names:
+                raise ValueError(
+                    f"{file} has no column {field!r}, only "
+                    f"{', '.join(table.schema_arrow.names)}"
+                )
+            first = 1
+            for batch in table.iter_batches(columns=[field]):
+                yield from _rows(batch, field, first, repairs)
+                first += len(batch)
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"{file} cannot be read ({error}); is it complete?") from error
+
+
+def _rows(batch: Any, field: str, first: int, repairs: list[str]) -> list[Any]:
+    """The records of a batch, the first of which has the number `first`."""
+    import pyarrow
+
+    try:
+        return batch.to_pylist()
+    except UnicodeDecodeError:  # Parquet does not check that strings are UTF-8
+        values = batch.column(field).cast(pyarrow.large_binary()).to_pylist()
+    rows = []
+    for number, value in enumerate(values, first):
+        where = f"in record {number}"
+        is_text = isinstance(value, bytes)
+        text = text_files.decode(value, repairs, where) if is_text else value
+        rows.append({field: text})
+    return rows
 
 
 def _texts(value: Any, path: list[str]) -> Iterator[str]:

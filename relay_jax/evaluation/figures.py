@@ -15,9 +15,11 @@ import numpy as np
 from etils import epath
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from relay_jax.base import Float, Host
 from relay_jax.files import is_main_process
+from relay_jax.text_files import clean_text
 
 TITLES = {
     "answer_accuracy": "accuracy of the final answer",
@@ -264,10 +266,12 @@ def speed_bars(
 
 
 def save(figure: Figure, path: epath.PathLike) -> None:
-    """Writes a figure as PNG, from the first process only."""
+    """Writes a figure as PNG, from the first process only. Names are no formulas."""
     if not is_main_process():
         return
     FigureCanvasAgg(figure)
+    for text in figure.findobj(Text):
+        text.set(parse_math=False, text=clean_text(text.get_text()))
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as stream:

@@ -202,7 +202,8 @@ def _explain(name: str, exit_code: int, path: epath.Path) -> None:
         print("stopped; run the same command to resume", file=sys.stderr)
         sys.exit(STOPPED)
     log = path / name / "log.txt"
-    tail = log.read_text().replace("\r", "\n").strip().splitlines()[-3:]
+    text = log.read_bytes().decode(errors="replace").replace("\r", "\n")
+    tail = text.strip().split("\n")[-3:]
     raise ValueError(f"stage {name} failed (see {log}):\n" + "\n".join(tail))
 
 

@@ -14,6 +14,8 @@ import sys
 import tempfile
 from typing import BinaryIO
 
+from relay_jax.text_files import clean_text, split_lines
+
 NAMESPACES = (
     *("unshare", "--user", "--map-root-user", "--net", "--mount", "--pid"),
     *("--fork", "--kill-child"),
@@ -72,7 +74,7 @@ def run(program: str, seconds: float = MAX_SECONDS, memory: int = MAX_MEMORY) ->
         try:
             finished = subprocess.run(
                 [*command, *limits],
-                input=f"{program}\nprint('\\n' + {end_mark!r})\n".encode(),
+                input=f"{clean_text(program)}\nprint('\\n' + {end_mark!r})\n".encode(),
                 stdout=output,
                 stderr=errors,
                 timeout=seconds,
@@ -86,7 +88,7 @@ def run(program: str, seconds: float = MAX_SECONDS, memory: int = MAX_MEMORY) ->
             return str(error)
         if _read(output).rstrip().endswith(end_mark):
             return "passed"
-        lines = _read(errors).strip().splitlines()
+        lines = split_lines(_read(errors).strip())
         return (lines or [f"exit code {finished.returncode}"])[-1][:MAX_REASON]
 
 

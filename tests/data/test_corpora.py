@@ -160,6 +160,21 @@ def test_all_cores_encode_as_one_does(subword_tokenizers, monkeypatch, cores):
     assert list(corpora.encode_all([], tokenizer)) == []
 
 
+@pytest.mark.parametrize(
+    "text", ["cut \ud83d", "\ude00<s>", "a\udce9b", "\ud83d\ude00"]
+)
+def test_halves_of_surrogate_pairs_are_encoded_as_one_character(
+    subword_tokenizers, caplog, text
+):
+    expected = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    for tokenizer in subword_tokenizers:
+        assert tokenizer.encode(text) == tokenizer.encode(expected)
+        assert tokenizer.encode_batch(["a", text]) == tokenizer.encode_batch(
+            ["a", expected]
+        )
+    assert bool(caplog.records) == ("\ufffd" in expected)
+
+
 def test_texts_are_read_a_few_batches_ahead(subword_tokenizers, monkeypatch):
     monkeypatch.setattr(corpora, "count_cores", lambda: 2)
     monkeypatch.setattr(corpora, "BATCH_CHARACTERS", 30)

@@ -85,3 +85,12 @@ def test_a_parent_is_in_the_middle_of_its_children():
     assert tree_figure._heights({}) == {0: 0}
     parent = {1: 0, 2: 1, 3: 1, 4: 0, 5: 1}
     assert tree_figure._heights(parent) == {2: 0, 3: 1, 5: 2, 1: 1, 4: 3, 0: 2}
+
+
+def test_names_are_no_formulas(tmp_path):
+    for name in (r"$\bad$", "a$b$c", "half \ud83d", "_private", "$$$"):
+        where = {"run": name, "model": name, "task": "lis", "seed": 0, "count": 1}
+        line = {"metric": "answer_accuracy", "length": 1, "value": 0.5} | where
+        figures.accuracy_by_length([line], line["metric"], tmp_path / "a.png", {})
+        assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+        (tmp_path / "a.png").unlink()

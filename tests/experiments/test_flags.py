@@ -86,6 +86,48 @@ def test_prompts_come_from_text_and_files(tmp_path):
     assert prompts == [expected[0], [2, 3], *expected[1:]]
 
 
+class Characters:
+    """A tokenizer whose tokens are characters, to see the texts that it is given."""
+
+    eos_id = -1
+
+    def encode(self, text):
+        return list(map(ord, text))
+
+
+@pytest.mark.parametrize(
+    ("content", "expected", "where"),
+    [
+        (b"a\x0cb\nc", ["a\x0cb", "c"], ""),
+        ("a\u2028b\u2029\r\nc\r\n".encode(), ["a\u2028b\u2029", "c"], ""),
+        ("a\x85b\x1cc".encode(), ["a\x85b\x1cc"], ""),
+        (b"\xef\xbb\xbfa\n\n \nb\rc", ["a", "b\rc"], ""),
+        ("\ufeffa\nb".encode("utf-16-le"), ["a", "b"], ""),
+        (b"a\ncaf\xe9", ["a", "caf\ufffd"], "in line 2"),
+        (b"\xff\xfe", [], ""),
+    ],
+)
+def test_the_lines_of_a_prompt_file(tmp_path, caplog, content, expected, where):
+    (tmp_path / "lines.txt").write_bytes(content)
+    with flagsaver.flagsaver(prompt_file=f"{tmp_path}/lines.txt"):
+        if not expected:
+            with pytest.raises(ValueError, match="no prompt"):
+                prompt_flags.read(Characters())
+            return
+        prompts = prompt_flags.read(Characters())
+    assert ["".join(map(chr, prompt)) for prompt in prompts] == expected
+    assert len(caplog.records) == bool(where)
+    assert not where or "lines.txt: char" in caplog.text and where in caplog.text
+
+
+def test_documents_that_are_too_short_are_counted(tmp_path, caplog):
+    for name, text in (("a", "1+2"), ("b", "1+2+3+4"), ("c", "1+2+3")):
+        (tmp_path / name).write_text(text)
+    with flagsaver.flagsaver(files=[str(tmp_path)], prompt_tokens=4):
+        assert len(prompt_flags.read(TOKENIZER)) == 1
+    assert "2 documents or pieces are left out: they end within a" in caplog.text
+
+
 def test_documents_are_cut_into_pieces_and_first_prompts_left_out(tmp_path):
     documents = [*range(10, 21), 1, *range(30, 35), 1]
     np.save(tmp_path / "tokens.npy", np.array(documents, np.uint16))

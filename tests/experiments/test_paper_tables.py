@@ -1,6 +1,7 @@
 """HumanEval and MT-Bench with a small model: both tables, resumed, executed."""
 
 import gzip
+import io
 import json
 import os
 import pathlib
@@ -12,8 +13,8 @@ import sys
 import pytest
 from etils import epath
 
-from experiments import humaneval, mtbench, qa_protocol
-from relay_jax import config_io
+from experiments import humaneval, mtbench, qa_protocol, terminal
+from relay_jax import config_io, files
 from relay_jax.config import CorpusConfig, TrainConfig
 from relay_jax.data.language_corpus import prepare_corpus
 from relay_jax.rest import sandbox
@@ -76,8 +77,14 @@ def test_humaneval_is_resumed_and_executed(run, tmp_path):
     assert done.returncode == 0, done.stderr
     assert file.read_text().startswith(before)
     assert len(file.read_text().splitlines()) == 3
+    assert "maximum number of tokens: 3 of 3, 3 of 3" in done.stdout
     if EXECUTE:
-        assert "pass@1, prompt_lookup: 0.0% of 3" in done.stdout
+        assert "pass@1, prompt_lookup: 0.0% of 3; cut after the func" in done.stdout
+        assert "cut at the maximum number of tokens: 3\n" in done.stdout
+        lines = files.read_lines(tmp_path / "out" / "executed.jsonl")
+        counted = files.read_json(tmp_path / "out" / "summary.json")["executed"]
+        assert humaneval.summarize(list(lines)) == counted
+        assert [line["unfinished"] for line in counted] == [3, 3]
     other = refusal("humaneval", *arguments, "--nucleus")
     assert "holds answers with --nucleus=False, not True; give another" in other
     other = refusal("humaneval", *arguments, "--draft_depth=3")
@@ -224,6 +231,42 @@ def test_a_completion_ends_where_the_function_ends():
     program = humaneval.program(PROBLEM, "    return 2 * x\n\nprint(double(1))\n")
     assert "print" not in program and program.endswith("check(double)")
     assert compile(program, "program", "exec")
+
+
+def test_cut_and_failed_completions_are_counted():
+    common = {"drafter": "rest", "finish_reason": "stop"}
+    results = [
+        common | {"result": "passed", "cut_characters": 9},
+        common | {"result": "NameError: x", "cut_characters": 0},
+        common | {"result": "passed", "cut_characters": 5, "finish_reason": "length"},
+        common | {"result": "passed", "cut_characters": 0, "drafter": "none"},
+    ]
+    counts = {"completions": 3, "passed": 2, "cut": 2, "cut_characters": 14}
+    alone = dict.fromkeys(counts, 0) | {"completions": 1, "passed": 1}
+    assert humaneval.summarize(results) == [
+        {"drafter": "rest"} | counts | {"unfinished": 1},
+        {"drafter": "none"} | alone | {"unfinished": 0},
+    ]
+
+
+def test_the_lines_of_a_chat(monkeypatch, caplog):
+    content = b"\xef\xbb\xbfone\r\n\n \ntw\x0co\rx\ncaf\xe9 \xe2\x80\xa8y\n/quit"
+    stream = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdin", stream)
+    lines = [terminal.read_line() for _ in range(5)]
+    assert lines == ["one", "tw\x0co\rx", "caf\ufffd \u2028y", "/quit", None]
+    assert (
+        "standard input: char" in caplog.text and "first of them b'caf" in caplog.text
+    )
+
+
+def test_an_id_that_occurs_twice_is_said(tmp_path, caplog):
+    file = epath.Path(tmp_path / "a.jsonl")
+    file.write_text(f"{GOOD['question']}\n" * 2)
+    assert len(mtbench.read_questions(file)) == 1
+    file.write_text(f"{GOOD['problem']}\n" * 2)
+    assert len(humaneval.read_problems(file)) == 1
+    assert "line 2 is left out" in caplog.text and "line 2 replaces" in caplog.text
 
 
 def test_the_original_problems_pass_with_the_canonical_solutions():
