@@ -93,7 +93,7 @@ def read_results(run: epath.Path) -> list[dict[str, Any]]:
     if summary.exists():  # a single training
         records = [{"kind": "record"} | x for x in files.read_json(summary)["final"]]
         return lines + [stage_line(summary, calls[0]["seed"])] + records
-    for file in sorted(run.glob("*/summary.json")):
+    for file in sorted(files.LiteralPath(run).glob("*/summary.json")):
         lines.append(stage_line(file, calls[0]["seed"]))
     for kind, name in FILES.items():
         if (run / name).exists():

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
+import io
 import os
 import pathlib
 import platform
@@ -29,8 +30,13 @@ SCRIPTS = {  # the script of each kind of config
     configs.RelayConfig: "quickstart",
 }
 HELP = ("--help", "-help", "--helpshort", "-h")
-# Of one path or several.
+# Of one path or several. The first ones may not be empty.
 PATH_FLAGS = ("workdir", "run", "data_dir", "results", "problems")
+OTHER_PATH_FLAGS = (
+    *("data", "datastore", "files", "fit", "from", "jsonl", "looped", "model"),
+    *("prompt_file", "prompts_jsonl", "records", "targets", "template", "token_array"),
+    *("tokenizer", "trace", "tree_size_cache"),
+)
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=\[]+)")  # --config.model.dim=8
 
 
@@ -48,8 +54,12 @@ def run(main: Callable[[], None], is_shared: bool = False) -> None:
         with one_line_errors():
             check_config(argv)
             rest = flags.FLAGS(argv)
+            expand_paths(flags.FLAGS)
             check_paths(flags.FLAGS)
             return rest
+
+    if isinstance(sys.stdout, io.TextIOWrapper):  # it may know few characters
+        sys.stdout.reconfigure(errors="backslashreplace")
 
     def guarded(argv: Sequence[str]) -> None:
         logging.set_verbosity(logging.WARNING)
@@ -111,6 +121,24 @@ def make_folder(path: epath.Path) -> None:
     probe.unlink()
 
 
+def expand_paths(values: flags.FlagValues) -> None:
+    """Reads the names in the flags of paths: `~/a` is below the home directory, and
+    `a,b`, of a flag of several paths, one name if it exists and its parts do not."""
+    for name in (*PATH_FLAGS, *OTHER_PATH_FLAGS):
+        value = values[name].value if name in values else None
+        if isinstance(value, list):
+            whole = ",".join(value)
+            is_one = len(value) > 1 and not any(map(os.path.exists, value))
+            value = [whole] if is_one and os.path.exists(whole) else value
+            values[name].value = [_expand_home(path) for path in value]
+        elif isinstance(value, str):
+            values[name].value = _expand_home(value)
+
+
+def _expand_home(path: str) -> str:
+    return path if os.path.exists(path) else os.path.expanduser(path)
+
+
 def check_paths(values: flags.FlagValues) -> None:
     """Raises ValueError if a flag of paths is set, but empty, or if --records, which is
     written last, could not be written. The directory of --records is created."""
@@ -151,6 +179,11 @@ def check_config(argv: Sequence[str], default: str = "") -> None:
         if new := aliases.CONFIG_FILES.get(path.name):
             new += f"{'/' if ':' in new else ':'}{part}" if part else ""
             raise ValueError(f"--config: {selected} is now {path.parent / new}")
+        if colon and pathlib.Path(selected).is_file():
+            raise ValueError(
+                f"--config: the name {selected!r} has a colon, which separates a file from "
+                "its argument; rename it"
+            )
         raise ValueError(
             f"--config: there is no file {file!r}; give a Python file with a "
             "get_config(), such as experiments/configs/tiny.py"

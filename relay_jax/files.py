@@ -4,6 +4,7 @@ Writing is atomic: after a crash a file has either its old content or all of the
 With several processes (`jax.distributed`) only the main process writes.
 """
 
+import glob
 import io
 import json
 import struct
@@ -14,14 +15,26 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from etils import epath
 
-from relay_jax import aliases
+from relay_jax import aliases, text_files
 from relay_jax.base import Host, Integer
 
 FIELDS = ("run", "task", "model", "length", "seed", "metric", "value", "count")
 
 _REMEDY = "restore it from a copy, or create its directory again"
+
+
+class LiteralPath(type(epath.Path("."))):
+    """A path whose `glob` takes its own name literally: `a[1]` is a folder's name.
+
+    `glob` of other paths reads the whole path as a pattern.
+    """
+
+    def glob(self, pattern: str) -> Iterator[epath.Path]:
+        literal = epath.Path(glob.escape(str(self)))
+        return (type(self)(path) for path in literal.glob(pattern))
 
 
 def is_main_process() -> bool:
@@ -89,20 +102,24 @@ def write_lines(path: epath.PathLike, lines: Iterable[dict[str, Any]]) -> None:
 def read_lines(path: epath.PathLike) -> Iterator[dict[str, Any]]:
     """Yields the JSON objects of a file, with the keys and values of this version.
 
-    A last line that a crash cut off is skipped.
+    Empty lines are skipped, and a last line that a crash cut off.
 
     Raises:
-      ValueError: another line is not JSON.
+      ValueError: another line is not a JSON object.
     """
-    lines = epath.Path(path).read_text().splitlines()
-    for number, line in enumerate(lines, 1):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            if number < len(lines):
-                raise ValueError(f"{path}, line {number}: not JSON ({error})") from None
-            return
-        yield aliases.upgrade_record(record)
+    lines = text_files.read_lines(path)
+    with text_files.report_repairs(path) as repairs:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                record = text_files.parse_object(line, repairs, f"in line {number}")
+            except ValueError as error:
+                if number < len(lines):
+                    raise ValueError(f"{path}, line {number}: {error}") from None
+                logging.warning("%s: the last line is cut off and left out", path)
+                return
+            yield aliases.upgrade_record(record)
 
 
 def drop_lines_after(path: epath.PathLike, step: int) -> None:
@@ -134,8 +151,8 @@ def read_json(path: epath.PathLike) -> dict[str, Any]:
       ValueError: the file is damaged.
     """
     try:
-        value = json.loads(epath.Path(path).read_text())
-    except ValueError as error:  # not JSON, or not text
+        value = json.loads(epath.Path(path).read_bytes().decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:  # not JSON, or not text
         raise ValueError(f"{path} is damaged: {error}; {_REMEDY}") from None
     is_object = isinstance(value, dict)
     if not is_object:

@@ -19,6 +19,7 @@ from relay_jax.data.tfds_builder import (
     dataset_path,
     range_name,
 )
+from relay_jax.files import LiteralPath
 from relay_jax.tasks import Task
 
 
@@ -107,7 +108,7 @@ def _find(task: Task, lengths: tuple[int, int], data_dir: epath.PathLike) -> epa
         if (path / "dataset_info.json").exists():
             return path
     datasets = dataset_path(name, data_dir).parent.parent
-    files = datasets.glob(f"*/{VERSION}/dataset_info.json")
+    files = LiteralPath(datasets).glob(f"*/{VERSION}/dataset_info.json")
     available = sorted(file.parent.parent.name for file in files)
     raise ValueError(
         f"{data_dir} has no dataset {name}; it has {', '.join(available) or 'none'}; "

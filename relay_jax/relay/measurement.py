@@ -126,9 +126,9 @@ def measure(
 def collect_records(path: epath.Path) -> list[dict[str, Any]]:
     """All measurements of a work directory and the numbers of its generated chains."""
     lines = []
-    for file in sorted(path.glob("measured/*.jsonl")):
+    for file in sorted(files.LiteralPath(path).glob("measured/*.jsonl")):
         lines += files.read_lines(file)
-    for file in sorted(path.glob("*/chains_*/summary.json")):
+    for file in sorted(files.LiteralPath(path).glob("*/chains_*/summary.json")):
         lines += _chain_records(file.parent)
     return lines
 

@@ -1,10 +1,13 @@
 """Checkpoints: saved asynchronously by Orbax and verified by SHA-256 when they are read."""
 
+import contextlib
 import functools
 import hashlib
 import math
 import os
 import shutil
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -16,6 +19,7 @@ from jax.experimental import multihost_utils
 
 from relay_jax.base import PyTree
 from relay_jax.config import TrainConfig
+from relay_jax.files import LiteralPath
 from relay_jax.models import export
 from relay_jax.models.sharding import with_shardings
 from relay_jax.training import run_dir
@@ -31,10 +35,11 @@ def make_manager(workdir: epath.PathLike, keep: int) -> ocp.CheckpointManager:
     Args:
       keep: the number of newest checkpoints that are kept.
     """
+    run_dir.remove_empty_steps(workdir)
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-    return ocp.CheckpointManager(
-        (epath.Path(workdir) / "checkpoints").absolute(), options=options
-    )
+    # Orbax finds its files with `glob`, so that the arrays below a[1] would be lost.
+    folder = LiteralPath(epath.Path(workdir) / "checkpoints").absolute()
+    return ocp.CheckpointManager(folder, options=options)
 
 
 def check_room(workdir: epath.Path, state: PyTree, keep: int) -> None:
@@ -164,12 +169,13 @@ def _read_newest(manager: ocp.CheckpointManager, state: Any) -> Any:
     Raises:
       ValueError: it cannot be read, or has other parameters than were saved.
     """
-    step = manager.latest_step()
+    step = run_dir.newest_step(_workdir(manager))
     if step is None:
         return None
     arguments = ocp.args.Composite(state=state, progress=ocp.args.JsonRestore())
     try:
-        found = manager.restore(step, args=arguments)
+        with _quiet_reads():
+            found = manager.restore(step, args=arguments)
         params, saved = found["state"]["params"], found["progress"].get("sha256")
         is_same = not saved or not _can_hash(params)
         is_same = is_same or hash_params(params) == saved["params"]
@@ -182,12 +188,34 @@ def _read_newest(manager: ocp.CheckpointManager, state: Any) -> Any:
     return found
 
 
+@contextlib.contextmanager
+def _quiet_reads() -> Iterator[None]:
+    """Drops what reads of arrays print that end after another one has failed.
+
+    Orbax has closed its event loop by then; this may be after the block, so the hook
+    stays after an error.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    yield
+    sys.unraisablehook = before
+
+
 def _unreadable(manager: ocp.CheckpointManager, why: str) -> ValueError:
-    folder = epath.Path(manager.directory) / str(manager.latest_step())
+    step = run_dir.newest_step(_workdir(manager))
     return ValueError(
-        f"the checkpoint {folder} cannot be read ({why}); remove that folder to resume "
-        "from the one before it"
+        f"the checkpoint {epath.Path(manager.directory) / str(step)} cannot be read "
+        f"({why}); remove that folder to resume from the one before it"
     )
+
+
+def _workdir(manager: ocp.CheckpointManager) -> epath.Path:
+    return epath.Path(manager.directory).parent
 
 
 def _can_hash(tree: PyTree) -> bool:

@@ -10,14 +10,16 @@
 A model that is shipped with the code has `models/export.py`'s file instead of checkpoints.
 """
 
+import contextlib
 import json
+import os
 from typing import Any
 
 from etils import epath
 
 from relay_jax import aliases, config_io
 from relay_jax.config import ChainsConfig, TrainConfig
-from relay_jax.files import read_json, write_json
+from relay_jax.files import is_main_process, read_json, write_json
 
 # Settings of how a run is computed, not of its result: they may change on resumption.
 MAY_CHANGE = (
@@ -96,10 +98,21 @@ def _fixed(values: dict[str, Any], where: tuple[str, ...] = ()) -> dict:
 
 
 def checkpoint_steps(workdir: epath.PathLike) -> list[int]:
-    """The steps of the finished checkpoints, in order."""
+    """The steps of the finished checkpoints, in order; an empty folder is none."""
+    return sorted(int(step.name) for step in _steps(workdir) if any(step.iterdir()))
+
+
+def remove_empty_steps(workdir: epath.PathLike) -> None:
+    """Removes the empty folders of steps, which Orbax would take for checkpoints."""
+    for step in _steps(workdir) if is_main_process() else ():
+        with contextlib.suppress(OSError):  # it has content, or may not be changed
+            os.rmdir(step)
+
+
+def _steps(workdir: epath.PathLike) -> list[epath.Path]:
     folder = epath.Path(workdir) / "checkpoints"
-    names = [step.name for step in folder.iterdir()] if folder.is_dir() else []
-    return sorted(int(name) for name in names if name.isdigit())
+    steps = folder.iterdir() if folder.is_dir() else ()
+    return [step for step in steps if step.name.isdecimal() and step.is_dir()]
 
 
 def newest_step(workdir: epath.PathLike) -> int | None:
@@ -125,6 +138,12 @@ def check_final_checkpoint(workdir: epath.PathLike) -> None:
       ValueError: it is missing; an older checkpoint must not pass for the final one.
     """
     newest, final = newest_step(workdir), _summary_step(workdir)
+    if final is not None and final in checkpoint_steps(workdir) and newest != final:
+        raise ValueError(
+            f"{workdir} is a finished run of {final} steps, but has a checkpoint of step "
+            f"{newest}; remove {epath.Path(workdir) / 'checkpoints' / str(newest)}, which "
+            "its summary does not know"
+        )
     if final is not None and newest != final:
         rest = "it holds no checkpoint" if newest is None else f"its newest is {newest}"
         raise ValueError(

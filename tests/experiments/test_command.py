@@ -184,3 +184,40 @@ def test_a_config_of_an_earlier_version_has_a_new_name(old, new):
 def test_every_renamed_config_exists():
     for new in aliases.CONFIG_FILES.values():
         command.check_config([f"--config=experiments/configs/{new}"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--run=~/a,b"], ["HOME/a", "b"]),
+        (["--run=x,y"], ["x,y"]),  # it exists, and its parts do not
+        (["--run=x,y,b"], ["x", "y", "b"]),
+        (['--run="x,y",b'], ["x,y", "b"]),
+        (["--run=b,b"], ["b", "b"]),
+        (["--workdir=~/a b/"], "HOME/a b/"),
+        (["--workdir=~"], "~"),  # it exists
+        (["--workdir=-a[1]"], "-a[1]"),
+        (["--workdir=./~/a"], "./~/a"),
+        (["--prompt=~/a"], "~/a"),  # a text
+    ],
+)
+def test_names_in_flags(tmp_path, monkeypatch, arguments, expected):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "HOME")
+    for name in ("x,y", "b", "~"):
+        (tmp_path / name).mkdir()
+    values = flags.FlagValues()
+    flags.DEFINE_list("run", None, "", flag_values=values)
+    flags.DEFINE_string("workdir", None, "", flag_values=values)
+    flags.DEFINE_string("prompt", None, "", flag_values=values)
+    values(["script", *arguments])
+    command.expand_paths(values)
+    (value,) = (flag.value for flag in values._flags().values() if flag.value)
+    assert value == expected
+
+
+def test_a_config_with_a_colon_in_its_name_is_refused(tmp_path):
+    file = tmp_path / "a:b.py"
+    file.write_text("")
+    with pytest.raises(ValueError, match="a:b.py' has a colon, which separates a file"):
+        command.check_config(["train", f"--config={file}"])

@@ -1,5 +1,8 @@
 """Checkpoints: damaged or altered ones are never loaded."""
 
+import sys
+import types
+
 import jax
 import pytest
 
@@ -81,3 +84,55 @@ def test_the_hash_depends_on_every_parameter(state):
     for i, leaf in enumerate(leaves):
         changed = [*leaves[:i], leaf + 1, *leaves[i + 1 :]]
         assert checkpoint.hash_params(jax.tree.unflatten(tree, changed)) != whole
+
+
+@pytest.mark.parametrize("name", ["br[1]", "st*r", "[ab]", "a b,c", "~", "100%s#{x}"])
+def test_a_directory_may_have_any_name(tmp_path, state, name):
+    (tmp_path / "a").mkdir()  # which [ab] would match
+    run_dir.open_run(tmp_path / name, small())
+    with checkpoint.make_manager(tmp_path / name, 1) as manager:
+        checkpoint.save(manager, state, seconds=1.5)
+    with checkpoint.make_manager(tmp_path / name, 1) as manager:
+        found, _ = checkpoint.restore(manager, state)
+    assert checkpoint.hash_params(found.params) == checkpoint.hash_params(state.params)
+
+
+def test_an_empty_folder_of_a_newer_step_is_no_checkpoint(tmp_path, state):
+    run_dir.open_run(tmp_path, small())
+    with checkpoint.make_manager(tmp_path, 2) as manager:
+        checkpoint.save(manager, state, seconds=1.5)
+    files.write_json(tmp_path / "summary.json", {"steps": 0})
+    empty = tmp_path / "checkpoints" / "7"
+    for names, newest in (((), 0), (("7", "²", "3.tmp"), 0)):
+        for name in names:
+            (tmp_path / "checkpoints" / name).mkdir()
+        assert run_dir.newest_step(tmp_path) == newest
+        assert run_dir.is_finished(tmp_path)
+        checkpoint.load_params(tmp_path)
+    empty.mkdir(exist_ok=True)
+    with checkpoint.make_manager(tmp_path, 2) as manager:  # goes on from step 0
+        assert not empty.exists() and manager.latest_step() == 0
+        checkpoint.save(manager, state._replace(step=state.step + 5), seconds=2.0)
+    assert run_dir.checkpoint_steps(tmp_path) == [0, 5]
+    message = r"is a finished run of 0 steps, but has .* of step 5; remove .*points/5, "
+    with pytest.raises(ValueError, match=message):
+        checkpoint.load_params(tmp_path)
+
+
+def test_reads_that_end_after_a_failed_one_are_quiet(monkeypatch):
+    """Orbax has closed its event loop; only the error itself is said."""
+    reports = []
+    monkeypatch.setattr(sys, "unraisablehook", reports.append)
+
+    def report(text):
+        error = types.SimpleNamespace(exc_value=RuntimeError(text))
+        sys.unraisablehook(error)
+        return [str(each.exc_value) for each in reports]
+
+    with pytest.raises(KeyError), checkpoint._quiet_reads():
+        raise KeyError
+    assert report("Event loop is closed") == [] and report("else") == ["else"]
+    monkeypatch.setattr(sys, "unraisablehook", reports.append)
+    with checkpoint._quiet_reads():
+        pass
+    assert sys.unraisablehook == reports.append
