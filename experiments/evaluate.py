@@ -49,10 +49,10 @@ def main() -> None:
     check_workdir(path)
     # Every input is checked before any evaluation starts.
     runs = {run: checkpoint.load_params(run) for run in _RUN.value}
-    lengths, problems = {}, {}
+    lengths, problems, num_read = {}, {}, {}
     for run, (config, _) in runs.items():
         if _PROBLEMS.value:
-            problems[run] = requested_problems(config)
+            *problems[run], num_read[run] = requested_problems(config)
             lengths[run] = {problems[run][0].name: []}
         else:
             lengths[run] = requested_lengths(run, config)
@@ -70,8 +70,8 @@ def main() -> None:
             lines += evaluate(run, config, params, lengths[run])
     files.write_lines(path / "records.jsonl", lines)
     print(report(lines, path / "figures"), end="\n\n")
-    for task, selected in problems.values():
-        print(describe(task, selected))
+    for run, (task, selected) in problems.items():
+        print(describe(task, selected, num_read[run]))
     print(f"records and figures are in {path}")
 
 
@@ -132,8 +132,9 @@ def evaluate(
     return trained_metrics(lines, config)
 
 
-def requested_problems(config: TrainConfig) -> tuple[Task, ProblemFile]:
-    """The problems of --problems that the flags request, and their task.
+def requested_problems(config: TrainConfig) -> tuple[Task, ProblemFile, int]:
+    """The problems of --problems that the flags request, with their task, and the number
+    of all problems of the file.
 
     Raises:
       ValueError: the file cannot be read, or is for none of the run's tasks.
@@ -143,7 +144,8 @@ def requested_problems(config: TrainConfig) -> tuple[Task, ProblemFile]:
         first, last = command.whole_numbers("lengths", _LENGTHS.value, 2)
         lengths = range(last, first - 1, -_STEP.value)
     task, problems = read_problems_for(config, _PROBLEMS.value, _TASK.value)
-    return task, select_problems(problems, _COUNT.value, lengths)
+    selected = select_problems(problems, _COUNT.value, lengths)
+    return task, selected, len(problems.has_chain)
 
 
 def evaluate_file(
@@ -156,10 +158,12 @@ def evaluate_file(
     return trained_metrics(lines, config)
 
 
-def describe(task: Task, problems: ProblemFile) -> str:
+def describe(task: Task, problems: ProblemFile, num_read: int) -> str:
     """What was compared, in one line."""
     num_chains, num_others = problems.has_chain.sum(), problems.has_other_chain.sum()
     text = f"{_PROBLEMS.value}: {len(problems.has_chain)} problems of {task.name}"
+    if num_left_out := num_read - len(problems.has_chain):
+        text += f" ({num_left_out} others left out: --count, --lengths, --step)"
     text += f", {num_chains} with a chain to compare"
     if num_others:
         text += (

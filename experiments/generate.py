@@ -69,7 +69,9 @@ def main() -> None:
     print("" if streams else "\n".join(show(output)))
     print(
         f"{output.num_tokens} tokens in {sum(output.num_steps)} steps "
-        f"(M = {output.tokens_per_step:.2f}); {shared.describe_sizes(output.draft_sizes)}",
+        f"(M = {output.tokens_per_step:.2f}); {shared.describe_sizes(output.draft_sizes)}; "
+        f"{output.finish_reasons.count('length')} of {len(prompts)} texts cut at "
+        f"--max_new_tokens={request.max_new_tokens}",
         file=sys.stderr,
     )
 

@@ -6,13 +6,14 @@ r"""HumanEval as the REST paper runs it: 164 prompts, plain against drafts.
 At most 512 new tokens, greedy or at temperature 0.8 and top-p 0.95. When
 interrupted, the same command resumes. Completions, M and ms a token of every prompt are
 in OUT/records.jsonl. With --execute every completion is also run against the problem's
-tests, in a sandbox (`relay_jax/rest/sandbox.py`), for pass@1: OUT/executed.jsonl.
+tests, in a sandbox (`relay_jax/rest/sandbox.py`), for pass@1: OUT/executed.jsonl. Where a
+completion ends is in `relay_jax/rest/completion.py`.
 """
 
-import re
+from collections.abc import Sequence
 from typing import Any
 
-from absl import flags
+from absl import flags, logging
 from etils import epath
 from tqdm import tqdm
 
@@ -20,8 +21,9 @@ from experiments import command, qa_protocol
 from experiments.qa_protocol import Protocol, Row
 from relay_jax import files
 from relay_jax.config import SamplingConfig
-from relay_jax.data.corpora import read_json_objects
+from relay_jax.data.corpora import explain_missing, read_json_objects
 from relay_jax.rest import sandbox
+from relay_jax.rest.completion import cut_completion
 from relay_jax.rest.qa_benchmark import Question
 
 PROTOCOL = Protocol(
@@ -53,15 +55,46 @@ def main() -> None:
     results = []
     for line in tqdm(lines, unit="program"):
         for answer in line["turns"][0]:
-            result = sandbox.run(program(problems[line["question"]], answer["text"]))
-            setting = {"question": line["question"], "drafter": answer["drafter"]}
-            results.append(setting | {"result": result})
-    file = epath.Path(flags.FLAGS.workdir) / "executed.jsonl"
-    files.write_lines(file, results)
+            problem = problems[line["question"]]
+            completion = cut_completion(problem["prompt"], answer["text"])
+            results.append(
+                {
+                    "question": line["question"],
+                    "drafter": answer["drafter"],
+                    "result": sandbox.run(program(problem, answer["text"])),
+                    "cut_characters": completion.num_cut,
+                    "finish_reason": answer.get("finish_reason"),
+                }
+            )
+    path = epath.Path(flags.FLAGS.workdir)
+    files.write_lines(path / "executed.jsonl", results)
+    summary = files.read_json(path / "summary.json")
+    files.write_json(path / "summary.json", summary | {"executed": summarize(results)})
+    for line in summarize(results):
+        passed, count = line["passed"], line["completions"]
+        print(
+            f"pass@1, {line['drafter']}: {passed / count:.1%} of {count}; cut after the "
+            f"function: {line['cut']} ({line['cut_characters']:,} characters), cut at the "
+            f"maximum number of tokens: {line['unfinished']}"
+        )
+
+
+def summarize(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Counts over the completions of each drafter."""
+    lines = []
     for drafter in dict.fromkeys(line["drafter"] for line in results):
-        outcomes = [it["result"] for it in results if it["drafter"] == drafter]
-        passed = outcomes.count("passed")
-        print(f"pass@1, {drafter}: {passed / len(outcomes):.1%} of {len(outcomes)}")
+        chosen = [line for line in results if line["drafter"] == drafter]
+        lines.append(
+            {
+                "drafter": drafter,
+                "completions": len(chosen),
+                "passed": sum(line["result"] == "passed" for line in chosen),
+                "cut": sum(line["cut_characters"] > 0 for line in chosen),
+                "cut_characters": sum(line["cut_characters"] for line in chosen),
+                "unfinished": sum(line["finish_reason"] == "length" for line in chosen),
+            }
+        )
+    return lines
 
 
 def read_problems(file: epath.Path) -> dict[str, dict[str, Any]]:
@@ -76,15 +109,17 @@ def read_problems(file: epath.Path) -> dict[str, dict[str, Any]]:
         if missing:
             raise ValueError(
                 f"{file}, line {number} is no problem of HumanEval: it has no text under "
-                f"{missing[0]!r}"
+                f"{missing[0]!r}; {explain_missing(problem, missing[0])}"
             )
+        if problem["task_id"] in problems:
+            logging.warning("%s, line %d replaces the same task_id", file, number)
         problems[problem["task_id"]] = problem
     return problems
 
 
 def program(problem: dict[str, Any], completion: str) -> str:
-    """The program that tests a completion, cut where it leaves the function."""
-    body = re.split(r"\n(?=\S)", completion, maxsplit=1)[0]
+    """The program that tests a completion, cut where the function ends."""
+    body = cut_completion(problem["prompt"], completion).text
     check = f"check({problem['entry_point']})"
     return f"{problem['prompt']}{body}\n\n{problem['test']}\n{check}"
 

@@ -9,6 +9,7 @@ OUT/records.jsonl. Questions have the format of the model's own chat template, o
 (--template=vicuna) if it has none.
 """
 
+from absl import logging
 from etils import epath
 
 from experiments import command, qa_protocol
@@ -50,6 +51,11 @@ def read_questions(file: epath.Path) -> list[Question]:
                 f"{file}, line {number} is no question of MT-Bench: it needs a "
                 "question_id, a category, and a list of texts under 'turns'"
             )
+        if any(question.key == str(key) for question in questions):
+            logging.warning(
+                "%s, line %d is left out: its id occurs twice", file, number
+            )
+            continue
         questions.append(Question(str(key), tuple(turns), category))
     return questions
 

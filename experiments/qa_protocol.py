@@ -36,6 +36,12 @@ _MAX_NEW_TOKENS = flags.DEFINE_integer(
 )
 
 
+COUNTED = {  # in the totals: plain decoding, then the drafter
+    "cut_answers": "answers cut at the maximum number of tokens",
+    "answers_beyond_context": "answers beyond the context that the model was made for",
+}
+
+
 class Row(NamedTuple):
     """A row of the paper's Table 1."""
 
@@ -126,7 +132,12 @@ def make_table(total: Sequence[dict[str, Any]], rows: Sequence[Row]) -> str:
             _row("  REST", row.rest_M, row.rest_ms, row.plain_ms / row.rest_ms)
         )
     same = total[-1]["same_texts"]
-    return "\n".join([*lines, f"answers that are those of plain decoding: {same:.1%}"])
+    lines.append(f"answers that are those of plain decoding: {same:.1%}")
+    for key, text in COUNTED.items():
+        if any(line.get(key) for line in total):
+            counts = [f"{line[key]} of {line['answers']}" for line in total]
+            lines.append(f"{text}: {', '.join(counts)}")
+    return "\n".join(lines)
 
 
 def _row(name: str, rate: float | None, ms: float, speed_up: float) -> str:

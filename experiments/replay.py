@@ -137,11 +137,20 @@ def make_targets() -> None:
     replay.check_path(_TARGETS.value, _OVERWRITE.value)
     tokenizer = load_tokenizer(_TOKENIZER.value)
     chosen = itertools.islice(_texts(tokenizer), _OFFSET.value, None, _EVERY.value)
-    longer = (target for target in chosen if len(target.tokens) > target.prompt_length)
-    targets = list(itertools.islice(longer, _COUNT.value))
+    targets, num_short = [], 0
+    for target in chosen:
+        if len(target.tokens) > target.prompt_length:
+            targets.append(target)
+        else:
+            num_short += 1
+        if len(targets) == _COUNT.value:
+            break
     replay.save_targets(_TARGETS.value, targets, _OVERWRITE.value)
     new = sum(len(target.tokens) - target.prompt_length for target in targets)
-    print(f"{_TARGETS.value}: {len(targets)} texts, {new:,} tokens after their prompts")
+    print(
+        f"{_TARGETS.value}: {len(targets)} texts, {new:,} tokens after their prompts; "
+        f"left out, as no longer than their prompts: {num_short}"
+    )
 
 
 def _texts(tokenizer: Tokenizer) -> Iterator[Target]:

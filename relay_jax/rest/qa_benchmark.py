@@ -57,6 +57,8 @@ class Answer(NamedTuple):
     seconds: float  # of decoding, without the prompt
     prompt_seconds: float  # of the prompt's forward pass
     draft_sizes: dict[int, int]  # steps by the nodes of their draft tree
+    finish_reason: str | None  # "length": cut at max_new_tokens
+    beyond_context: bool  # prompt and answer exceed the model's context
 
 
 def run_benchmark(
@@ -134,6 +136,7 @@ def _answer(benchmark: QaBenchmark, ids: list[int], compiled: set) -> Answer:
 
 def _decode(benchmark: QaBenchmark, ids: list[int]) -> Answer:
     *_, output = run(_request(benchmark, ids))
+    context = benchmark.model.context_length
     return Answer(
         text=output.texts[0],
         new_tokens=output.num_tokens,
@@ -141,6 +144,8 @@ def _decode(benchmark: QaBenchmark, ids: list[int]) -> Answer:
         seconds=output.seconds,
         prompt_seconds=output.prompt_seconds,
         draft_sizes=output.draft_sizes,
+        finish_reason=output.finish_reasons[0],
+        beyond_context=0 < context < len(ids) + output.num_tokens,
     )
 
 
@@ -180,12 +185,16 @@ def _total(turns: list[list[dict[str, Any]]], column: int) -> dict[str, Any]:
         sizes.update(answer.get("draft_sizes", {}))
     nodes = sum(answer["num_draft"] * answer["steps"] for answer in answers)
     is_open = answers[0].get("autotuned", False)
+    # Records of an earlier version do not say how an answer ended.
+    is_cut = [answer.get("finish_reason") == "length" for answer in answers]
     return {
         "drafter": answers[0]["drafter"],
         "num_draft": round(nodes / steps, 1) if is_open else answers[0]["num_draft"],
         "autotuned": is_open,
         "draft_sizes": dict(sizes),
         "answers": len(answers),
+        "cut_answers": sum(is_cut),
+        "answers_beyond_context": sum(a.get("beyond_context", False) for a in answers),
         "new_tokens": tokens,
         "M": round(tokens / steps, 3),
         "M_mean_of_answers": round(float(np.mean([a["M"] for a in answers])), 3),

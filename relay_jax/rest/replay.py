@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from etils import epath
 from tqdm import tqdm
 
@@ -122,6 +123,11 @@ def load_targets(path: epath.PathLike) -> list[Target]:
     targets = [Target(text, prompt) for text, prompt in pairs if len(text) > prompt]
     if not targets:
         raise ValueError(f"{path} holds no text that is longer than its prompt")
+    if num_short := len(texts) - len(targets):
+        logging.warning(
+            "%s: %d of %d texts are left out, as they are no longer than their prompts",
+            *(path, num_short, len(texts)),
+        )
     return targets
 
 

@@ -1,5 +1,6 @@
 """The question benchmark: prompts, records, resuming and the choice of a tree size."""
 
+import dataclasses
 import json
 
 import pytest
@@ -62,6 +63,23 @@ def test_every_turn_is_answered_by_both_decoders(benchmark, tmp_path, monkeypatc
     assert total[0]["speed_up"] == total[0]["M"] == total[1]["same_texts"] == 1.0
     steps = sum(turn[1]["steps"] for line in lines for turn in line["turns"])
     assert total[1]["M"] == pytest.approx(total[1]["new_tokens"] / steps, abs=1e-3)
+
+
+def test_answers_that_are_cut_or_too_long_are_counted(benchmark, tmp_path):
+    small = dataclasses.replace(MODEL, context_length=22)  # 4 tokens of 26 are beyond
+    lines = list(
+        qa_benchmark.run_benchmark(
+            benchmark._replace(model=small, eos_id=-1), QUESTIONS, tmp_path / "records"
+        )
+    )
+    for line in qa_benchmark.summarize(lines):
+        assert line["answers"] == line["cut_answers"] == 3
+        assert line["answers_beyond_context"] == 3
+    for turns in (turn for line in lines for turn in line["turns"]):
+        for answer in turns:
+            assert (answer["finish_reason"], answer["new_tokens"]) == ("length", 20)
+            del answer["finish_reason"], answer["beyond_context"]  # an earlier version
+    assert qa_benchmark.summarize(lines)[0]["cut_answers"] == 0
 
 
 def test_recorded_questions_are_not_answered_again(benchmark, tmp_path, monkeypatch):
