@@ -58,6 +58,11 @@ def read_params(folder: epath.PathLike, like: PyTree) -> PyTree:
                 f"{file}: the parameter {name} has the shape {found_shape}, but the "
                 f"config beside it needs {wanted_shape}; take both from one run"
             )
+        if not jnp.issubdtype(arrays[name].dtype, jnp.floating):
+            raise ValueError(
+                f"{file} is damaged: the parameter {name} has the type "
+                f"{arrays[name].dtype}; copy it again"
+            )
     leaves = [
         jax.device_put(arrays[name].astype(leaf.dtype), leaf.sharding)
         for name, leaf in wanted.items()

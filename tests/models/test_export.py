@@ -55,6 +55,15 @@ def test_a_damaged_file_is_refused(tmp_path):
         checkpoint.load_params(tmp_path)
 
 
+def test_integers_are_no_parameters(tmp_path):
+    """A damaged header may give a tensor another type of the same size."""
+    ship(tmp_path, SMALL, init_params(SMALL))
+    file = tmp_path / export.FILE
+    file.write_bytes(file.read_bytes().replace(b'"BF16"', b'"I16" ', 1))
+    with pytest.raises(ValueError, match=r"is damaged: the parameter .* type int16"):
+        checkpoint.load_params(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("task", "num_params"),
     [("arithmetic", 2_438_088), ("edit_distance", 2_459_108), ("lis", 3_245_840)],

@@ -104,15 +104,18 @@ def test_the_papers_policy_takes_the_longest_matches_only(tmp_path, shard_tokens
         assert set(length[length > 0]) <= {best}
 
 
-def test_of_many_matches_evenly_spread_ones_are_taken(tmp_path):
-    """500 entries match equally; the 20 selected are spread over all of them."""
+@pytest.mark.parametrize("num", [20, 24, 499])
+def test_of_many_matches_evenly_spread_ones_are_taken(tmp_path, num):
+    """500 entries match equally; the selected ones are spread over all of them, also
+    where their number does not divide 500."""
     texts = [[i % 40 + 2, 44, 45, 46, i % 40 + 2] for i in range(500)]
     vocab = {"tokenizer": "test", "vocab_size": 50, "eos_id": EOS}
     store = build_datastore(map(np.array, texts), tmp_path / "s", **vocab)
     query = jnp.full((1, 16), -1).at[0, :3].set(jnp.array([46, 45, 44]))
-    found = retrieval.longest(load_index(store), query, 20, 1)
-    np.testing.assert_array_equal(found.length, [[3] * 20])
-    spread = sorted(text[0] for text in texts)[::25]
+    found = retrieval.longest(load_index(store), query, num, 1)
+    np.testing.assert_array_equal(found.length, [[3] * num])
+    ordered = sorted(text[0] for text in texts)
+    spread = [ordered[i * 500 // num] for i in range(num)]
     np.testing.assert_array_equal(found.tokens[0, :, 0], spread)
 
 
