@@ -42,9 +42,6 @@ def weights(**by_bucket: float) -> dict:
 # Averaged parameters at a constant learning rate extrapolate further than the last ones
 # after a decay.
 STEADY = {"constant_share": 0.95, "average_share": 0.1}
-# After 2,000 steps a loop that carries the hidden state generalizes further than at 3e-3
-# or at 1e-2 (docs/results_relay.md).
-FAST = {"learning_rate": 5e-3}
 
 # Arithmetic modulo 5, up to 4 operators.
 ARITHMETIC_PLAN = TaskPlan(
@@ -72,10 +69,10 @@ ARITHMETIC = Settings(
     plans=[ARITHMETIC_PLAN],
     num_numbers=8,
     num_steps={
-        "looped_aligned": 4500,
+        "looped_aligned": 9000,
         "ar": 1200,
-        "looped_vanilla": 4500,
-        "looped_feedback": 4000,
+        "looped_vanilla": 9000,
+        "looped_feedback": 6000,
     }
     | fine_tuning_steps(800),
     # From two positions left of an innermost bracket its end is 6 away; with 8 distances
@@ -84,7 +81,7 @@ ARITHMETIC = Settings(
     runs={
         # Only whole chains teach what the hidden state has to carry.
         "looped_aligned": {
-            "optimizer": STEADY | FAST,
+            "optimizer": STEADY,
             "data": {
                 "batch_size": 64,
                 "buckets": weights(arithmetic=0.75)
@@ -92,7 +89,7 @@ ARITHMETIC = Settings(
             },
         },
         "looped_vanilla": {
-            "optimizer": STEADY | FAST,
+            "optimizer": STEADY,
             "data": {"batch_size": 64, "buckets": VANILLA_CURRICULUM},
         },
         # With rounds fed back, AdamW extrapolates to longer problems than Muon does, and

@@ -93,12 +93,12 @@ NUM_STEPS = {
 SETTINGS = {
     "looped_aligned": {
         "model": {"input_injection": "hidden"},
-        "optimizer": length_extrapolation.STEADY | quickstart.FAST,
+        "optimizer": length_extrapolation.STEADY,
         "loss": {"answer_weight": 0.3},
         "data": {"batch_size": 64},
     },
     "looped_vanilla": {
-        "optimizer": length_extrapolation.STEADY | quickstart.FAST,
+        "optimizer": length_extrapolation.STEADY,
         "data": {"batch_size": 64},
     },
     # Positions within a row are counted from its first comma; a row of edit distance has
