@@ -241,7 +241,7 @@ def test_results_of_another_config_are_refused(tmp_path):
     run_dir.open_run(path / "ar", planned["ar"])
     (path / "ar" / "summary.json").write_text('{"steps": 7}')
     assert stages.finished(planned, path) == set()  # its parameters are not there
-    (path / "ar" / "checkpoints" / "7").mkdir(parents=True)
+    (path / "ar" / "checkpoints" / "7" / "state").mkdir(parents=True)
     assert stages.finished(planned, path) == {"ar"}
     planned["ar"] = config_io.build(
         configs.TrainConfig, config_io.to_dict(planned["ar"]) | {"seed": 7}
