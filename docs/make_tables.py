@@ -226,6 +226,33 @@ def rest_demo() -> str:
     return markdown(["decoder", "M", "ms a token", "speed-up", "same texts"], rows)
 
 
+def exactness() -> str:
+    """Tokens at which texts with drafts differ from plain decoding, over all drafters."""
+    groups: dict[tuple[str, str], Lines] = {}
+    for line in read("exactness"):
+        groups.setdefault((line["dtype"], line["sampling"]), []).append(line)
+    rows = []
+    for names, lines in groups.items():
+        compared = sum(line["compared"] for line in lines)
+        count = sum(line["differences"] for line in lines)
+        edges = sum(line["at_edge_of_top_p"] for line in lines)
+        gaps = (
+            max((line[name] or 0 for line in lines), default=0)
+            for name in ("max_gap", "max_gap_in_ulps", "max_gap_in_rounding")
+        )
+        shown = (f"{gap:.2g}" if count else "" for gap in gaps)
+        rate = f"{1e5 * count / compared:.1f}"
+        rows.append([*names, f"{compared:,}", str(count), rate, *shown, str(edges)])
+    head = ["type", "sampling", "tokens compared", "differences", "per 100,000"]
+    head += [
+        "largest gap",
+        "in units of the last place",
+        "in roundings",
+        "at top-p's edge",
+    ]
+    return markdown(head, rows or [[NOT_RUN, *[""] * 8]])
+
+
 def transformers() -> str:
     """The same model in transformers, and how much faster the project's decoders are."""
     rows = [
@@ -541,6 +568,8 @@ TABLES: dict[str, Callable[[], str]] = {
         *("rest_replay", "rest_drafter_time", "rest_benchmark", "mixed"),
         *("humaneval_code_lm", "looped_drafter", "chain_growth"),
     ),
+    "exactness": exactness,
+    "exactness_provenance": lambda: provenance("exactness"),
     "decode_benchmark": decode_benchmark,
     "train_benchmark": train_benchmark,
     "train_step_gpu": train_step_gpu,

@@ -99,6 +99,10 @@ SLOW_RUNS = {
             f"{FEW} --count=1 --config.corpus.folder=src --workdir=runs/rest_demo "
             "--model=SmolLM2-135M-Instruct --problems=HumanEval.jsonl.gz"
         ),
+        "benchmarks.exactness": (
+            f"{FEW} --tokens=8 --drafters=rest --corpus=src --dtypes=bfloat16 "
+            "--model=SmolLM2-135M-Instruct --problems=HumanEval.jsonl.gz"
+        ),
     },
 }
 NOT_RUN = {

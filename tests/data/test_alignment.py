@@ -123,6 +123,26 @@ def test_flatten_loses_and_adds_nothing(name):
     assert 0 < (batch.tokens != PAD).sum(axis=1).max() <= batch.tokens.shape[1]
 
 
+@pytest.mark.parametrize("name", TASKS)
+def test_the_room_for_new_tokens_is_enough_and_no_more_than_needed(name):
+    task, length = TASKS[name](), 12
+    solved = task.sample(np.random.default_rng(0), np.full(200, length))
+    text, problem_sizes = flatten(solved, task)
+    longest = (alignment.sizes(text) - problem_sizes).max()
+    room = alignment.max_new_tokens(task, length)
+    assert longest <= room
+    assert longest == room or name == "arithmetic"  # brackets make its length vary
+
+
+def test_left_alignment_keeps_the_order_of_long_rows():
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(1, 10, (4, 300)) * rng.integers(0, 2, (4, 300))
+    for row, aligned in zip(tokens, alignment.left_align(tokens)):
+        found = row[row != PAD]
+        np.testing.assert_array_equal(aligned[: len(found)], found)
+        assert not aligned[len(found) :].any()
+
+
 def paper_mask(row):
     """1 at the tokens and at the one pad just before them; nothing else."""
     tokens = [j for j, token in enumerate(row) if token != PAD]
@@ -171,6 +191,25 @@ def test_widths_are_few_and_sufficient(name):
         assert needed <= width < needed + alignment.WIDTH_STEP and width <= bound
         widths.add(width)
     assert all((bound - width) % alignment.WIDTH_STEP == 0 for width in widths)
+
+
+class WideRounds(Arithmetic):
+    """Its rounds are longer than its problems, unlike those of every task so far."""
+
+    def round_size(self, length):
+        return self.problem_size(length) + 4
+
+
+def test_the_largest_width_has_room_for_rounds_that_are_longer_than_problems():
+    task = WideRounds(11)
+    assert alignment.max_looped_width(task, 3) == task.problem_size(3) + 5
+
+
+def test_rounds_have_no_more_columns_than_problems():
+    batch = looped_batch(examples(PAPER), Arithmetic(11), 3, width=10, columns=99)
+    assert batch.rounds.shape == (3, 1, 10)
+    batch = looped_batch(examples(PAPER), Arithmetic(11), 3, width=12, columns=10)
+    assert batch.rounds.shape == (3, 1, 10) and batch.problem.shape == (1, 12)
 
 
 def test_every_round_has_room_for_its_boundary_pad():
