@@ -104,6 +104,31 @@ def test_the_papers_policy_takes_the_longest_matches_only(tmp_path, shard_tokens
         assert set(length[length > 0]) <= {best}
 
 
+@pytest.mark.parametrize("size", [255, 256, 257])
+def test_a_search_counts_the_rows_that_sort_before_a_query(tmp_path, size):
+    """Also those of a shard of 2^k tokens, before all rows and after all of them."""
+    rng = np.random.default_rng(0)
+    texts = np.array_split(rng.integers(2, 6, size=size - 5), 5)
+    vocab = {"tokenizer": "test", "vocab_size": 50, "eos_id": EOS}
+    (shard,) = build_datastore(texts, tmp_path / "s", **vocab).shards
+    padded = np.concatenate([np.full(16, retrieval.NO_CORPUS), shard.tokens])
+    context = [tuple(padded[p : p + 16][::-1]) for p in shard.suffix_array]
+    assert len(context) == size and context == sorted(context)
+    asked = np.array([*context, [0] * 16, [49] * 16], np.int32)
+    asked[1::3, 5:] = 3  # not all of them are the context of a row
+    for length in (2, 16):
+        cut = [row[:length] for row in context]
+        for count_equals in (False, True):
+            found = retrieval._count_before(
+                np, shard, np.int32(size), asked, length, count_equals
+            )
+            for count, query in zip(found, map(tuple, asked[:, :length])):
+                limit = sum(
+                    row < query or (count_equals and row == query) for row in cut
+                )
+                assert count == limit
+
+
 @pytest.mark.parametrize("num", [20, 24, 499])
 def test_of_many_matches_evenly_spread_ones_are_taken(tmp_path, num):
     """500 entries match equally; the selected ones are spread over all of them, also

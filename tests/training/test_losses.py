@@ -68,6 +68,21 @@ def test_a_chain_without_its_answer_has_no_answer_loss():
     np.testing.assert_array_equal(gradient, 0)
 
 
+def test_every_answer_has_its_own_weight():
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(3, 9)))
+    answer, weight = np.array([4, 5, 6]), np.array([1, 3, 2])
+    each = -log_softmax(logits)[np.arange(3), answer]
+    loss = answer_loss(logits, jnp.asarray(answer), jnp.asarray(weight))
+    assert float(loss) == pytest.approx((each * weight).mean(), rel=1e-5)
+
+
+def test_a_text_of_a_problem_alone_has_no_loss():
+    batch = jax.tree.map(jnp.asarray, decoder_batch(EXAMPLES, TASK))
+    batch = batch._replace(trained=jnp.zeros_like(batch.trained))
+    shape = (*batch.tokens[:, 1:].shape, 99)
+    assert float(decoder_loss(jnp.zeros(shape), batch)) == 0
+
+
 def test_decoder_loss_trains_chain_and_answer_only():
     model = ModelConfig(
         kind="decoder", num_layers=1, dim=16, mlp_dim=16, num_numbers=64, dropout=0.0
