@@ -54,6 +54,11 @@ TRIALS = {
     "trial_noise_0.5": "noise of 0.5",
     "trial_left_pads": "every pad to the left of a round is trained, weight 0.3",
     "trial_one_length_batches": "each batch has one length, and as many loops",
+    "trial_tied_embeddings": "the rounds' head is the embedding of the problem",
+    "trial_learning_rate_5e-3": "a learning rate of 5e-3 instead of 3e-3",
+    "trial_learning_rate_1e-2": "of 1e-2",
+    "trial_4500_steps_5e-3": "5e-3 and 4,500 steps; 1,024 problems",
+    "trial_4000_steps_5e-3_decay": "5e-3, which falls to 0 from step 1,800 on, 4,000 steps",
 }
 ABLATION = {
     "looped_aligned": "all aids",

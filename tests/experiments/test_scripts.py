@@ -177,8 +177,7 @@ def test_the_default_config_is_checked_as_well(tmp_path):
     assert "unknown key config.runs.arr; valid keys: ar, ar_control, ar_r" in message
     message = refusal("quickstart", "--config.runs.ar.seed=3", arguments[1])
     assert (
-        "config.runs.ar.seed is 3, but every stage of a quickstart has the se"
-        in message
+        "config.runs.ar.seed is 3, but every stage of an experiment has the " in message
     )
     shown = script("quickstart", "--help")
     assert "--config:" in shown.stdout and "--jobs:" in shown.stdout
