@@ -10,14 +10,15 @@ too.
 import hashlib
 import itertools
 import json
-import re
 from collections.abc import Iterable, Sequence
 from typing import SupportsInt
 
+from absl import logging
 from etils import epath
 
+from relay_jax.added_tokens import AddedToken, split
 from relay_jax.text_files import clean_text
-from relay_jax.tokenizer_files import SETTINGS, TokenizerFiles, token_name
+from relay_jax.tokenizer_files import DECODER, SETTINGS, TokenizerFiles
 
 
 class SentencePieceTokenizer:
@@ -43,30 +44,37 @@ class SentencePieceTokenizer:
             self._pieces.LoadFromSerializedProto(content)
         except RuntimeError as error:
             raise ValueError(f"{file} is not a SentencePiece model") from error
-        self._special_ids = {}  # ids of names that are recognized before pieces are
+        self._whole = {}  # tokens that are recognized before pieces are, by name
         self._hidden = set()
         self._begin = []
         if self._pieces.bos_id() >= 0:
             ids = range(self._pieces.vocab_size())
             self._hidden = {i for i in ids if self._is_special(i)}
-            self._special_ids = {self._pieces.id_to_piece(i): i for i in self._hidden}
+            names = {self._pieces.id_to_piece(i): i for i in self._hidden}
+            self._whole = {name: AddedToken(i, True) for name, i in names.items()}
             if settings.get("add_bos_token", True):
                 self._begin = [self._pieces.bos_id()]
         added = files.added_tokens
-        new = {name: index for name, (index, _) in added.items()}
-        new = {name: new[name] for name in new if name not in self._special_ids}
-        self._special_ids |= new
-        self._hidden |= {index for index, is_special in added.values() if is_special}
+        new = {name: added[name].index for name in added if name not in self._whole}
+        for name, token in added.items():  # the id of a piece is the model's
+            index = self._whole[name].index if name in self._whole else token.index
+            self._whole[name] = token._replace(index=index)
+        self._hidden |= {token.index for token in added.values() if token.is_special}
         self._added = {i: name for name, i in new.items() if i >= len(self._pieces)}
         self._without_prefix = _without_prefix(content)
-        self._after_special = (
-            self._pieces if settings.get("legacy") else self._without_prefix
-        )
+        self._first = self._pieces  # of the first part of a text
+        if settings.get("add_prefix_space") is False:
+            self._first = self._without_prefix
+        is_legacy = settings.get("legacy")
+        self._after_special = self._first if is_legacy else self._without_prefix
+        self._warn(files, new)
         self._vocab_size = max(len(self._pieces) - 1, *self._added, 0) + 1
-        self._eos_id = self._find_eos(file, settings)
+        self._eos_id = self._find_eos(files)
         self._special_tokens = self._find_special(files)
         is_plain = not new and self._eos_id == self._pieces.eos_id()
-        extra = b"" if is_plain else json.dumps([new, self._eos_id]).encode()
+        flags = {name: token for name, token in added.items() if not token.is_plain}
+        parts = [new, self._eos_id, *([flags] if flags else [])]
+        extra = b"" if is_plain and not flags else json.dumps(parts).encode()
         self._identity = f"sentencepiece-{_hash(content + extra)}"
 
     @property
@@ -87,11 +95,11 @@ class SentencePieceTokenizer:
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         ids = [*self._begin] if add_special_tokens else []
-        for number, part in enumerate(_split(clean_text(text), self._special_ids)):
-            if part in self._special_ids:
-                ids.append(self._special_ids[part])
+        for number, (part, index) in enumerate(split(clean_text(text), self._whole)):
+            if index is not None:
+                ids.append(index)
             else:
-                pieces = self._after_special if number else self._pieces
+                pieces = self._after_special if number else self._first
                 ids += pieces.encode(part)
         return ids
 
@@ -102,7 +110,7 @@ class SentencePieceTokenizer:
         size = len(self._pieces)
         shown = [i for i in map(int, ids) if i not in self._hidden]
         shown = [i for i in shown if 0 <= i < size or i in self._added]
-        text, pieces = "", self._pieces
+        text, pieces = "", self._first
         for is_piece, part in itertools.groupby(shown, lambda i: i < size):
             if is_piece:
                 text += pieces.decode(list(part))
@@ -111,10 +119,11 @@ class SentencePieceTokenizer:
             pieces = self._without_prefix  # only the first part has a leading space
         return text
 
-    def _find_eos(self, file: epath.Path, settings: dict) -> int:
-        name = token_name(settings.get("eos_token"))
-        if name in self._special_ids:
-            return self._special_ids[name]
+    def _find_eos(self, files: TokenizerFiles) -> int:
+        file = files.path
+        name = files.special_tokens.get("eos_token")
+        if name in self._whole:
+            return self._whole[name].index
         found = self._pieces.piece_to_id(name) if name else self._pieces.eos_id()
         if found < 0:
             raise ValueError(f"{file} has no end-of-text piece; train one with eos_id")
@@ -124,6 +133,23 @@ class SentencePieceTokenizer:
                 f"a piece of {file.name} nor an added token"
             )
         return found
+
+    def _warn(self, files: TokenizerFiles, new: dict[str, int]) -> None:
+        """Names settings that are not applied, and ids that two tokens have."""
+        if files.settings.get("add_eos_token"):
+            logging.warning(
+                "%s: add_eos_token is ignored, as a prompt is to be continued",
+                files.path.parent / SETTINGS,
+            )
+        for name, index in new.items():
+            piece = (
+                self._pieces.id_to_piece(index) if index < len(self._pieces) else name
+            )
+            if piece != name:
+                logging.warning(
+                    "%s: the added token %r has the id %d, which is that of %r in %s",
+                    *(files.path.parent, name, index, piece, files.path.name),
+                )
 
     def _find_special(self, files: TokenizerFiles) -> dict[str, str]:
         """The folder's, and by default the pieces that have these roles."""
@@ -158,16 +184,18 @@ class HuggingFaceTokenizer:
         import tokenizers
 
         files = TokenizerFiles.read(path, "a tokenizer.json")
-        file, content, settings = files[:3]
+        file, content = files[:2]
         try:
             self._tokenizer = tokenizers.Tokenizer.from_buffer(content)
         except Exception as error:  # noqa: BLE001 (the library raises Exception itself)
             raise ValueError(f"{file} is not a tokenizer: {error}") from None
         self._tokenizer.no_truncation()  # some files have these settings from training
         self._tokenizer.no_padding()
-        self._identity = f"tokenizers-{_hash(content)}"
+        added = self._add_tokens(files)
+        extra = json.dumps(added).encode() if added else b""
+        self._identity = f"tokenizers-{_hash(content + extra)}"
         self._vocab_size = max(self._tokenizer.get_vocab().values()) + 1
-        self._eos_id = self._find_eos(file.parent, settings)
+        self._eos_id = self._find_eos(files)
         self._special_tokens = files.special_tokens
 
     @property
@@ -200,13 +228,46 @@ class HuggingFaceTokenizer:
     def decode(self, ids: Iterable[SupportsInt]) -> str:
         return self._tokenizer.decode([int(i) for i in ids])
 
-    def _find_eos(self, folder: epath.Path, settings: dict) -> int:
-        name = token_name(settings.get("eos_token"))
+    def _add_tokens(self, files: TokenizerFiles) -> dict[str, AddedToken]:
+        """Adds what the files beside it add to a tokenizer.json, as transformers does.
+
+        Returns:
+          the tokens that it had not, or with other settings.
+        """
+        import tokenizers
+
+        found, names = files.added_tokens, AddedToken._fields[2:]
+        known = {
+            token.content: (token.special, *(getattr(token, name) for name in names))
+            for token in self._tokenizer.get_added_tokens_decoder().values()
+        }
+        listed = files.settings.get(DECODER) or {}
+        has_flags = {token["content"] for token in listed.values()}
+        new = {
+            name: token
+            for name, token in sorted(found.items(), key=lambda pair: pair[1].index)
+            if name not in known or (name in has_flags and known[name] != token[1:])
+        }
+        for name, (index, is_special, *flags) in new.items():
+            settings = dict(zip(names, flags))
+            token = tokenizers.AddedToken(name, special=is_special, **settings)
+            self._tokenizer.add_tokens([token])
+            if self._tokenizer.token_to_id(name) != index:
+                logging.warning(
+                    "%s: the added token %r has the id %d in the files beside %s; as in "
+                    "transformers, it is %d",
+                    *(files.path.parent, name, index, files.path.name),
+                    self._tokenizer.token_to_id(name),
+                )
+        return new
+
+    def _find_eos(self, files: TokenizerFiles) -> int:
+        name = files.special_tokens.get("eos_token")
         found = self._tokenizer.token_to_id(name) if name else None
         if found is None:
             raise ValueError(
-                f"{folder}/{SETTINGS} must name an eos_token of the tokenizer next to it, "
-                f"got {name!r}"
+                f"{files.path.parent}/{SETTINGS} must name an eos_token of the tokenizer "
+                f"next to it, got {name!r}"
             )
         return found
 
@@ -226,12 +287,3 @@ def _without_prefix(content: bytes):
 
 def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _split(text: str, special: Iterable[str]) -> list[str]:
-    """A text split before and after every special token; longer names take precedence."""
-    names = sorted(special, key=len, reverse=True)
-    if not names:
-        return [text]
-    parts = re.split(f"({'|'.join(map(re.escape, names))})", text)
-    return [part for part in parts if part]

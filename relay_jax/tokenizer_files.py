@@ -2,13 +2,16 @@
 
 from typing import Any, NamedTuple
 
+from absl import logging
 from etils import epath
 
+from relay_jax.added_tokens import AddedToken
 from relay_jax.files import read_json
 
 SETTINGS = "tokenizer_config.json"
 # Both of older folders; newer ones have their contents in SETTINGS.
 SPECIAL, ADDED = "special_tokens_map.json", "added_tokens.json"
+DECODER = "added_tokens_decoder"  # in SETTINGS: added tokens by their ids
 # What transformers calls special tokens, whatever else a folder names so.
 ROLES = (
     *("bos_token", "eos_token", "unk_token", "sep_token"),
@@ -27,11 +30,15 @@ class TokenizerFiles(NamedTuple):
 
     @property
     def special_tokens(self) -> dict[str, str]:
-        """The special tokens that the files name, by their role."""
-        named = {
-            role: token_name(self.settings.get(role, self.roles.get(role)))
-            for role in ROLES
-        }
+        """The special tokens that the files name, by their role.
+
+        As in transformers, `tokenizer_config.json` wins if it lists added tokens, as new
+        folders do, and `special_tokens_map.json` in older ones.
+        """
+        parts = [self.settings, self.roles]
+        if DECODER in self.settings:
+            parts.reverse()
+        named = {role: token_name((parts[0] | parts[1]).get(role)) for role in ROLES}
         return {role: name for role, name in named.items() if isinstance(name, str)}
 
     @classmethod
@@ -49,30 +56,68 @@ class TokenizerFiles(NamedTuple):
             read_json(folder / name) if (folder / name).exists() else {}
             for name in (SETTINGS, ADDED, SPECIAL)
         ]
-        return cls(file, content, *parts)
+        files = cls(file, content, *parts)
+        files.warn_of_differences()
+        return files
+
+    def warn_of_differences(self) -> None:
+        """Logs a warning that names what two files say differently."""
+        for role, name in self.special_tokens.items():
+            others = {
+                token_name(part[role])
+                for part in (self.settings, self.roles)
+                if part.get(role) is not None
+            }
+            if others - {name}:
+                logging.warning(
+                    "%s: %s and %s name different tokens as %s; as in transformers, %r is "
+                    "used, not %r",
+                    *(self.path.parent, SETTINGS, SPECIAL, role),
+                    *(name, (others - {name}).pop()),
+                )
+        for name, index in self.added.items():
+            found = self.added_tokens[name].index
+            if found != index:
+                logging.warning(
+                    "%s: %s gives %r the id %s, %s %s; the latter is used",
+                    *(self.path.parent, ADDED, name, index, SETTINGS, found),
+                )
+
+    def _special_names(self) -> set[str | None]:
+        """The names of all special tokens, with a role or without."""
+        merged = self.settings | self.roles
+        tokens = [merged[key] for key in merged if key.endswith("_token")]
+        for part in (self.settings, self.roles):
+            tokens += part.get("additional_special_tokens") or []
+        return {token_name(each) for each in tokens if type(each) is not bool}
 
     @property
-    def added_tokens(self) -> dict[str, tuple[int, bool]]:
-        """The ids of the tokens that a folder adds to its model, and which are special.
+    def added_tokens(self) -> dict[str, AddedToken]:
+        """The tokens that a folder adds to its model, by name.
 
         Tokens of `added_tokens.json` are special if the settings refer to them.
         """
         added, settings = {}, self.settings
         try:
-            roles = [value for key, value in settings.items() if key.endswith("_token")]
-            roles += settings.get("additional_special_tokens") or []
-            special = set(map(token_name, roles)) if self.added else set()
+            special = self._special_names() if self.added else set()
             for name, index in self.added.items():
-                added[name] = int(index), name in special
-            for index, token in (settings.get("added_tokens_decoder") or {}).items():
-                added[token["content"]] = int(index), bool(token.get("special"))
+                is_special = name in special
+                added[name] = AddedToken(
+                    int(index), is_special, normalized=not is_special
+                )
+            for index, token in (settings.get(DECODER) or {}).items():
+                is_special = bool(token.get("special"))
+                names = ("lstrip", "rstrip", "single_word")
+                flags = {name: bool(token.get(name)) for name in names}
+                flags["normalized"] = bool(token.get("normalized", not is_special))
+                added[token["content"]] = AddedToken(int(index), is_special, **flags)
             if not all(isinstance(name, str) and name for name in added):
                 raise ValueError("a name that is not a string")
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"the added tokens of {self.path.parent} cannot be read ({error!r}); expected "
                 f'{{"name": id}} in {ADDED}, {{"id": {{"content": "name"}}}} under '
-                f"added_tokens_decoder in {SETTINGS}"
+                f"{DECODER} in {SETTINGS}"
             ) from None
         return added
 

@@ -14,7 +14,7 @@ FILES = [
 
 # "": the package itself
 BASE = {
-    *("", "aliases", "base", "beam", "chat_template", "config"),
+    *("", "added_tokens", "aliases", "base", "beam", "chat_template", "config"),
     *("config_io", "files", "gguf_file", "gguf_header", "gguf_splits"),
     *("gguf_tokenizer", "jax_settings", "logits_config", "prompts"),
     *("subword_tokenizers", "template_sandbox", "text_files"),
