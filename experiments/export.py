@@ -104,7 +104,7 @@ def to_hugging_face(source: epath.Path, target: epath.Path) -> None:
 
 def to_run(source: epath.Path, target: epath.Path) -> None:
     """Writes a Hugging Face folder as a run directory."""
-    model = hf_config.read_model(source, _DTYPE.value)
+    model = hf_weights.untie(source, hf_config.read_model(source, _DTYPE.value))
     config = TrainConfig(model=model, name=source.name)
     params = hf_weights.load_params(source, model, shared.mesh())
     checkpoint.save_params(target, config, params)

@@ -113,7 +113,7 @@ def open_folder(
         return _open_gguf(path, dtype, tokenizer)
     is_hugging_face = hf_config.is_hugging_face(path)
     if is_hugging_face:
-        model = hf_config.read_model(path, dtype)
+        model = hf_weights.untie(path, hf_config.read_model(path, dtype))
         config = TrainConfig(model=model, name=path.name)
         hf_weights.check(path, model)
     elif dtype:

@@ -16,7 +16,7 @@ from relay_jax import gguf_tokenizer
 from relay_jax.base import Float, Host, PyTree
 from relay_jax.config import ModelConfig
 from relay_jax.gguf_file import GGUFFile, GGUFTensor
-from relay_jax.models import hf_config, stored_params
+from relay_jax.models import hf_config, hf_rope, stored_params
 from relay_jax.models.stored_params import StoredTensor, make_leaves
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
@@ -211,12 +211,20 @@ def _read_scaling(file: GGUFFile, prefix: str) -> dict[str, Any]:
     """The scaling of RoPE as in a config.json."""
     kind = file.get(f"{prefix}rope.scaling.type", str, "none")
     if kind != "none":
+        if (
+            ROPE_FACTORS in file.tensors
+            and (file.tensors[ROPE_FACTORS].read() != 1).any()
+        ):
+            raise ValueError(
+                f"{file.path}: {prefix}rope.scaling.type is {kind}, and {ROPE_FACTORS} "
+                "scales RoPE too; only one of them is supported"
+            )
         factor = file.get(f"{prefix}rope.scaling.factor", float)
         return {"rope_type": kind} | ({} if factor is None else {"factor": factor})
     if ROPE_FACTORS not in file.tensors:
         return {}
     factors = file.tensors[ROPE_FACTORS].read()
-    base = file.get(f"{prefix}rope.freq_base", float, hf_config.ROPE_BASE)
+    base = file.get(f"{prefix}rope.freq_base", float, hf_rope.BASE)
     factor = float(factors.max())
     with np.errstate(all="ignore"):  # of a damaged file
         wanted = _llama3_factors(factors.size, base, factor)

@@ -5,15 +5,17 @@ Qwen2 adds biases. Any other setting that a config asks for is an error, never i
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
+from absl import logging
 from etils import epath
 
 from relay_jax import config_io
-from relay_jax.config import ModelConfig, PositionConfig
+from relay_jax.config import ModelConfig
 from relay_jax.files import read_json
+from relay_jax.models import hf_rope
+from relay_jax.models.hf_rope import positive
 
 # Architecture -> model_type.
 ARCHITECTURES = {
@@ -30,21 +32,10 @@ FIXED = {
     "partial_rotary_factor": 1.0,
     "quantization_config": None,
 }
-# RoPE type -> its keys -> fields of `PositionConfig`.
-ROPE_FIELDS = {
-    "default": {},
-    "linear": {"factor": "rope_factor"},
-    "llama3": {
-        "factor": "rope_factor",
-        "low_freq_factor": "rope_slow",
-        "high_freq_factor": "rope_fast",
-        "original_max_position_embeddings": "rope_length",
-    },
-}
 GENERATION = "generation_config.json"  # has priority over config.json
 SPECIAL = ("bos_token_id", "eos_token_id")
 MAX_SIZE = 1 << 20  # of every size in a config
-EPSILON, ROPE_BASE, MISTRAL_WINDOW = 1e-6, 10_000.0, 4096  # defaults
+EPSILON, MISTRAL_WINDOW = 1e-6, 4096  # defaults
 
 
 def is_hugging_face(folder: epath.PathLike) -> bool:
@@ -90,16 +81,22 @@ def parse(values: dict[str, Any], file: str, dtype: str = "") -> ModelConfig:
             f"{file}: the architecture {name} is not supported; supported are "
             f"{', '.join(ARCHITECTURES)}"
         )
-    rope = _find_rope(values, file)
+    rope = hf_rope.find(values, file)
     for key, wanted in FIXED.items():
-        found = values.get(key, rope.get(key, wanted))
-        if found != wanted:
-            raise ValueError(
-                f"{file}: {key} is {found!r}; only {wanted!r} is supported"
-            )
+        for found in (values.get(key, wanted), rope.get(key, wanted)):
+            if found != wanted:
+                raise ValueError(
+                    f"{file}: {key} is {found!r}; only {wanted!r} is supported"
+                )
     kind = ARCHITECTURES[name]
-    dtype = dtype or values.get("dtype") or values.get("torch_dtype") or "float32"
-    position = _parse_rope(rope, values.get("rope_theta") or ROPE_BASE, file)
+    if values.get("model_type", kind) != kind:
+        logging.warning(
+            "%s: model_type is %r, but architectures names %s, of type %r; the "
+            "architecture is taken, transformers may take the type",
+            *(file, values["model_type"], name, kind),
+        )
+    dtype = dtype or _find_dtype(values, file)
+    position = hf_rope.parse(rope, file)
     if kind == "mistral":
         window = 0 if "sliding_window" in values else MISTRAL_WINDOW  # null: none
         position["window"] = _size(values, "sliding_window", file, 0, window)
@@ -107,7 +104,7 @@ def parse(values: dict[str, Any], file: str, dtype: str = "") -> ModelConfig:
         "kind": "decoder",
         "qkv_bias": kind == "qwen2",
         "norm": "rms",
-        "norm_epsilon": _positive(values, "rms_norm_eps", file, EPSILON),
+        "norm_epsilon": positive(values, "rms_norm_eps", file, EPSILON),
         "activation": "swiglu",
         "dropout": 0.0,
         "tie_embeddings": values.get("tie_word_embeddings", False),
@@ -122,7 +119,7 @@ def parse(values: dict[str, Any], file: str, dtype: str = "") -> ModelConfig:
         built,
         num_kv_heads=built.resolved_num_kv_heads,
         head_dim=built.resolved_head_dim,
-        context_length=int(length * _context_factor(built.position)),
+        context_length=int(length * hf_rope.context_factor(built.position)),
     )
 
 
@@ -202,17 +199,24 @@ def _to_json(model: ModelConfig) -> dict[str, Any]:
         "tie_word_embeddings": model.tie_embeddings,
         "torch_dtype": model.param_dtype,
         "rope_theta": position.rope_base,
-        "rope_scaling": None,
+        "rope_scaling": hf_rope.to_json(position),
         "sliding_window": position.window or None,
     }
-    if position.rope_scaling != "none":
-        fields = ROPE_FIELDS[position.rope_scaling].items()
-        scaling = {theirs: getattr(position, ours) for theirs, ours in fields}
-        values["rope_scaling"] = {"rope_type": position.rope_scaling} | scaling
     if model.context_length:
-        length = round(model.context_length / _context_factor(position))
+        length = round(model.context_length / hf_rope.context_factor(position))
         values["max_position_embeddings"] = length
     return values
+
+
+def _find_dtype(values: dict[str, Any], file: str) -> str:
+    """The type of the parameters: transformers 5 writes `dtype`, earlier ones the other."""
+    found = [values[key] for key in ("dtype", "torch_dtype") if values.get(key)]
+    if len(set(map(str, found))) > 1:
+        logging.warning(
+            "%s: dtype is %r, but torch_dtype %r; dtype is taken, as in transformers",
+            *(file, *found),
+        )
+    return found[0] if found else "float32"
 
 
 def _sizes(values: dict[str, Any], file: str) -> dict[str, int]:
@@ -237,54 +241,6 @@ def _size(values: dict, key: str, file: str, low: int = 1, default: Any = None) 
             f"{file}: {key} must be a whole number from {low} to {MAX_SIZE}, got "
             f"{found!r}"
         )
-    return found
-
-
-def _find_rope(values: dict[str, Any], file: str) -> dict[str, Any]:
-    """RoPE's settings: transformers 5 has one key for them, older versions have two."""
-    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
-    is_dict = isinstance(rope, dict)
-    if not is_dict:
-        raise ValueError(f"{file}: the settings of RoPE must be a dict, got {rope!r}")
-    return rope
-
-
-def _parse_rope(rope: dict[str, Any], base: float, file: str) -> dict[str, Any]:
-    """RoPE's settings as fields of `PositionConfig`; `base` is the default base."""
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    if kind not in list(ROPE_FIELDS):
-        raise ValueError(
-            f"{file}: the RoPE type {kind!r} is not supported; supported are "
-            f"{', '.join(ROPE_FIELDS)}"
-        )
-    missing = sorted(set(ROPE_FIELDS[kind]) - set(rope))
-    if missing:
-        raise ValueError(f"{file}: RoPE of type {kind!r} has no {missing[0]!r}")
-    fields = {
-        ours: _positive(rope, theirs, file)
-        for theirs, ours in ROPE_FIELDS[kind].items()
-    }
-    if kind == "llama3" and fields["rope_slow"] >= fields["rope_fast"]:
-        raise ValueError(
-            f"{file}: RoPE's low_freq_factor must be below its high_freq_factor, got "
-            f"{fields['rope_slow']} and {fields['rope_fast']}"
-        )
-    scaling = {} if kind == "default" else {"rope_scaling": kind}
-    return {"rope_base": _positive(rope, "rope_theta", file, base)} | scaling | fields
-
-
-def _context_factor(position: PositionConfig) -> float:
-    """The context length over `max_position_embeddings`, which is the length before
-    stretching for linear RoPE scaling, but the length after it for llama3's."""
-    return position.rope_factor if position.rope_scaling == "linear" else 1.0
-
-
-def _positive(
-    values: dict[str, Any], key: str, file: str, default: Any = None
-) -> int | float:
-    found = values.get(key, default)
-    if type(found) not in (int, float) or not 0 < found < math.inf:
-        raise ValueError(f"{file}: {key} must be a number above 0, got {found!r}")
     return found
 
 

@@ -3,12 +3,14 @@
 `TENSORS` has their names for our parameters; `stored_params` has the layout.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
+from absl import logging
 from etils import epath
 from jax.sharding import Mesh
 from safetensors import SafetensorError, safe_open
@@ -26,10 +28,11 @@ SHARD_BYTES = 5_000_000_000
 DTYPES = ("F32", "F16", "BF16")
 IGNORED = ("rotary_emb.inv_freq",)  # in old files; computed from the config here
 
-HEAD = "lm_head.weight"
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+ROWS = 4096  # of a matrix that are compared at once
 LAYER = "model.layers.{}."
 TENSORS = {
-    "words/words": "model.embed_tokens.weight",
+    "words/words": EMBEDDING,
     "head/words": HEAD,
     "norm/scale": "model.norm.weight",
     "layers/attention_norm/scale": LAYER + "input_layernorm.weight",
@@ -58,12 +61,45 @@ def load_params(
 
     Raises:
       ValueError: a file or tensor is missing, has another shape or type, or is unknown
-        to the decoder. No tensor has been read by then.
+        to the decoder; or the model is tied, but its files are not (`untie`).
     """
     tensors = _find_tensors(epath.Path(folder))
+    if _has_two_tables(tensors, model):
+        raise ValueError(
+            f"{folder}: config.json says tie_word_embeddings, but {EMBEDDING} and {HEAD} "
+            "differ; set tie_word_embeddings to false"
+        )
+    if (epath.Path(folder) / WEIGHTS).exists() and (
+        epath.Path(folder) / INDEX
+    ).exists():
+        logging.warning(
+            "%s has %s and %s; as in transformers, the first is read alone",
+            *(folder, WEIGHTS, INDEX),
+        )
     leaves, structure = make_leaves(model, TENSORS, mesh)
     _check(tensors, leaves, epath.Path(folder))
     return stored_params.load_params(tensors, leaves, structure)
+
+
+def untie(folder: epath.PathLike, model: ModelConfig) -> ModelConfig:
+    """The model, not tied if its folder has two different tables of embeddings.
+
+    As in transformers, the files then win over `tie_word_embeddings`; a warning says so.
+    Both tables are read, but only where the config ties them and the files have both.
+
+    Raises:
+      ValueError: a file is missing or damaged.
+    """
+    if not model.tie_embeddings:
+        return model
+    if not _has_two_tables(_find_tensors(epath.Path(folder)), model):
+        return model
+    logging.warning(
+        "%s: config.json says tie_word_embeddings, but %s and %s differ; as in "
+        "transformers, both are used; set tie_word_embeddings to false, or remove %s",
+        *(folder, EMBEDDING, HEAD, HEAD),
+    )
+    return dataclasses.replace(model, tie_embeddings=False)
 
 
 def check(folder: epath.PathLike, model: ModelConfig) -> None:
@@ -130,10 +166,11 @@ def _find_tensors(folder: epath.Path) -> dict[str, StoredTensor]:
     Raises:
       ValueError: a file is missing or damaged.
     """
-    if (folder / INDEX).exists():
-        files = _named_files(folder / INDEX)
-    elif (folder / WEIGHTS).exists():
-        files = [WEIGHTS]
+    if (folder / WEIGHTS).exists():
+        files, weight_map = [WEIGHTS], {}
+    elif (folder / INDEX).exists():
+        weight_map = _read_weight_map(folder / INDEX)
+        files = sorted(set(weight_map.values()))
     else:
         raise ValueError(
             f"{folder} has neither {WEIGHTS} nor {INDEX}; weights in another format "
@@ -147,6 +184,8 @@ def _find_tensors(folder: epath.Path) -> dict[str, StoredTensor]:
         try:
             with safe_open(folder / file, "np") as tensors:
                 for name in tensors.keys():  # noqa: SIM118 (not a dict)
+                    if weight_map.get(name, file) != file:
+                        continue  # the index names another file for it
                     header = tensors.get_slice(name)
                     found[name] = StoredTensor(
                         folder / file,
@@ -159,16 +198,38 @@ def _find_tensors(folder: epath.Path) -> dict[str, StoredTensor]:
     return found
 
 
-def _named_files(index: epath.Path) -> list[str]:
-    """The files that an index names."""
-    weight_map = read_json(index).get("weight_map")
-    names = list(weight_map.values()) if isinstance(weight_map, dict) else []
-    if not names or not all(isinstance(file, str) for file in names):
+def _read_weight_map(index: epath.Path) -> dict[str, str]:
+    """The file of each tensor that an index names."""
+    found = read_json(index).get("weight_map")
+    if (
+        not isinstance(found, dict)
+        or not found
+        or not all(isinstance(file, str) for file in found.values())
+    ):
         raise ValueError(
             f"{index} must have a weight_map that names the file of each tensor; save "
             "the model again"
         )
-    return sorted(set(names))
+    return found
+
+
+def _has_two_tables(tensors: Mapping[str, StoredTensor], model: ModelConfig) -> bool:
+    """Whether the files of a tied model have two tables that differ in its type.
+
+    The host holds some rows of them at a time.
+    """
+    if not model.tie_embeddings or not {EMBEDDING, HEAD} <= set(tensors):
+        return False
+    pair = tensors[EMBEDDING], tensors[HEAD]
+    if pair[0].shape != pair[1].shape:
+        return True
+    num_rows = pair[0].shape[0]
+    for first in range(0, num_rows, ROWS):
+        rows = (slice(first, min(first + ROWS, num_rows)), slice(None))
+        one, other = (table.read(rows).astype(model.param_dtype) for table in pair)
+        if not np.array_equal(one, other):
+            return True
+    return False
 
 
 def _read(file: epath.Path, name: str, index: tuple[slice, ...]) -> np.ndarray:
