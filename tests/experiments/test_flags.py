@@ -9,7 +9,8 @@ from absl.testing import flagsaver
 
 from experiments import flags as shared
 from experiments import prompt_flags
-from relay_jax.config import ModelConfig, TrainConfig
+from relay_jax.config import ModelConfig, SamplingConfig, TrainConfig
+from relay_jax.logits_config import LogitsRules
 from relay_jax.models import hf_weights
 from relay_jax.rest import drafters
 from relay_jax.rest.build import build_datastore
@@ -19,6 +20,7 @@ from relay_jax.vocabulary import TaskTokenizer
 TOKENIZER = TaskTokenizer(12)
 shared.define_model()
 shared.define_drafting()
+shared.define_sampling(max_new_tokens=256)
 prompt_flags.define()
 LLAMA = ModelConfig(
     kind="decoder",
@@ -39,6 +41,22 @@ def parsed():
     flags.FLAGS(["test", "--run=nowhere", *required])
     yield
     flags.FLAGS.unparse_flags()
+
+
+def test_rules_are_those_of_the_flags_else_of_the_model():
+    rules = LogitsRules(1.2, 3, 4, (5, 6))
+    assert shared.sampling().rules == LogitsRules()
+    assert shared.sampling(rules).rules == rules
+    with flagsaver.flagsaver(repetition_penalty=1.0, min_p=0.1, temperature=0.5):
+        expected = LogitsRules(1.0, 3, 4, (5, 6))
+        assert shared.sampling(rules) == SamplingConfig(0.5, 1.0, 0, 0.1, expected)
+    with flagsaver.flagsaver(
+        suppress_tokens="7,8", no_repeat_ngram_size=0, min_new_tokens=9
+    ):
+        assert shared.sampling(rules).rules == LogitsRules(1.2, 0, 9, (7, 8))
+    refused = pytest.raises(ValueError, match="--suppress_tokens must be whole numbers")
+    with flagsaver.flagsaver(suppress_tokens="a"), refused:
+        shared.sampling()
 
 
 def test_num_draft_is_auto_or_numbers():

@@ -189,6 +189,13 @@ def test_the_scaling_of_llama3_is_read_from_its_factors(files, tmp_path):
         ValueError, match="rope_freqs.weight is not the scaling of Llam"
     ):
         relay_jax.load(file)
+    linear = {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}
+    file = gguf_files.write(
+        tmp_path / "z.gguf", tensors=tensors, fields=TOKENIZER | linear
+    )
+    message = "rope.scaling.type is linear, and rope_freqs.weight scales RoPE too"
+    with pytest.raises(ValueError, match=message):
+        relay_jax.load(file)
 
 
 def test_linear_scaling_is_that_of_a_config_json(tmp_path):
