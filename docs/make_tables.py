@@ -58,6 +58,7 @@ TRIALS = {
     "trial_learning_rate_5e-3": "a learning rate of 5e-3 instead of 3e-3",
     "trial_learning_rate_1e-2": "of 1e-2",
     "trial_4500_steps_5e-3": "5e-3 and 4,500 steps; 1,024 problems",
+    "trial_4500_steps_5e-3_average": "averaged over the last quarter; 512 problems",
     "trial_4000_steps_5e-3_decay": "5e-3, which falls to 0 from step 1,800 on, 4,000 steps",
 }
 ABLATION = {
