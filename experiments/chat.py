@@ -19,7 +19,8 @@ from relay_jax.rest.output import GenerationOutput
 from relay_jax.rest.request import Request, run
 
 shared.define_model()
-shared.define_sampling(max_new_tokens=1024)
+shared.define_max_new_tokens(1024)
+shared.define_sampling()
 shared.define_drafting()
 _SYSTEM = flags.DEFINE_string("system", "", "The system message; default: none.")
 STREAM_STEPS = 4  # forward passes between two looks at the text

@@ -65,12 +65,15 @@ def define_model() -> None:
     )
 
 
-@functools.cache
-def define_sampling(max_new_tokens: int) -> None:
-    """The flags of sampling, and of the number of new tokens."""
+def define_max_new_tokens(default: int) -> None:
     flags.DEFINE_integer(
-        "max_new_tokens", max_new_tokens, "Maximum number of new tokens.", 1, 2**30
+        "max_new_tokens", default, "Maximum number of new tokens.", 1, 2**30
     )
+
+
+@functools.cache
+def define_sampling() -> None:
+    """The flags of sampling."""
     flags.DEFINE_float("temperature", 0.0, "Sampling temperature; 0 is greedy.")
     flags.DEFINE_float(
         "top_p", 1.0, "Sample from the likeliest tokens of this total probability."

@@ -24,7 +24,8 @@ from relay_jax.rest.output import GenerationOutput
 from relay_jax.rest.request import Request, run
 
 shared.define_model()
-shared.define_sampling(max_new_tokens=256)
+shared.define_max_new_tokens(256)
+shared.define_sampling()
 shared.define_drafting()
 prompt_flags.define()
 _PRINT_IDS = flags.DEFINE_bool("print_ids", False, "Print token ids instead of text.")

@@ -20,7 +20,7 @@ from relay_jax.vocabulary import TaskTokenizer
 TOKENIZER = TaskTokenizer(12)
 shared.define_model()
 shared.define_drafting()
-shared.define_sampling(max_new_tokens=256)
+shared.define_sampling()
 prompt_flags.define()
 LLAMA = ModelConfig(
     kind="decoder",
