@@ -314,18 +314,18 @@ def test_a_published_model_has_the_settings_of_transformers_with_every_drafter()
     prompt = lm.tokenizer.encode("def fibonacci(n):\n    if n")
     plain = theirs_with(theirs, prompt, {})
     for settings in (
-        {"repetition_penalty": 1.1},
-        {"no_repeat_ngram_size": 3},
-        {"suppress_tokens": sorted(set(plain))[:3]},
-        {"min_new_tokens": 40},
-        {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2, "min_new_tokens": 8},
+        {"repetition_penalty": 1.3, "no_repeat_ngram_size": 3},
+        {"suppress_tokens": sorted(set(plain))[:3], "min_new_tokens": 40},
     ):
         expected = theirs_with(theirs, prompt, settings)
-        assert expected != plain or "min_new_tokens" in settings
-        for drafter in ("none", "prompt_lookup", "token_recycling", None):
-            options = {"num_draft": 8, "drafter": drafter} if drafter else {}
+        assert expected != plain
+        for options in (
+            {"drafter": "none"},
+            {"drafter": "prompt_lookup", "num_draft": 8},
+            {},
+        ):
             out = lm.generate(prompt, max_new_tokens=48, **options, **settings)
-            assert out.token_ids[0] == expected, (drafter, settings)
+            assert out.token_ids[0] == expected, (options, settings)
 
 
 def theirs_with(model, prompt, settings):
