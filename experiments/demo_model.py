@@ -66,8 +66,9 @@ def open_published(
     corpus: CorpusConfig,
     workdir: epath.PathLike,
     count: int,
+    dtype: str = "float32",
 ) -> DemoModel:
-    """A published model in float32, with HumanEval prompts.
+    """A published model, with HumanEval prompts.
 
     Args:
       model: a GGUF file or a Hugging Face folder.
@@ -75,6 +76,7 @@ def open_published(
       corpus: the files of the datastore, by default those of the standard library.
       workdir: where the datastore is built, unless it is there.
       count: number of problems, the first ones.
+      dtype: in which the model computes.
 
     Raises:
       ValueError: the model, the problems or the corpus cannot be used.
@@ -87,7 +89,7 @@ def open_published(
     texts = dict(itertools.islice(fields, count))
     root, sources = find_sources(corpus)
     print(f"{model.name}: reading its parameters", flush=True)
-    lm = relay_jax.load(model, dtype="float32")
+    lm = relay_jax.load(model, dtype=dtype)
     assert isinstance(lm, LanguageModel)
     bar = tqdm(sources, f"datastore of {root}", unit=" files")
     identity = f"{root} {corpus} {len(sources)}"

@@ -23,7 +23,7 @@ from relay_jax import files
 from relay_jax.config import SamplingConfig
 from relay_jax.data.corpora import explain_missing, read_json_objects
 from relay_jax.rest import sandbox
-from relay_jax.rest.completion import cut_completion
+from relay_jax.rest.completion import Completion, cut_completion
 from relay_jax.rest.qa_benchmark import Question
 
 PROTOCOL = Protocol(
@@ -61,7 +61,7 @@ def main() -> None:
                 {
                     "question": line["question"],
                     "drafter": answer["drafter"],
-                    "result": sandbox.run(program(problem, answer["text"])),
+                    "result": sandbox.run(program(problem, completion)),
                     "cut_characters": completion.num_cut,
                     "finish_reason": answer.get("finish_reason"),
                 }
@@ -117,11 +117,10 @@ def read_problems(file: epath.Path) -> dict[str, dict[str, Any]]:
     return problems
 
 
-def program(problem: dict[str, Any], completion: str) -> str:
-    """The program that tests a completion, cut where the function ends."""
-    body = cut_completion(problem["prompt"], completion).text
+def program(problem: dict[str, Any], completion: Completion) -> str:
+    """The program that tests a completion, which is cut where the function ends."""
     check = f"check({problem['entry_point']})"
-    return f"{problem['prompt']}{body}\n\n{problem['test']}\n{check}"
+    return f"{problem['prompt']}{completion.text}\n\n{problem['test']}\n{check}"
 
 
 if __name__ == "__main__":

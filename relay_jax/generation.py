@@ -16,9 +16,10 @@ from jax.sharding import Mesh
 from relay_jax import chat_template as chat_templates
 from relay_jax.base import PyTree
 from relay_jax.chat_template import ChatTemplate
-from relay_jax.config import MAX_SEED, DraftConfig, ModelConfig, SamplingConfig
+from relay_jax.config import DraftConfig, ModelConfig, SamplingConfig
 from relay_jax.datastores import open_index
 from relay_jax.decoding import decode
+from relay_jax.jax_settings import check_seed
 from relay_jax.logits_config import NO_RULES, LogitsRules, override
 from relay_jax.prompts import encode_prompts
 from relay_jax.rest import drafters
@@ -188,8 +189,7 @@ class LanguageModel(NamedTuple):
         """
         drafter = drafter or default_drafter(datastore is not None)
         draft = make_draft(drafter, num_draft, draft_depth)
-        if not 0 <= seed <= MAX_SEED:
-            raise ValueError(f"seed must be 0..{MAX_SEED}, got {seed}")
+        check_seed(seed)
         ids = encode_prompts(prompts, self.tokenizer)
         rules = override(
             self.rules,

@@ -28,10 +28,15 @@ def make_key(seed: int) -> Key[Array, ""]:
       ValueError: the seed is not 0..MAX_SEED.
     """
     seed = operator.index(seed)
-    if not 0 <= seed <= MAX_SEED:
-        raise ValueError(f"seed must be 0..{MAX_SEED}, got {seed}")
+    check_seed(seed)
     key_data = jnp.array([0, seed], jnp.uint32)
     return jax.random.wrap_key_data(key_data, impl=KEY_IMPL)
+
+
+def check_seed(seed: int) -> None:
+    """Raises ValueError if a seed is not 0..MAX_SEED."""
+    if not 0 <= seed <= MAX_SEED:
+        raise ValueError(f"seed must be 0..{MAX_SEED}, got {seed}")
 
 
 def check_keys(keys: Key[Array, "*b"]) -> None:
@@ -49,7 +54,7 @@ def standard_settings() -> Iterator[None]:
     """A context, or decorator, in which JAX-wide settings that change numbers are off.
 
     Numbers have 32 bits, types are promoted as usual, and random draws are those of
-    JAX's default, whatever a user has set for the process (`docs/extending.md`).
+    JAX's default, whatever a user has set for the process (`docs/exactness.md`).
     """
     with (
         jax.enable_x64(False),

@@ -18,6 +18,7 @@ from relay_jax.models.hf_generation import read_settings
 from relay_jax.rest.build import build_datastore
 from relay_jax.rest.drafters import PLAIN, make_drafter
 from relay_jax.rest.index import load_index
+from tests.tiny_hf_model import make_theirs
 
 torch = pytest.importorskip("torch", reason="torch is the oracle of converted models")
 transformers = pytest.importorskip("transformers", reason="transformers is the oracle")
@@ -52,11 +53,8 @@ SETTINGS = [
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("models") / "tiny"
-    torch.manual_seed(1)
-    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**CONFIG))
+    model = make_theirs(transformers.LlamaConfig(**CONFIG), 0.2)
     with torch.no_grad():
-        for leaf in model.parameters():
-            leaf += 0.2 * torch.randn_like(leaf)
         model.lm_head.weight[2] += 0.5 * model.lm_head.weight.mean(axis=0)
     model.save_pretrained(path)
     return path

@@ -33,6 +33,24 @@ def write_model(
     return folder
 
 
+def make_theirs(config, spread: float):
+    """A random model of transformers whose weights are large enough to vary its texts.
+
+    Args:
+      config: of transformers.
+      spread: standard deviation of what is added to each weight.
+    """
+    import torch
+    import transformers
+
+    torch.manual_seed(1)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for leaf in model.parameters():
+            leaf += spread * torch.randn_like(leaf)
+    return model
+
+
 def write_problems(file: pathlib.Path) -> pathlib.Path:
     lines = ({"task_id": key, "prompt": text} for key, text in PROMPTS.items())
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))

