@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from absl import logging
 from jax.sharding import Mesh
 
 from relay_jax import chat_template as chat_templates
@@ -26,6 +27,7 @@ from relay_jax.rest import drafters
 from relay_jax.rest.drafters import AUTOTUNE
 from relay_jax.rest.output import GenerationOutput
 from relay_jax.rest.request import Request, run
+from relay_jax.text_files import clean_text
 from relay_jax.tokenizers import IdTokenizer, Tokenizer
 
 STREAM_STEPS = 8  # forward passes between two pieces of a stream
@@ -201,7 +203,14 @@ class LanguageModel(NamedTuple):
         sampling = SamplingConfig(
             float(temperature), float(top_p), top_k, float(min_p), rules
         )
-        needs_text = [stop] if isinstance(stop, str) else list(stop)
+        if unused := sampling.without_effect():
+            logging.warning(
+                "%s has no effect at temperature %g, which is greedy decoding; give a "
+                "temperature above 0",
+                *(unused, temperature),
+            )
+        given = [stop] if isinstance(stop, str) else stop
+        needs_text = [clean_text(string) for string in given]
         if "" in needs_text:
             raise ValueError("a stop string is empty; give at least one character")
         if needs_text and isinstance(self.tokenizer, IdTokenizer):

@@ -20,6 +20,8 @@ from relay_jax.added_tokens import AddedToken, split
 from relay_jax.text_files import clean_text
 from relay_jax.tokenizer_files import DECODER, SETTINGS, TokenizerFiles
 
+SPACES = ("▁", "Ġ")  # how a space is spelled in tokens: SentencePiece, byte-level BPE
+
 
 class SentencePieceTokenizer:
     """A SentencePiece model file.
@@ -92,6 +94,13 @@ class SentencePieceTokenizer:
     @property
     def special_tokens(self) -> dict[str, str]:
         return dict(self._special_tokens)
+
+    @property
+    def token_ids(self) -> dict[str, int]:
+        """The ids of all tokens, by name."""
+        names = map(self._pieces.id_to_piece, range(len(self._pieces)))
+        ids = {name: i for i, name in enumerate(names)}
+        return ids | {name: token.index for name, token in self._whole.items()}
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         ids = [*self._begin] if add_special_tokens else []
@@ -197,6 +206,7 @@ class HuggingFaceTokenizer:
         self._vocab_size = max(self._tokenizer.get_vocab().values()) + 1
         self._eos_id = self._find_eos(files)
         self._special_tokens = files.special_tokens
+        self._warn(files)
 
     @property
     def vocab_size(self) -> int:
@@ -213,6 +223,11 @@ class HuggingFaceTokenizer:
     @property
     def special_tokens(self) -> dict[str, str]:
         return dict(self._special_tokens)
+
+    @property
+    def token_ids(self) -> dict[str, int]:
+        """The ids of all tokens, by name."""
+        return self._tokenizer.get_vocab()
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         encoded = self._tokenizer.encode(
@@ -260,6 +275,19 @@ class HuggingFaceTokenizer:
                     self._tokenizer.token_to_id(name),
                 )
         return new
+
+    def _warn(self, files: TokenizerFiles) -> None:
+        """Names a setting that contradicts the file, which is followed."""
+        expected = files.settings.get("add_prefix_space")
+        first = self._tokenizer.encode("a", add_special_tokens=False).tokens
+        is_prefixed = bool(first) and first[0][:1] in SPACES
+        if isinstance(expected, bool) and first and expected != is_prefixed:
+            logging.warning(
+                "%s: add_prefix_space is %s, but %s begins a text %s a space; the latter "
+                "applies",
+                *(files.path.parent / SETTINGS, str(expected).lower(), files.path.name),
+                "with" if is_prefixed else "without",
+            )
 
     def _find_eos(self, files: TokenizerFiles) -> int:
         name = files.special_tokens.get("eos_token")

@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol, SupportsInt, runtime_checkable
 
+from absl import logging
 from etils import epath
 
 from relay_jax import gguf_tokenizer
@@ -23,6 +24,9 @@ TOKENIZER_FILES = (
     *(RUN_TOKENIZER, "tokenizer.json"),
     *(SETTINGS, ADDED, SPECIAL),
 )
+
+# Texts that show whether a space or a begin-of-text token is put before a text.
+BEGINNINGS = ("", "a", " a", "  a", "\n")
 
 UNFINISHED = "\ufffd"  # decoded from the first bytes of a character
 
@@ -166,12 +170,52 @@ def load_tokenizer(name: epath.PathLike) -> Tokenizer:
     path = epath.Path(name)
     if is_gguf(path):
         return gguf_tokenizer.load_tokenizer(read_gguf(path))
-    for file in TOKENIZER_FILES[:2]:
-        if (path / file).exists():
-            path = path / file
-            break
+    found = [path / file for file in TOKENIZER_FILES[:2] if (path / file).exists()]
+    if len(found) > 1:
+        return _choose(*found)
+    path = found[0] if found else path
     kind = HuggingFaceTokenizer if path.suffix == ".json" else SentencePieceTokenizer
     return kind(path)
+
+
+def _choose(model: epath.Path, json: epath.Path) -> Tokenizer:
+    """The tokenizer of a folder with a SentencePiece model and a tokenizer.json.
+
+    Where the two differ in tokens or in how a text begins, it is the latter, as in
+    transformers.
+    """
+    try:
+        pieces = SentencePieceTokenizer(model)
+    except ValueError as error:
+        logging.warning("%s; %s beside it is used", error, json.name)
+        return HuggingFaceTokenizer(json)
+    try:
+        other = HuggingFaceTokenizer(json)
+    except ValueError as error:
+        logging.warning("%s; %s beside it is used", error, model.name)
+        return pieces
+    difference = _difference(pieces, other)
+    if not difference:
+        return pieces
+    logging.warning(
+        "%s: %s and %s %s; as in transformers, the latter is used",
+        *(model.parent, model.name, json.name, difference),
+    )
+    return other
+
+
+def _difference(one: SentencePieceTokenizer, two: HuggingFaceTokenizer) -> str:
+    """What two tokenizers do otherwise, if anything."""
+    ours, theirs = one.token_ids, two.token_ids
+    names = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
+    if names:
+        ids = [each.get(names[0], "none") for each in (ours, theirs)]
+        return (
+            f"give {len(names)} tokens different ids, as {names[0]!r} ({ids[0]} and "
+            f"{ids[1]})"
+        )
+    texts = [text for text in BEGINNINGS if one.encode(text) != two.encode(text)]
+    return f"encode {texts[0]!r} differently" if texts else ""
 
 
 def has_tokenizer(folder: epath.PathLike) -> bool:

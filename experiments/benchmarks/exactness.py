@@ -32,7 +32,6 @@ from relay_jax.rest.index import load_index
 
 SAMPLINGS = {"greedy": SamplingConfig(), "nucleus": SamplingConfig(0.8, 0.95)}
 ALL = ["prompt_lookup", "rest_paper", "rest", "token_recycling", "mixed"]
-MAX_PROMPT = 256  # tokens; longer prompts are left out
 
 _MODEL = flags.DEFINE_string(
     "model", "", "A GGUF file or a Hugging Face folder; default: the package's."
@@ -49,6 +48,9 @@ _TOKENS = flags.DEFINE_integer(
 )
 _MAX_NEW_TOKENS = flags.DEFINE_integer(
     "max_new_tokens", 128, "Maximum number of tokens of a text.", 2, 2**30
+)
+_MAX_PROMPT = flags.DEFINE_integer(
+    "max_prompt", 256, "Prompts of more tokens are left out.", 1
 )
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 1, "Texts at once.", 1)
 _NUM_DRAFT = flags.DEFINE_integer("num_draft", 8, "Draft tokens of a step.", 1)
@@ -82,6 +84,7 @@ def main() -> None:
                 "batch_size": _BATCH_SIZE.value,
                 "num_draft": _NUM_DRAFT.value,
                 "max_new_tokens": _MAX_NEW_TOKENS.value,
+                "max_prompt": _MAX_PROMPT.value,
                 "store_tokens": demo.datastore.num_tokens,
             }
             lines += compare(demo, SAMPLINGS[sampling], setting, file, call)
@@ -131,7 +134,7 @@ def compare(
         if len(lines) < len(_DRAFTERS.value):
             work = near_ties.Workload(
                 *(demo.lm.params, demo.lm.config, demo.lm.config.dtype),
-                *(prompts, MAX_PROMPT),
+                *(prompts, _MAX_PROMPT.value),
                 *(_MAX_NEW_TOKENS.value, demo.lm.eos_ids, sampling, seed),
             )
             lines = [
@@ -150,7 +153,11 @@ def compare(
 
 def batches(demo: demo_model.DemoModel) -> Iterator[list[list[int]]]:
     """Batches of the short prompts, over and over."""
-    short = [ids for ids in demo.prompts.values() if len(ids) <= MAX_PROMPT]
+    short = [ids for ids in demo.prompts.values() if len(ids) <= _MAX_PROMPT.value]
+    if not short:
+        raise ValueError(
+            f"all prompts have more than --max_prompt={_MAX_PROMPT.value} tokens"
+        )
     prompts = itertools.cycle(short)
     while True:
         yield list(itertools.islice(prompts, _BATCH_SIZE.value))

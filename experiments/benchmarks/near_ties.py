@@ -14,6 +14,7 @@ of this probability.
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -154,7 +155,8 @@ def measure(
     scores = one[index] + scale * noise[index]
     gap = abs(float(scores[0]) - float(scores[1]))
     rounding = rounding_of(one, two)
-    ulp = float(jnp.finfo(dtype).eps) * 2 ** np.floor(np.log2(np.abs(one[index]).max()))
+    largest = float(np.abs(one[index]).max())
+    ulp = float(jnp.finfo(dtype).eps) * 2.0 ** math.floor(math.log2(largest))
     return {
         "kind": "tie",
         "gap": gap,

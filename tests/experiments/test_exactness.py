@@ -1,6 +1,7 @@
 """Near-ties: a model whose passes over several tokens round otherwise, by a known amount."""
 
 import itertools
+import json
 
 import jax.numpy as jnp
 import numpy as np
@@ -62,6 +63,7 @@ def test_a_difference_inside_a_branch_is_found_and_measured(work):
     assert near_ties.typical_rounding(work, plain, 4) == pytest.approx(
         [found["rounding"]] * 2
     )
+    assert json.loads(json.dumps(found)) == found  # as the batch's line is written
 
 
 def test_equal_texts_have_no_difference(work):
