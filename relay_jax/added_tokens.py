@@ -28,7 +28,8 @@ class AddedToken(NamedTuple):
     lstrip: bool = False
     rstrip: bool = False
     single_word: bool = False
-    # Whether its name is looked for in normalized text, which only a tokenizer.json has.
+    # Whether its name is looked for after those of other tokens, in normalized text (only
+    # a tokenizer.json has a normalizer).
     normalized: bool = False
 
     @property
@@ -40,8 +41,21 @@ class AddedToken(NamedTuple):
 def split(text: str, tokens: Mapping[str, AddedToken]) -> list[tuple[str, int | None]]:
     """The parts of a text: the added tokens, with their ids, and what is between them.
 
-    Of names that begin at the same place, the longest is taken.
+    Of names that begin at the same place, the longest is taken. `normalized` names are
+    looked for last, in what is between the others.
     """
+    first = {name: token for name, token in tokens.items() if not token.normalized}
+    last = {name: token for name, token in tokens.items() if token.normalized}
+    parts = _split(text, first)
+    if last:
+        found = [
+            [pair] if pair[1] is not None else _split(pair[0], last) for pair in parts
+        ]
+        parts = [pair for pairs in found for pair in pairs]
+    return parts
+
+
+def _split(text: str, tokens: Mapping[str, AddedToken]) -> list[tuple[str, int | None]]:
     parts, start = [], 0
     for match in _pattern(frozenset(tokens)).finditer(text) if tokens else ():
         token = tokens[match[0]]

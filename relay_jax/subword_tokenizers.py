@@ -56,11 +56,12 @@ class SentencePieceTokenizer:
             self._whole = {name: AddedToken(i, True) for name, i in names.items()}
             if settings.get("add_bos_token", True):
                 self._begin = [self._pieces.bos_id()]
-        added = files.added_tokens
+        added = {  # the id of a piece is the model's
+            name: token._replace(index=self._piece_id(name, token.index))
+            for name, token in files.added_tokens.items()
+        }
         new = {name: added[name].index for name in added if name not in self._whole}
-        for name, token in added.items():  # the id of a piece is the model's
-            index = self._whole[name].index if name in self._whole else token.index
-            self._whole[name] = token._replace(index=index)
+        self._whole |= added
         self._hidden |= {token.index for token in added.values() if token.is_special}
         self._added = {i: name for name, i in new.items() if i >= len(self._pieces)}
         self._without_prefix = _without_prefix(content)
@@ -143,6 +144,10 @@ class SentencePieceTokenizer:
             )
         return found
 
+    def _piece_id(self, name: str, default: int) -> int:
+        found = self._pieces.piece_to_id(name)
+        return found if self._pieces.id_to_piece(found) == name else default
+
     def _warn(self, files: TokenizerFiles, new: dict[str, int]) -> None:
         """Names settings that are not applied, and ids that two tokens have."""
         if files.settings.get("add_eos_token"):
@@ -150,6 +155,14 @@ class SentencePieceTokenizer:
                 "%s: add_eos_token is ignored, as a prompt is to be continued",
                 files.path.parent / SETTINGS,
             )
+        for name, token in files.added_tokens.items():
+            index = self._whole[name].index
+            if index != token.index:
+                logging.warning(
+                    "%s: the added token %r has the id %d in the files beside %s; it is "
+                    "a piece of the model, and as in transformers its id is %d",
+                    *(files.path.parent, name, token.index, files.path.name, index),
+                )
         for name, index in new.items():
             piece = (
                 self._pieces.id_to_piece(index) if index < len(self._pieces) else name
