@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from absl import logging
 from jax.sharding import Mesh
 
 from relay_jax import chat_template as chat_templates
@@ -203,12 +202,6 @@ class LanguageModel(NamedTuple):
         sampling = SamplingConfig(
             float(temperature), float(top_p), top_k, float(min_p), rules
         )
-        if unused := sampling.without_effect():
-            logging.warning(
-                "%s has no effect at temperature %g, which is greedy decoding; give a "
-                "temperature above 0",
-                *(unused, temperature),
-            )
         given = [stop] if isinstance(stop, str) else stop
         needs_text = [clean_text(string) for string in given]
         if "" in needs_text:

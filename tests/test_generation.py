@@ -1,6 +1,7 @@
 """The Python API: load, generate, stream, solve, build_datastore."""
 
 import json
+import logging
 import os
 import pathlib
 import subprocess
@@ -186,6 +187,32 @@ def test_a_text_ends_before_a_stop_string(lm):
         size = len(stopped.token_ids[row])
         assert stopped.token_ids[row] == out.token_ids[row][:size]
     assert "".join(lm.stream(PROMPTS[0], stop=[stop], **how)) == stopped.texts[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "unused"),
+    [
+        ({}, ""),
+        ({"top_p": 0.9}, "top_p=0.9"),
+        ({"top_k": 5, "min_p": 0.1, "temperature": 1e-31}, "top_k=5, min_p=0.1"),
+        ({"top_p": 0.9, "temperature": 0.8}, ""),
+        ({"top_p": 1.0, "top_k": 0}, ""),
+    ],
+    ids=str,
+)
+def test_settings_that_greedy_decoding_does_not_use_are_named(
+    lm, options, unused, caplog
+):
+    with caplog.at_level(logging.WARNING, "absl"):
+        lm.generate([[1]], max_new_tokens=1, drafter="none", **options)
+    named = [line.getMessage() for line in caplog.records if line.name == "absl"]
+    assert len(named) == bool(unused)
+    assert not unused or named[0].startswith(f"{unused} has no effect")
+
+
+def test_a_stop_string_is_read_as_texts_are(lm):
+    request = lm.make_request([[1]], max_new_tokens=1, stop=["\ud83d\ude00", "\udc80"])
+    assert request.stop == ("\U0001f600", "\ufffd")
 
 
 def test_a_text_ends_at_other_tokens_and_lengths(lm):

@@ -61,6 +61,7 @@ def run(request: Request, steps_per_output: int = 0) -> Iterator[GenerationOutpu
         vocabulary, or the drafter lacks its datastore.
     """
     drafters.check(request.draft, request.index)
+    warn_of_unused(request.sampling)
     draft = drafters.resize(request.draft, request.draft.num_draft)
     request = request._replace(draft=draft)
     drafter = autotune.make_drafter(draft, request.params, request.model)
@@ -90,6 +91,16 @@ def run(request: Request, steps_per_output: int = 0) -> Iterator[GenerationOutpu
 def prompt_room(length: int) -> int:
     """The padded length of prompts, the longest of which has `length` tokens."""
     return max(MIN_ROOM, 1 << max(length - 1, 0).bit_length())
+
+
+def warn_of_unused(sampling: SamplingConfig) -> None:
+    """Logs a warning if settings are given that greedy decoding does not use."""
+    if unused := sampling.without_effect():
+        logging.warning(
+            "%s has no effect at temperature %g, which is greedy decoding; give a "
+            "temperature above 0",
+            *(unused, sampling.temperature),
+        )
 
 
 def warn_of_length(model: ModelConfig, prompt: int, new: int) -> None:
