@@ -7,7 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from relay_jax.decoding.draft_tree import END, DraftSequences, empty_tree, make_tree
+from relay_jax.decoding.draft_tree import (
+    END,
+    NUM_KINDS,
+    DraftSequences,
+    empty_tree,
+    make_tree,
+    without_nodes,
+)
 
 BUILD = jax.jit(make_tree, static_argnums=(1, 2, 3))
 
@@ -59,16 +66,21 @@ def test_the_heaviest_prefixes_are_chosen(pack_uint16, seed, depth_decay):
     length = rng.integers(0, size + 1, (batch_size, num, 1))
     tokens = np.where(np.arange(size) < length, tokens, END)
     weight = rng.integers(0, 4, (batch_size, num))
-    rows = DraftSequences(
-        jnp.asarray(tokens, jnp.int32), jnp.asarray(weight, jnp.int32)
-    )
+    kind = rng.integers(0, NUM_KINDS, (batch_size, num))
+    rows = DraftSequences(*(jnp.asarray(x, jnp.int32) for x in (tokens, weight, kind)))
     tree = BUILD(rows, num_draft, pack_uint16, depth_decay)
     for b in range(batch_size):
         heavy = collections.Counter()
-        for row, value in zip(tokens[b].tolist(), weight[b].tolist()):
+        heaviest = collections.defaultdict(lambda: (0, 0))  # weight and kind
+        for row, value, source in zip(
+            tokens[b].tolist(), weight[b].tolist(), kind[b].tolist()
+        ):
             sequence = tuple(token for token in row if token != END)
             for end in range(1, len(sequence) + 1):
                 heavy[sequence[:end]] += value
+                heaviest[sequence[:end]] = max(
+                    heaviest[sequence[:end]], (value, source)
+                )
 
         rank = {  # by weight; of equals the shallower first
             path: (weight + 1 - len(path) / (size + 1)) * depth_decay ** len(path)
@@ -84,8 +96,39 @@ def test_the_heaviest_prefixes_are_chosen(pack_uint16, seed, depth_decay):
             if node:
                 assert tree.parent[b, node - 1] < node
                 assert tree.depth[b, node - 1] == len(path)
+                assert tree.evidence.weight[b, node] == heavy[path]
+                assert tree.evidence.kind[b, node - 1] == heaviest[path][1]
             above = {n for n, p in tree_paths.items() if p == path[: len(p)]}
             assert set(np.flatnonzero(tree.ancestors[b, node])) == above
+
+        unused = np.flatnonzero(~np.asarray(tree.valid[b]))
+        assert not np.any(tree.tokens[b, unused]) and np.all(tree.depth[b, unused] == 1)
+        assert not np.any(tree.evidence.weight[b, 1 + unused])
+    np.testing.assert_array_equal(tree.evidence.weight[:, 0], weight.sum(axis=1))
+
+
+def test_the_head_of_a_tree_is_the_smaller_tree():
+    a, b, c, d, x = range(1, 6)
+    texts = [(a, b, c), (a, b, d), (a,), (x, b)]
+    sequences = rows_of(texts, [2, 1, 1, 3])
+    for size in range(1, 7):
+        head, small = BUILD(sequences, 7).head(size), BUILD(sequences, size)
+        assert head.evidence is None
+        for name in set(head._fields) - {"evidence"}:
+            values = getattr(head, name), getattr(small, name)
+            np.testing.assert_array_equal(*values, err_msg=name, strict=True)
+        one = [[0, *small.depth[0]], [True, *small.valid[0]]]
+        np.testing.assert_array_equal(head.depth_with_root[0], one[0])
+        np.testing.assert_array_equal(head.valid_with_root[0], one[1])
+    assert BUILD(sequences, 7).head(0).ancestors.tolist() == [[[True]]]
+
+
+def test_a_tree_without_nodes_sees_itself_alone():
+    tree = BUILD(rows_of([(1, 2), (3,)], [2, 1]), 3)
+    none = without_nodes(tree)
+    assert jax.tree.map(jnp.shape, none) == jax.tree.map(jnp.shape, tree)
+    assert not none.valid.any() and not none.depth.any() and not none.tokens.any()
+    np.testing.assert_array_equal(none.ancestors[0], np.eye(4, dtype=bool))
 
 
 def test_of_equal_weights_the_nearer_token_is_taken_with_depth_decay():
@@ -103,4 +146,8 @@ def test_weights_are_counted_exactly():
 def test_without_rows_there_are_no_nodes():
     tree = BUILD(rows_of([(1, 2)], [0]), 2)
     assert not tree.valid.any()
-    assert empty_tree(3).ancestors.shape == (3, 1, 1)
+    assert not tree.evidence.weight.any()
+    empty = empty_tree(3)
+    assert empty.ancestors.shape == (3, 1, 1) and empty.ancestors.all()
+    assert empty.tokens.shape == empty.valid.shape == (3, 0)
+    assert empty.evidence.weight.tolist() == [[0]] * 3
