@@ -62,6 +62,21 @@ def test_samples_have_the_exact_distribution(top_p):
     assert statistic < 25  # 5 degrees of freedom: one in ten thousand
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_the_probability_of_a_token_is_the_models_own(temperature):
+    """Whatever the temperature is."""
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4, 9)), jnp.float32)
+    depth = jnp.asarray([[0, 1, 1, 2]] * 3)
+    found = sample(
+        *(logits, SamplingConfig(temperature, 0.9), request_keys(0, 3)),
+        *(jnp.arange(3), depth, 2),
+    )
+    weight = np.exp(np.asarray(logits, np.float64))
+    share = weight / weight.sum(axis=-1, keepdims=True)
+    expected = np.take_along_axis(share, np.asarray(found.token)[..., None], axis=-1)
+    np.testing.assert_allclose(found.probability, expected[..., 0], rtol=1e-5)
+
+
 def test_noise_depends_on_request_and_position_alone():
     """A node d below the root at position p draws like a root at position p + d."""
     sampling = SamplingConfig(1.0)
