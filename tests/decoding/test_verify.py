@@ -27,6 +27,7 @@ def by_sorting(logits, sampling):
 def test_filters_agree_with_sorting(top_k, top_p, temperature):
     sampling = SamplingConfig(temperature, top_p, top_k)
     logits = np.random.default_rng(0).normal(size=(20, 30)).astype(np.float32) * 3
+    logits[:, 7] = 0.0  # where positive and negative numbers meet
     allowed = np.isfinite(filter_logits(jnp.asarray(logits), sampling))
     for row, mask in zip(logits, allowed):
         assert set(np.flatnonzero(mask)) == by_sorting(row, sampling)
