@@ -33,6 +33,15 @@ def test_filters_agree_with_sorting(top_k, top_p, temperature):
         assert set(np.flatnonzero(mask)) == by_sorting(row, sampling)
 
 
+@pytest.mark.parametrize("largest", [1.0, -1.0, 2e-38])
+def test_neighbouring_numbers_are_told_apart(largest):
+    below = np.nextafter(np.float32(largest), np.float32(-9))
+    row = jnp.asarray([below, largest, below, -5.0], jnp.float32)
+    for sampling in (SamplingConfig(1.0, 1.0, 1), SamplingConfig(1.0, 0.1)):
+        allowed = np.isfinite(filter_logits(row[None], sampling))
+        assert allowed.tolist() == [[False, True, False, False]]
+
+
 def test_rounding_never_filters_everything():
     logits = jnp.asarray([[0.0] * 50_000])
     assert np.isfinite(filter_logits(logits, SamplingConfig(1.0, 0.9999999))).all()
