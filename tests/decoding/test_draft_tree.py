@@ -37,10 +37,13 @@ def paths(tree, row=0):
     return found
 
 
-def test_the_drawn_tree():
+@pytest.mark.parametrize("has_unused", [True, False])
+def test_the_drawn_tree(has_unused):
+    """With and without a sequence of weight 0, which is sorted first."""
     a, b, c, d, x = range(1, 6)
     texts = [(a, b, c), (a, b, d), (a, b, c), (a,), (x,), (a, x)]
-    tree = BUILD(rows_of(texts, [2, 1, 1, 1, 2, 0]), 4)
+    size = 5 + has_unused
+    tree = BUILD(rows_of(texts[:size], [2, 1, 1, 1, 2, 0][:size]), 4)
     assert paths(tree) == {0: (), 1: (a,), 2: (a, b), 3: (a, b, c), 4: (x,)}
     np.testing.assert_array_equal(tree.depth[0], [1, 2, 3, 1])
     np.testing.assert_array_equal(
@@ -61,11 +64,12 @@ def test_the_drawn_tree():
 def test_the_heaviest_prefixes_are_chosen(pack_uint16, seed, depth_decay):
     rng = np.random.default_rng(seed)
     batch_size, num, size, num_draft = 8, 12, 5, 15
+    lightest = seed % 2  # 0: some sequences are not there
     top = 2**16 - 2 if pack_uint16 else 130_000  # the largest token id
     tokens = rng.integers(top - 3, top + 1, (batch_size, num, size))
     length = rng.integers(0, size + 1, (batch_size, num, 1))
     tokens = np.where(np.arange(size) < length, tokens, END)
-    weight = rng.integers(0, 4, (batch_size, num))
+    weight = rng.integers(lightest, 4, (batch_size, num))
     kind = rng.integers(0, NUM_KINDS, (batch_size, num))
     rows = DraftSequences(*(jnp.asarray(x, jnp.int32) for x in (tokens, weight, kind)))
     tree = BUILD(rows, num_draft, pack_uint16, depth_decay)
@@ -146,7 +150,9 @@ def test_weights_are_counted_exactly():
 def test_without_rows_there_are_no_nodes():
     tree = BUILD(rows_of([(1, 2)], [0]), 2)
     assert not tree.valid.any()
-    assert not tree.evidence.weight.any()
+    assert not tree.evidence.weight.any() and not tree.tokens.any()
+    assert tree.depth.tolist() == [[1, 1]] and not tree.parent.any()
+    assert tree.ancestors[0].tolist() == [[1, 0, 0], [1, 1, 0], [1, 0, 1]]
     empty = empty_tree(3)
     assert empty.ancestors.shape == (3, 1, 1) and empty.ancestors.all()
     assert empty.tokens.shape == empty.valid.shape == (3, 0)
