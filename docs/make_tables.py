@@ -234,9 +234,10 @@ def rest_demo() -> str:
 
 def exactness() -> str:
     """Tokens at which texts with drafts differ from plain decoding, over all drafters."""
-    groups: dict[tuple[str, str], Lines] = {}
+    groups: dict[tuple[str, ...], Lines] = {}
     for line in read("exactness"):
-        groups.setdefault((line["dtype"], line["sampling"]), []).append(line)
+        key = line["dtype"], line["sampling"], str(line["batch_size"])
+        groups.setdefault(key, []).append(line)
     rows = []
     for names, lines in groups.items():
         compared = sum(line["compared"] for line in lines)
@@ -249,14 +250,15 @@ def exactness() -> str:
         shown = (f"{gap:.2g}" if count else "" for gap in gaps)
         rate = f"{1e5 * count / compared:.1f}"
         rows.append([*names, f"{compared:,}", str(count), rate, *shown, str(edges)])
-    head = ["type", "sampling", "tokens compared", "differences", "per 100,000"]
+    head = ["type", "sampling", "batch size", "tokens compared", "differences"]
     head += [
+        "per 100,000",
         "largest gap",
         "in units of the last place",
         "in roundings",
         "at top-p's edge",
     ]
-    return markdown(head, rows or [[NOT_RUN, *[""] * 8]])
+    return markdown(head, rows or [[NOT_RUN, *[""] * 9]])
 
 
 def transformers() -> str:
@@ -481,6 +483,13 @@ TABLES: dict[str, Callable[[], str]] = {
     "quickstart_trials": lambda: accuracy(
         ["quickstart_trials"], "arithmetic", TRIALS, [4, 5, 6, 7, 8], TRIALS
     ),
+    "paper_loop_lis": lambda: accuracy(
+        *(["paper_loop_trials"], "lis", ["looped_aligned"]),
+        [5, 10, 15, 20, 25, 30, 35, 40],
+    ),
+    "paper_loop_edit_distance": lambda: accuracy(
+        *(["paper_loop_trials"], "edit_distance", ["looped_aligned"], [4, 8, 12, 16])
+    ),
     "quickstart_stages": lambda: stages("quickstart"),
     "ar_rope": lambda: accuracy(
         ["ar_rope"], "arithmetic", ["ar_rope"], [4, 5, 6, 7, 8]
@@ -552,6 +561,7 @@ TABLES: dict[str, Callable[[], str]] = {
         *(
             "quickstart",
             "quickstart_trials",
+            "paper_loop_trials",
             "quickstart_again",
             "ar_rope",
             "length_extrapolation",
