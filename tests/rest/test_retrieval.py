@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from relay_jax.config import MeshConfig
+from relay_jax.decoding.acceptance import match_kind
 from relay_jax.decoding.draft_tree import END
 from relay_jax.models.sharding import make_mesh
 from relay_jax.rest import prompt_lookup, retrieval
 from relay_jax.rest.build import build_datastore
-from relay_jax.rest.index import HostIndex, load_index
+from relay_jax.rest.index import HostIndex, Matches, load_index
 
 EOS, DEPTH = 1, 6
 
@@ -64,6 +65,35 @@ def test_the_query_is_the_text_read_backwards():
     tokens = jnp.asarray([[5, 6, 7, 0], [8, 9, 0, 0]])
     query = retrieval.last_tokens(tokens, jnp.asarray([3, 2]))
     np.testing.assert_array_equal(query[:, :4], [[7, 6, 5, -1], [9, 8, -1, -1]])
+
+
+@pytest.mark.parametrize("find", [retrieval.nearest, retrieval.longest])
+def test_the_first_and_the_last_row_are_found(tmp_path, find):
+    """The left contexts that sort first, after the whole document, and last, after 9."""
+    store = build_datastore(
+        [np.array([3, 2, 7, 9, 8, 9])],
+        tmp_path / "store",
+        tokenizer="test",
+        vocab_size=50,
+        eos_id=EOS,
+    )
+    assert store.shards[0].suffix_array.tolist()[::6] == [7, 6]
+    text = jnp.asarray([[9, EOS], [8, 9]])
+    query = retrieval.last_tokens(text, jnp.asarray([2, 2]))
+    found = find(load_index(store), query, 4, DEPTH)
+    best = np.argmax(found.length, axis=1)
+    for row, expected in enumerate([(END,) * DEPTH, (EOS, *[END] * 5)]):
+        assert found.length[row, best[row]] == 2
+        assert tuple(found.tokens[row, best[row]].tolist()) == expected
+
+
+def test_matches_are_weighted_by_their_length():
+    length = jnp.asarray([[-1, 0, 1, 2, 3, 16]])
+    found = Matches(jnp.zeros((1, 6, DEPTH), jnp.int32), length)
+    sequences = retrieval.weigh(found, (5, 0, 7), "datastore")
+    assert sequences.weight.tolist() == [[0, 5, 0, 7, 7, 7]]
+    kinds = match_kind("datastore", length)
+    np.testing.assert_array_equal(sequences.kind, kinds)
 
 
 @pytest.mark.parametrize("shard_tokens", [10_000, 300])
