@@ -11,6 +11,7 @@ none. The text spells out special tokens (`</s>`), which the tokenizer recognize
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from absl import logging
 from etils import epath
 
 from relay_jax import gguf_tokenizer, template_sandbox
@@ -151,6 +152,15 @@ def find(folder: epath.PathLike) -> ChatTemplate | None:
     where = str(folder / FILE)
     if not named:
         named, where = _read_settings(folder / SETTINGS), str(folder / SETTINGS)
+    elif (
+        named.get("default") != (other := _read_any_default(folder / SETTINGS))
+        and other
+    ):
+        logging.warning(
+            "%s: %s and chat_template in %s differ; the former is used, as in "
+            "transformers",
+            *(folder, FILE, SETTINGS),
+        )
     return _default(named, where)
 
 
@@ -214,6 +224,14 @@ def _checked(messages: Any) -> list[dict[str, Any]]:
             '"..."}], that is not empty'
         )
     return checked
+
+
+def _read_any_default(file: epath.Path) -> str | None:
+    """The default template of `tokenizer_config.json`; None if there is none to read."""
+    try:
+        return _read_settings(file).get("default")
+    except ValueError:
+        return None
 
 
 def _read_settings(file: epath.Path) -> dict[str, str]:

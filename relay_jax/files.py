@@ -90,8 +90,25 @@ def append_lines(path: epath.PathLike, lines: Iterable[dict[str, Any]]) -> None:
         content = path.read_bytes() if path.exists() else b""
         write_atomically(path, content + text.encode())
         return
+    if path.exists():
+        _end_last_line(path)
     with path.open("a") as file:
         file.write(text)
+
+
+def _end_last_line(path: epath.Path) -> None:
+    """Gives the last line of JSON lines its newline; one that is cut off is removed."""
+    content = path.read_bytes()
+    start = content.rfind(b"\n") + 1
+    if last := content[start:]:
+        try:
+            json.loads(last)
+        except ValueError:
+            logging.warning("%s: the last line was cut off and is removed", path)
+            write_atomically(path, content[:start])
+        else:
+            with path.open("ab") as file:
+                file.write(b"\n")
 
 
 def write_lines(path: epath.PathLike, lines: Iterable[dict[str, Any]]) -> None:

@@ -64,6 +64,9 @@ class SentencePieceTokenizer:
         self._whole |= added
         self._hidden |= {token.index for token in added.values() if token.is_special}
         self._added = {i: name for name, i in new.items() if i >= len(self._pieces)}
+        first = files.special_tokens.get("bos_token")
+        if self._begin and first in self._whole:
+            self._begin = [self._whole[first].index]
         self._without_prefix = _without_prefix(content)
         self._first = self._pieces  # of the first part of a text
         if settings.get("add_prefix_space") is False:
@@ -74,9 +77,12 @@ class SentencePieceTokenizer:
         self._vocab_size = max(len(self._pieces) - 1, *self._added, 0) + 1
         self._eos_id = self._find_eos(files)
         self._special_tokens = self._find_special(files)
+        usual = [[], [self._pieces.bos_id()]]
         is_plain = not new and self._eos_id == self._pieces.eos_id()
+        is_plain = is_plain and self._begin in usual
         flags = {name: token for name, token in added.items() if not token.is_plain}
         parts = [new, self._eos_id, *([flags] if flags else [])]
+        parts += [] if self._begin in usual else self._begin
         extra = b"" if is_plain and not flags else json.dumps(parts).encode()
         self._identity = f"sentencepiece-{_hash(content + extra)}"
 
@@ -150,6 +156,7 @@ class SentencePieceTokenizer:
 
     def _warn(self, files: TokenizerFiles, new: dict[str, int]) -> None:
         """Names settings that are not applied, and ids that two tokens have."""
+        files.warn_of_unused(self.token_ids)
         if files.settings.get("add_eos_token"):
             logging.warning(
                 "%s: add_eos_token is ignored, as a prompt is to be continued",
@@ -290,7 +297,8 @@ class HuggingFaceTokenizer:
         return new
 
     def _warn(self, files: TokenizerFiles) -> None:
-        """Names a setting that contradicts the file, which is followed."""
+        """Names settings that are not applied or contradict the file, which is followed."""
+        files.warn_of_unused(self.token_ids)
         expected = files.settings.get("add_prefix_space")
         first = self._tokenizer.encode("a", add_special_tokens=False).tokens
         is_prefixed = bool(first) and first[0][:1] in SPACES

@@ -20,6 +20,7 @@ from typing import Any
 from absl import logging
 from etils import epath
 
+_UTF_32 = codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE
 _UTF_16 = codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE
 _HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair
 HALF_IN_JSON = re.compile(r"\\u[dD][89a-fA-F]")  # or a whole pair
@@ -61,14 +62,16 @@ def decode(content: bytes, repairs: Repairs, where: str = "") -> str:
 
 
 def decode_file(content: bytes, repairs: Repairs, where: str = "") -> str:
-    """The text of a whole file; see `decode`. It may be UTF-16 with its byte-order mark."""
-    if not content.startswith(_UTF_16):
+    """The text of a whole file; see `decode`. It may be UTF-16 or UTF-32 with its mark."""
+    if not content.startswith(_UTF_16 + _UTF_32):
         return decode(content, repairs, where)
+    # The mark of UTF-32 begins like that of UTF-16.
+    encoding = "utf-32" if content.startswith(_UTF_32) else "utf-16"
     try:
-        return content.decode("utf-16")
+        return content.decode(encoding)
     except UnicodeDecodeError:
-        _note(repairs, where or "in UTF-16")
-        return content.decode("utf-16", errors="replace")
+        _note(repairs, where or f"in {encoding.upper()}")
+        return content.decode(encoding, errors="replace")
 
 
 def clean(value: Any, repairs: Repairs, where: str) -> Any:

@@ -1,5 +1,6 @@
 """The files of a tokenizer in a folder: the tokenizer's own, and those next to it."""
 
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from absl import logging
@@ -83,12 +84,34 @@ class TokenizerFiles(NamedTuple):
                     *(self.path.parent, ADDED, name, index, SETTINGS, found),
                 )
 
+    def warn_of_unused(self, known: Collection[str]) -> None:
+        """Logs a warning that names settings which transformers applies and we do not.
+
+        Args:
+          known: the names of all tokens of the tokenizer.
+        """
+        names = {each for each in self._special_names() if isinstance(each, str)}
+        if missing := sorted(names - {*known, ""}):
+            logging.warning(
+                "%s: the special tokens %s are no tokens of %s; transformers adds them, "
+                "here they are ordinary text",
+                *(self.path.parent, ", ".join(map(repr, missing)), self.path.name),
+            )
+        if self.settings.get("split_special_tokens"):
+            logging.warning(
+                "%s: split_special_tokens is ignored: names of special tokens in a text "
+                "are these tokens",
+                self.path.parent / SETTINGS,
+            )
+
     def _special_names(self) -> set[str | None]:
         """The names of all special tokens, with a role or without."""
         merged = self.settings | self.roles
         tokens = [merged[key] for key in merged if key.endswith("_token")]
         for part in (self.settings, self.roles):
-            tokens += part.get("additional_special_tokens") or []
+            for key in ("additional_special_tokens", "extra_special_tokens"):
+                more = part.get(key) or []
+                tokens += more.values() if isinstance(more, dict) else more
         return {token_name(each) for each in tokens if type(each) is not bool}
 
     @property

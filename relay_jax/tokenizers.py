@@ -25,8 +25,8 @@ TOKENIZER_FILES = (
     *(SETTINGS, ADDED, SPECIAL),
 )
 
-# Texts that show whether a space or a begin-of-text token is put before a text.
-BEGINNINGS = ("", "a", " a", "  a", "\n")
+# Texts that show what is put before a text, and how it is normalized and split.
+PROBES = ("", "a", " a", "  a", "\n", "Ab 12  c\n\td.e", "É ﬁ Ａ\u00a0b’")
 
 UNFINISHED = "\ufffd"  # decoded from the first bytes of a character
 
@@ -181,7 +181,7 @@ def load_tokenizer(name: epath.PathLike) -> Tokenizer:
 def _choose(model: epath.Path, json: epath.Path) -> Tokenizer:
     """The tokenizer of a folder with a SentencePiece model and a tokenizer.json.
 
-    Where the two differ in tokens or in how a text begins, it is the latter, as in
+    Where the two differ in tokens or in how they encode `PROBES`, it is the latter, as in
     transformers.
     """
     try:
@@ -214,7 +214,7 @@ def _difference(one: SentencePieceTokenizer, two: HuggingFaceTokenizer) -> str:
             f"give {len(names)} tokens different ids, as {names[0]!r} ({ids[0]} and "
             f"{ids[1]})"
         )
-    texts = [text for text in BEGINNINGS if one.encode(text) != two.encode(text)]
+    texts = [text for text in PROBES if one.encode(text) != two.encode(text)]
     return f"encode {texts[0]!r} differently" if texts else ""
 
 

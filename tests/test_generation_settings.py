@@ -216,6 +216,13 @@ def test_the_size_of_the_tree_changes_no_text(folder, expensive_steps, tmp_path)
         ({"do_sample": True}, "applied only if given as arguments: do_sample=True"),
         ({"num_beams": 4}, "not supported, ignored: num_beams=4"),
         ({"bad_words_ids": [[3]]}, "not supported, ignored: bad_words_ids=[[3]]"),
+        ({"bad_words_ids": [], "encoder_repetition_penalty": 1.0}, ""),
+        ({"stop_strings": ["."]}, "not supported, ignored: stop_strings=['.']"),
+        (
+            {"encoder_repetition_penalty": 3.0, "encoder_no_repeat_ngram_size": 1},
+            "not supported, ignored: encoder_repetition_penalty=3.0, encoder_no_repeat",
+        ),
+        ({"do_sample": "true", "top_k": 3}, "applied only if given as arguments: do_"),
         ({"min_length": 9}, "not supported, ignored: min_length=9"),
         (
             {"sequence_bias": [[[3], 1.0]]},

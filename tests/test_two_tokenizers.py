@@ -164,3 +164,56 @@ def test_a_leading_space_that_the_file_has(folder, caplog):
     )
     _, (warning,) = load(folder, caplog)
     assert "tokenizer.json begins a text with a space" in warning
+
+
+MISSING = "are no tokens of {}; transformers adds them, here they are ordinary text"
+
+
+@pytest.mark.parametrize("kind", ["tokenizer.model", "tokenizer.json"])
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"pad_token": "[PAD]"}, "the special tokens '[PAD]' " + MISSING),
+        ({"pad_token": {"content": "[PAD]", "lstrip": True}}, "'[PAD]' " + MISSING),
+        ({"extra_special_tokens": ["<a>", "<b>"]}, "'<a>', '<b>' " + MISSING),
+        ({"extra_special_tokens": {"image_token": "<i>"}}, "'<i>' " + MISSING),
+        ({"additional_special_tokens": ["<a>", "</s>"]}, "tokens '<a>' " + MISSING),
+        ({"split_special_tokens": True}, "split_special_tokens is ignored"),
+        ({"pad_token": "</s>", "unk_token": None}, ""),
+    ],
+    ids=str,
+)
+def test_special_tokens_that_are_not_there_are_named(
+    folder, kind, values, message, caplog
+):
+    for name in {"tokenizer.model", "tokenizer.json"} - {kind}:
+        (folder / name).unlink()
+    edit(folder / "tokenizer_config.json", lambda settings: settings.update(values))
+    _, warnings = load(folder, caplog)
+    assert len(warnings) == bool(message)
+    assert not message or message.format(kind) in warnings[0]
+
+
+def test_a_text_begins_with_the_token_that_the_settings_name(folder, caplog):
+    (folder / "tokenizer.json").unlink()
+    usual, _ = load(folder, caplog)
+    edit(
+        folder / "tokenizer_config.json",
+        lambda settings: settings.update(bos_token="</s>"),
+    )
+    ours, _ = load(folder, caplog)
+    theirs = transformers.AutoTokenizer.from_pretrained(folder, add_bos_token=True)
+    assert ours.encode("a b") == theirs.encode("a b")
+    assert ours.encode("a b")[0] == 2 != usual.encode("a b")[0]
+    assert ours.identity != usual.identity
+
+
+def lowercase(values):
+    values["normalizer"]["normalizers"].insert(0, {"type": "Lowercase"})
+
+
+def test_two_files_that_normalize_differently(folder, caplog):
+    edit(folder / "tokenizer.json", lowercase)
+    ours, (warning,) = load(folder, caplog)
+    assert isinstance(ours, HuggingFaceTokenizer)
+    assert "encode 'Ab 12" in warning

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+from absl import logging
 from etils import epath
 
 from relay_jax import text_files
@@ -50,18 +51,21 @@ def find_files(patterns: Iterable[str]) -> list[epath.Path]:
         elif path.exists():
             matched = [path]
         else:
+            if os.path.islink(path):
+                raise ValueError(f"{pattern!r} is a link to a file that does not exist")
             matched = map(epath.Path, sorted(_glob(path)))
             matched = [path for path in matched if path.is_file()]
         if not matched:
             raise ValueError(f"no file matches {pattern!r}")
-        found |= dict.fromkeys(matched)
-    return list(found)
+        for file in matched:
+            found.setdefault(os.path.abspath(file), file)
+    return list(found.values())
 
 
 def _glob(path: epath.Path) -> list[str]:
     """The names that match a pattern, whose first parts are names if they exist."""
     parts, known = path.parts, 0
-    while os.path.lexists(os.path.join(*parts[: known + 1])):
+    while known < len(parts) and os.path.exists(os.path.join(*parts[: known + 1])):
         known += 1
     names = map(glob.escape, parts[:known])
     return glob.glob(os.path.join(*names, *parts[known:]), recursive=True)
@@ -75,6 +79,8 @@ def _walk(folder: epath.Path) -> Iterator[epath.Path]:
                 yield from _walk(path)
         elif path.is_file():
             yield path
+        elif os.path.islink(path):
+            logging.warning("%s is a link to nothing and is left out", path)
 
 
 def read_files(files: Iterable[epath.Path]) -> Iterator[str]:

@@ -161,6 +161,8 @@ def _texts(value: Any, path: list[str]) -> Iterator[str]:
             raise TypeError
         yield value
     elif path[0] == "*":
+        if not isinstance(value, list):
+            raise TypeError
         for item in value:
             yield from _texts(item, path[1:])
     else:

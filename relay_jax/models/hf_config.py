@@ -29,9 +29,11 @@ FIXED = {
     "attention_bias": False,
     "mlp_bias": False,
     "use_sliding_window": False,
+    "is_causal": True,
     "partial_rotary_factor": 1.0,
     "quantization_config": None,
 }
+SAME = (("hidden_act", "swish"), ("partial_rotary_factor", None))
 GENERATION = "generation_config.json"  # has priority over config.json
 SPECIAL = ("bos_token_id", "eos_token_id")
 MAX_SIZE = 1 << 20  # of every size in a config
@@ -84,7 +86,7 @@ def parse(values: dict[str, Any], file: str, dtype: str = "") -> ModelConfig:
     rope = hf_rope.find(values, file)
     for key, wanted in FIXED.items():
         for found in (values.get(key, wanted), rope.get(key, wanted)):
-            if found != wanted:
+            if found != wanted and (key, found) not in SAME:
                 raise ValueError(
                     f"{file}: {key} is {found!r}; only {wanted!r} is supported"
                 )
@@ -100,6 +102,8 @@ def parse(values: dict[str, Any], file: str, dtype: str = "") -> ModelConfig:
     if kind == "mistral":
         window = 0 if "sliding_window" in values else MISTRAL_WINDOW  # null: none
         position["window"] = _size(values, "sliding_window", file, 0, window)
+        if not _has_window(values, file):
+            position["window"] = 0
     model = _sizes(values, file) | {
         "kind": "decoder",
         "qkv_bias": kind == "qwen2",
@@ -121,6 +125,16 @@ def parse(values: dict[str, Any], file: str, dtype: str = "") -> ModelConfig:
         head_dim=built.resolved_head_dim,
         context_length=int(length * hf_rope.context_factor(built.position)),
     )
+
+
+def _has_window(values: dict[str, Any], file: str) -> bool:
+    """Whether the layers attend within a window, as they do if nothing is said."""
+    kinds = values.get("layer_types") or ["sliding_attention"]
+    if not isinstance(kinds, list) or kinds.count(kinds[0]) < len(kinds):
+        raise ValueError(
+            f"{file}: layer_types is {kinds!r:.200}; only layers of one type are supported"
+        )
+    return kinds[0] != "full_attention"
 
 
 def read_special(folder: epath.PathLike, key: str) -> tuple[int, ...]:

@@ -28,10 +28,10 @@ HARMLESS = (
     # Read by `hf_config.read_special`, or of other models.
     *("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"),
     # The caller names these.
-    *("max_length", "max_new_tokens", "stop_strings"),
-    # Of beams, of which there is one, and of encoders, of which there is none.
+    *("max_length", "max_new_tokens"),
+    # Of beams, of which there is one.
     *("early_stopping", "length_penalty", "num_beam_groups", "diversity_penalty"),
-    *("encoder_repetition_penalty", "encoder_no_repeat_ngram_size", "low_memory"),
+    "low_memory",
     # How transformers computes and returns the same text.
     *("use_cache", "cache_implementation", "cache_config", "max_cache_len"),
     *("compile_config", "disable_compile", "prefill_chunk_size", "use_mtp"),
@@ -50,6 +50,8 @@ UNSUPPORTED = {
     "num_beams": 1,
     "num_return_sequences": 1,
     "guidance_scale": 1.0,
+    "encoder_repetition_penalty": 1.0,  # of a decoder's prompt
+    "encoder_no_repeat_ngram_size": 0,
     "min_length": 0,
     "penalty_alpha": 0.0,
     "token_healing": False,
@@ -58,7 +60,7 @@ UNSUPPORTED = {
             *("bad_words_ids", "sequence_bias", "constraints", "force_words_ids"),
             *("forced_bos_token_id", "forced_eos_token_id", "begin_suppress_tokens"),
             *("exponential_decay_length_penalty", "watermarking_config"),
-            *("dola_layers", "max_time"),
+            *("dola_layers", "max_time", "stop_strings"),
         ]
     ),
 }
@@ -103,7 +105,7 @@ def read_settings(folder: epath.PathLike, vocab_size: int) -> GenerationSettings
     values = read_json(file) if file.exists() else {}
     known = {*RULES, *SAMPLING, *UNSUPPORTED, "do_sample"}
     others = set(values) - known - set(HARMLESS) if has_file else set()
-    samples = values.get("do_sample") is True
+    samples = bool(values.get("do_sample"))
     ignored = {key: UNSUPPORTED.get(key) for key in [*UNSUPPORTED, *sorted(others)]}
     rules = _read_rules(values, file, vocab_size)
     return GenerationSettings(
@@ -122,7 +124,7 @@ def read_settings(folder: epath.PathLike, vocab_size: int) -> GenerationSettings
         ignored={
             key: values[key]
             for key, neutral in ignored.items()
-            if values.get(key) not in (None, neutral)
+            if values.get(key) not in (None, neutral, [])
         },
     )
 

@@ -23,7 +23,7 @@ from jax.sharding import PartitionSpec as P
 
 from relay_jax.base import PyTree
 from relay_jax.config import ModelConfig
-from relay_jax.jax_settings import make_key
+from relay_jax.jax_settings import make_key, standard_settings
 from relay_jax.models.decoder import Decoder
 from relay_jax.models.sharding import named_leaves, with_shardings
 
@@ -91,6 +91,7 @@ def make_leaves(
 
 
 @functools.lru_cache(maxsize=4)  # a model is checked, then loaded
+@standard_settings()
 def _param_shapes(model: ModelConfig) -> PyTree:
     init = functools.partial(Decoder(model).init, make_key(0))
     return jax.eval_shape(init, jax.ShapeDtypeStruct((1, 1), jnp.int32))["params"]

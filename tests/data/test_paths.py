@@ -41,6 +41,25 @@ def test_an_existing_name_is_a_name(tmp_path, name):
     assert [file.name for file in found] == ["two[a].txt", "four.md"]
 
 
+def test_a_link_to_nothing_is_named(tmp_path, caplog):
+    (tmp_path / "gone.txt").symlink_to("nowhere")
+    (tmp_path / "one.txt").write_text("one")
+    with pytest.raises(ValueError, match="is a link to a file that does not exist"):
+        corpora.find_files([str(tmp_path / "gone.txt")])
+    with caplog.at_level("WARNING", "absl"):
+        found = corpora.find_files([str(tmp_path)])
+    assert [file.name for file in found] == ["one.txt"]
+    assert "gone.txt is a link to nothing and is left out" in caplog.text
+
+
+def test_a_file_is_read_once_whatever_its_path(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "one.txt").write_text("one")
+    monkeypatch.chdir(tmp_path)
+    names = ["a/one.txt", str(tmp_path / "a/one.txt"), "a/../a/one.txt", "./a/*.txt"]
+    assert list(map(str, corpora.find_files(names))) == ["a/one.txt"]
+
+
 def test_a_pattern_that_is_no_name_is_a_pattern(tmp_path, monkeypatch):
     for file in ("br1/a.txt", "br2/a.txt", "b.txt"):
         (tmp_path / file).parent.mkdir(exist_ok=True)
