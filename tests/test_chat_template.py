@@ -321,3 +321,14 @@ def test_a_template_sees_copies_of_plain_values():
         QWEN2.replace("message.content", "message.content.upper()"), ""
     )
     assert "user\nX<|im_end|>" in template.render(chat)
+
+
+@pytest.mark.parametrize("other", ["{{ 2 }}", "{{ 1 }}", None, 7])
+def test_two_templates_that_differ_are_named(tmp_path, other, caplog):
+    (tmp_path / "chat_template.jinja").write_text("{{ 1 }}")
+    settings = {"chat_template": other} if other else {}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    with caplog.at_level("WARNING", "absl"):
+        found = chat_template.find(tmp_path)
+    assert found.render([{"role": "user", "content": "x"}]) == "1"
+    assert ("tokenizer_config.json differ" in caplog.text) == (other == "{{ 2 }}")

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import relay_jax
 from relay_jax.config import (
     MAX_SEED,
     BucketConfig,
@@ -32,10 +33,12 @@ from relay_jax.decoding.draft_tree import DraftTree
 from relay_jax.decoding.drafter import Drafter, ignore_logits, no_drafter, no_state
 from relay_jax.decoding.target_model import TargetModel
 from relay_jax.jax_settings import make_key
+from relay_jax.models import stored_params
 from relay_jax.rest.build import build_datastore
 from relay_jax.rest.drafters import DRAFTERS, make_drafter
 from relay_jax.rest.index import load_index
 from relay_jax.training.step import init_params, init_state, make_train_step
+from tests import tiny_hf_model
 
 ROOT = pathlib.Path(__file__).parents[1]
 VOCAB, NEW = 24, 12
@@ -272,3 +275,13 @@ def test_no_other_code_makes_a_key():
                     if isinstance(n, ast.ImportFrom) and n.module == "jax.random"
                 ]
                 assert not imported, f"{path} imports from jax.random"
+
+
+def test_a_hugging_face_model_is_loaded_under_all_settings(tmp_path):
+    folder = tiny_hf_model.write_model(tmp_path)
+    how = {"max_new_tokens": 8, "drafter": "prompt_lookup", "num_draft": 4}
+    expected = relay_jax.load(folder).generate(["def add"], **how).token_ids
+    with settings(enable_x64=True, numpy_dtype_promotion="strict"):
+        stored_params._param_shapes.cache_clear()
+        found = relay_jax.load(folder).generate(["def add"], **how).token_ids
+    assert found == expected

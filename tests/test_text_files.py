@@ -35,6 +35,9 @@ def read(tmp_path, content):
         ("\ufeffaé\n😀".encode("utf-16-le"), "aé\n😀", ""),
         ("\ufeffaé\n😀".encode("utf-16-be"), "aé\n😀", ""),
         ("\ufeffa".encode("utf-16-le") + b"\x3d\xd8", "a\ufffd", "in UTF-16"),
+        ("\ufeffaé\n😀".encode("utf-32-le"), "aé\n😀", ""),
+        ("\ufeffaé\n😀".encode("utf-32-be"), "aé\n😀", ""),
+        ("\ufeffa".encode("utf-32-le") + b"\x3d", "a\ufffd", "in UTF-32"),
         (b"", "", ""),
     ],
 )

@@ -146,3 +146,11 @@ def test_a_field_without_a_text_is_explained(tmp_path, record, reason):
     assert str(error.value) == (
         f"{file}, line 2 has no text in the field 'prompt'; {reason}"
     )
+
+
+@pytest.mark.parametrize("data", ["hello there", {"a": "b"}, None, 3])
+def test_a_list_that_is_none_is_named(tmp_path, data):
+    file = epath.Path(tmp_path / "train_0.jsonl")
+    file.write_text(json.dumps({"id": "0", "data": data}))
+    with pytest.raises(ValueError, match=r"train_0\.jsonl"):
+        list(read_corpus_file(PUBLISHED_CORPORA["ultrachat"], file))

@@ -84,6 +84,11 @@ def configs(draw):
         optional["pretraining_tp"] = st.just(1)
     else:
         needed["num_key_value_heads"] = groups
+    if kind == "mistral":
+        optional["sliding_window"] = st.sampled_from([None, 5, 40])
+        optional["layer_types"] = st.sampled_from(
+            [["full_attention"], ["sliding_attention"]]
+        )
     values = draw(st.fixed_dictionaries(needed, optional=optional))
     start = {"model_type": kind, "architectures": [CLASSES[kind]]}
     return FIXED | start | {"num_attention_heads": heads} | values

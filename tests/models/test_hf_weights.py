@@ -393,6 +393,14 @@ def change_config(folder, **changes):
             {"architectures": ["MistralForCausalLM"], "sliding_window": -1},
             "sliding_window must be a whole number from 0 to 1048576, got -1",
         ),
+        (
+            {
+                "architectures": ["MistralForCausalLM"],
+                "layer_types": ["full_attention", "sliding_attention"],
+            },
+            "only layers of one type are supported",
+        ),
+        ({"is_causal": False}, "is_causal is False; only True is supported"),
         ({"dtype": "int8"}, "dtype must be one of 'float32', 'bfloat16', 'float16'"),
         (
             {"rope_parameters": {"partial_rotary_factor": 0.5}},

@@ -29,6 +29,7 @@ RIGHT = {
     "a docstring of code": '    """\n>>> double(2)\nprint(4)\n"""\n    return 2 * x\n',
     "no newline at the end": "    return 2 * x",
     "Windows lines": "    return max([\r\n2 * x])\r\n",
+    "a string of Windows lines": "    s = 'a\\\r\nb('\r\n    return 2 * x\r\n",
     "blank lines and tabs": "\n\n    y = 2\n\n\t\n    return y * x\n",
     "an inner function": "    def f(y):\n        return 2 * y\n    return f(x)\n",
     "a stop word inside": "    if x:\n        print(x)\n    return 2 * x\n",
