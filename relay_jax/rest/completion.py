@@ -15,15 +15,16 @@ cut by these rules:
    the stop words, other code, or prose, which HumanEval would run and fail.
 3. A comment at the left margin belongs to what follows it: it ends the function unless
    more of its body follows.
-4. Of what follows the function, up to the first stop word, the imports and assignments are
-   kept that bind a name which the function reads and nothing else binds; HumanEval runs
-   them, too.
+4. Of what follows the function, up to the first stop word, those imports, assignments,
+   loops and `with` and `try` statements are kept that bind a name which the function
+   reads and nothing before it binds, or change such an object; and those on which they
+   depend. HumanEval runs them, too.
 """
 
 import ast
 import builtins
-import itertools
 import re
+import symtable
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -41,7 +42,11 @@ _TOKEN = re.compile(
     """,
     re.DOTALL | re.VERBOSE,
 )
-_DEFINITIONS = (ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign)
+_CLAUSE = re.compile(r"(elif|else|except|finally)\b")  # of the statement before it
+_DEFINITIONS = (
+    *(ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign, ast.AugAssign),
+    *(ast.For, ast.While, ast.With, ast.Try),
+)
 
 
 class Completion(NamedTuple):
@@ -101,41 +106,83 @@ def _is_comment(text: str) -> bool:
 
 
 def _needed_definitions(text: str, end: int, margins: Sequence[int]) -> str:
-    """The imports and assignments after the function that it needs."""
-    program = text[:end]
+    """The statements after the function that bind or change what it reads."""
+    names = _find_names(text[:end])
+    needed, parts = names.read - names.bound, []
+    for part in reversed(list(_statements(text, end, margins))):
+        tree = ast.parse(part)
+        bound, changed = _stored(tree)
+        is_needed = needed & bound or (names.read | needed) & changed
+        if "*" in bound:
+            is_needed = needed - set(dir(builtins))
+        if is_needed and all(isinstance(node, _DEFINITIONS) for node in tree.body):
+            parts.append(part)
+            needed |= _loaded(tree) | (changed - names.bound)
+    return "".join(reversed(parts))
+
+
+def _statements(text: str, end: int, margins: Sequence[int]) -> Iterator[str]:
+    """The statements after the function, up to a stop word or what is no program."""
     ends = [*(margin for margin in margins if margin >= end), len(text)]
-    for start, stop in itertools.pairwise(ends):
-        tree = _parse(text[start + 1 : stop])
-        if not tree or text.startswith(STOP_WORDS, start + 1):
-            break
-        is_definition = all(isinstance(node, _DEFINITIONS) for node in tree.body)
-        if is_definition and _bound(tree) & _missing(program):
-            program += text[start:stop]
-    return program[end:]
+    while len(ends) > 1:
+        start = ends.pop(0)
+        while len(ends) > 1 and _CLAUSE.match(text, ends[0] + 1):
+            ends.pop(0)
+        part = text[start : ends[0]]
+        if part[1:].startswith(STOP_WORDS) or not _parse(part):
+            return
+        yield part
 
 
-def _missing(program: str) -> set[str]:
-    """The names that a program reads and does not bind."""
-    tree = _parse(program)
-    if not tree:
-        return set()
-    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
-    read = {node.id for node in names if isinstance(node.ctx, ast.Load)}
-    return read - _bound(tree) - set(dir(builtins))
+class _Names(NamedTuple):
+    """Names of a program's outermost level."""
+
+    read: set[str]  # by its functions
+    bound: set[str]
 
 
-def _bound(tree: ast.Module) -> set[str]:
-    """The names that a program binds, anywhere."""
-    names = set()
+def _find_names(program: str) -> _Names:
+    """The names that a program's functions read and those that it binds itself."""
+    read, scopes = set(), []
+    if not _parse(program):
+        return _Names(read, set())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        outermost = symtable.symtable(program, "program", "exec")
+    scopes += outermost.get_children()
+    while scopes:
+        scope = scopes.pop()
+        scopes += scope.get_children()
+        read |= {name.get_name() for name in scope.get_symbols() if name.is_global()}
+    symbols = outermost.get_symbols()
+    bound = {x.get_name() for x in symbols if x.is_assigned() or x.is_imported()}
+    return _Names(read, bound)
+
+
+def _stored(tree: ast.Module) -> tuple[set[str], set[str]]:
+    """The names that statements bind, and those of objects which they change."""
+    bound, changed = set(), set()
     for node in ast.walk(tree):
         match node:
-            case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name):
-                names.add(name)
-            case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
-                names.add(name)
+            case ast.Name(id=name, ctx=ast.Store()):
+                bound.add(name)
             case ast.alias(name=name, asname=other):
-                names.add(other or name.partition(".")[0])
-    return names
+                bound.add(other or name.partition(".")[0])
+            case ast.Attribute(ctx=ast.Store()) | ast.Subscript(ctx=ast.Store()):
+                names = (x.id for x in ast.walk(node.value) if isinstance(x, ast.Name))
+                changed.update(names)
+    return bound, changed
+
+
+def _loaded(tree: ast.Module) -> set[str]:
+    """The names that statements read; what `+=` changes is read, too."""
+    names = {
+        node.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+    }
+    changed = [node for node in ast.walk(tree) if isinstance(node, ast.AugAssign)]
+    return names | {x.target.id for x in changed if isinstance(x.target, ast.Name)}
 
 
 def _parse(program: str) -> ast.Module | None:

@@ -96,6 +96,56 @@ def test_definitions_are_kept_that_the_function_needs(needed, unneeded):
     )
 
 
+@pytest.mark.parametrize(
+    ("body", "rest"),
+    [
+        ("return y * x", "base = 1\ny = base + 1"),
+        ("return D[0] * x", "import math\nD = {0: math.floor(2.5)}"),
+        ("return floor(2.5) * x", "from math import *"),
+        (
+            "return tab[0] * x",
+            "tab = {}\nfor i in range(3):\n    tab[i] = 2\nelse:\n    i = 0",
+        ),
+        ("return m[3] * x", "m = [0] * 4\nm[3] = 2"),
+        ("return a * x", "a = 0\nwhile a < 2:\n    a += 1"),
+        (
+            "return np * x",
+            "try:\n    import no_such as np\nexcept ImportError:\n    np = 2",
+        ),
+        ("return a * x", "a = 1\na += 1"),
+        ("return double.k * x", "double.k = 2"),
+        ("global n\n    n += 2\n    return n * x", "n = 0"),
+        ("return max(x)", "max = lambda y: 2 * y"),
+        ("f = lambda: [a for a in [2]][0]\n    return a * x", "a = 2"),
+        ("return box.v * x", "kind = type('Box', (), {})\nbox = kind()\nbox.v = 2"),
+    ],
+)
+def test_all_that_a_function_depends_on_is_kept(body, rest):
+    """And nothing else: the statements between them would fail."""
+    completion = f"    {body}\n\nother = 3\n{rest}\nlast = no_such\n"
+    found = cut_completion(PROMPT, completion)
+    assert found.text.split("\n\n")[-1].strip().endswith(rest)
+    assert "other" not in found.text and "last" not in found.text
+    run(completion)
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "for i in range(2):\n    y = double(no_such)",
+        "y = int(input())",
+        "x = no_such",
+        "len = no_such",
+        "from no_such import *",
+        "double_2.k = no_such",
+        "with open('/no_such') as y:\n    pass",
+    ],
+)
+def test_what_a_function_does_not_read_is_cut(rest):
+    body = "    y = 2\n    return y * x"
+    assert cut_completion(PROMPT, f"{body}\n{rest}\n").text == body
+
+
 def test_a_helper_after_the_function_is_cut_as_sampling_ends_there():
     completion = "    return twice(x)\n\ndef twice(x):\n    return 2 * x\n"
     assert cut_completion(PROMPT, completion) == ("    return twice(x)\n", 32)
