@@ -7,6 +7,8 @@ continues with the next question.
 """
 
 import collections
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -68,11 +70,21 @@ def run_benchmark(
 
     Prompts of a new width are decoded twice, and the second time is measured, so that
     times exclude compilation.
+
+    Raises:
+      ValueError: the file has the answer to a question whose text was another one.
     """
     lines = {}
     if epath.Path(file).exists():
         lines = {line["question"]: line for line in files.read_lines(file)}
         files.write_lines(file, lines.values())  # drops a line that a crash cut off
+    for question in questions:
+        stored = lines.get(question.key, {}).get("question_sha256")
+        if stored not in (None, _hash(question)):
+            raise ValueError(
+                f"{file} answers another text of question {question.key}: the data has "
+                "changed since; give another --workdir"
+            )
     compiled = set()
     for number, question in enumerate(questions):
         if question.key in lines:
@@ -80,8 +92,14 @@ def run_benchmark(
             continue
         seed = benchmark.seed + number
         line = _answer_question(benchmark._replace(seed=seed), question, compiled)
+        line["question_sha256"] = _hash(question)
         files.append_lines(file, [line])
         yield line
+
+
+def _hash(question: Question) -> str:
+    """A hash of what is asked."""
+    return hashlib.sha256(json.dumps(question.turns).encode()).hexdigest()
 
 
 def summarize(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -91,6 +91,12 @@ def test_recorded_questions_are_not_answered_again(benchmark, tmp_path, monkeypa
     assert [json.loads(line) for line in file.read_text().splitlines()] == both
     monkeypatch.setattr(qa_benchmark, "_decode", None)
     assert list(qa_benchmark.run_benchmark(benchmark, QUESTIONS, file)) == both
+    other = [QUESTIONS[0], QUESTIONS[1]._replace(turns=("3*4=", "6-"))]
+    with pytest.raises(ValueError, match="answers another text of question two"):
+        list(qa_benchmark.run_benchmark(benchmark, other, file))
+    old = [line for line in both if line.pop("question_sha256")]  # of earlier versions
+    file.write_text("".join(json.dumps(line) + "\n" for line in old))
+    assert list(qa_benchmark.run_benchmark(benchmark, other, file)) == old
 
 
 def test_every_step_chooses_its_size(benchmark, tmp_path, expensive_steps):
