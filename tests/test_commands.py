@@ -77,6 +77,7 @@ QUICKSTART = "--config=experiments/configs/quickstart.py"
 SLOW_RUNS = {
     "quickstarts": {
         "quickstart": "",
+        "train quickstart.py:lis/looped_aligned": "",
         "collect_results --results=runs/quickstart.jsonl": "",
         "collect_results --results=runs/ablation.jsonl": "",
     },
