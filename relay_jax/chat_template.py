@@ -152,15 +152,14 @@ def find(folder: epath.PathLike) -> ChatTemplate | None:
     where = str(folder / FILE)
     if not named:
         named, where = _read_settings(folder / SETTINGS), str(folder / SETTINGS)
-    elif (
-        named.get("default") != (other := _read_any_default(folder / SETTINGS))
-        and other
-    ):
-        logging.warning(
-            "%s: %s and chat_template in %s differ; the former is used, as in "
-            "transformers",
-            *(folder, FILE, SETTINGS),
-        )
+    else:
+        other = _read_any_default(folder / SETTINGS)
+        if other not in (None, named.get("default")):
+            logging.warning(
+                "%s: %s and chat_template in %s differ; the former is used, as in "
+                "transformers",
+                *(folder, FILE, SETTINGS),
+            )
     return _default(named, where)
 
 

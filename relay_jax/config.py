@@ -325,17 +325,6 @@ class SamplingConfig:
         """
         return self.temperature < 1e-30
 
-    def without_effect(self) -> str:
-        """What greedy decoding does not use though it is set, as text; mostly none."""
-        names = ("top_p", "top_k", "min_p") if self.is_greedy else ()
-        default = SamplingConfig()
-        values = {name: getattr(self, name) for name in names}
-        return ", ".join(
-            f"{name}={value:g}"
-            for name, value in values.items()
-            if value != getattr(default, name)
-        )
-
 
 @dataclasses.dataclass(frozen=True)
 class RelayConfig:

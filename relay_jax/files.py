@@ -88,27 +88,34 @@ def append_lines(path: epath.PathLike, lines: Iterable[dict[str, Any]]) -> None:
     text = "".join(json.dumps(line) + "\n" for line in lines)
     if "://" in str(path):  # an object in a bucket cannot grow: write it again
         content = path.read_bytes() if path.exists() else b""
-        write_atomically(path, content + text.encode())
+        write_atomically(path, _whole_lines(content, path) + text.encode())
         return
-    if path.exists():
-        _end_last_line(path)
+    if path.exists() and not _ends_with_newline(path):
+        write_atomically(path, _whole_lines(path.read_bytes(), path))
     with path.open("a") as file:
         file.write(text)
 
 
-def _end_last_line(path: epath.Path) -> None:
-    """Gives the last line of JSON lines its newline; one that is cut off is removed."""
-    content = path.read_bytes()
+def _ends_with_newline(path: epath.Path) -> bool:
+    """Whether a file does, or is empty; reads its last byte alone."""
+    with path.open("rb") as file:
+        if not file.seek(0, io.SEEK_END):
+            return True
+        file.seek(-1, io.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+def _whole_lines(content: bytes, path: epath.Path) -> bytes:
+    """JSON lines whose last one has its newline; one that is cut off is left out."""
     start = content.rfind(b"\n") + 1
-    if last := content[start:]:
-        try:
-            json.loads(last)
-        except ValueError:
-            logging.warning("%s: the last line was cut off and is removed", path)
-            write_atomically(path, content[:start])
-        else:
-            with path.open("ab") as file:
-                file.write(b"\n")
+    if start == len(content):
+        return content
+    try:
+        json.loads(content[start:])
+    except ValueError:
+        logging.warning("%s: the last line was cut off and is removed", path)
+        return content[:start]
+    return content + b"\n"
 
 
 def write_lines(path: epath.PathLike, lines: Iterable[dict[str, Any]]) -> None:

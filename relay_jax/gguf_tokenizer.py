@@ -15,7 +15,8 @@ from relay_jax.base import Host, Integer
 from relay_jax.files import write_atomically, write_json
 from relay_jax.gguf_file import GGUFFile
 from relay_jax.gguf_splits import SPLITS, Split, byte_level, pre_tokenizers
-from relay_jax.subword_tokenizers import HuggingFaceTokenizer, SentencePieceTokenizer
+from relay_jax.hf_tokenizer import HuggingFaceTokenizer
+from relay_jax.sentencepiece_tokenizer import SentencePieceTokenizer
 from relay_jax.tokenizer_files import SETTINGS, TokenizerFiles
 
 KEY = "tokenizer.ggml."

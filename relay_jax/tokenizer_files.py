@@ -1,6 +1,7 @@
 """The files of a tokenizer in a folder: the tokenizer's own, and those next to it."""
 
-from collections.abc import Collection
+import hashlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from absl import logging
@@ -84,14 +85,14 @@ class TokenizerFiles(NamedTuple):
                     *(self.path.parent, ADDED, name, index, SETTINGS, found),
                 )
 
-    def warn_of_unused(self, known: Collection[str]) -> None:
+    def warn_of_unused(self, has_token: Callable[[str], bool]) -> None:
         """Logs a warning that names settings which transformers applies and we do not.
 
         Args:
-          known: the names of all tokens of the tokenizer.
+          has_token: whether a name is that of a token of the tokenizer.
         """
-        names = {each for each in self._special_names() if isinstance(each, str)}
-        if missing := sorted(names - {*known, ""}):
+        names = {name for name in self._special_names() if name}
+        if missing := sorted(name for name in names if not has_token(name)):
             logging.warning(
                 "%s: the special tokens %s are no tokens of %s; transformers adds them, "
                 "here they are ordinary text",
@@ -143,6 +144,11 @@ class TokenizerFiles(NamedTuple):
                 f"{DECODER} in {SETTINGS}"
             ) from None
         return added
+
+
+def hash_content(content: bytes) -> str:
+    """A hash that is part of a tokenizer's identity."""
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def token_name(token: Any) -> str | None:

@@ -1,7 +1,7 @@
 """The interface of all tokenizers, and loading them.
 
 The RELAY tasks have a closed vocabulary (`vocabulary.TaskTokenizer`). Text models have
-SentencePiece models or `tokenizer.json` files (`subword_tokenizers`).
+SentencePiece models (`sentencepiece_tokenizer`) or `tokenizer.json` files (`hf_tokenizer`).
 """
 
 import itertools
@@ -14,8 +14,9 @@ from etils import epath
 from relay_jax import gguf_tokenizer
 from relay_jax.base import Host, Integer
 from relay_jax.gguf_file import is_gguf, read_gguf
-from relay_jax.subword_tokenizers import HuggingFaceTokenizer, SentencePieceTokenizer
-from relay_jax.tokenizer_files import ADDED, SETTINGS, SPECIAL
+from relay_jax.hf_tokenizer import HuggingFaceTokenizer
+from relay_jax.sentencepiece_tokenizer import SentencePieceTokenizer
+from relay_jax.tokenizer_files import ADDED, SETTINGS, SPECIAL, TokenizerFiles
 from relay_jax.vocabulary import TaskTokenizer
 
 RUN_TOKENIZER = "tokenizer.model"  # in a run directory
@@ -171,37 +172,45 @@ def load_tokenizer(name: epath.PathLike) -> Tokenizer:
     if is_gguf(path):
         return gguf_tokenizer.load_tokenizer(read_gguf(path))
     found = [path / file for file in TOKENIZER_FILES[:2] if (path / file).exists()]
-    if len(found) > 1:
-        return _choose(*found)
     path = found[0] if found else path
     kind = HuggingFaceTokenizer if path.suffix == ".json" else SentencePieceTokenizer
-    return kind(path)
+    files = TokenizerFiles.read(path, kind.FILE)
+    tokenizer = kind(files) if len(found) < 2 else _choose(files, found[1])
+    files.warn_of_unused(tokenizer.has_token)
+    return tokenizer
 
 
-def _choose(model: epath.Path, json: epath.Path) -> Tokenizer:
+def _choose(
+    files: TokenizerFiles, other: epath.Path
+) -> SentencePieceTokenizer | HuggingFaceTokenizer:
     """The tokenizer of a folder with a SentencePiece model and a tokenizer.json.
 
     Where the two differ in tokens or in how they encode `PROBES`, it is the latter, as in
     transformers.
+
+    Args:
+      files: of the SentencePiece model.
+      other: the tokenizer.json.
     """
+    json_files = files._replace(path=other, content=other.read_bytes())
     try:
-        pieces = SentencePieceTokenizer(model)
+        pieces = SentencePieceTokenizer(files)
     except ValueError as error:
-        logging.warning("%s; %s beside it is used", error, json.name)
-        return HuggingFaceTokenizer(json)
+        logging.warning("%s; %s beside it is used", error, other.name)
+        return HuggingFaceTokenizer(json_files)
     try:
-        other = HuggingFaceTokenizer(json)
+        whole = HuggingFaceTokenizer(json_files)
     except ValueError as error:
-        logging.warning("%s; %s beside it is used", error, model.name)
+        logging.warning("%s; %s beside it is used", error, files.path.name)
         return pieces
-    difference = _difference(pieces, other)
+    difference = _difference(pieces, whole)
     if not difference:
         return pieces
     logging.warning(
         "%s: %s and %s %s; as in transformers, the latter is used",
-        *(model.parent, model.name, json.name, difference),
+        *(other.parent, files.path.name, other.name, difference),
     )
-    return other
+    return whole
 
 
 def _difference(one: SentencePieceTokenizer, two: HuggingFaceTokenizer) -> str:

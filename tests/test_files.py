@@ -2,6 +2,7 @@
 
 import fsspec
 import pytest
+from etils import epath
 from fsspec.implementations.memory import MemoryFileSystem
 
 from relay_jax import files
@@ -32,6 +33,7 @@ def test_lines_are_appended_in_a_bucket_as_on_a_disk(tmp_path, monkeypatch):
     assert set(Bucket.store) == {"/bucket/run/metrics.jsonl"}
 
 
+@pytest.mark.parametrize("folder", ["", "gs://bucket/other"])
 @pytest.mark.parametrize(
     ("content", "expected", "is_named"),
     [
@@ -43,9 +45,10 @@ def test_lines_are_appended_in_a_bucket_as_on_a_disk(tmp_path, monkeypatch):
     ],
 )
 def test_lines_are_appended_after_a_whole_last_line(
-    tmp_path, content, expected, is_named, caplog
+    tmp_path, content, expected, is_named, caplog, monkeypatch, folder
 ):
-    file = tmp_path / "lines.jsonl"
+    monkeypatch.setattr(fsspec, "filesystem", lambda name, **_: Bucket())
+    file = epath.Path(folder or tmp_path) / "lines.jsonl"
     file.write_text(content)
     with caplog.at_level("WARNING", "absl"):
         files.append_lines(file, [{"c": 3}])

@@ -16,8 +16,8 @@ FILES = [
 BASE = {
     *("", "added_tokens", "aliases", "base", "beam", "chat_template", "config"),
     *("config_io", "files", "gguf_file", "gguf_header", "gguf_splits"),
-    *("gguf_tokenizer", "jax_settings", "logits_config", "prompts"),
-    *("subword_tokenizers", "template_sandbox", "text_files"),
+    *("gguf_tokenizer", "hf_tokenizer", "jax_settings", "logits_config", "prompts"),
+    *("sentencepiece_tokenizer", "template_sandbox", "text_files"),
     *("tokenizer_files", "tokenizers", "vocabulary"),
 }
 # Training evaluates while it runs, so evaluation is below it. Evaluation decodes, but

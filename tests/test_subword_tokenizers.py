@@ -12,7 +12,8 @@ import pytest
 import sentencepiece
 
 from relay_jax import tokenizers
-from relay_jax.subword_tokenizers import HuggingFaceTokenizer, SentencePieceTokenizer
+from relay_jax.hf_tokenizer import HuggingFaceTokenizer
+from relay_jax.sentencepiece_tokenizer import SentencePieceTokenizer
 from relay_jax.tokenizers import (
     Tokenizer,
     decode_spans,

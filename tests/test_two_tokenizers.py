@@ -6,7 +6,8 @@ import shutil
 
 import pytest
 
-from relay_jax.subword_tokenizers import HuggingFaceTokenizer, SentencePieceTokenizer
+from relay_jax.hf_tokenizer import HuggingFaceTokenizer
+from relay_jax.sentencepiece_tokenizer import SentencePieceTokenizer
 from relay_jax.tokenizers import load_tokenizer
 from tests.test_subword_tokenizers import train_llama, train_qwen
 
@@ -169,7 +170,7 @@ def test_a_leading_space_that_the_file_has(folder, caplog):
 MISSING = "are no tokens of {}; transformers adds them, here they are ordinary text"
 
 
-@pytest.mark.parametrize("kind", ["tokenizer.model", "tokenizer.json"])
+@pytest.mark.parametrize("kind", ["tokenizer.model", "tokenizer.json", "both"])
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -186,8 +187,10 @@ MISSING = "are no tokens of {}; transformers adds them, here they are ordinary t
 def test_special_tokens_that_are_not_there_are_named(
     folder, kind, values, message, caplog
 ):
-    for name in {"tokenizer.model", "tokenizer.json"} - {kind}:
-        (folder / name).unlink()
+    for name in ("tokenizer.model", "tokenizer.json"):
+        if kind not in (name, "both"):
+            (folder / name).unlink()
+    kind = "tokenizer.model" if kind == "both" else kind  # the two agree
     edit(folder / "tokenizer_config.json", lambda settings: settings.update(values))
     _, warnings = load(folder, caplog)
     assert len(warnings) == bool(message)

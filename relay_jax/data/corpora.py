@@ -65,7 +65,7 @@ def find_files(patterns: Iterable[str]) -> list[epath.Path]:
 def _glob(path: epath.Path) -> list[str]:
     """The names that match a pattern, whose first parts are names if they exist."""
     parts, known = path.parts, 0
-    while known < len(parts) and os.path.exists(os.path.join(*parts[: known + 1])):
+    while known < len(parts) and os.path.lexists(os.path.join(*parts[: known + 1])):
         known += 1
     names = map(glob.escape, parts[:known])
     return glob.glob(os.path.join(*names, *parts[known:]), recursive=True)

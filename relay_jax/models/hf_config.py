@@ -23,19 +23,19 @@ ARCHITECTURES = {
     "MistralForCausalLM": "mistral",
     "Qwen2ForCausalLM": "qwen2",
 }
-# Keys with one supported value, which is also the default.
+# Keys with one supported meaning: its spellings, of which the first is the default.
 FIXED = {
-    "hidden_act": "silu",
-    "attention_bias": False,
-    "mlp_bias": False,
-    "use_sliding_window": False,
-    "is_causal": True,
-    "partial_rotary_factor": 1.0,
-    "quantization_config": None,
+    "hidden_act": ("silu", "swish"),  # two names of one function
+    "attention_bias": (False,),
+    "mlp_bias": (False,),
+    "use_sliding_window": (False,),
+    "is_causal": (True,),
+    "partial_rotary_factor": (1.0, None),
+    "quantization_config": (None,),
 }
-SAME = (("hidden_act", "swish"), ("partial_rotary_factor", None))
 GENERATION = "generation_config.json"  # has priority over config.json
 SPECIAL = ("bos_token_id", "eos_token_id")
+LAYERS = "full_attention", "sliding_attention"
 MAX_SIZE = 1 << 20  # of every size in a config
 EPSILON, MISTRAL_WINDOW = 1e-6, 4096  # defaults
 
@@ -84,11 +84,12 @@ def parse(values: dict[str, Any], file: str, dtype: str = "") -> ModelConfig:
             f"{', '.join(ARCHITECTURES)}"
         )
     rope = hf_rope.find(values, file)
-    for key, wanted in FIXED.items():
-        for found in (values.get(key, wanted), rope.get(key, wanted)):
-            if found != wanted and (key, found) not in SAME:
+    for key, accepted in FIXED.items():
+        for settings in (values, rope):
+            found = settings.get(key, accepted[0])
+            if found not in accepted:
                 raise ValueError(
-                    f"{file}: {key} is {found!r}; only {wanted!r} is supported"
+                    f"{file}: {key} is {found!r}; only {accepted[0]!r} is supported"
                 )
     kind = ARCHITECTURES[name]
     if values.get("model_type", kind) != kind:
@@ -100,10 +101,7 @@ def parse(values: dict[str, Any], file: str, dtype: str = "") -> ModelConfig:
     dtype = dtype or _find_dtype(values, file)
     position = hf_rope.parse(rope, file)
     if kind == "mistral":
-        window = 0 if "sliding_window" in values else MISTRAL_WINDOW  # null: none
-        position["window"] = _size(values, "sliding_window", file, 0, window)
-        if not _has_window(values, file):
-            position["window"] = 0
+        position["window"] = _window(values, file)
     model = _sizes(values, file) | {
         "kind": "decoder",
         "qkv_bias": kind == "qwen2",
@@ -127,14 +125,17 @@ def parse(values: dict[str, Any], file: str, dtype: str = "") -> ModelConfig:
     )
 
 
-def _has_window(values: dict[str, Any], file: str) -> bool:
-    """Whether the layers attend within a window, as they do if nothing is said."""
-    kinds = values.get("layer_types") or ["sliding_attention"]
-    if not isinstance(kinds, list) or kinds.count(kinds[0]) < len(kinds):
+def _window(values: dict[str, Any], file: str) -> int:
+    """Mistral's window, in tokens; 0: none."""
+    default = 0 if "sliding_window" in values else MISTRAL_WINDOW  # null: none
+    window = _size(values, "sliding_window", file, 0, default)
+    kinds = values.get("layer_types") or [LAYERS[window > 0]]
+    if not isinstance(kinds, list) or kinds not in ([k] * len(kinds) for k in LAYERS):
         raise ValueError(
-            f"{file}: layer_types is {kinds!r:.200}; only layers of one type are supported"
+            f"{file}: layer_types is {kinds!r:.200}; only layers of one type are "
+            f"supported, {' or '.join(LAYERS)}"
         )
-    return kinds[0] != "full_attention"
+    return 0 if kinds[0] == LAYERS[0] else window
 
 
 def read_special(folder: epath.PathLike, key: str) -> tuple[int, ...]:

@@ -23,11 +23,12 @@ cut by these rules:
 
 import ast
 import builtins
+import itertools
 import re
 import symtable
 import warnings
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 STOP_WORDS = ("class", "def", "#", "if", "print")
 _TOKEN = re.compile(
@@ -47,6 +48,7 @@ _DEFINITIONS = (
     *(ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign, ast.AugAssign),
     *(ast.For, ast.While, ast.With, ast.Try),
 )
+_Read = TypeVar("_Read")
 
 
 class Completion(NamedTuple):
@@ -109,8 +111,7 @@ def _needed_definitions(text: str, end: int, margins: Sequence[int]) -> str:
     """The statements after the function that bind or change what it reads."""
     names = _find_names(text[:end])
     needed, parts = names.read - names.bound, []
-    for part in reversed(list(_statements(text, end, margins))):
-        tree = ast.parse(part)
+    for part, tree in reversed(list(_statements(text, end, margins))):
         bound, changed = _stored(tree)
         is_needed = needed & bound or (names.read | needed) & changed
         if "*" in bound:
@@ -121,17 +122,18 @@ def _needed_definitions(text: str, end: int, margins: Sequence[int]) -> str:
     return "".join(reversed(parts))
 
 
-def _statements(text: str, end: int, margins: Sequence[int]) -> Iterator[str]:
+def _statements(
+    text: str, end: int, margins: Sequence[int]
+) -> Iterator[tuple[str, ast.Module]]:
     """The statements after the function, up to a stop word or what is no program."""
-    ends = [*(margin for margin in margins if margin >= end), len(text)]
-    while len(ends) > 1:
-        start = ends.pop(0)
-        while len(ends) > 1 and _CLAUSE.match(text, ends[0] + 1):
-            ends.pop(0)
-        part = text[start : ends[0]]
-        if part[1:].startswith(STOP_WORDS) or not _parse(part):
+    starts = [end]
+    starts += [i for i in margins if i > end and not _CLAUSE.match(text, i + 1)]
+    for start, stop in itertools.pairwise([*starts, len(text)]):
+        part = text[start:stop]
+        tree = _parse(part)
+        if not tree or part.startswith(STOP_WORDS, 1):
             return
-        yield part
+        yield part, tree
 
 
 class _Names(NamedTuple):
@@ -143,19 +145,16 @@ class _Names(NamedTuple):
 
 def _find_names(program: str) -> _Names:
     """The names that a program's functions read and those that it binds itself."""
-    read, scopes = set(), []
-    if not _parse(program):
-        return _Names(read, set())
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        outermost = symtable.symtable(program, "program", "exec")
-    scopes += outermost.get_children()
+    outermost = _read(_find_symbols, program)
+    if not outermost:
+        return _Names(set(), set())
+    symbols = outermost.get_symbols()
+    bound = {x.get_name() for x in symbols if x.is_assigned() or x.is_imported()}
+    read, scopes = set(), outermost.get_children()
     while scopes:
         scope = scopes.pop()
         scopes += scope.get_children()
         read |= {name.get_name() for name in scope.get_symbols() if name.is_global()}
-    symbols = outermost.get_symbols()
-    bound = {x.get_name() for x in symbols if x.is_assigned() or x.is_imported()}
     return _Names(read, bound)
 
 
@@ -187,9 +186,18 @@ def _loaded(tree: ast.Module) -> set[str]:
 
 def _parse(program: str) -> ast.Module | None:
     """The syntax tree of a program; None if it has an error."""
+    return _read(ast.parse, program)
+
+
+def _find_symbols(program: str) -> symtable.SymbolTable:
+    return symtable.symtable(program, "program", "exec")
+
+
+def _read(reader: Callable[[str], _Read], program: str) -> _Read | None:
+    """What a function reads of a program; None if it has an error."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of strange escapes in a string
-            return ast.parse(program)
+            return reader(program)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None

@@ -95,11 +95,17 @@ def prompt_room(length: int) -> int:
 
 def warn_of_unused(sampling: SamplingConfig) -> None:
     """Logs a warning if settings are given that greedy decoding does not use."""
-    if unused := sampling.without_effect():
+    names = ("top_p", "top_k", "min_p") if sampling.is_greedy else ()
+    unused = [
+        f"{name}={value:g}"
+        for name in names
+        if (value := getattr(sampling, name)) != getattr(decode.GREEDY, name)
+    ]
+    if unused:
         logging.warning(
             "%s has no effect at temperature %g, which is greedy decoding; give a "
             "temperature above 0",
-            *(unused, sampling.temperature),
+            *(", ".join(unused), sampling.temperature),
         )
 
 

@@ -146,6 +146,14 @@ def test_what_a_function_does_not_read_is_cut(rest):
     assert cut_completion(PROMPT, f"{body}\n{rest}\n").text == body
 
 
+def test_a_function_without_scopes_is_no_error_of_ours():
+    """It can be parsed, but not be compiled."""
+    body = "    n = 1\n    global n\n    return n * x"
+    assert cut_completion(PROMPT, f"{body}\nn = 2\n").text == body
+    with pytest.raises(SyntaxError, match="global"):
+        run(body)
+
+
 def test_a_helper_after_the_function_is_cut_as_sampling_ends_there():
     completion = "    return twice(x)\n\ndef twice(x):\n    return 2 * x\n"
     assert cut_completion(PROMPT, completion) == ("    return twice(x)\n", 32)

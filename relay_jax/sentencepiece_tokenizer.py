@@ -1,13 +1,12 @@
-"""Subword tokenizers: SentencePiece models and Hugging Face's tokenizer.json.
+"""The tokenizer of a SentencePiece model.
 
-A SentencePiece model with a begin-of-text piece is used as Llama's are: every encoded
+A model with a begin-of-text piece is used as Llama's are: every encoded
 text begins with that piece, and names of special pieces in a text (`</s>`) are encoded as
 those pieces. Without one, as in the models of `experiments/train.py`, such names are
 ordinary text. The files next to a model may add tokens, which are recognized in a text
 too.
 """
 
-import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Sequence
@@ -18,9 +17,7 @@ from etils import epath
 
 from relay_jax.added_tokens import AddedToken, split
 from relay_jax.text_files import clean_text
-from relay_jax.tokenizer_files import DECODER, SETTINGS, TokenizerFiles
-
-SPACES = ("▁", "Ġ")  # how a space is spelled in tokens: SentencePiece, byte-level BPE
+from relay_jax.tokenizer_files import SETTINGS, TokenizerFiles, hash_content
 
 
 class SentencePieceTokenizer:
@@ -36,10 +33,12 @@ class SentencePieceTokenizer:
         end-of-text piece, or the files next to it name impossible tokens.
     """
 
+    FILE = "a SentencePiece .model file"  # what it is read from
+
     def __init__(self, path: epath.PathLike | TokenizerFiles):
         import sentencepiece
 
-        files = TokenizerFiles.read(path, "a SentencePiece .model file")
+        files = TokenizerFiles.read(path, self.FILE)
         file, content, settings = files[:3]
         self._pieces = sentencepiece.SentencePieceProcessor()
         try:
@@ -77,14 +76,12 @@ class SentencePieceTokenizer:
         self._vocab_size = max(len(self._pieces) - 1, *self._added, 0) + 1
         self._eos_id = self._find_eos(files)
         self._special_tokens = self._find_special(files)
-        usual = [[], [self._pieces.bos_id()]]
-        is_plain = not new and self._eos_id == self._pieces.eos_id()
-        is_plain = is_plain and self._begin in usual
         flags = {name: token for name, token in added.items() if not token.is_plain}
-        parts = [new, self._eos_id, *([flags] if flags else [])]
-        parts += [] if self._begin in usual else self._begin
-        extra = b"" if is_plain and not flags else json.dumps(parts).encode()
-        self._identity = f"sentencepiece-{_hash(content + extra)}"
+        begin = [i for i in self._begin if i != self._pieces.bos_id()]
+        is_plain = self._eos_id == self._pieces.eos_id() and not (new or flags or begin)
+        parts = [new, self._eos_id, *([flags] if flags else []), *begin]
+        extra = b"" if is_plain else json.dumps(parts).encode()
+        self._identity = f"sentencepiece-{hash_content(content + extra)}"
 
     @property
     def vocab_size(self) -> int:
@@ -108,6 +105,10 @@ class SentencePieceTokenizer:
         names = map(self._pieces.id_to_piece, range(len(self._pieces)))
         ids = {name: i for i, name in enumerate(names)}
         return ids | {name: token.index for name, token in self._whole.items()}
+
+    def has_token(self, name: str) -> bool:
+        """Whether a name is that of a token."""
+        return name in self._whole or self._piece_id(name, -1) >= 0
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         ids = [*self._begin] if add_special_tokens else []
@@ -140,10 +141,10 @@ class SentencePieceTokenizer:
         name = files.special_tokens.get("eos_token")
         if name in self._whole:
             return self._whole[name].index
-        found = self._pieces.piece_to_id(name) if name else self._pieces.eos_id()
-        if found < 0:
+        found = self._piece_id(name, -1) if name else self._pieces.eos_id()
+        if found < 0 and not name:
             raise ValueError(f"{file} has no end-of-text piece; train one with eos_id")
-        if name and self._pieces.id_to_piece(found) != name:
+        if found < 0:
             raise ValueError(
                 f"{file.parent / SETTINGS} names the eos_token {name!r}, which is neither "
                 f"a piece of {file.name} nor an added token"
@@ -156,7 +157,6 @@ class SentencePieceTokenizer:
 
     def _warn(self, files: TokenizerFiles, new: dict[str, int]) -> None:
         """Names settings that are not applied, and ids that two tokens have."""
-        files.warn_of_unused(self.token_ids)
         if files.settings.get("add_eos_token"):
             logging.warning(
                 "%s: add_eos_token is ignored, as a prompt is to be continued",
@@ -198,129 +198,6 @@ class SentencePieceTokenizer:
         return self._pieces.is_control(index) or self._pieces.is_unknown(index)
 
 
-class HuggingFaceTokenizer:
-    """A `tokenizer.json` file.
-
-    Its post-processor applies (Llama-3: the begin-of-text token is prepended). Special
-    tokens are omitted from decoded text.
-
-    Raises:
-      ValueError: the file does not exist or is no tokenizer, or the files next to it do
-        not name the end-of-text token.
-    """
-
-    def __init__(self, path: epath.PathLike | TokenizerFiles):
-        import tokenizers
-
-        files = TokenizerFiles.read(path, "a tokenizer.json")
-        file, content = files[:2]
-        try:
-            self._tokenizer = tokenizers.Tokenizer.from_buffer(content)
-        except Exception as error:  # noqa: BLE001 (the library raises Exception itself)
-            raise ValueError(f"{file} is not a tokenizer: {error}") from None
-        self._tokenizer.no_truncation()  # some files have these settings from training
-        self._tokenizer.no_padding()
-        added = self._add_tokens(files)
-        extra = json.dumps(added).encode() if added else b""
-        self._identity = f"tokenizers-{_hash(content + extra)}"
-        self._vocab_size = max(self._tokenizer.get_vocab().values()) + 1
-        self._eos_id = self._find_eos(files)
-        self._special_tokens = files.special_tokens
-        self._warn(files)
-
-    @property
-    def vocab_size(self) -> int:
-        return self._vocab_size
-
-    @property
-    def identity(self) -> str:
-        return self._identity
-
-    @property
-    def eos_id(self) -> int:
-        return self._eos_id
-
-    @property
-    def special_tokens(self) -> dict[str, str]:
-        return dict(self._special_tokens)
-
-    @property
-    def token_ids(self) -> dict[str, int]:
-        """The ids of all tokens, by name."""
-        return self._tokenizer.get_vocab()
-
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        encoded = self._tokenizer.encode(
-            clean_text(text), add_special_tokens=add_special_tokens
-        )
-        return encoded.ids
-
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        # Unlike `encode`, this lets other Python threads run. Fast: without offsets.
-        cleaned = [clean_text(text) for text in texts]
-        return [encoded.ids for encoded in self._tokenizer.encode_batch_fast(cleaned)]
-
-    def decode(self, ids: Iterable[SupportsInt]) -> str:
-        return self._tokenizer.decode([int(i) for i in ids])
-
-    def _add_tokens(self, files: TokenizerFiles) -> dict[str, AddedToken]:
-        """Adds what the files beside it add to a tokenizer.json, as transformers does.
-
-        Returns:
-          the tokens that it had not, or with other settings.
-        """
-        import tokenizers
-
-        found, names = files.added_tokens, AddedToken._fields[2:]
-        known = {
-            token.content: (token.special, *(getattr(token, name) for name in names))
-            for token in self._tokenizer.get_added_tokens_decoder().values()
-        }
-        listed = files.settings.get(DECODER) or {}
-        has_flags = {token["content"] for token in listed.values()}
-        new = {
-            name: token
-            for name, token in sorted(found.items(), key=lambda pair: pair[1].index)
-            if name not in known or (name in has_flags and known[name] != token[1:])
-        }
-        for name, (index, is_special, *flags) in new.items():
-            settings = dict(zip(names, flags))
-            token = tokenizers.AddedToken(name, special=is_special, **settings)
-            self._tokenizer.add_tokens([token])
-            if self._tokenizer.token_to_id(name) != index:
-                logging.warning(
-                    "%s: the added token %r has the id %d in the files beside %s; as in "
-                    "transformers, it is %d",
-                    *(files.path.parent, name, index, files.path.name),
-                    self._tokenizer.token_to_id(name),
-                )
-        return new
-
-    def _warn(self, files: TokenizerFiles) -> None:
-        """Names settings that are not applied or contradict the file, which is followed."""
-        files.warn_of_unused(self.token_ids)
-        expected = files.settings.get("add_prefix_space")
-        first = self._tokenizer.encode("a", add_special_tokens=False).tokens
-        is_prefixed = bool(first) and first[0][:1] in SPACES
-        if isinstance(expected, bool) and first and expected != is_prefixed:
-            logging.warning(
-                "%s: add_prefix_space is %s, but %s begins a text %s a space; the latter "
-                "applies",
-                *(files.path.parent / SETTINGS, str(expected).lower(), files.path.name),
-                "with" if is_prefixed else "without",
-            )
-
-    def _find_eos(self, files: TokenizerFiles) -> int:
-        name = files.special_tokens.get("eos_token")
-        found = self._tokenizer.token_to_id(name) if name else None
-        if found is None:
-            raise ValueError(
-                f"{files.path.parent}/{SETTINGS} must name an eos_token of the tokenizer "
-                f"next to it, got {name!r}"
-            )
-        return found
-
-
 def _without_prefix(content: bytes):
     """The same SentencePiece model, but without the leading space of a text."""
     import sentencepiece
@@ -332,7 +209,3 @@ def _without_prefix(content: bytes):
     pieces = sentencepiece.SentencePieceProcessor()
     pieces.LoadFromSerializedProto(model.SerializeToString())
     return pieces
-
-
-def _hash(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
