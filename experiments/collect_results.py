@@ -91,8 +91,12 @@ def read_results(run: epath.Path) -> list[dict[str, Any]]:
     lines = [{"kind": "call"} | call for call in calls]
     summary = run / "summary.json"
     if summary.exists():  # a single training
-        records = [{"kind": "record"} | x for x in files.read_json(summary)["final"]]
-        return lines + [stage_line(summary, calls[0]["seed"])] + records
+        lines.append(stage_line(summary, calls[0]["seed"]))
+        lines += [{"kind": "record"} | x for x in files.read_json(summary)["final"]]
+        details = run / FILES["record"]
+        found = files.read_lines(details) if details.exists() else ()
+        hits = (line for line in found if line["metric"] == "hit_accuracy")
+        return lines + [{"kind": "hit"} | line for line in hits]
     for file in sorted(files.LiteralPath(run).glob("*/summary.json")):
         lines.append(stage_line(file, calls[0]["seed"]))
     for kind, name in FILES.items():

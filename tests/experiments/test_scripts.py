@@ -533,6 +533,7 @@ def test_collect_results_joins_the_seeds_of_a_quickstart(tmp_path):
         **common | {"seed": 2}, length=2, metric="answer_accuracy", value=1.0
     )
     files.write_json(alone / "summary.json", stage | {"final": [last]})
+    files.append_lines(alone / "records.jsonl", [last, hit | {"seed": 2}])
     arguments = (
         f"--run={tmp_path}/seed0,{tmp_path}/seed1,{alone}",
         f"--results={tmp_path}/x.jsonl",
@@ -545,7 +546,7 @@ def test_collect_results_joins_the_seeds_of_a_quickstart(tmp_path):
     )
     lines = list(files.read_lines(tmp_path / "x.jsonl"))
     whole = ["call", "stage", *["record"] * 3, "hit"]
-    assert [line["kind"] for line in lines] == [*whole, *whole, *whole[:3]]
+    assert [line["kind"] for line in lines] == [*whole, *whole, *whole[:3], "hit"]
     assert (tmp_path / "figures" / "x_hit_matrix_lis_2.png").exists()
     assert lines[1]["loss"] == 0.5
     assert (tmp_path / "figures" / "x_answer_accuracy.png").exists()
