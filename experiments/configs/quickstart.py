@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from experiments.configs import relay_recipe
-from experiments.configs.relay_recipe import TaskPlan, merge_dicts, original_buckets
+from experiments.configs import curricula, relay_recipe
+from experiments.configs.relay_recipe import TaskPlan, merge_dicts
 
 
 class Settings(NamedTuple):
@@ -54,17 +54,10 @@ ARITHMETIC_PLAN = TaskPlan(
     train_options=(("right_heavy", True),),
     num_chain_buckets=4,
 )
-WHOLE_CHAINS = original_buckets([ARITHMETIC_PLAN])["arithmetic"]
-FIRST_ROUNDS = WHOLE_CHAINS | {"max_rounds": 1}
-# The answer alone says little about a long problem until shorter ones are understood.
-VANILLA_CURRICULUM = {
-    "one_operator": WHOLE_CHAINS | {"lengths": (1, 1), "weight": 0.03},
-    "two_operators": WHOLE_CHAINS
-    | {"lengths": (2, 2), "weight": 0.12, "start_share": 0.005},
-    "three_operators": WHOLE_CHAINS
-    | {"lengths": (3, 3), "weight": 0.25, "start_share": 0.08},
-    "arithmetic": {"lengths": (4, 4), "weight": 0.6, "start_share": 0.22},
-}
+ALIGNED_ARITHMETIC = curricula.aligned(ARITHMETIC_PLAN)
+MOSTLY_FIRST_ROUNDS = merge_dicts(
+    ALIGNED_ARITHMETIC, weights(arithmetic=0.25, first_rounds=0.75)
+)
 ARITHMETIC = Settings(
     plans=[ARITHMETIC_PLAN],
     num_numbers=8,
@@ -79,64 +72,49 @@ ARITHMETIC = Settings(
     # the model can distinguish this end from those further right.
     model={"position": {"max_distance": 8}},
     runs={
-        # Only whole chains teach what the hidden state has to carry.
         "looped_aligned": {
             "optimizer": STEADY,
-            "data": {
-                "batch_size": 64,
-                "buckets": weights(arithmetic=0.75)
-                | {"first_rounds": FIRST_ROUNDS | {"weight": 0.25}},
-            },
+            "data": {"batch_size": 64, "buckets": ALIGNED_ARITHMETIC},
         },
         "looped_vanilla": {
             "optimizer": STEADY,
-            "data": {"batch_size": 64, "buckets": VANILLA_CURRICULUM},
+            "data": {"batch_size": 64, "buckets": curricula.vanilla(ARITHMETIC_PLAN)},
         },
         # With rounds fed back, AdamW extrapolates to longer problems than Muon does, and
         # a chain is as many independent rounds: three of four steps train first rounds
         # alone, as these are the longest and cost a quarter of a chain.
         "looped_feedback": {
             "optimizer": STEADY | {"kind": "adamw"},
-            "data": {
-                "buckets": weights(arithmetic=0.25)
-                | {"first_rounds": FIRST_ROUNDS | {"weight": 0.75}}
-            },
+            "data": {"buckets": MOSTLY_FIRST_ROUNDS},
         },
     },
 )
 
-# Edit distance of strings of up to 8 letters, shorter ones among them.
+# Edit distance of strings of up to 6 letters, shorter ones among them.
 EDIT_DISTANCE_PLAN = TaskPlan(
     task="edit_distance",
     options={"using": 8, "max_extra": 2},
-    train_lengths=(1, 8),
-    test_lengths=(1, 16),
-    chain_counts={str(n): 2000 for n in range(9, 17)},
-    num_originals=16_000,
+    train_lengths=(1, 6),
+    test_lengths=(1, 12),
+    chain_counts={str(n): 2000 for n in range(7, 13)},
+    num_originals=12_000,
     train_options=(("max_extra", 8),),  # so that training includes longer rows
     num_chain_buckets=4,
-    eval_length_step=4,
+    eval_length_step=2,
 )
 # The AR model must find its position in the previous row by counting from the last
 # comma, which a relative bias of 24 distances permits.
 EDIT_DISTANCE_DECODER = {"model": {"position": {"max_distance": 24}}}
-# It starts with short strings, without which it does not learn to compare letters; the
-# longest rows come last.
-SHORT_STRINGS = original_buckets([EDIT_DISTANCE_PLAN])["edit_distance"] | {
-    "options": EDIT_DISTANCE_PLAN.options,
-    "lengths": (1, 3),
-}
-USUAL_STRINGS = SHORT_STRINGS | {"lengths": EDIT_DISTANCE_PLAN.train_lengths}
 EDIT_DISTANCE = Settings(
     plans=[EDIT_DISTANCE_PLAN],
     num_numbers=64,
     num_steps={
-        "looped_aligned": 5000,
-        "ar": 8000,
-        "looped_vanilla": 600,
+        "looped_aligned": 6000,
+        "ar": 5000,
+        "looped_vanilla": 5000,
         "looped_feedback": 2000,
     }
-    | fine_tuning_steps(1200),
+    | fine_tuning_steps(800),
     model={"num_heads": 4, "number_code": "digits"},  # few heads: sequences are long
     runs={
         "looped_aligned": {
@@ -144,10 +122,14 @@ EDIT_DISTANCE = Settings(
             "loss": {"answer_weight": 0.3},
             "data": {
                 "batch_size": 64,
-                "buckets": {
-                    "short_strings": SHORT_STRINGS | {"weight": 0.3},
-                    "edit_distance": {"weight": 0.7, "start_share": 0.1},
-                },
+                "buckets": curricula.aligned(EDIT_DISTANCE_PLAN),
+            },
+        },
+        "looped_vanilla": {
+            "optimizer": STEADY,
+            "data": {
+                "batch_size": 64,
+                "buckets": curricula.vanilla(EDIT_DISTANCE_PLAN),
             },
         },
         "looped_feedback": {
@@ -162,58 +144,44 @@ EDIT_DISTANCE = Settings(
                 "weight_decay": 0.1,
                 "constant_share": 0.6,
             },
-            "data": {
-                "buckets": {
-                    "short_strings": SHORT_STRINGS | {"weight": 0.15},
-                    "usual_strings": USUAL_STRINGS
-                    | {"weight": 0.5, "start_share": 0.2},
-                    "edit_distance": {"weight": 0.35, "start_share": 0.5},
-                }
-            },
+            "data": {"buckets": curricula.ar(EDIT_DISTANCE_PLAN)},
         },
         "ar_relay": EDIT_DISTANCE_DECODER,
         "ar_control": EDIT_DISTANCE_DECODER,
     },
 )
 
-# Longest increasing subsequence of up to 20 numbers, in groups of 5.
+# Longest increasing subsequence of up to 15 numbers, in groups of 3. Numbers are read and
+# written digit by digit: longer problems have values that training lacks, up to 18 at
+# 1.2 times the training length, but no digit that it lacks.
 LIS_PLAN = TaskPlan(
     task="lis",
-    options={"group": 5, "smallest": 41, "number_range": 99},
-    train_lengths=(1, 20),
-    test_lengths=(1, 40),
-    chain_counts={str(n): 800 for n in range(21, 41)},
+    options={"group": 3, "smallest": 41, "number_range": 99},
+    train_lengths=(1, 15),
+    test_lengths=(1, 30),
+    chain_counts={str(n): 800 for n in range(16, 31)},
     num_originals=12_000,
     num_chain_buckets=4,
-    eval_length_step=5,
+    eval_length_step=3,
 )
-ONE_GROUP = original_buckets([LIS_PLAN])["lis"] | {"lengths": (1, 5)}
-TWO_GROUPS = ONE_GROUP | {"lengths": (1, 10)}
-# It learns to compare numbers in one group, then to go on to the next one.
-LIS_CURRICULUM = {
-    "one_group": ONE_GROUP | {"weight": 0.1},
-    "two_groups": TWO_GROUPS | {"weight": 0.2, "start_share": 0.04},
-    "lis": {"weight": 0.7, "start_share": 0.12},
-}
 # A heavy answer loss slows down learning the rounds.
 LIS_ANSWERS = {"answer_weight": 0.1}
 LIS_FEEDBACK = {
     "optimizer": {"learning_rate": 5e-3, "weight_decay": 0.1},
     # The value offset shows values that otherwise only longer problems have.
-    "loss": LIS_ANSWERS | {"max_value_offset": {"lis": 20}},
+    "loss": LIS_ANSWERS | {"max_value_offset": {"lis": 15}},
 }
 LIS = Settings(
     plans=[LIS_PLAN],
     num_numbers=120,
     num_steps={
-        "looped_aligned": 6000,
-        "ar": 5000,
-        "looped_vanilla": 1000,
-        "looped_feedback": 4500,
+        "looped_aligned": 9000,
+        "ar": 4000,
+        "looped_vanilla": 6000,
+        "looped_feedback": 3000,
     }
-    | fine_tuning_steps(1200),
+    | fine_tuning_steps(800),
     model={
-        "num_layers": 5,
         "num_heads": 4,
         "number_code": "ordinal",
         # Attention depends on content here, not on distance.
@@ -221,57 +189,60 @@ LIS = Settings(
     },
     runs={
         "looped_aligned": {
-            "optimizer": STEADY | {"learning_rate": 5e-3, "weight_decay": 0.1},
+            "optimizer": STEADY | {"weight_decay": 0.1},
             "loss": LIS_ANSWERS,
-            "data": {"batch_size": 64, "buckets": LIS_CURRICULUM},
+            "data": {"batch_size": 64, "buckets": curricula.aligned(LIS_PLAN)},
+        },
+        "looped_vanilla": {
+            "optimizer": STEADY | {"weight_decay": 0.1},
+            "data": {"batch_size": 64, "buckets": curricula.vanilla(LIS_PLAN)},
         },
         "looped_feedback": LIS_FEEDBACK,
     },
 )
 
-# What the tasks need separately, together; LIS, the hardest, has the largest weight.
+ALL_PLANS = [ARITHMETIC_PLAN, EDIT_DISTANCE_PLAN, LIS_PLAN]
 MULTITASK = Settings(
-    plans=[ARITHMETIC_PLAN, EDIT_DISTANCE_PLAN, LIS_PLAN],
+    plans=ALL_PLANS,
     num_numbers=120,
     num_steps={
-        "looped_aligned": 9000,
+        "looped_aligned": 15_000,
         "ar": 9000,
-        "looped_vanilla": 1200,
+        "looped_vanilla": 12_000,
         "looped_feedback": 8000,
     }
     | fine_tuning_steps(800),
-    model={"num_layers": 5, "number_code": "ordinal"},
+    model={"number_code": "ordinal"},
     runs={
         "looped_aligned": {
             "optimizer": STEADY,
             "loss": LIS_ANSWERS,
             "data": {
                 "batch_size": 64,
-                "buckets": LIS_CURRICULUM
-                | weights(arithmetic=0.3)
-                | {
-                    "short_strings": SHORT_STRINGS | {"weight": 0.15},
-                    "edit_distance": {"weight": 0.4, "start_share": 0.1},
-                },
+                "buckets": curricula.together(map(curricula.aligned, ALL_PLANS)),
+            },
+        },
+        "looped_vanilla": {
+            "optimizer": STEADY,
+            "data": {
+                "batch_size": 64,
+                "buckets": curricula.together(map(curricula.vanilla, ALL_PLANS)),
             },
         },
         "looped_feedback": LIS_FEEDBACK
         | {
             "model": {"differences": True},
             "data": {
-                "buckets": weights(arithmetic=0.1, edit_distance=0.25, lis=0.35)
-                | {"first_rounds": FIRST_ROUNDS | {"weight": 0.3}}
+                "buckets": merge_dicts(
+                    ALIGNED_ARITHMETIC,
+                    weights(arithmetic=0.1, edit_distance=0.25, lis=0.35)
+                    | weights(first_rounds=0.3),
+                )
             },
         },
         "ar": {
             "optimizer": {"constant_share": 0.75},
-            "data": {
-                "buckets": weights(arithmetic=0.15, lis=0.3)
-                | {
-                    "short_strings": SHORT_STRINGS | {"weight": 0.3},
-                    "edit_distance": {"weight": 0.6, "start_share": 0.5},
-                }
-            },
+            "data": {"buckets": curricula.together(map(curricula.ar, ALL_PLANS))},
         },
     },
 )
