@@ -68,7 +68,8 @@ class ModelConfig:
     dropout: float = 0.1
     num_numbers: int = 256  # numbers of the task vocabulary, which ends with them
     text_vocab_size: int = 0  # vocabulary of a text model; 0: the task vocabulary
-    number_code: Literal["token", "digits", "ordinal"] = "token"  # `models.embeddings`
+    # How numbers are read and written (`models.embeddings`).
+    number_code: Literal["token", "digits", "waves", "ordinal"] = "token"
     tie_embeddings: bool = False  # decoder: one table for input and output embeddings
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # of activations
     param_dtype: Literal["float32", "bfloat16", "float16"] = "float32"

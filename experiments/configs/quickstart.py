@@ -109,13 +109,15 @@ EDIT_DISTANCE = Settings(
     plans=[EDIT_DISTANCE_PLAN],
     num_numbers=64,
     num_steps={
-        "looped_aligned": 6000,
+        "looped_aligned": 9000,
         "ar": 5000,
         "looped_vanilla": 5000,
         "looped_feedback": 2000,
     }
     | fine_tuning_steps(800),
-    model={"num_heads": 4, "number_code": "digits"},  # few heads: sequences are long
+    # Few heads, as sequences are long. Waves let the loop count on beyond the values that
+    # it has met in a column.
+    model={"num_heads": 4, "number_code": "waves"},
     runs={
         "looped_aligned": {
             "optimizer": STEADY,
@@ -133,7 +135,7 @@ EDIT_DISTANCE = Settings(
             },
         },
         "looped_feedback": {
-            "model": {"differences": True},
+            "model": {"differences": True, "number_code": "digits"},
             "optimizer": {"learning_rate": 5e-3, "weight_decay": 0.1},
             "loss": {"answer_weight": 0.3},
         },

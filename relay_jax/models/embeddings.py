@@ -18,11 +18,11 @@ class Embedding(nn.Module):
 
         token     every number has a vector of its own
         digits    the sum of the vectors of its units, tens and hundreds
-        ordinal   on the input a learned map of sines and cosines of its value, so that
-                  nearby numbers look alike and their order is visible; on the output as
-                  `digits`
+        waves     a learned map of sines and cosines of its value, so that nearby numbers
+                  look alike, their order is visible, and adding a constant is a rotation
+        ordinal   on the input as `waves`, on the output as `digits`
 
-    With digits or waves, numbers that never occurred in training have useful vectors.
+    With all but `token`, numbers that never occurred in training have useful vectors.
     """
 
     config: ModelConfig
@@ -38,9 +38,10 @@ class Embedding(nn.Module):
         if config.number_code == "token":
             return self.param("words", init, (config.vocab_size, config.dim), dtype)
         symbols = self.param("words", init, (FIRST_NUMBER, config.dim), dtype)
-        if config.number_code == "ordinal" and not self.output:
+        is_ordinal_input = config.number_code == "ordinal" and not self.output
+        if is_ordinal_input or config.number_code == "waves":
             waves = number_waves(config.num_numbers)
-            init = nn.initializers.normal((2 / waves.shape[1]) ** 0.5)
+            init = nn.initializers.normal(scale * (2 / waves.shape[1]) ** 0.5)
             shape = (waves.shape[1], config.dim)
             numbers = waves @ self.param("waves", init, shape, dtype)
             return jnp.concatenate([symbols, numbers.astype(dtype)])

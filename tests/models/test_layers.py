@@ -150,3 +150,33 @@ def test_digits_share_their_position():
     assert table.shape == (FIRST_NUMBER + 256, 16)
     expected = digits[0, 7] + digits[1, 4] + digits[2, 2]
     np.testing.assert_allclose(table[FIRST_NUMBER + 247], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("code", "parts"),
+    [
+        ("token", ("words", "words")),
+        ("digits", ("digits", "digits")),
+        ("waves", ("waves", "waves")),
+        ("ordinal", ("waves", "digits")),
+    ],
+)
+def test_what_input_and_output_know_of_a_number(code, parts):
+    model = dataclasses.replace(MODEL, number_code=code, num_numbers=30)
+    for is_output, part in zip((False, True), parts):
+        params = Embedding(model, output=is_output).init(jax.random.key(0))["params"]
+        assert set(params) == {"words", part}
+
+
+@pytest.mark.parametrize("is_output", [False, True])
+def test_with_waves_a_sum_is_a_rotation(is_output):
+    """The vectors of v and of v + 3 are related in the same way for every v."""
+    model = dataclasses.replace(MODEL, number_code="waves", num_numbers=60, dim=64)
+    embedding = Embedding(model, output=is_output)
+    numbers = np.asarray(embedding.apply(embedding.init(jax.random.key(0))))
+    numbers = numbers[FIRST_NUMBER:].astype(np.float64)
+    first, later = numbers[:40], numbers[3:43]
+    rotation = np.linalg.lstsq(first, later, rcond=None)[0]
+    np.testing.assert_allclose(numbers[43:57] @ rotation, numbers[46:60], atol=1e-2)
+    size = np.mean(np.sum(numbers**2, axis=1))
+    assert size == pytest.approx(1.0 if is_output else 64.0, rel=0.4)
