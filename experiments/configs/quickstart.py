@@ -153,9 +153,9 @@ EDIT_DISTANCE = Settings(
     },
 )
 
-# Longest increasing subsequence of up to 15 numbers, in groups of 3. Numbers are read and
-# written digit by digit: longer problems have values that training lacks, up to 18 at
-# 1.2 times the training length, but no digit that it lacks.
+# Longest increasing subsequence of up to 15 numbers, in groups of 3. Longer problems have
+# values that no problem has in training, up to 18 at 1.2 times the length: read and
+# written as waves, they follow from those below them.
 LIS_PLAN = TaskPlan(
     task="lis",
     options={"group": 3, "smallest": 41, "number_range": 99},
@@ -185,7 +185,7 @@ LIS = Settings(
     | fine_tuning_steps(800),
     model={
         "num_heads": 4,
-        "number_code": "ordinal",
+        "number_code": "waves",
         # Attention depends on content here, not on distance.
         "position": {"directional_heads": False, "distance_slopes": False},
     },
@@ -199,7 +199,7 @@ LIS = Settings(
             "optimizer": STEADY | {"weight_decay": 0.1},
             "data": {"batch_size": 64, "buckets": curricula.vanilla(LIS_PLAN)},
         },
-        "looped_feedback": LIS_FEEDBACK,
+        "looped_feedback": LIS_FEEDBACK | {"model": {"number_code": "ordinal"}},
     },
 )
 
