@@ -214,7 +214,7 @@ MULTITASK = Settings(
         "looped_feedback": 8000,
     }
     | fine_tuning_steps(800),
-    model={"number_code": "ordinal"},
+    model={"number_code": "waves"},
     runs={
         "looped_aligned": {
             "optimizer": STEADY,
@@ -233,7 +233,7 @@ MULTITASK = Settings(
         },
         "looped_feedback": LIS_FEEDBACK
         | {
-            "model": {"differences": True},
+            "model": {"differences": True, "number_code": "ordinal"},
             "data": {
                 "buckets": merge_dicts(
                     ALIGNED_ARITHMETIC,
