@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from relay_jax.config import ModelConfig, PositionConfig
-from relay_jax.models.embeddings import Embedding
+from relay_jax.models.embeddings import Embedding, number_waves
 from relay_jax.models.layers import Attention
 from relay_jax.models.positions import RelativeBias, apply_rope, directional_mask
 from relay_jax.vocabulary import FIRST_NUMBER
@@ -170,13 +170,21 @@ def test_what_input_and_output_know_of_a_number(code, parts):
 
 @pytest.mark.parametrize("is_output", [False, True])
 def test_with_waves_a_sum_is_a_rotation(is_output):
-    """The vectors of v and of v + 3 are related in the same way for every v."""
+    """What distinguishes v + 3 from v is the same for every v."""
     model = dataclasses.replace(MODEL, number_code="waves", num_numbers=60, dim=64)
     embedding = Embedding(model, output=is_output)
-    numbers = np.asarray(embedding.apply(embedding.init(jax.random.key(0))))
-    numbers = numbers[FIRST_NUMBER:].astype(np.float64)
-    first, later = numbers[:40], numbers[3:43]
-    rotation = np.linalg.lstsq(first, later, rcond=None)[0]
-    np.testing.assert_allclose(numbers[43:57] @ rotation, numbers[46:60], atol=1e-2)
-    size = np.mean(np.sum(numbers**2, axis=1))
+    params = embedding.init(jax.random.key(0))
+    numbers = embedding.apply(params)[FIRST_NUMBER:]
+    waves = number_waves(60)
+    np.testing.assert_allclose(numbers, waves @ params["params"]["waves"], rtol=1e-5)
+    sines, cosines = np.split(np.asarray(waves, np.float64), 2, axis=1)
+    phases = cosines + 1j * sines
+    turns = phases[3:] / phases[:-3]
+    np.testing.assert_allclose(turns, np.broadcast_to(turns[0], turns.shape), atol=1e-4)
+    assert turns[0] == pytest.approx(np.exp(2j * np.pi * 3 / wavelengths(60)), abs=1e-4)
+    size = np.mean(np.sum(np.asarray(numbers) ** 2, axis=1))
     assert size == pytest.approx(1.0 if is_output else 64.0, rel=0.4)
+
+
+def wavelengths(num_numbers):
+    return 4.0 * num_numbers ** (np.arange(16) / 15)
