@@ -101,6 +101,10 @@ def one_line_errors() -> Iterator[None]:
         )
     except (ValueError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
+    except ImportError as error:
+        if error.name:  # a module of ours, or one that is always installed
+            raise
+        sys.exit(f"error: {error}")  # fsspec names the package of a cloud's paths
     except jax.errors.JaxRuntimeError as error:
         message = str(error)
         if "RESOURCE_EXHAUSTED" not in message and "Out of memory" not in message:
@@ -122,21 +126,24 @@ def make_folder(path: epath.Path) -> None:
 
 
 def expand_paths(values: flags.FlagValues) -> None:
-    """Reads the names in the flags of paths: `~/a` is below the home directory, and
-    `a,b`, of a flag of several paths, one name if it exists and its parts do not."""
+    """Reads the names in the flags of paths: `~/a` is below the home directory,
+    `file:///a` is `/a`, and `a,b`, of a flag of several paths, one name if it exists and
+    its parts do not."""
     for name in (*PATH_FLAGS, *OTHER_PATH_FLAGS):
         value = values[name].value if name in values else None
         if isinstance(value, list):
             whole = ",".join(value)
             is_one = len(value) > 1 and not any(map(os.path.exists, value))
             value = [whole] if is_one and os.path.exists(whole) else value
-            values[name].value = [_expand_home(path) for path in value]
+            values[name].value = [_expand(path) for path in value]
         elif isinstance(value, str):
-            values[name].value = _expand_home(value)
+            values[name].value = _expand(value)
 
 
-def _expand_home(path: str) -> str:
-    return path if os.path.exists(path) else os.path.expanduser(path)
+def _expand(path: str) -> str:
+    if os.path.exists(path):
+        return path
+    return os.path.expanduser(path.removeprefix("file://"))
 
 
 def check_paths(values: flags.FlagValues) -> None:

@@ -278,6 +278,7 @@ def test_ill_typed_settings_are_refused(folder, settings, message):
         ({"no_repeat_ngram_size": -2}, "no_repeat_ngram_size must be 0 to .* got -2"),
         ({"min_new_tokens": -1}, "min_new_tokens must be 0 to .* got -1"),
         ({"suppress_tokens": [VOCAB]}, r"suppress_tokens must be token ids 0..28, got"),
+        ({"suppress_tokens": range(VOCAB)}, "suppress_tokens has all 29 tokens of the"),
         ({"min_p": -0.1}, "min_p must be 0 to 1, got -0.1"),
     ],
     ids=str,

@@ -133,6 +133,10 @@ def _begin(request: Request, drafter: Drafter) -> tuple[DecodeState, GenerationO
     banned = np.array(request.sampling.rules.suppress_tokens, int)
     size = model.vocab_size
     check_ids(banned, size, "suppress_tokens", f"but the vocabulary has {size} tokens")
+    if len(np.unique(banned)) == size:
+        raise ValueError(
+            f"suppress_tokens has all {size} tokens of the vocabulary; leave some out"
+        )
     longest = max(map(len, prompts), default=0)
     if not limit:
         warn_of_length(model, longest, request.max_new_tokens)

@@ -32,6 +32,9 @@ def test_errors_of_a_user_end_in_a_line():
     assert ending(full).startswith("error: the device has too little memory (RESOURCE")
     with pytest.raises(jax.errors.JaxRuntimeError), command.one_line_errors():
         raise jax.errors.JaxRuntimeError("INTERNAL: a mistake")
+    assert ending(ImportError("Please install gcsfs")) == "error: Please install gcsfs"
+    with pytest.raises(ModuleNotFoundError), command.one_line_errors():
+        raise ModuleNotFoundError("No module named 'x'", name="x")
     with pytest.raises(TypeError), command.one_line_errors():  # a programming error
         raise TypeError
 
@@ -196,6 +199,8 @@ def test_every_renamed_config_exists():
         (["--run=b,b"], ["b", "b"]),
         (["--workdir=~/a b/"], "HOME/a b/"),
         (["--workdir=~"], "~"),  # it exists
+        (["--workdir=file:///a/b"], "/a/b"),
+        (["--run=file:///a,gs://b/c"], ["/a", "gs://b/c"]),
         (["--workdir=-a[1]"], "-a[1]"),
         (["--workdir=./~/a"], "./~/a"),
         (["--prompt=~/a"], "~/a"),  # a text
