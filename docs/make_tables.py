@@ -61,6 +61,14 @@ TRIALS = {
     "trial_4500_steps_5e-3_average": "averaged over the last quarter; 512 problems",
     "trial_4000_steps_5e-3_decay": "5e-3, which falls to 0 from step 1,800 on, 4,000 steps",
 }
+LIS_TRIALS = {
+    "lis_digits": "`looped_aligned`, but numbers written digit by digit",
+    "lis_20": "trained on 1 to 20 numbers in groups of 5, all as often; 6,000 steps",
+}
+EDIT_DISTANCE_TRIALS = {
+    "ed_digits": "`looped_aligned`, but numbers written digit by digit; 6,000 steps",
+    "ed_8": "trained on 1 to 8 letters, numbers by digit; 5,000 steps",
+}
 ABLATION = {
     "looped_aligned": "all aids",
     "no_log_scaling": "attention logits not scaled with the number of keys",
@@ -484,11 +492,16 @@ TABLES: dict[str, Callable[[], str]] = {
         ["quickstart_trials"], "arithmetic", TRIALS, [4, 5, 6, 7, 8], TRIALS
     ),
     "paper_loop_lis": lambda: accuracy(
-        *(["paper_loop_trials"], "lis", ["looped_aligned"]),
-        [5, 10, 15, 20, 25, 30, 35, 40],
+        *(["paper_loop_lis", "paper_loop_trials"], "lis"),
+        [*RELAY, *LIS_TRIALS],
+        [9, 12, 15, 18, 21, 24, 30],
+        MODELS | LIS_TRIALS,
     ),
     "paper_loop_edit_distance": lambda: accuracy(
-        *(["paper_loop_trials"], "edit_distance", ["looped_aligned"], [4, 8, 12, 16])
+        *(["paper_loop_edit_distance", "paper_loop_trials"], "edit_distance"),
+        ["looped_aligned", *EDIT_DISTANCE_TRIALS],
+        [2, 4, 6, 8, 10, 12],
+        MODELS | EDIT_DISTANCE_TRIALS,
     ),
     "quickstart_stages": lambda: stages("quickstart"),
     "ar_rope": lambda: accuracy(
@@ -561,6 +574,8 @@ TABLES: dict[str, Callable[[], str]] = {
         *(
             "quickstart",
             "quickstart_trials",
+            "paper_loop_lis",
+            "paper_loop_edit_distance",
             "paper_loop_trials",
             "quickstart_again",
             "ar_rope",

@@ -77,7 +77,7 @@ QUICKSTART = "--config=experiments/configs/quickstart.py"
 SLOW_RUNS = {
     "quickstarts": {
         "quickstart": "",
-        "train quickstart.py:lis/looped_aligned": "",
+        "train quickstart.py:edit_distance/looped_aligned": "",
         "collect_results --results=runs/quickstart.jsonl": "",
         "collect_results --results=runs/ablation.jsonl": "",
     },
