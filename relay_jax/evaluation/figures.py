@@ -181,7 +181,8 @@ def hit_matrices(
         )
         panel.set_title(textwrap.fill(_label(model), 36), fontsize=9)
         panel.set_xlabel("token, counted from the end of the round")
-        panel.yaxis.get_major_locator().set_params(integer=True)
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.get_major_locator().set_params(integer=True)
     panels[0].set_ylabel(f"round ({task.replace('_', ' ')}, length {length})")
     figure.colorbar(images[0], ax=panels, label="accuracy of the token")
     save(figure, path)
