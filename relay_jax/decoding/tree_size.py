@@ -9,6 +9,7 @@ The draft is made first, since drafting costs little; how much of it is verified
 on it. A plain step also shows which drafts would have been right, so that drafting
 resumes after a dull stretch. Where drafting is not cheap beside a plain step, some steps
 of such a stretch go without a draft, so that it costs at most `MAX_PROBING` of the time.
+Where it is so dear that good drafts would not pay, a text begins with such steps.
 """
 
 from typing import NamedTuple
@@ -27,8 +28,9 @@ FEWER_SIZES = ((0, 8), (0, 4, 16), (0, 2, 8, 32))
 MAX_LAYERS = 100  # of all sizes together
 NODE_COST = 1 / 16  # of a node, in plain steps, until times have been measured
 MAX_PROBING = 0.02  # of the time of a text on which drafts are of no use
-PATIENCE = 4  # drafts in turn that are not verified before drafting pauses
-MAX_PAUSE = 64  # steps
+PATIENCE = 4  # drafts in turn that do not pay before drafting pauses; fewer if dear
+MAX_PAUSE = 512  # steps
+GOOD_DRAFT = 4  # tokens of a step with a good draft
 FREE = -1  # as `forced`: no size is
 
 
@@ -46,7 +48,7 @@ class TreeSizing(NamedTuple):
     seconds: StepSeconds
     number: Int[Array, ""]  # of the chosen size
     forced: Int[Array, ""]  # the number of a size that is timed; or `FREE`
-    dull: Int[Array, ""]  # drafts in turn of which no node was verified
+    dull: Int[Array, ""]  # drafts in turn that did not pay
     pause: Int[Array, ""]  # steps that will go without a draft
     counts: Int[Array, " k"]  # steps by size
 
@@ -80,6 +82,13 @@ def first_sizing(sizes: tuple[int, ...]) -> TreeSizing:
     )
 
 
+def with_times(sizing: TreeSizing, seconds: StepSeconds) -> TreeSizing:
+    """The state before the first step, with times that have been measured."""
+    pays = jnp.min(seconds.drafted[1:]) <= GOOD_DRAFT * seconds.plain
+    pause = jnp.where(pays, 0, _pause(seconds)).astype(jnp.int32)
+    return sizing._replace(seconds=seconds, pause=pause)
+
+
 def choose(
     sizing: TreeSizing,
     sizes: tuple[int, ...],
@@ -88,17 +97,22 @@ def choose(
 ) -> TreeSizing:
     """The state with the size for the next step, whose draft is the tree.
 
+    Once a draft is made its time is spent, and its nodes may be worth verifying although
+    a step without a draft would have been better: such a draft did not pay either.
+
     Args:
       is_open: which texts are not finished.
     """
     chance = acceptance.path_probability(sizing.model, tree)
     chance = jnp.sum(jnp.where(is_open[:, None], chance, 0.0), axis=0)
     gain = jnp.pad(jnp.cumsum(chance), (1, 0))[jnp.array(sizes)]
-    number = jnp.argmax((is_open.sum() + gain) / sizing.seconds.drafted)
+    rate = (is_open.sum() + gain) / sizing.seconds.drafted
     is_free = sizing.forced == FREE
-    number = jnp.where(is_free, number, sizing.forced).astype(jnp.int32)
-    dull = jnp.where((number == 0) & is_free, sizing.dull + 1, 0)
-    begins = (dull >= PATIENCE) & (sizing.pause == 0)
+    number = jnp.where(is_free, jnp.argmax(rate), sizing.forced).astype(jnp.int32)
+    pays = (number > 0) & (rate.max() > is_open.sum() / sizing.seconds.plain)
+    dull = jnp.where(pays | ~is_free, 0, sizing.dull + 1)
+    patience = jnp.clip(1 / _drafting(sizing.seconds), 1, PATIENCE)
+    begins = (dull >= patience) & (sizing.pause == 0)
     pause = jnp.where(begins, _pause(sizing.seconds), sizing.pause - 1)
     return sizing._replace(number=number, dull=dull, pause=jnp.maximum(pause, 0))
 
@@ -122,6 +136,10 @@ def update(
 
 def _pause(seconds: StepSeconds) -> Int[Array, ""]:
     """How many steps without a draft make one with a draft cheap enough."""
-    drafting = jnp.maximum(seconds.drafted[0] / seconds.plain - 1, 0.0)
-    steps = jnp.ceil(drafting / MAX_PROBING) - 1
+    steps = jnp.ceil(_drafting(seconds) / MAX_PROBING) - 1
     return jnp.clip(steps, 0, MAX_PAUSE).astype(jnp.int32)
+
+
+def _drafting(seconds: StepSeconds) -> Float[Array, ""]:
+    """The time of making a draft, in plain steps."""
+    return jnp.maximum(seconds.drafted[0] / seconds.plain - 1, 0.0)

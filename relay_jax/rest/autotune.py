@@ -24,7 +24,7 @@ from etils import epath
 
 from relay_jax.base import PyTree
 from relay_jax.config import DraftConfig, ModelConfig, SamplingConfig
-from relay_jax.decoding import decode
+from relay_jax.decoding import decode, tree_size
 from relay_jax.decoding.decode import DecodeState
 from relay_jax.decoding.drafter import Drafter
 from relay_jax.decoding.tree_size import StepSeconds
@@ -91,7 +91,7 @@ def set_times(state: DecodeState, times: StepSeconds | None) -> DecodeState:
     if times is None:
         return state
     times = jax.tree.map(jnp.array, times)  # copies: the decode loop donates its state
-    return state._replace(sizing=state.sizing._replace(seconds=times))
+    return state._replace(sizing=tree_size.with_times(state.sizing, times))
 
 
 def draft_sizes(

@@ -97,6 +97,23 @@ def test_drafting_pauses_where_it_is_dear_and_dull():
     assert int(sizing.number) == 1 and int(sizing.dull) == 0
 
 
+def test_drafting_pauses_where_drafts_are_verified_but_do_not_pay():
+    """Making a draft costs four plain steps, verifying it one more: of two tokens."""
+    sizes, tree, is_open = (0, 4), some_tree(), jnp.ones(2, bool)
+    times = StepSeconds(jnp.array([5.0, 5.5]), jnp.array(1.0))
+    first = tree_size.first_sizing(sizes)
+    sizing = tree_size.choose(first._replace(seconds=times), sizes, tree, is_open)
+    assert int(sizing.number) == 1  # the draft is there, and the nodes are cheap
+    assert int(sizing.dull) == 1 and int(sizing.pause) == 199  # 4 of 200 are 2 %
+    assert int(tree_size.with_times(first, times).pause) == 199
+    good = StepSeconds(jnp.array([3.4, 3.9]), jnp.array(1.0))
+    begun = tree_size.with_times(first, good)
+    assert int(begun.pause) == 0 and begun.seconds is good
+    forced = first._replace(seconds=times, forced=jnp.array(1))
+    sizing = tree_size.choose(forced, sizes, tree, is_open)
+    assert int(sizing.dull) == 0 and int(sizing.pause) == 0  # times are being measured
+
+
 @pytest.fixture(scope="module")
 def index(tmp_path_factory):
     texts = np.random.default_rng(0).integers(2, VOCAB, (40, 30))
