@@ -90,8 +90,8 @@ def set_times(state: DecodeState, times: StepSeconds | None) -> DecodeState:
     """The state with measured times, if there are any."""
     if times is None:
         return state
-    times = jax.tree.map(jnp.array, times)  # copies: the decode loop donates its state
-    return state._replace(sizing=tree_size.with_times(state.sizing, times))
+    copies = StepSeconds(*map(jnp.array, times))  # the decode loop donates its state
+    return state._replace(sizing=tree_size.with_times(state.sizing, copies))
 
 
 def draft_sizes(
