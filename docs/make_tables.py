@@ -66,7 +66,7 @@ LIS_TRIALS = {
     "lis_20": "trained on 1 to 20 numbers in groups of 5, all as often; 6,000 steps",
 }
 EDIT_DISTANCE_TRIALS = {
-    "ed_digits": "`looped_aligned`, but numbers written digit by digit; 6,000 steps",
+    "ed_digits": "numbers written digit by digit, no bucket of 1 to 4 letters; 6,000 steps",
     "ed_8": "trained on 1 to 8 letters, numbers by digit; 5,000 steps",
 }
 ABLATION = {

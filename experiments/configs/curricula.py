@@ -8,7 +8,7 @@ each other; a bucket has no batches before its `start_share` of all steps.
 
 from collections.abc import Iterable
 
-from experiments.configs.relay_recipe import TaskPlan, original_buckets
+from experiments.configs.relay_recipe import TaskPlan, original_bucket
 
 Buckets = dict[str, dict]
 MAX_SHORT = 3  # letters of short strings
@@ -23,7 +23,7 @@ def aligned(plan: TaskPlan) -> Buckets:
     """
     last = plan.train_lengths[1]
     if plan.task == "arithmetic":
-        (whole,) = original_buckets([plan]).values()
+        whole = original_bucket(plan)
         return {
             plan.task: whole | {"weight": 0.75},
             "first_rounds": whole | {"weight": 0.25, "max_rounds": 1},
@@ -74,7 +74,7 @@ def vanilla(plan: TaskPlan) -> Buckets:
 def ar(plan: TaskPlan) -> Buckets:
     """For the AR model: edit distance starts with short strings, the longest rows come
     last; the other tasks need no curriculum."""
-    (usual,) = original_buckets([plan]).values()
+    usual = original_bucket(plan)
     if plan.task != "edit_distance":
         return {plan.task: usual}
     test_rows = usual | {"options": plan.options, "weight": 0.5, "start_share": 0.2}
@@ -87,7 +87,7 @@ def ar(plan: TaskPlan) -> Buckets:
 
 def short_strings(plan: TaskPlan) -> dict:
     """Strings without which edit distance is not learnt: they show how letters compare."""
-    (usual,) = original_buckets([plan]).values()
+    usual = original_bucket(plan)
     return usual | {"options": plan.options, "lengths": (1, MAX_SHORT)}
 
 
@@ -98,7 +98,7 @@ def buckets(plan: TaskPlan, *parts: tuple[int, int, float, float]) -> Buckets:
       parts: first and last length, weight and start share of each. The last part has the
         task's name, the others have their lengths in their names too.
     """
-    (usual,) = original_buckets([plan]).values()
+    usual = original_bucket(plan)
     result = {}
     for index, (first, last, weight, start) in enumerate(parts, start=1):
         is_last = index == len(parts)

@@ -195,7 +195,7 @@ def _buckets(plans: list[relay_recipe.TaskPlan]) -> dict[str, dict]:
     buckets = {}
     for plan in plans:
         task = plan.task
-        (usual,) = relay_recipe.original_buckets([plan]).values()
+        usual = relay_recipe.original_bucket(plan)
         shorter = {"lengths": (1, plan.train_lengths[1] // 2)}
         parts = {task: (0.6, {}), "shorter": (0.4, shorter)}
         if task == "arithmetic":

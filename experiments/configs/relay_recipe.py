@@ -34,18 +34,20 @@ class TaskPlan(NamedTuple):
     eval_length_step: int = 1  # evaluate every n-th length
 
 
-def original_buckets(plans: Iterable[TaskPlan]) -> dict[str, dict]:
-    """Problems of the training lengths, sampled on the fly; all tasks weigh the same."""
-    plans = list(plans)
+def original_bucket(plan: TaskPlan, weight: float = 1.0) -> dict:
+    """Problems of the training lengths, sampled on the fly."""
     return {
-        plan.task: {
-            "task": plan.task,
-            "options": plan.options | dict(plan.train_options),
-            "lengths": plan.train_lengths,
-            "weight": 1.0 / len(plans),
-        }
-        for plan in plans
+        "task": plan.task,
+        "options": plan.options | dict(plan.train_options),
+        "lengths": plan.train_lengths,
+        "weight": weight,
     }
+
+
+def original_buckets(plans: Iterable[TaskPlan]) -> dict[str, dict]:
+    """`original_bucket` of every task; all tasks weigh the same."""
+    plans = list(plans)
+    return {plan.task: original_bucket(plan, 1.0 / len(plans)) for plan in plans}
 
 
 def merged_buckets(plans: list[TaskPlan]) -> dict[str, dict]:

@@ -28,7 +28,9 @@ FEWER_SIZES = ((0, 8), (0, 4, 16), (0, 2, 8, 32))
 MAX_LAYERS = 100  # of all sizes together
 NODE_COST = 1 / 16  # of a node, in plain steps, until times have been measured
 MAX_PROBING = 0.02  # of the time of a text on which drafts are of no use
-PATIENCE = 4  # drafts in turn that do not pay before drafting pauses; fewer if dear
+# Drafting pauses after so many drafts in turn that do not pay, or after fewer that
+# together have cost a plain step.
+PATIENCE = 4
 MAX_PAUSE = 512  # steps
 GOOD_DRAFT = 4  # tokens of a step with a good draft
 FREE = -1  # as `forced`: no size is
@@ -84,7 +86,8 @@ def first_sizing(sizes: tuple[int, ...]) -> TreeSizing:
 
 def with_times(sizing: TreeSizing, seconds: StepSeconds) -> TreeSizing:
     """The state before the first step, with times that have been measured."""
-    pays = jnp.min(seconds.drafted[1:]) <= GOOD_DRAFT * seconds.plain
+    cheapest = jnp.min(seconds.drafted[1:], initial=jnp.inf)  # the only size may be 0
+    pays = cheapest <= GOOD_DRAFT * seconds.plain
     pause = jnp.where(pays, 0, _pause(seconds)).astype(jnp.int32)
     return sizing._replace(seconds=seconds, pause=pause)
 
@@ -111,8 +114,8 @@ def choose(
     number = jnp.where(is_free, jnp.argmax(rate), sizing.forced).astype(jnp.int32)
     pays = (number > 0) & (rate.max() > is_open.sum() / sizing.seconds.plain)
     dull = jnp.where(pays | ~is_free, 0, sizing.dull + 1)
-    patience = jnp.clip(1 / _drafting(sizing.seconds), 1, PATIENCE)
-    begins = (dull >= patience) & (sizing.pause == 0)
+    is_enough = (dull >= PATIENCE) | (dull * _drafting(sizing.seconds) >= 1)
+    begins = is_enough & (sizing.pause == 0)
     pause = jnp.where(begins, _pause(sizing.seconds), sizing.pause - 1)
     return sizing._replace(number=number, dull=dull, pause=jnp.maximum(pause, 0))
 

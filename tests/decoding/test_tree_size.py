@@ -109,6 +109,8 @@ def test_drafting_pauses_where_drafts_are_verified_but_do_not_pay():
     good = StepSeconds(jnp.array([3.4, 3.9]), jnp.array(1.0))
     begun = tree_size.with_times(first, good)
     assert int(begun.pause) == 0 and begun.seconds is good
+    alone = StepSeconds(jnp.array([1.5]), jnp.array(1.0))  # a tree too small to choose
+    assert int(tree_size.with_times(tree_size.first_sizing((0,)), alone).pause) == 24
     forced = first._replace(seconds=times, forced=jnp.array(1))
     sizing = tree_size.choose(forced, sizes, tree, is_open)
     assert int(sizing.dull) == 0 and int(sizing.pause) == 0  # times are being measured
